@@ -1,0 +1,98 @@
+# Everything a developer or CI does, from a fresh clone, with Python >= 3.11, make and a C
+# compiler. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := demo,test,lint,bench
+TESTS ?= tests
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.PHONY: install
+install: $(STAMP) ## Create the environment; a second time it is re-used
+
+$(STAMP): setup.py examples/demo/setup.py $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) \
+		--editable '.[$(EXTRAS)]' --editable examples/demo
+	touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## A Plone site that queues and runs tasks before your eyes; ONCE=1 ends after the show
+	$(BIN)/python examples/demo/show.py $(if $(ONCE),--once)
+
+.PHONY: services
+services: ## The servers that the tests start: redis-server, from Debian's package
+	@command -v redis-server >/dev/null || { \
+	  if [ $$(id -u) = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
+	  else echo 'redis-server is missing; type: sudo apt-get install redis-server' >&2; exit 1; fi; \
+	  command -v apt-get >/dev/null || { \
+	    echo 'redis-server is missing; install Redis 6.2 or newer' >&2; exit 1; }; \
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y redis-server; }
+
+.PHONY: test
+test: $(STAMP) services ## The whole suite; TESTS=tests/unit for a part of it
+	$(BIN)/python -m pytest $(TESTS)
+
+# Apart from the suite proper: tracing slows every race down, and real races are tested.
+.PHONY: coverage
+coverage: $(STAMP) services ## The suite once more, and the lines that no test runs
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report $(if $(filter tests,$(TESTS)),,--fail-under=0)
+
+# The servers and workers are killed at more than a thousand moments; takes minutes.
+.PHONY: crash
+crash: $(STAMP) services ## Kill processes at every step, a thousand times, and count what is lost
+	PYTHONPATH=tests $(BIN)/python -m crash
+
+.PHONY: lint
+lint: $(STAMP) ## Style and types
+	$(BIN)/ruff check src tests benchmarks examples setup.py
+	$(BIN)/ruff format --check src tests benchmarks examples setup.py
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(STAMP) ## Bring the code into its form
+	$(BIN)/ruff check --fix src tests benchmarks examples setup.py
+	$(BIN)/ruff format src tests benchmarks examples setup.py
+
+.PHONY: bench
+bench: $(STAMP) ## Measure: ratios against a baseline or a peer in the same run
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.shared
+
+# Versions that only some machines need become sections with the same condition. Buildout
+# overlooks the versions of its own packages unless their names are written with dots.
+versions.cfg: constraints.txt
+	{ echo '# Made from constraints.txt by make.' && printf '\n[versions]\n' && \
+	  sed -nE -e '/^zc-/s/-/./g' -e 's/^(\S+)==(\S+)$$/\1 = \2/p' $< && \
+	  sed -nE 's/^(\S+)==(\S+) ; (.+)$$/\n[versions:\3]\n\1 = \2/p' $<; } > $@
+
+.PHONY: buildout
+buildout: versions.cfg ## Build an instance with buildout, as an integrator would; takes minutes
+	test -x .cache/buildout/bin/buildout || $(PYTHON) -m venv .cache/buildout
+	.cache/buildout/bin/python -m pip install --quiet -r requirements-buildout.txt
+	.cache/buildout/bin/buildout
+
+.PHONY: constraints
+constraints: $(STAMP) ## Resolve all versions anew; test before you commit them
+	$(BIN)/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --universal \
+		--all-extras --output-file $(CONSTRAINTS) setup.py constraints.in
+	$(MAKE) versions.cfg
+
+.PHONY: clean
+clean: ## Remove all that can be made again
+	rm -rf $(VENV) .cache .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

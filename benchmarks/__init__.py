@@ -1,0 +1,1 @@
+"""Every performance figure of the project: `make bench`."""

@@ -1,0 +1,83 @@
+"""A Plone site with one local queue in this process, in a FileStorage."""
+
+from collections.abc import Iterator
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.publisher import publish
+from collective.taskqueue.queue import TaskQueue
+from contextlib import contextmanager
+from pathlib import Path
+from Testing.makerequest import makerequest
+from zope.component import getUtility
+from zope.component.hooks import setSite
+import logging
+import transaction
+import Zope2
+import Zope2.Startup.run
+
+
+ZOPE_CONF = """\
+%import collective.taskqueue
+instancehome {home}
+clienthome {home}
+debug-mode off
+<zodb_db main>
+    mount-point /
+    <filestorage>
+        path {home}/Data.fs
+    </filestorage>
+</zodb_db>
+<taskqueue />
+"""
+
+SITE_ZCML = """\
+<configure xmlns="http://namespaces.zope.org/zope"
+           xmlns:meta="http://namespaces.zope.org/meta"
+           xmlns:five="http://namespaces.zope.org/five">
+  <include package="Products.Five" />
+  <meta:redefinePermission from="zope2.Public" to="zope.Public" />
+  <five:loadProducts file="meta.zcml" />
+  <five:loadProducts />
+  <five:loadProductsOverrides />
+  <securityPolicy component="AccessControl.security.SecurityPolicy" />
+  <include package="benchmarks" />
+</configure>
+"""
+
+
+@contextmanager
+def plone_site(home: Path) -> Iterator[TaskQueue]:
+    """Make the site `/Plone` with the member `jane`; yield its queue.
+
+    What is logged goes to a file, as on any server.
+    """
+    logging.basicConfig(filename=home / "instance.log", level=logging.INFO)
+    (home / "etc").mkdir()
+    (home / "etc" / "site.zcml").write_text(SITE_ZCML)
+    conf = home / "etc" / "zope.conf"
+    conf.write_text(ZOPE_CONF.format(home=home))
+    Zope2.Startup.run.configure_wsgi(str(conf))
+    app = makerequest(Zope2.app())
+    _create_site(app)
+    app._p_jar.close()
+    try:
+        yield getUtility(ITaskQueue, name="default")
+    finally:
+        Zope2.DB.close()
+
+
+def make_consumer(queue: TaskQueue) -> Consumer:
+    """Return what `<taskqueue-server />` starts; not started."""
+    return Consumer(queue.storage, publish, ServerSettings(), queue.announce)
+
+
+def _create_site(app: object) -> None:
+    # Products are importable only once Zope has started.
+    from Products.CMFPlone.factory import addPloneSite
+
+    site = addPloneSite(app, "Plone", setup_content=False, default_language="en")
+    setSite(site)
+    site.acl_users.userFolderAddUser("jane", "secret-of-jane", ["Member"], [])
+    transaction.commit()
+    setSite(None)

@@ -1,0 +1,29 @@
+"""A newsletter: one task for each letter, so that one bad address stops no other letter."""
+
+from collective.taskqueue import taskqueue
+from plone import api
+from Products.Five.browser import BrowserView
+from taskqueue_demo.page import Button
+
+
+class QueueLetters(Button):
+    """Queue one letter for each reader; nobody waits until they are sent."""
+
+    def queue(self):
+        site = "/".join(self.context.getPhysicalPath())
+        for number in range(1, int(self.request.form["count"]) + 1):
+            taskqueue.add(
+                f"{site}/@@demo-send-letter",
+                params={"to": f"reader-{number:03}@example.org"},
+                payload=None,
+                description=f"Letter to reader {number}",
+            )
+
+
+class SendLetter(BrowserView):
+    """Send one letter. It leaves when the task commits, as any mail in Plone does."""
+
+    def __call__(self):
+        to = self.request.form["to"]
+        api.portal.send_email(recipient=to, subject="The news", body="There are no news.")
+        return f"sent to {to}"

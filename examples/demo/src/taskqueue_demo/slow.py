@@ -1,0 +1,27 @@
+"""Work that takes longer than anybody wants to look at a spinning wheel."""
+
+from collective.taskqueue import taskqueue
+from Products.Five.browser import BrowserView
+from taskqueue_demo.page import Button
+import time
+
+
+STEPS = 10
+
+
+class QueueWork(Button):
+    """Queue the work. The body of this form travels along, and so do its fields."""
+
+    def queue(self):
+        site = "/".join(self.context.getPhysicalPath())
+        taskqueue.add(f"{site}/@@demo-work", method="POST", description="Slow work")
+
+
+class Work(BrowserView):
+    """Do the work, step by step."""
+
+    def __call__(self):
+        seconds = min(float(self.request.form["seconds"]), 60.0)
+        for _ in range(STEPS):
+            time.sleep(seconds / STEPS)
+        return f"worked for {seconds:g} s"

@@ -1,0 +1,77 @@
+"""Metadata of collective.taskqueue; everything about tools is in pyproject.toml."""
+
+from pathlib import Path
+from setuptools import find_namespace_packages
+from setuptools import setup
+
+
+here = Path(__file__).parent
+
+setup(
+    name="collective.taskqueue",
+    version="2.0.0a1.dev0",
+    description="Tasks for Plone that run after commit, as the person who asked for them",
+    long_description="\n\n".join(
+        (here / name).read_text(encoding="utf-8") for name in ("README.rst", "CHANGES.rst")
+    ),
+    long_description_content_type="text/x-rst",
+    author="Plone Collective",
+    url="https://github.com/collective/collective.taskqueue",
+    license="GPL-2.0-only",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Web Environment",
+        "Framework :: Plone",
+        "Framework :: Plone :: 6.2",
+        "Framework :: Plone :: Addon",
+        "Operating System :: POSIX",
+        "Programming Language :: Python",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: System :: Distributed Computing",
+    ],
+    package_dir={"": "src"},
+    packages=find_namespace_packages("src"),
+    include_package_data=True,
+    zip_safe=False,
+    python_requires=">=3.11",
+    install_requires=[
+        "BTrees",
+        "Products.CMFPlone >= 6.1",
+        "Products.GenericSetup",
+        "Products.PlonePAS",
+        "Products.PluggableAuthService",
+        "ZConfig",
+        "Zope",
+        "plone.protect",
+        "transaction",
+        "urllib3 >= 2",
+        "zope.globalrequest",
+        "zope.processlifetime",
+    ],
+    extras_require={
+        "redis": ["msgpack", "redis >= 5"],
+        "demo": ["plone.api", "tempstorage", "waitress", "Zope[wsgi]"],
+        "test": [
+            "RelStorage",
+            "ZEO",
+            "docutils",
+            "plone.api",
+            "plone.app.testing",
+            "plone.testing",
+            "pytest",
+            "pytest-cov",
+            "hypothesis",
+            "msgpack",
+            "redis >= 5",
+            "tempstorage",
+            "waitress",
+            "Zope[wsgi]",
+        ],
+        "lint": ["mypy", "ruff", "towncrier", "types-docutils"],
+        "bench": ["celery[redis]", "dramatiq[redis]", "huey", "msgpack", "redis >= 5", "rq"],
+    },
+    entry_points={
+        "plone.autoinclude.plugin": ["target = plone"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Tasks that run after commit, as the person who asked for them."""

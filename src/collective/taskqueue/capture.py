@@ -1,0 +1,341 @@
+"""What a task takes along from the request and the user that queue it."""
+
+from __future__ import annotations
+
+from AccessControl import getSecurityManager
+from Acquisition import aq_inner
+from Acquisition import aq_parent
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.guard import Guard
+from collective.taskqueue.options import check_options
+from collective.taskqueue.pasplugin.plugin import is_active
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import Origin
+from collective.taskqueue.task import Task
+from typing import Any
+from urllib.parse import quote
+from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
+from urllib.parse import urlencode
+from uuid import uuid4
+from zope.globalrequest import getRequest
+import re
+import time
+
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+
+#: Default of `payload`: the body of the current request.
+CURRENT: Any = type("Current", (), {"__repr__": lambda self: "<current>"})()
+
+#: Type of a body that comes without one: what a form posts, so that Zope parses it.
+CONTENT_TYPE = "application/x-www-form-urlencoded"
+
+#: Name of Plone's language cookie.
+LANGUAGE_COOKIE = "I18N_LANGUAGE"
+
+#: Headers of the current request that mean its connection, its cache, its browser or its
+#: proxies, not its author. Lower case; those that end in - stand for all that begin so.
+NOT_COPIED = (
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-",
+    "expect",
+    "forwarded",
+    "host",
+    "if-",
+    "keep-alive",
+    "proxy-",
+    "proxy-authorization",
+    "range",
+    "sec-",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "x-forwarded-",
+    "x-http-method-override",
+    "x-real-ip",
+    "x-requested-with",
+    "x-task-",
+)
+CREDENTIALS = ("authorization", "cookie")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# A tab is allowed; lone surrogates cannot be encoded.
+_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_ASCII = "".join(map(chr, range(33, 127)))
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+def make_task(
+    settings: QueueSettings,
+    url: str,
+    method: str | None = None,
+    params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    headers: Mapping[str, Any] | None = None,
+    payload: bytes | str | None = CURRENT,
+    **options: Any,
+) -> Task:
+    """Return the task that these arguments, the current request and user describe.
+
+    Raises `ValueError`, in one sentence, for anything that is wrong; see `taskqueue.add`
+    for the arguments. Called by the queue.
+    """
+    address = _address(url)
+    if address.startswith("/"):
+        fields = _zope_request(settings, address, method, params, headers, payload)
+    else:
+        fields = _web_hook(settings, address, method, params, headers, payload)
+    if len(fields["payload"]) > settings.max_payload:
+        raise ValueError(f"the payload exceeds max_payload ({settings.max_payload} bytes)")
+    now = time.time()
+    user = _current_user()
+    return Task(
+        id=str(uuid4()),
+        queue=settings.queue,
+        user=user and Identity("/".join(user[0].getPhysicalPath()), user[1]),
+        created=now,
+        **fields,
+        **check_options(options, settings, now, "origin" not in fields),
+    )
+
+
+def _zope_request(
+    settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
+) -> dict[str, Any]:
+    request = getRequest()
+    user = _current_user()
+    own = _own_headers(headers or {})
+    copied = {} if request is None else _copied_headers(request, user)
+    if payload is CURRENT:
+        body = b"" if request is None else _current_body(request, settings.max_payload)
+        if body:
+            copied |= _content_headers(request)
+    else:
+        body = _body(payload)
+        copied.setdefault("content-type", ("Content-Type", CONTENT_TYPE))
+    if user is not None and is_active(user[0]):
+        _refuse_credentials(own)
+    return {
+        "url": _with_params(url, _query(params)),
+        "method": _method(method, "GET"),
+        "headers": _merged(copied | own, body),
+        "payload": body,
+        "origin": None if request is None else _origin(request),
+    }
+
+
+def _web_hook(
+    settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
+) -> dict[str, Any]:
+    # Nothing of the current request is anybody else's business.
+    Guard(settings.allow_hosts.split()).check_url(url)
+    verb = _method(method, "POST")
+    body = b"" if payload is CURRENT else _body(payload)
+    query = _query(params)
+    if verb == "POST" and payload is CURRENT:
+        body, query = query.encode("ascii"), ""
+    preset = {"content-type": ("Content-Type", CONTENT_TYPE)}
+    return {
+        "url": _with_params(url, query),
+        "method": verb,
+        "headers": _merged(preset | _own_headers(headers or {}), body),
+        "payload": body,
+    }
+
+
+def _merged(headers: dict[str, tuple[str, str]], body: bytes) -> tuple[tuple[str, str], ...]:
+    left_out = () if body else _BODY_HEADERS
+    return tuple(sorted(pair for name, pair in headers.items() if name not in left_out))
+
+
+_BODY_HEADERS = ("content-type", "content-length", "content-encoding")
+
+
+def _current_user() -> tuple[Any, str] | None:
+    """The user folder and the id of the current user; None for Anonymous and the system."""
+    user = getSecurityManager().getUser()
+    user_id = user.getId()
+    if user_id is None:
+        return None
+    folder = aq_parent(aq_inner(user))
+    if folder is None or not hasattr(folder, "getPhysicalPath"):
+        raise ValueError(f"user {user_id!r} comes without a user folder, no task can find it again")
+    return folder, user_id
+
+
+def _address(url: str) -> str:
+    """The url without its fragment: absolute, or a path from the root of Zope."""
+    if not isinstance(url, str) or not url.strip():
+        raise ValueError("a task needs a url")
+    if _CONTROL.search(url):
+        raise ValueError("control characters are not allowed in the url of a task")
+    url = url.strip().partition("#")[0]
+    path, _, query = url.partition("?")
+    try:
+        query.encode("utf-8")
+        unquote_to_bytes(path).decode("utf-8")
+    except UnicodeError:
+        raise ValueError("the url of a task is no UTF-8 once it is unquoted") from None
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return f"/{url.lstrip('/')}"
+    if scheme[1].lower() not in ("http", "https"):
+        raise ValueError(
+            f"{scheme[1]}: urls cannot be queued; a url is a path from the Zope root like"
+            " /Plone/view, or http:// or https:// and calls a web hook"
+        )
+    return quote(f"{scheme[1].lower()}{url[scheme.end(1) :]}", safe=_ASCII)
+
+
+def _query(params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> str:
+    try:
+        return urlencode(list(_pairs(params)), doseq=True)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"params cannot be made a query string: {exc}") from None
+
+
+def _with_params(url: str, more: str) -> str:
+    path, _, query = url.partition("?")
+    query = "&".join(part for part in (query, more) if part)
+    return f"{path}?{query}" if query else path
+
+
+def _pairs(
+    params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None,
+) -> Iterable[tuple[str, Any]]:
+    if not params:
+        return ()
+    return params.items() if isinstance(params, Mapping) else params
+
+
+def _method(method: str | None, default: str) -> str:
+    if method is None:
+        return default
+    verb = method.upper() if isinstance(method, str) else method
+    if verb not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    return verb
+
+
+def _own_headers(headers: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    own: dict[str, tuple[str, str]] = {}
+    if not isinstance(headers, Mapping):
+        raise ValueError(f"headers are a mapping of names and values, not {headers!r}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a header")
+        if not isinstance(value, (str, bool, int, float)):
+            raise ValueError(f"header {name} is no text, number or boolean")
+        text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+        if _NOT_IN_HEADERS.search(text):
+            raise ValueError(f"control characters are not allowed in header {name}")
+        key = _key(name)
+        if text and not key.startswith("x-task-") and key != "content-length":
+            own[key] = (name, text)
+        else:
+            own.pop(key, None)
+    return own
+
+
+def _key(name: str) -> str:
+    # WSGI does not tell an underscore from a dash, and neither do we.
+    return name.lower().replace("_", "-")
+
+
+def _refuse_credentials(own: Mapping[str, tuple[str, str]]) -> None:
+    for name in CREDENTIALS:
+        if name in own:
+            raise ValueError(
+                f"header {own[name][0]} would lie in the queue; the task is authenticated by id"
+            )
+
+
+def _copied_headers(request: Any, user: tuple[Any, str] | None) -> dict[str, tuple[str, str]]:
+    # Credentials are copied only if the task cannot be authenticated without, and only
+    # those of the person who asks: an anonymous request may carry somebody's old cookie.
+    without = () if user is not None and not is_active(user[0]) else CREDENTIALS
+    copied = {}
+    for key, value in _environ(request).items():
+        if not key.startswith("HTTP_") or not isinstance(value, str):
+            continue
+        name = _key(key[5:])
+        left_out = any(
+            name.startswith(item) if item.endswith("-") else name == item for item in NOT_COPIED
+        )
+        if not left_out and name not in without and value.strip() and not _CONTROL.search(value):
+            copied[name] = (name.title(), value.strip())
+    return copied
+
+
+def _environ(request: Any) -> Mapping[str, Any]:
+    # Zope takes the Authorization header out of `environ`. Looked up in `__dict__`, because
+    # an attribute that a request does not have is looked up in its form.
+    environ: Mapping[str, Any] = request.__dict__.get("_orig_env", request.environ)
+    return environ
+
+
+def _current_body(request: Any, limit: int) -> bytes:
+    """The body of the current request; its position is left as it was.
+
+    Without a length there is none: reading on would wait for a client that sends nothing.
+    """
+    stream = request.stdin
+    try:
+        length = int(_environ(request).get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        length = 0
+    if length <= 0 or not _seekable(stream):
+        return b""
+    # Zope itself asks a stream for no more than `read` and `seek`, and so does this.
+    position = stream.tell() if hasattr(stream, "tell") else 0
+    stream.seek(0)
+    body: bytes = stream.read(limit + 1)
+    stream.seek(position)
+    return body
+
+
+def _seekable(stream: Any) -> bool:
+    if hasattr(stream, "seekable"):
+        return bool(stream.seekable())
+    return hasattr(stream, "seek")
+
+
+def _content_headers(request: Any) -> dict[str, tuple[str, str]]:
+    environ = _environ(request)
+    names = ("Content-Type", "Content-Encoding")
+    values = {
+        name: environ.get(key) or environ.get(f"HTTP_{key}")
+        for name in names
+        for key in (name.upper().replace("-", "_"),)
+    }
+    return {_key(name): (name, value) for name, value in values.items() if value}
+
+
+def _body(payload: Any) -> bytes:
+    if payload is None:
+        return b""
+    if isinstance(payload, str):
+        return payload.encode("utf-8")
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return bytes(payload)
+    raise ValueError(f"the payload is bytes, text or None, not {type(payload).__name__}")
+
+
+def _origin(request: Any) -> Origin:
+    root = request.other.get("VirtualRootPhysicalPath")
+    language = request.cookies.get(LANGUAGE_COOKIE)
+    return Origin(
+        server_url=request.other["SERVER_URL"],
+        script=unquote("".join(f"/{part}" for part in request._script)),
+        root=None if root is None else "/".join(root),
+        language=language if isinstance(language, str) else None,
+    )

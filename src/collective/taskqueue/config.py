@@ -1,0 +1,298 @@
+"""zope.conf: datatypes for component.xml, frozen settings, and the checks across sections.
+
+Imported while zope.conf is parsed, before ZCML: imports nothing of Zope but ZConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.guard import Guard
+from collective.taskqueue.signing import check_secret
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field
+from types import FrameType
+from typing import Any
+from ZConfig import ConfigurationError
+from ZConfig import ConfigurationSyntaxError
+from ZConfig.cfgparser import ZConfigParser
+from ZConfig.datatypes import stock_datatypes
+from ZConfig.matcher import BaseMatcher
+from ZConfig.matcher import SectionMatcher
+import math
+import re
+import sys
+
+
+#: What `type` may be, besides a dotted path.
+STORAGES = {
+    "local": "collective.taskqueue.storages.local.LocalStorage",
+    "redis": "collective.taskqueue.storages.redis.RedisStorage",
+}
+
+#: The extra that a type needs, and the module that tells whether it is installed.
+EXTRAS = {"redis": ("redis", "msgpack")}
+
+#: The section types of component.xml.
+SECTION_TYPES = ("taskqueue", "taskqueue-server")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSettings:
+    """A `<taskqueue>` section; the keys are described in component.xml."""
+
+    queue: str = "default"
+    type: str = "local"
+    url: str = ""
+    host: str = "localhost"
+    port: int = 6379
+    db: str = "0"
+    password: str = field(default="", repr=False)
+    unix_socket_path: str = ""
+    max_attempts: int | None = None
+    backoff: str = "exponential"
+    min_backoff: float = 2.0
+    max_backoff: float = 7200.0
+    timeout: float | None = None
+    keep_succeeded: float = 3600.0
+    keep_failed: float = 7 * 86400.0
+    max_finished: int = 10_000
+    max_payload: int = 1024 * 1024
+    max_deliveries: int = 3
+    stage_timeout: float = 3.0
+    secret: str = field(default="", repr=False)
+    allow_hosts: str = ""
+    #: Unique name of the section in the configuration, and how to tell it to people.
+    section: str = "taskqueue"
+    place: str = "<taskqueue>"
+
+    def getSectionName(self) -> str:
+        """The key in `product_config`; asked for by Zope."""
+        return self.section
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """A `<taskqueue-server>` section; the keys are described in component.xml."""
+
+    name: str = "default"
+    queue: str = "default"
+    concurrent_limit: int = 1
+    retry_max_count: int = 10
+    lease: float = 30.0
+    grace: float = 30.0
+    section: str = "taskqueue-server"
+    place: str = "<taskqueue-server>"
+
+    def getSectionName(self) -> str:
+        """The key in `product_config`; asked for by Zope."""
+        return self.section
+
+
+def queue_settings(section: Any) -> QueueSettings:
+    """Datatype of the section `taskqueue`."""
+    return QueueSettings(**_values(section))
+
+
+def server_settings(section: Any) -> ServerSettings:
+    """Datatype of the section `taskqueue-server`."""
+    return ServerSettings(**_values(section))
+
+
+def _values(section: Any) -> dict[str, Any]:
+    values = {name: getattr(section, name) for name in section.getSectionAttributes()}
+    matcher = section.getSectionMatcher()
+    return {**values, "section": section.getSectionName(), "place": matcher.place}
+
+
+def name(value: str) -> str:
+    """Datatype: a name that can be part of a key in a shared storage."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
+        raise ValueError("a name is made of letters, digits, _ and -, at most 100 of them")
+    return value
+
+
+def storage_type(value: str) -> str:
+    """Datatype: a known type of storage, or the dotted path of a class."""
+    if value not in STORAGES and not re.fullmatch(r"\w+(\.\w+)+", value):
+        known = ", ".join(sorted(STORAGES))
+        raise ValueError(f"unknown type {value!r}; use {known} or the dotted path of a class")
+    return value
+
+
+def backoff(value: str) -> str:
+    """Datatype: exponential or linear."""
+    if value not in ("exponential", "linear"):
+        raise ValueError("backoff is exponential or linear")
+    return value
+
+
+def seconds(value: str) -> float:
+    """Datatype: a finite number of seconds, not negative."""
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError("seconds must be a finite number, not negative")
+    return number
+
+
+def positive_seconds(value: str) -> float:
+    """Datatype: a finite number of seconds, more than zero."""
+    number = seconds(value)
+    if not number:
+        raise ValueError("seconds must be more than 0")
+    return number
+
+
+def natural_integer(value: str) -> int:
+    """Datatype: an integer, not negative."""
+    number = int(value)
+    if number < 0:
+        raise ValueError("the number must not be negative")
+    return number
+
+
+def web_hook_secrets(value: str) -> str:
+    """Datatype: secrets of web hooks, separated by blanks."""
+    for secret in value.split():
+        check_secret(secret)
+    return value
+
+
+def allowed_hosts(value: str) -> str:
+    """Datatype: hosts, addresses and networks, separated by blanks."""
+    Guard(value.split())
+    return value
+
+
+def positive_integer(value: str) -> int:
+    """Datatype: an integer, at least 1."""
+    number = natural_integer(value)
+    if not number:
+        raise ValueError("the number must be at least 1")
+    return number
+
+
+def size(value: str) -> int:
+    """Datatype: a number of bytes, such as 64KB, not negative."""
+    number: int = stock_datatypes["byte-size"](value)
+    if number < 0:
+        raise ValueError("the size must not be negative")
+    return number
+
+
+class _Section(SectionMatcher):
+    """A section of ours that knows where in the file it stands."""
+
+    place = ""
+
+    def addValue(self, key: str, value: str, position: Any) -> None:
+        with self._named():
+            super().addValue(key, value, position)
+
+    def finish(self) -> Any:
+        with self._named():
+            value = super().finish()
+        limits = getattr(value, "min_backoff", 0), getattr(value, "max_backoff", 0)
+        if limits[0] > limits[1]:
+            _refuse(self.place, "min_backoff is greater than max_backoff")
+        return value
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        # ZConfig tells the line of a bad value, but not the section; of a bad key neither.
+        try:
+            yield
+        except ConfigurationError as exc:
+            exc.message = f"{self.place}: {exc.message}"
+            raise
+
+
+def _allow_unnamed_sections() -> None:
+    """Let sections of our types be unnamed, and check them when the file is complete.
+
+    The only slot for add-ons in Zope's schema takes named sections alone. While a
+    configuration is parsed, a section of ours without a name is given a unique one;
+    sections of all other types are left as they are.
+    """
+    original = BaseMatcher.createChildMatcher
+    if getattr(original, "of_taskqueue", False):
+        return
+
+    def createChildMatcher(self: BaseMatcher, type_: Any, name: str | None) -> Any:
+        if type_.name not in SECTION_TYPES:
+            return original(self, type_, name)
+        where, line = _position()
+        place = f"<{type_.name}{' ' + name if name else ''}>"
+        if line:
+            place = f"{place} (line {line} of {where})"
+        if name in self._sectionnames:
+            _refuse(place, f"another section is named {name!r}, too")
+        number = self.__dict__.setdefault("_taskqueue_sections", 0) + 1
+        self._taskqueue_sections = number
+        if number == 1:
+            self.finish = _checked(self, self.finish)
+        # Nobody can give a section a name with a space in it.
+        found = original(self, type_, name or f"{type_.name} {number}")
+        matcher = _Section(found.info, type_, found.name, self.handlers)
+        matcher.place = place
+        return matcher
+
+    createChildMatcher.of_taskqueue = True  # type: ignore[attr-defined]
+    BaseMatcher.createChildMatcher = createChildMatcher
+
+
+def _position() -> tuple[str, int]:
+    # The parser tells the line to nobody, and errors that show only when the whole file
+    # has been read would otherwise not say where.
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ZConfigParser):
+            return parser.url or "", parser.lineno
+        frame = frame.f_back
+    return "", 0
+
+
+def _checked(matcher: BaseMatcher, finish: Callable[[], Any]) -> Callable[[], Any]:
+    def finish_and_check() -> Any:
+        value = finish()
+        check(getattr(value, "product_config", ()))
+        return value
+
+    return finish_and_check
+
+
+def check(sections: Any) -> None:
+    """Check what no section can know alone.
+
+    Raises ZConfig's `ConfigurationError`, in one sentence that names section and line,
+    for two queues of one name, for a server without its queue and for two consumers of
+    one name on one queue. Called when zope.conf has been read.
+    """
+    values = sections.values() if hasattr(sections, "values") else sections
+    queues: dict[str, QueueSettings] = {}
+    servers: dict[tuple[str, str], ServerSettings] = {}
+    for settings in values:
+        if isinstance(settings, QueueSettings):
+            if settings.queue in queues:
+                other = queues[settings.queue].place
+                _refuse(settings.place, f"queue {settings.queue!r} is already defined by {other}")
+            queues[settings.queue] = settings
+        elif isinstance(settings, ServerSettings):
+            key = settings.queue, settings.name
+            if key in servers:
+                other = servers[key].place
+                _refuse(settings.place, f"{other} has the same queue and name")
+            servers[key] = settings
+    for server in servers.values():
+        if server.queue not in queues:
+            known = ", ".join(sorted(queues)) or "none"
+            _refuse(server.place, f"there is no queue {server.queue!r} (known: {known})")
+
+
+def _refuse(place: str, reason: str) -> None:
+    raise ConfigurationSyntaxError(f"{place}: {reason}", None, None)
+
+
+_allow_unnamed_sections()

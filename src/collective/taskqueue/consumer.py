@@ -1,0 +1,314 @@
+"""The consumer: threads that take tasks from one queue, run them and finish them.
+
+`step` is one iteration and needs no thread; `run` is what a thread does until `stop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue import policy
+from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.keeper import Keeper
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Transition
+from dataclasses import replace
+from typing import Any
+import logging
+import random
+import threading
+import time
+import traceback
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Longest pause in seconds after errors that follow one another.
+MAX_PAUSE = 10.0
+
+#: Seconds a task waits for the transaction that queued it, before it is postponed.
+BARRIER = 30.0
+
+#: Seconds between two looks whether that transaction has arrived.
+BARRIER_INTERVAL = 0.005
+
+#: Seconds between two times that a consumer does its chores.
+CHORES_INTERVAL = 30.0
+
+#: Seconds between two looks at a thread that has been told to stop.
+STOP_INTERVAL = 0.25
+
+
+class Consumer:
+    """Runs the tasks of one storage.
+
+    `perform` makes the request of an attempt and returns its outcome. `notify` is called
+    with a state and a task id after each change. `clock` gives seconds since the epoch.
+    `ready` tells whether a transaction is visible in this process; `chores` is called now
+    and then, between tasks.
+    """
+
+    def __init__(
+        self,
+        storage: Any,
+        perform: Callable[[Attempt], Outcome],
+        settings: ServerSettings,
+        notify: Callable[[str, str], None] = lambda state, task_id: None,
+        clock: Callable[[], float] = time.time,
+        ready: Callable[[bytes], bool] = lambda tid: True,
+        chores: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self._storage = storage
+        self._perform = perform
+        self._notify = notify
+        self._clock = clock
+        self._ready = ready
+        self._chores = chores
+        self._next_chores = time.monotonic()
+        self._label = f"taskqueue-{settings.queue}-{settings.name}"
+        self._keeper = Keeper(storage, settings.lease, f"{self._label}-keeper")
+        self._stopping = threading.Event()
+        self._hurried = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._extra: set[threading.Thread] = set()
+
+    def start(self) -> None:
+        """Start the threads; called once, when the process starts."""
+        for number in range(self.settings.concurrent_limit or 1):
+            thread = threading.Thread(
+                target=self.run, name=f"{self._label}-{number + 1}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        logger.info(
+            "consumer %s of queue %s: started, concurrent limit %s",
+            self.settings.name,
+            self.settings.queue,
+            self.settings.concurrent_limit or "none",
+        )
+
+    def stop(self, grace: float | None = None) -> None:
+        """Take no more tasks, and wait up to `grace` seconds for those that run.
+
+        What still runs then is logged and left alone: its transaction may yet commit, so
+        its lease is not given away before it expires.
+        """
+        deadline = time.monotonic() + (self.settings.grace if grace is None else grace)
+        self._stopping.set()
+        self._storage.wake()
+        logger.info(
+            "consumer %s of queue %s: stopping, %d tasks running",
+            self.settings.name,
+            self.settings.queue,
+            len(self._keeper.running()),
+        )
+        self._join(self._threads, deadline)
+        # Not before: until they have ended, these may start more.
+        self._join(list(self._extra), deadline)
+        for attempt in self._keeper.running():
+            logger.error(
+                "task %s: still running after the grace period, left unfinished", attempt.task.id
+            )
+        self._keeper.stop()
+        logger.info("consumer %s of queue %s: stopped", self.settings.name, self.settings.queue)
+
+    def hurry(self) -> None:
+        """Let a `stop` that waits for running tasks wait no longer."""
+        self._hurried.set()
+
+    def _join(self, threads: list[threading.Thread], deadline: float) -> None:
+        for thread in threads:
+            while self._waits_for(thread, deadline):
+                thread.join(STOP_INTERVAL)
+                # Once more: the thread may have been on its way into `reserve`.
+                self._storage.wake()
+
+    def _waits_for(self, thread: threading.Thread, deadline: float) -> bool:
+        in_time = time.monotonic() < deadline and not self._hurried.is_set()
+        return in_time and thread.is_alive()
+
+    def run(self) -> None:
+        """Take and run tasks until `stop`; whatever happens, the thread lives on."""
+        errors = 0
+        while not self._stopping.is_set():
+            try:
+                self.step(timeout=None)
+                self._do_chores()
+                errors = 0
+            except StorageUnavailable as exc:
+                errors += 1
+                logger.error(
+                    "consumer %s of queue %s: storage unavailable (%s), trying again",
+                    self.settings.name,
+                    self.settings.queue,
+                    exc,
+                )
+            except BaseException:
+                errors += 1
+                logger.exception(
+                    "consumer %s of queue %s: unexpected error, going on",
+                    self.settings.name,
+                    self.settings.queue,
+                )
+            if errors:
+                self._stopping.wait(_pause(errors))
+
+    def step(self, timeout: float | None = 0.0) -> int:
+        """Wait up to `timeout` seconds (None: without limit) for a task, and run it.
+
+        Returns how many tasks were taken: 1, or 0 if none came.
+        """
+        leases: list[Lease] = self._storage.reserve(
+            self.settings.name, limit=1, timeout=timeout, lease=self.settings.lease
+        )
+        for lease in leases:
+            if self.settings.concurrent_limit:
+                self.work(lease)
+            else:
+                self._work_aside(lease)
+        return len(leases)
+
+    def work(self, lease: Lease) -> Outcome:
+        """Run one reserved task in this thread, finish it, and return its outcome."""
+        attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
+        self._notify("running", lease.task.id)
+        hindrance = self._hindrance(attempt)
+        with self._keeper.watch(attempt):
+            outcome = _storable(hindrance or self._outcome(attempt))
+            transition = policy.decide(lease, outcome, self._clock())
+            state = self._finish(lease, transition)
+        if state is not None:
+            self._notify(state, lease.task.id)
+        return outcome
+
+    def _do_chores(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_chores:
+            self._next_chores = now + CHORES_INTERVAL
+            self._chores()
+
+    def _work_aside(self, lease: Lease) -> None:
+        def work() -> None:
+            try:
+                self.work(lease)
+            except BaseException:
+                logger.exception("task %s: unexpected error, its lease expires", lease.task.id)
+            finally:
+                self._extra.discard(threading.current_thread())
+
+        thread = threading.Thread(target=work, name=f"{self._label}-{lease.task.id}", daemon=True)
+        self._extra.add(thread)
+        thread.start()
+
+    def _hindrance(self, attempt: Attempt) -> Outcome | None:
+        """Return why the task cannot be dispatched; None if it can."""
+        task = attempt.task
+        now = self._clock()
+        if task.max_age is not None and now > task.created + task.max_age:
+            reason = f"older than its max_age of {task.max_age:g} s"
+            return Outcome(None, reason, verdict="discard", started=now)
+        if not self._visible(attempt):
+            reason = f"its transaction did not arrive within {BARRIER:g} s"
+            return Outcome(None, reason, verdict="postpone", started=now)
+        return None
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
+        task = attempt.task
+        now = self._clock()
+        try:
+            with attempt:
+                return self._perform(attempt)
+        except BaseException as exc:
+            logger.exception("task %s: could not be dispatched", task.id)
+            reason = f"{type(exc).__name__}: {exc}"
+            seconds = self._clock() - now
+            error = traceback.format_exc()
+            return Outcome(None, reason, error=error, started=now, seconds=seconds)
+
+    def _visible(self, attempt: Attempt) -> bool:
+        """Wait until the database of this process has the transaction that queued the task."""
+        tid = attempt.lease.tid
+        if tid is None or self._is_ready(tid):
+            return True
+        deadline = time.monotonic() + BARRIER
+        # The lease is renewed, but the timeout of the task has not begun.
+        with self._keeper.watch(attempt, timed=False):
+            while not self._is_ready(tid):
+                if time.monotonic() > deadline or self._stopping.wait(BARRIER_INTERVAL):
+                    return False
+        return True
+
+    def _is_ready(self, tid: bytes) -> bool:
+        try:
+            return self._ready(tid)
+        except Exception as exc:
+            # Its database is away; the task waits, as for a transaction that is on its way.
+            logger.debug("cannot tell whether a transaction has arrived (%s)", exc)
+            return False
+
+    def _finish(self, lease: Lease, transition: Transition) -> State | None:
+        errors = 0
+        while True:
+            try:
+                state: State | None = self._storage.finish(lease, transition)
+            except Exception as exc:
+                errors += 1
+                logger.error(
+                    "task %s: %s, but its storage failed (%s), trying again",
+                    lease.task.id,
+                    transition.state,
+                    exc,
+                    exc_info=not isinstance(exc, StorageUnavailable),
+                )
+            else:
+                _log_end(lease, transition, state)
+                return state
+            if self._stopping.wait(_pause(errors)):
+                logger.error(
+                    "task %s: %s, but stopped before its storage knew; it will run again",
+                    lease.task.id,
+                    transition.state,
+                )
+                return None
+
+
+def _storable(outcome: Outcome) -> Outcome:
+    """The outcome without what no storage can hold: halves of surrogate pairs in a text."""
+    headers = tuple((_encodable(name), _encodable(value)) for name, value in outcome.headers)
+    reason, error = _encodable(outcome.reason), _encodable(outcome.error)
+    return replace(outcome, reason=reason, error=error, headers=headers)
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _pause(errors: int) -> float:
+    return random.uniform(0.5, 1.0) * min(0.1 * 2.0 ** min(errors, 10), MAX_PAUSE)
+
+
+def _log_end(lease: Lease, transition: Transition, state: State | None) -> None:
+    task_id = lease.task.id
+    # A view's exception may have many lines, and whoever it quotes could forge one.
+    reason = " ".join(transition.reason.split())
+    if state is None:
+        logger.warning("task %s: finished after its lease was lost, result dropped", task_id)
+    elif state == CANCELLED:
+        logger.info("task %s: cancelled while running", task_id)
+    elif state == FAILED:
+        logger.error("task %s: %s, failed", task_id, reason)
+    elif state == SCHEDULED:
+        logger.warning(
+            "task %s: %s, attempt %d failed, next one in %.1f s",
+            task_id,
+            reason,
+            lease.attempt,
+            (transition.due or 0.0) - transition.attempt.started - transition.attempt.seconds,
+        )

@@ -1,0 +1,214 @@
+"""What the tests of the contract share: a clock, tasks, and ways to do things at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+import pytest
+import threading
+
+
+#: Seconds after which a wait that should long be over is given up.
+BOUND = 30.0
+
+#: Seconds of silence that count as blocked; a storage that does not block answers sooner.
+SILENCE = 0.2
+
+#: A lease that does not expire during a test.
+LONG = 100_000.0
+
+#: Threads of a race.
+THREADS = 8
+
+
+class ManualClock:
+    """A clock that stands still until somebody advances it."""
+
+    def __init__(self, now: float = 1_750_000_000.0) -> None:
+        self._now = now
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Make it `seconds` later."""
+        self._now += seconds
+
+
+class Base:
+    """Fixtures, and the check that follows every test."""
+
+    @pytest.fixture
+    def storage(self, make_storage: Callable[..., Any]) -> Iterator[Any]:
+        """An empty queue with default settings; consistent after whatever is done to it."""
+        storage = make_storage()
+        yield storage
+        assert_consistent(storage)
+
+
+def new_task(**fields: Any) -> Task:
+    """Return a task that is unlike any other."""
+    return Task(**{"id": str(uuid4()), "queue": "default", "url": "/view", **fields})
+
+
+def add(storage: Any, *tasks: Task) -> tuple[Task, ...]:
+    """Commit the tasks in one transaction."""
+    batch = str(uuid4())
+    storage.stage(batch, tasks)
+    storage.promote(batch)
+    return tasks
+
+
+def add_one(storage: Any, **fields: Any) -> Task:
+    """Commit one new task."""
+    return add(storage, new_task(**fields))[0]
+
+
+def take(storage: Any, **arguments: Any) -> Lease:
+    """Reserve the next task, which must be there."""
+    lease: Lease
+    (lease,) = storage.reserve("consumer", timeout=0, **{"lease": LONG, **arguments})
+    return lease
+
+
+def take_all(storage: Any) -> list[str]:
+    """Reserve all that can be reserved now, and return the ids in order."""
+    leases = storage.reserve("consumer", limit=1000, timeout=0, lease=LONG)
+    return [lease.task.id for lease in leases]
+
+
+def ids(items: Any) -> list[str]:
+    """Return the ids of tasks or of their statuses."""
+    return [item.id for item in items]
+
+
+def ending(lease: Lease, state: State = SUCCEEDED, **fields: Any) -> Transition:
+    """Return what policy could have decided after the attempt."""
+    status = 200 if state == SUCCEEDED else 503
+    reason = fields.get("reason", "" if state == SUCCEEDED else "status 503")
+    attempt = AttemptRecord(lease.attempt, lease.consumer, 1000.0, 2.5, status, reason)
+    return Transition(**{"state": state, "attempt": attempt, "reason": reason, **fields})
+
+
+def bring_to(storage: Any, clock: Any, state: State, **fields: Any) -> Task:
+    """Commit a task and bring it into a state; nothing else may be waiting."""
+    if state == SCHEDULED:
+        return add_one(storage, due=clock() + 1000, **fields)
+    task = add_one(storage, **fields)
+    if state == CANCELLED:
+        storage.cancel(task.id)
+    elif state != QUEUED:
+        lease = take(storage)
+        assert lease.task.id == task.id
+        if state in FINISHED:
+            storage.finish(lease, ending(lease, state))
+    assert storage.get(task.id).state == state
+    return task
+
+
+def lose(storage: Any, clock: Any) -> Lease:
+    """Reserve the next task and let its lease expire."""
+    lease = take(storage, lease=30.0)
+    clock.advance(60)
+    return lease
+
+
+def near(when: float) -> Any:
+    """A moment, give or take what a clock that runs moves during a test."""
+    return pytest.approx(when, abs=5.0)
+
+
+def everything(storage: Any) -> list[TaskStatus]:
+    """Return the status of every task that is known."""
+    found: list[TaskStatus] = storage.tasks(size=1_000_000)
+    return found
+
+
+def assert_consistent(storage: Any) -> None:
+    """All ways to look at a storage that nobody is using show the same."""
+    counts = storage.counts()
+    assert set(counts) == set(STATES)
+    known = everything(storage)
+    for state in STATES:
+        listed = storage.tasks(state, size=1_000_000)
+        assert counts[state] == len(listed)
+        assert sorted(ids(listed)) == sorted(i.id for i in known if i.state == state)
+    assert sum(counts.values()) == len(known) == len(set(ids(known)))
+    assert len(storage) == counts[QUEUED]
+    for status in known:
+        assert storage.get(status.id) == status
+        assert status.changes[-1][0] == status.state
+
+
+@contextmanager
+def unchanged(storage: Any) -> Iterator[None]:
+    """What the block does changes nothing that can be seen."""
+    before = _picture(storage)
+    yield
+    assert _picture(storage) == before
+
+
+@contextmanager
+def refused(storage: Any, error: type[Exception], word: str) -> Iterator[None]:
+    """The block raises the error with `word` in its message, and changes nothing."""
+    with unchanged(storage), pytest.raises(error, match=word):
+        yield
+
+
+def _picture(storage: Any) -> Any:
+    return storage.counts(), everything(storage), ids(storage.in_doubt()), storage.paused()
+
+
+def aside(call: Callable[[], Any]) -> Future[Any]:
+    """Start the call in a thread of its own; `result(BOUND)` waits for what it returns."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def is_blocked(future: Future[Any]) -> bool:
+    """Whether the call still has not returned after a while."""
+    try:
+        future.exception(SILENCE)
+    except NotYet:
+        return True
+    return False
+
+
+def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
+    """Make all calls at the same moment, and return what each returned or raised."""
+    barrier = threading.Barrier(len(calls))
+
+    def started(call: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            barrier.wait(BOUND)
+            return call()
+
+        return run
+
+    futures = [aside(started(call)) for call in calls]
+    return [future.exception(BOUND) or future.result() for future in futures]

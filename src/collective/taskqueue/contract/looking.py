@@ -1,0 +1,205 @@
+"""Introspection: counts, pages, order, and how long records are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue.contract.base import add
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.contract.base import assert_consistent
+from collective.taskqueue.contract.base import Base
+from collective.taskqueue.contract.base import bring_to
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import everything
+from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import lose
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.contract.base import refused
+from collective.taskqueue.contract.base import take
+from collective.taskqueue.contract.base import unchanged
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import SUCCEEDED
+from typing import Any
+import pytest
+
+
+class Looking(Base):
+    """All that is known can be seen, page by page, until it has been kept long enough."""
+
+    def test_counts_follow_every_change(self, storage: Any, clock: Any) -> None:
+        """Each task is counted once, in the state it is in; `len` counts the queued ones."""
+        expected = dict.fromkeys(STATES, 0)
+        order: list[State] = [SUCCEEDED, FAILED, CANCELLED, RUNNING, SCHEDULED, QUEUED]
+        for state in order:
+            bring_to(storage, clock, state)
+            expected[state] += 1
+            assert storage.counts() == expected
+            assert_consistent(storage)
+        assert len(storage) == 1
+
+    def test_len_counts_neither_running_nor_scheduled_tasks(self, storage: Any, clock: Any) -> None:
+        """C46: what runs is no longer waiting, what is scheduled not yet."""
+        add(storage, *(new_task() for _ in range(3)), new_task(due=clock() + 100))
+        take(storage)
+        assert len(storage) == 2
+
+    def test_a_task_is_found_in_every_state(self, storage: Any, clock: Any) -> None:
+        """By its id and in the list of its state."""
+        order: list[State] = [SUCCEEDED, FAILED, CANCELLED, RUNNING, SCHEDULED, QUEUED]
+        for state in order:
+            task = bring_to(storage, clock, state)
+            assert storage.get(task.id).task == task
+            assert ids(storage.tasks(state)) == [task.id]
+
+    def test_waiting_tasks_come_in_the_order_they_will_run(self, storage: Any, clock: Any) -> None:
+        """Recovered ones first, retried ones last."""
+        retried = bring_to(storage, clock, FAILED)
+        tasks = add(storage, *(new_task() for _ in range(3)))
+        lose(storage, clock)
+        storage.recover()
+        storage.retry(retried.id)
+        expected = ids([*tasks, retried])
+        assert ids(storage.tasks(QUEUED)) == expected
+        assert [take(storage).task.id for _ in range(4)] == expected
+
+    def test_scheduled_tasks_come_in_the_order_they_fall_due(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """Which is the order they will run in."""
+        now = clock()
+        tasks = add(storage, *(new_task(due=now + due) for due in (300, 100, 200)))
+        assert ids(storage.tasks(SCHEDULED)) == ids([tasks[1], tasks[2], tasks[0]])
+
+    @pytest.mark.parametrize("state", [RUNNING, SUCCEEDED, FAILED, CANCELLED])
+    def test_all_others_come_oldest_first(self, storage: Any, clock: Any, state: State) -> None:
+        """Also if they are listed whatever their state."""
+        tasks = [bring_to(storage, clock, state) for _ in range(5)]
+        assert ids(storage.tasks(state)) == ids(tasks)
+        assert ids(storage.tasks()) == ids(tasks)
+
+    @pytest.mark.parametrize("state", [None, QUEUED, SCHEDULED, RUNNING, SUCCEEDED])
+    def test_pages_make_up_the_whole(self, storage: Any, clock: Any, state: State | None) -> None:
+        """Nothing twice, nothing left out, nothing beyond the end."""
+        tasks = [bring_to(storage, clock, SUCCEEDED) for _ in range(7)]
+        if state != SUCCEEDED:
+            due = clock() + 100 if state == SCHEDULED else None
+            tasks = [*tasks, *add(storage, *(new_task(due=due) for _ in range(7)))]
+            if state == RUNNING:
+                storage.reserve("consumer", limit=7, timeout=0)
+        expected = ids(tasks) if state is None else ids(tasks[-7:])
+        pages = [storage.tasks(state, start=start, size=3) for start in range(0, 18, 3)]
+        assert [task_id for page in pages for task_id in ids(page)] == expected
+        assert all(len(page) <= 3 for page in pages)
+        assert storage.tasks(state, start=100) == []
+
+    def test_a_page_has_fifty_tasks(self, storage: Any) -> None:
+        """By default, from the beginning."""
+        tasks = add(storage, *(new_task() for _ in range(60)))
+        assert ids(storage.tasks()) == ids(tasks[:50])
+
+    def test_tasks_of_one_user(self, storage: Any, clock: Any) -> None:
+        """N22: by user id; with a state, with pages, and without other people's."""
+        jane, joe = Identity("/acl_users", "jane"), Identity("/acl_users", "joe")
+        hers, his, nobodys = [], [], []
+        for state in (SUCCEEDED, SUCCEEDED, RUNNING, QUEUED):
+            hers.append(bring_to(storage, clock, state, user=jane))
+            if state != QUEUED:
+                his.append(bring_to(storage, clock, state, user=joe))
+                nobodys.append(bring_to(storage, clock, state))
+        assert ids(storage.tasks(user="jane")) == ids(hers)
+        assert ids(storage.tasks(user="joe")) == ids(his)
+        assert ids(storage.tasks(SUCCEEDED, user="jane")) == ids(hers[:2])
+        assert ids(storage.tasks(SUCCEEDED, user="jane", start=1, size=5)) == ids(hers[1:2])
+        assert ids(storage.tasks(user="jane", start=1, size=2)) == ids(hers[1:3])
+        assert storage.tasks(user="/acl_users") == []
+        storage.purge(SUCCEEDED)
+        assert ids(storage.tasks(user="jane")) == ids(hers[2:])
+        storage.clear()
+        assert ids(storage.tasks(user="jane")) == ids(hers[2:3])
+
+    def test_looking_changes_nothing(self, storage: Any, clock: Any) -> None:
+        """However often."""
+        for state in (SUCCEEDED, SCHEDULED):
+            bring_to(storage, clock, state)
+        task = add_one(storage)
+        lose(storage, clock)
+        add_one(storage)
+        clock.advance(5000)
+        with unchanged(storage):
+            assert_consistent(storage)
+            storage.get(task.id)
+            assert storage.paused() is False
+
+    @pytest.mark.parametrize("state", FINISHED)
+    def test_records_are_kept_as_long_as_the_queue_says(
+        self, make_storage: Callable[..., Any], clock: Any, state: State
+    ) -> None:
+        """Cancelled tasks as long as failed ones; forgotten when a later one finishes."""
+        keep = {"keep_succeeded": 100.0, "keep_failed": 1000.0}
+        storage = make_storage(**keep)
+        seconds = 100 if state == SUCCEEDED else 1000
+        old = bring_to(storage, clock, state)
+        clock.advance(seconds - 20)
+        young = bring_to(storage, clock, state)
+        assert ids(storage.tasks(state)) == ids([old, young])
+        clock.advance(40)
+        last = bring_to(storage, clock, CANCELLED)
+        assert sorted(ids(everything(storage))) == sorted(ids([young, last]))
+        with refused(storage, UnknownTask, old.id):
+            storage.get(old.id)
+
+    def test_a_task_may_be_kept_longer_or_shorter(
+        self, make_storage: Callable[..., Any], clock: Any
+    ) -> None:
+        """`keep` of the task wins over both settings of its queue."""
+        storage = make_storage(keep_succeeded=100.0, keep_failed=100.0)
+        longer = [bring_to(storage, clock, state, keep=1000.0) for state in FINISHED]
+        for state in FINISHED:
+            bring_to(storage, clock, state, keep=20.0)
+        clock.advance(50)
+        last = bring_to(storage, clock, SUCCEEDED)
+        assert sorted(ids(everything(storage))) == sorted(ids([*longer, last]))
+
+    def test_a_retried_task_is_kept_from_its_new_end_on(
+        self, make_storage: Callable[..., Any], clock: Any
+    ) -> None:
+        """Its first end does not count any more, neither while it waits nor afterwards."""
+        storage = make_storage(keep_failed=100.0)
+        task = bring_to(storage, clock, FAILED)
+        clock.advance(80)
+        storage.retry(task.id)
+        clock.advance(80)
+        lease = take(storage)
+        assert lease.task == task
+        bring_to(storage, clock, CANCELLED)
+        storage.finish(lease, ending(lease, FAILED))
+        clock.advance(80)
+        bring_to(storage, clock, CANCELLED)
+        assert storage.get(task.id).state == FAILED
+        clock.advance(40)
+        bring_to(storage, clock, CANCELLED)
+        with refused(storage, UnknownTask, task.id):
+            storage.get(task.id)
+
+    @pytest.mark.parametrize("state", FINISHED)
+    def test_no_more_records_are_kept_than_the_queue_says(
+        self, make_storage: Callable[..., Any], clock: Any, state: State
+    ) -> None:
+        """The oldest ones give way to others of their state, and to no others."""
+        storage = make_storage(max_finished=3)
+        others = [bring_to(storage, clock, other) for other in FINISHED if other != state]
+        tasks = [bring_to(storage, clock, state) for _ in range(5)]
+        assert ids(storage.tasks(state)) == ids(tasks[2:])
+        assert storage.counts()[state] == 3
+        assert all(storage.get(other.id).finished for other in others)
+        assert_consistent(storage)
+        with refused(storage, UnknownTask, tasks[0].id):
+            storage.get(tasks[0].id)

@@ -1,0 +1,58 @@
+"""What can go wrong; the docstring of each class says when it is raised."""
+
+
+class TaskQueueError(Exception):
+    """Root of every error of this package."""
+
+
+class ConfigurationError(TaskQueueError):
+    """zope.conf asks for something that cannot be built; Zope does not start."""
+
+
+class UnknownQueue(TaskQueueError, LookupError):
+    """A queue was named that is not configured; nothing was queued or deleted."""
+
+
+class UnknownTask(TaskQueueError, LookupError):
+    """No task with that id is known: never queued, removed, or no longer kept."""
+
+
+class ForbiddenTransition(TaskQueueError):
+    """The task is in a state that does not allow this; nothing was changed."""
+
+
+class StorageUnavailable(TaskQueueError):
+    """The storage does not answer; the caller may try again later."""
+
+
+class TaskDecodeError(TaskQueueError):
+    """What lies in the storage is not a task that this version can read."""
+
+
+class RetryLater(TaskQueueError):
+    """Raised by a view: end this attempt, and make the next one after `seconds`.
+
+    The attempt counts. Without `seconds` the task's own back-off decides.
+    """
+
+    def __init__(self, seconds: float | None = None, reason: str = "") -> None:
+        # Refused in the view, where it can be seen. NaN is not even equal to itself.
+        if seconds is not None and not seconds >= 0:
+            raise ValueError(f"seconds must not be negative: {seconds!r}")
+        super().__init__(reason or "the task asked to be retried later")
+        self.seconds = seconds
+
+
+class Discard(TaskQueueError):
+    """Raised by a view: this task cannot succeed, do not try it again."""
+
+
+class Cancelled(TaskQueueError):
+    """Raised by `taskqueue.checkpoint()` once cancellation was asked for."""
+
+
+class TaskTimeout(BaseException):
+    """Raised inside a task that exceeded its `timeout`.
+
+    Not an `Exception`, so that a view's own `except Exception` cannot swallow it.
+    """

@@ -1,0 +1,156 @@
+"""Which addresses a web hook may be sent to: decided on the address, not on the name.
+
+A name is resolved once, what it resolves to is checked, and the connection goes to what was
+checked; so a name that answers differently the second time gains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+from ipaddress import ip_network
+from ipaddress import IPv4Address
+from ipaddress import IPv6Address
+from ipaddress import IPv6Network
+from typing import Any
+from urllib.parse import urlsplit
+import re
+import socket
+
+
+#: Ports of the web; any other one has to be allowed together with its host.
+PORTS = frozenset({80, 443, 8080, 8443})
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
+#: Networks whose addresses carry the address of another one in these bits.
+_CARRIERS = (
+    (IPv6Network("::ffff:0:0/96"), 0),
+    (IPv6Network("::/96"), 0),
+    (IPv6Network("64:ff9b::/96"), 0),
+    (IPv6Network("64:ff9b:1::/48"), 0),
+    (IPv6Network("2002::/16"), 80),
+)
+#: Those of them that stand for the address they carry, and are none themselves.
+_TRANSLATED = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
+
+_SITE_LOCAL = IPv6Network("fec0::/10")
+_TEREDO = IPv6Network("2001::/32")
+
+
+class Refused(ValueError):
+    """A url or an address that web hooks may not be sent to."""
+
+
+class Guard:
+    """What one queue allows: public addresses, and what `allow_hosts` lists.
+
+    An entry is a host name, an address or a network, each with or without ``:port``. A
+    network of IPv6 has no port.
+    """
+
+    def __init__(self, allow_hosts: Iterable[str] = ()) -> None:
+        self._names: set[tuple[str, int | None]] = set()
+        self._networks: list[tuple[Any, int | None]] = []
+        for entry in allow_hosts:
+            self._allow(entry)
+
+    def check_url(self, url: str) -> tuple[str, str, int]:
+        """Return scheme, host and port of a url that may be called.
+
+        Raises `Refused`. What its host resolves to is not looked at yet.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as exc:
+            raise Refused(f"{url!r} is no url: {exc}") from None
+        if parts.scheme not in ("http", "https"):
+            raise Refused(f"web hooks are called by http or https, not by {parts.scheme!r}")
+        if "@" in parts.netloc:
+            raise Refused("the url of a web hook carries no user and no password")
+        if not parts.hostname or not _HOST.fullmatch(parts.netloc.removesuffix(f":{port}")):
+            raise Refused(f"there is no valid host in {url!r}")
+        port = port if port is not None else {"http": 80, "https": 443}[parts.scheme]
+        host = parts.hostname.rstrip(".").lower()
+        if port not in PORTS and not self._names_port(host, port):
+            raise Refused(f"port {port} is none of the web, and not listed in allow_hosts")
+        return parts.scheme, host, port
+
+    def addresses(self, host: str, port: int) -> list[tuple[Any, ...]]:
+        """Resolve the host and return the socket addresses that may be connected to.
+
+        Raises `Refused` if any of them is refused, and `OSError` if there is none.
+        """
+        host = host.strip("[]").rstrip(".").lower()
+        # IDNA may turn other digits into those of an address; only plain names get here.
+        found = [item[4] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        for address in found:
+            if not self._allows(host, str(address[0]), port):
+                raise Refused(f"{host} is at {address[0]}, which is no public address")
+        return found
+
+    def _allow(self, entry: str) -> None:
+        name, port = _split(entry.lower())
+        try:
+            self._networks.append((ip_network(name, strict=False), port))
+        except ValueError:
+            if not re.fullmatch(r"[a-z0-9._-]+", name):
+                raise ValueError(f"{entry!r} is no host, address or network") from None
+            self._names.add((name.rstrip("."), port))
+
+    def _names_port(self, host: str, port: int) -> bool:
+        if {(host, port), (host, None)} & self._names:
+            return True
+        try:
+            address = ip_address(host)
+        except ValueError:
+            # Whether a network allows it shows when the name is resolved.
+            return any(allowed == port for _, allowed in self._networks)
+        return self._in_networks(address, port)
+
+    def _allows(self, host: str, text: str, port: int) -> bool:
+        if {(host, port), (host, None)} & self._names:
+            return True
+        address = ip_address(text.partition("%")[0])
+        if self._in_networks(address, port):
+            return True
+        return port in PORTS and all(_is_public(each) for each in _carried(address))
+
+    def _in_networks(self, address: IPv4Address | IPv6Address, port: int) -> bool:
+        return any(
+            address in network and allowed in (None, port) for network, allowed in self._networks
+        )
+
+
+def _split(entry: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})", entry)
+    if match is None:
+        return re.sub(r"\A\[([^\[\]]+)\]\Z", r"\1", entry), None
+    port = int(match[3])
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{entry!r}: there is no port {port}")
+    return match[1] or match[2], port
+
+
+def _carried(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    """The address itself and those that a packet to it may end up at."""
+    found: list[IPv4Address | IPv6Address] = []
+    if isinstance(address, IPv6Address):
+        for network, shift in _CARRIERS:
+            if address in network:
+                found.append(IPv4Address(int(address) >> shift & 0xFFFFFFFF))
+        if address in _TEREDO:
+            found.append(IPv4Address(~int(address) & 0xFFFFFFFF))
+            found.append(IPv4Address(int(address) >> 64 & 0xFFFFFFFF))
+        if any(address in network for network in _TRANSLATED):
+            return found
+    return [address, *found]
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if address.is_multicast or address.is_unspecified or address.is_reserved:
+        return False
+    if isinstance(address, IPv6Address) and address in _SITE_LOCAL:
+        return False
+    return address.is_global

@@ -1,0 +1,192 @@
+"""Batches whose commit has an unknown end: the witness tells.
+
+With each staged batch one tiny object, the witness, is written to the database in the very
+same transaction. Nothing refers to it; but if it exists, the transaction has committed,
+and its serial is the transaction id. So a batch whose process died between the commit and
+the promotion is promoted later, and one whose transaction was aborted is discarded.
+"""
+
+from __future__ import annotations
+
+from persistent import Persistent
+from transaction import TransactionManager
+from transaction.interfaces import ITransaction
+from typing import Any
+from ZODB.Connection import Connection
+from ZODB.POSException import POSKeyError
+from ZODB.utils import z64
+import logging
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Name of the database whose transactions tasks wait for.
+MAIN = "main"
+
+#: Seconds after staging before anybody but its own process looks at a batch.
+GRACE = 60.0
+
+#: Seconds after which a commit that has not arrived is taken to be aborted.
+LONGEST_COMMIT = 3600.0
+
+
+class Witness(Persistent):
+    """An object that exists if, and only if, the transaction that wrote it committed."""
+
+
+class Testimony:
+    """A witness on its way into the database, and how to find it again."""
+
+    def __init__(self, connection: Any) -> None:
+        self._witness = Witness()
+        self._database = connection.db()
+        self._name = self._database.database_name
+        connection.add(self._witness)
+        #: The database, the witness, and an older witness that vouches for it.
+        self.reference = ":".join(
+            (self._name, self._witness._p_oid.hex(), _last_seen.get(self._name, ""))
+        )
+
+    @property
+    def databases(self) -> Any:
+        """All databases of the process, by name."""
+        return self._database.databases
+
+    def confirm(self) -> bytes | None:
+        """The database has finished: return the transaction id, if consumers can use it."""
+        _last_seen[self._name] = self._witness._p_oid.hex()
+        if self._name != MAIN:
+            return None
+        serial: bytes = self._witness._p_serial
+        # After a savepoint the object is a ghost that does not know; the last transaction
+        # is this one, or a later one that includes it.
+        return serial if serial != z64 else self._database.lastTransaction()
+
+
+def testify(current: ITransaction) -> Testimony | None:
+    """Add a witness to the transaction that is about to commit; None if it writes nothing.
+
+    Never turns a transaction that only reads into one that writes. Called by the data
+    manager before any storage begins to commit.
+    """
+    try:
+        testimony: Testimony = current.data(Witness)
+        return testimony
+    except KeyError:
+        pass
+    connections = [
+        resource
+        for resource in current._resources
+        if isinstance(resource, Connection) and _writes(resource)
+    ]
+    if not connections:
+        return None
+    # The main database, if it takes part: others may be memory only.
+    connections.sort(key=lambda connection: connection.db().database_name != MAIN)
+    testimony = Testimony(connections[0])
+    # One is enough, however many queues the transaction adds to.
+    current.set_data(Witness, testimony)
+    return testimony
+
+
+def committed(databases: Any, reference: str) -> bytes | None:
+    """Return the id of the transaction that wrote the witness; None if none has, so far.
+
+    Raises `KeyError` for a database that is not configured any more.
+    """
+    name, oid, _ = reference.split(":")
+    return _serial(databases[name], oid)
+
+
+def resolve(storage: Any, databases: Any, grace: float = GRACE) -> list[str]:
+    """Decide about batches that were staged at least `grace` seconds ago.
+
+    Returns the ids of the batches that are in doubt no longer. Called by consumers.
+    """
+    return [batch.id for batch in storage.in_doubt(grace) if _settled(storage, databases, batch)]
+
+
+def _settled(storage: Any, databases: Any, batch: Any) -> bool:
+    try:
+        return _resolved(storage, databases, batch)
+    except Exception as exc:
+        # A database that this process does not have, perhaps; the others can be decided.
+        logger.warning("batch %s: stays in doubt (%s: %s)", batch.id, type(exc).__name__, exc)
+        return False
+
+
+def reached(database: Any, tid: bytes) -> bool:
+    """Return whether connections that are opened now see the transaction.
+
+    Another process may have committed it, and word of it travels. Called before a task
+    starts.
+    """
+    if database.lastTransaction() >= tid:
+        return True
+    # Some storages look only when a connection asks them to.
+    connection = database.open(transaction_manager=TransactionManager())
+    try:
+        connection.sync()
+        return bool(connection._storage.lastTransaction() >= tid)
+    finally:
+        connection.close()
+
+
+def _resolved(storage: Any, databases: Any, batch: Any) -> bool:
+    if batch.witness is None:
+        # Nothing was written but tasks, and nobody was ever told that they were queued.
+        logger.warning("batch %s: no witness, %d tasks discarded", batch.id, batch.size)
+        storage.discard(batch.id)
+        return True
+    tid = committed(databases, batch.witness)
+    if tid is not None:
+        in_main = batch.witness.startswith(f"{MAIN}:")
+        storage.promote(batch.id, tid if in_main else None)
+        logger.warning("batch %s: was committed, %d tasks queued late", batch.id, batch.size)
+        return True
+    if batch.age < LONGEST_COMMIT:
+        return False
+    if _packed(databases, batch.witness):
+        logger.error("batch %s: nobody knows, %d tasks failed", batch.id, batch.size)
+        storage.condemn(batch.id, "nobody can tell whether its transaction was committed")
+        return True
+    logger.warning("batch %s: was not committed, %d tasks discarded", batch.id, batch.size)
+    storage.discard(batch.id)
+    return True
+
+
+def _packed(databases: Any, reference: str) -> bool:
+    """Whether a pack may have removed the witness.
+
+    Nothing refers to a witness, so a pack removes it; but never before an older one.
+    """
+    name, _, older = reference.split(":")
+    if not older:
+        return True
+    try:
+        # Asks the database itself; caches of connections and clients survive a pack.
+        return not databases[name].history(bytes.fromhex(older))
+    except KeyError:
+        return True
+
+
+def _serial(database: Any, oid: str) -> bytes | None:
+    # A connection of its own sees what is committed now, not when the thread last looked.
+    connection = database.open(transaction_manager=TransactionManager())
+    try:
+        witness = connection.get(bytes.fromhex(oid))
+        witness._p_activate()
+        serial: bytes = witness._p_serial
+        return serial
+    except POSKeyError:
+        return None
+    finally:
+        connection.close()
+
+
+def _writes(connection: Any) -> bool:
+    return bool(connection._registered_objects or connection._savepoint_storage is not None)
+
+
+#: The last witness of this process that is known to be committed, by database.
+_last_seen: dict[str, str] = {}

@@ -1,0 +1,288 @@
+"""The contracts. The life of a task:
+
+* `add()` checks everything that can be wrong with a task, and joins the transaction;
+* the commit begins: the storage *stages* the batch, durably and invisibly, or vetoes;
+* the commit has ended: the storage *promotes* the batch, one atomic act, in add order;
+* a consumer *reserves* the task: it moves to running under a lease with a fresh token;
+* the publisher makes the request, and policy decides from its outcome what follows;
+* the storage *finishes* the attempt if, and only if, the token still matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Sequence
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from contextlib import AbstractContextManager
+from typing import Any
+from zope.interface import Attribute
+from zope.interface import Interface
+
+
+class ITaskQueueLayer(Interface):
+    """Provided by the request of a task, and by no request from outside."""
+
+
+class ITaskStorage(Interface):
+    """The backend of one queue. All methods may be called from any thread.
+
+    Every method may raise `StorageUnavailable`; those that take a task id raise
+    `UnknownTask` if there is none, and `ForbiddenTransition` if its state does not
+    allow the request. A refused request changes nothing.
+
+    A class is made a storage of a queue by its dotted path in zope.conf; it is called
+    with the queue's `QueueSettings`.
+    """
+
+    notify: Callable[[str, str], None] = Attribute(
+        "Called with a new state and a task id after a change nobody asked this process for:"
+        " a task replaced by a newer one of its key, or failed as poison."
+        " Set by the queue; never called under a lock."
+    )
+
+    def stage(batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        """Hold the batch durably and invisibly, together with the reference of its witness.
+
+        Called before the ZODB votes, outside its commit lock. All serialisation and all
+        that can fail happens here: whatever is raised aborts the transaction.
+        """
+
+    def promote(batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        """Make a staged batch visible in add order, in one atomic act.
+
+        `tid` is the ZODB transaction the batch was committed in, if known. Idempotent: a
+        batch that was promoted before stays as it is. If the storage has lost the
+        staged batch, `tasks` take its place.
+        """
+
+    def discard(batch_id: str) -> None:
+        """Forget a staged batch; nothing happens if there is none."""
+
+    def condemn(batch_id: str, reason: str) -> None:
+        """Make the tasks of a staged batch visible as failed, for a person to decide.
+
+        For a batch of which nobody can know whether its transaction has committed.
+        """
+
+    def reserve(
+        consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        """Move up to `limit` tasks, oldest first, to running and return their leases.
+
+        Blocks until a task is due, `timeout` seconds (None: without limit) have passed
+        or `wake` is called; returns an empty list for the latter two, and without a limit
+        may return one at any time. Scheduled tasks that are due and tasks whose lease
+        expired come along.
+        """
+
+    def wake() -> None:
+        """Make every `reserve` that blocks in this process return now."""
+
+    def renew(lease: Lease, seconds: float = 30.0) -> bool:
+        """Extend the lease to `seconds` from now; return whether it was still valid."""
+
+    def finish(lease: Lease, transition: Transition) -> State | None:
+        """End the attempt as policy decided.
+
+        Returns the state the task is in now — cancelled, if that was asked for in the
+        meantime — or None if the token does not match any more: then nothing changed.
+        """
+
+    def report(lease: Lease, progress: Progress | None = None) -> bool:
+        """Store the progress, and return whether cancellation was asked for.
+
+        Nothing is stored for a stale token; its holder is told that it is cancelled.
+        """
+
+    def recover() -> list[str]:
+        """Return tasks whose lease expired to the front of the queue; return their ids.
+
+        The lost attempt stands in the history. A task lost `max_deliveries` times is
+        failed instead. `reserve` does the same by itself.
+        """
+
+    def in_doubt(age: float = 0.0) -> list[StagedBatch]:
+        """Return the batches that were staged at least `age` seconds ago, oldest first."""
+
+    def __len__() -> int:
+        """Return how many tasks wait: queued, not scheduled, not running."""
+
+    def counts() -> dict[State, int]:
+        """Return the number of tasks in each state."""
+
+    def get(task_id: str) -> TaskStatus:
+        """Return what is known about a task."""
+
+    def tasks(
+        state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        """Return one page of tasks; its cost grows with `start + size` only.
+
+        Waiting tasks come in the order they will run, scheduled ones in the order they
+        fall due, all others oldest first.
+        """
+
+    def cancel(task_id: str) -> State:
+        """Cancel a waiting task, or ask a running one to stop; return its state now."""
+
+    def retry(task_id: str) -> None:
+        """Queue a failed or cancelled task again; its history stays."""
+
+    def remove(task_id: str) -> None:
+        """Forget a finished task."""
+
+    def clear() -> int:
+        """Forget all waiting and scheduled tasks; return how many.
+
+        Running tasks end as usual, finished ones are kept.
+        """
+
+    def purge(state: State) -> int:
+        """Forget all finished tasks of one state; return how many."""
+
+    def pause() -> None:
+        """Hand out no task until `resume`; running ones go on."""
+
+    def resume() -> None:
+        """Hand out tasks again."""
+
+    def paused() -> bool:
+        """Return whether the queue is paused."""
+
+    def check() -> None:
+        """Look whether the backend can be used, and log what is not as it should be.
+
+        Called once, when the process starts. Raises `StorageUnavailable`.
+        """
+
+    def after_fork() -> None:
+        """Called in a forked child before any other method: own no lock, no socket and
+        no task of the parent."""
+
+    def close() -> None:
+        """Let go of connections; called once, at exit."""
+
+
+class ITaskQueue(Interface):
+    """A queue, as a named utility. See `ITaskStorage` for the life of a task."""
+
+    name: str = Attribute("The name of the queue, and of the utility.")
+
+    storage: Any = Attribute("Its `ITaskStorage`.")
+
+    settings: Any = Attribute("Its frozen `QueueSettings`.")
+
+    def __len__() -> int:
+        """Return how many tasks wait: queued, not scheduled, not running."""
+
+    def add(
+        url: str,
+        method: str | None = None,
+        params: Any = None,
+        headers: Any = None,
+        payload: Any = None,
+        **options: Any,
+    ) -> str:
+        """Queue a task when the current transaction commits; see `taskqueue.add`."""
+
+    def put(task: Task) -> None:
+        """Make a task visible at once, outside of any transaction."""
+
+    def get(consumer_name: str) -> Task | None:
+        """Reserve the oldest task, without waiting; None if there is none.
+
+        For scripts: the lease is held by this process until `task_done`.
+        """
+
+    def task_done(
+        task: Task, status_line: str, consumer_name: str, consumer_length: int = 0
+    ) -> None:
+        """Finish a task that `get` returned, by a status line like ``HTTP/1.1 200 OK``."""
+
+    def reset() -> int:
+        """Forget all waiting and scheduled tasks of this queue; return how many."""
+
+    def status(task_id: str) -> TaskStatus:
+        """Return what is known about a task."""
+
+    def tasks(
+        state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        """Return one page of tasks."""
+
+    def counts() -> dict[State, int]:
+        """Return the number of tasks in each state."""
+
+    def cancel(task_id: str) -> State:
+        """Cancel a waiting task, or ask a running one to stop; return its state now."""
+
+    def retry(task_id: str) -> None:
+        """Queue a failed or cancelled task again."""
+
+    def remove(task_id: str) -> None:
+        """Forget a finished task."""
+
+    def purge(state: State) -> int:
+        """Forget all finished tasks of one state; return how many."""
+
+    def pause() -> None:
+        """Run no task until `resume`; those that run end as usual."""
+
+    def resume() -> None:
+        """Run tasks again."""
+
+    def announce(state: str, task_id: str) -> None:
+        """Tell the subscribers of task events that a task has entered a state.
+
+        Never raises. Called by the consumer, the storage and the queue itself.
+        """
+
+    def arrival(task_ids: Collection[str]) -> AbstractContextManager[None]:
+        """Tell the subscribers that these tasks are queued, once the block has promoted
+        them, and before anything else is told of them by this process.
+
+        Called by the data manager.
+        """
+
+
+class ITaskEvent(Interface):
+    """Something has happened to a task.
+
+    Subscribers run after the fact, in a thread of their own, each in a transaction of its
+    own that is committed when it returns. There is no site, user or request. What a
+    subscriber raises is logged and harms nothing. One process tells the events of a task
+    in the order in which they happened; they are told where they happen.
+    """
+
+    status: TaskStatus = Attribute("All that was known about the task at that moment.")
+
+
+class ITaskQueued(ITaskEvent):
+    """A transaction has committed, and the task waits."""
+
+
+class ITaskStarted(ITaskEvent):
+    """An attempt has begun."""
+
+
+class ITaskRetried(ITaskEvent):
+    """An attempt has failed, and the next one is scheduled."""
+
+
+class ITaskSucceeded(ITaskEvent):
+    """The task has succeeded."""
+
+
+class ITaskFailed(ITaskEvent):
+    """The task has failed for good."""
+
+
+class ITaskCancelled(ITaskEvent):
+    """The task was cancelled, by a person or by a newer task of its key."""

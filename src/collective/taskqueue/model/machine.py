@@ -1,0 +1,378 @@
+"""The steps that can be taken, and what has to be true after each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collective.taskqueue import datamanager
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import ManualClock
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.model import checks
+from collective.taskqueue.model.expected import Entry
+from collective.taskqueue.model.expected import ExpectedQueue
+from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import Transition
+from contextlib import contextmanager
+from dataclasses import replace
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+from hypothesis.stateful import RuleBasedStateMachine
+from typing import Any
+from uuid import UUID
+import pytest
+import transaction
+
+
+#: Small, so that every limit is reached within a few steps.
+SETTINGS: dict[str, Any] = {
+    "max_deliveries": 2,
+    "max_finished": 4,
+    "keep_succeeded": 630.0,
+    "keep_failed": 930.0,
+}
+
+# The clock advances by full minutes and everything else falls on half ones, so that it is
+# always clear what comes first, even if the clock runs a little.
+LEASES = (30.0, 90.0, 630.0, 630.0)
+LATER = (0.0, 0.0, 0.0, 0.0, 60.0, 60.0, 120.0, 600.0)
+DELAYS = (None, None, None, -30.0, 30.0, 90.0)
+PAUSES = (0.0, 30.0, 90.0)
+KEEPS = (None, None, None, 0.0, 30.0)
+
+ENDS = (SUCCEEDED, FAILED, FAILED, SCHEDULED, SCHEDULED)
+
+MODES = ("skip", "skip", "replace", "after_running", "after_running")
+KEYS = (
+    *[(None, "skip")] * 2,
+    *[("mixed", mode) for mode in MODES],
+    *[(key, "after_running") for key in checks.SERIAL] * 2,
+)
+
+Fields = tuple[tuple[str | None, str], float | None, float | None]
+
+TASK = st.tuples(st.sampled_from(KEYS), st.sampled_from(DELAYS), st.sampled_from(KEEPS))
+TASKS = st.lists(TASK, min_size=1, max_size=4)
+
+
+def often(*choices: Any) -> st.SearchStrategy[Any]:
+    """One of the choices; what stands there more than once comes more often."""
+    return st.sampled_from(choices)
+
+
+#: Which of the things there are; counted in a circle.
+WHICH = st.integers(0, 30)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One queue. A subclass makes its storage."""
+
+    def make_storage(self, clock: Any, **settings: Any) -> Any:
+        """Return an `ITaskStorage` for an empty queue with these `QueueSettings`."""
+        raise NotImplementedError
+
+    def make_clock(self) -> Any:
+        """Return the clock of the storage; see `collective.taskqueue.contract`."""
+        return ManualClock()
+
+    def __init__(self) -> None:
+        super().__init__()
+        transaction.begin()
+        self.clock = self.make_clock()
+        self.storage = self.make_storage(self.clock, **SETTINGS)
+        settings = QueueSettings(**SETTINGS)
+        self.queue = TaskQueue(settings, self.storage)
+        self.told: list[tuple[str, str]] = []
+        self.storage.notify = lambda state, task_id: self.told.append((state, task_id))
+        self.expected = ExpectedQueue(settings)
+        self.made = 0
+        #: What the current transaction has added, and savepoints with its length then.
+        self.added: list[Task] = []
+        self.savepoints: list[tuple[Any, int]] = []
+        #: Batches of other processes, and those of them that were promoted.
+        self.staged: dict[str, list[Task]] = {}
+        self.promoted: dict[str, list[Task]] = {}
+        #: Leases by token: those a consumer knows of, and all others there were.
+        self.held: dict[str, Lease] = {}
+        self.dead: dict[str, Lease] = {}
+
+    def teardown(self) -> None:
+        transaction.abort()
+        self.storage.close()
+
+    # the transaction
+
+    @initialize(tasks=TASKS)
+    def something_is_queued(self, tasks: list[Fields]) -> None:
+        self.add(tasks, "", "commit")
+
+    @rule(tasks=TASKS, first=often("", "savepoint"), then=often("commit", "commit", "more"))
+    def add(self, tasks: list[Fields], first: str, then: str) -> None:
+        if first == "savepoint":
+            self.savepoints.append((transaction.savepoint(), len(self.added)))
+        for task in self._make(tasks):
+            datamanager.join(self.queue, task)
+            self.added.append(task)
+        if then == "commit":
+            self.end_transaction("commit")
+
+    @precondition(lambda self: self.savepoints)
+    @rule(which=WHICH)
+    def rollback(self, which: int) -> None:
+        number = which % len(self.savepoints)
+        savepoint, length = self.savepoints[number]
+        savepoint.rollback()
+        # Those taken later are not valid any more.
+        del self.savepoints[number + 1 :]
+        self._forget_added(length)
+
+    @precondition(lambda self: self.added or self.savepoints)
+    @rule(how=often("commit", "commit", "commit", "abort"))
+    def end_transaction(self, how: str) -> None:
+        with self._act():
+            if how == "commit":
+                transaction.commit()
+                self.expected.admit(self.added, self.clock())
+                self.added.clear()
+            else:
+                transaction.abort()
+        self._forget_added(0)
+        self.savepoints.clear()
+
+    # batches of other processes
+
+    @rule(tasks=TASKS, lost=often(False, False, True))
+    def stage(self, tasks: list[Fields], lost: bool) -> None:
+        batch = self._new_id()
+        made = self._make(tasks)
+        if lost:
+            self.storage.promote(batch)
+            self._promote(batch, made, made)
+        else:
+            self.staged[batch] = made
+            self.storage.stage(batch, made)
+
+    @precondition(lambda self: self.staged)
+    @rule(which=WHICH, how=often("promote", "promote", "promote with tasks", "discard", "condemn"))
+    def end_batch(self, which: int, how: str) -> None:
+        batch = _one(self.staged, which)
+        tasks = self.staged.pop(batch)
+        if how == "discard":
+            self.storage.discard(batch)
+            self.expected.gone.extend(ids(tasks))
+        elif how == "condemn":
+            with self._act():
+                self.storage.condemn(batch, "nobody knows")
+                self.expected.condemn(tasks, self.clock())
+        else:
+            self._promote(batch, tasks, tasks if how == "promote with tasks" else [])
+
+    @precondition(lambda self: self.promoted)
+    @rule(which=WHICH, how=often("promote", "promote with tasks", "discard", "condemn"))
+    def end_batch_again(self, which: int, how: str) -> None:
+        batch = _one(self.promoted, which)
+        with self._act():
+            if how == "discard":
+                self.storage.discard(batch)
+            elif how == "condemn":
+                self.storage.condemn(batch, "nobody knows")
+            else:
+                self.storage.promote(batch, None, self.promoted[batch] if "tasks" in how else [])
+
+    # consumers
+
+    @rule(
+        consumer=often("one", "two"),
+        limit=st.integers(1, 3),
+        seconds=often(*LEASES),
+        later=often(*LATER),
+    )
+    def reserve(self, consumer: str, limit: int, seconds: float, later: float) -> None:
+        self.clock.advance(later)
+        self._reserve(consumer, limit, seconds)
+        if self.expected.paused:
+            self.storage.resume()
+            self.expected.paused = False
+            self._reserve(consumer, limit, seconds)
+
+    @precondition(lambda self: self.held)
+    @rule(which=WHICH, state=often(*ENDS), pause=often(*PAUSES), counts=often(True, False))
+    def finish(self, which: int, state: State, pause: float, counts: bool) -> None:
+        token = _one(self.held, which)
+        lease = self.dead[token] = self.held.pop(token)
+        self._finish(lease, ending(lease, state, due=self.clock() + pause, counts=counts))
+
+    @precondition(lambda self: self._stale())
+    @rule(which=WHICH, state=often(*ENDS))
+    def finish_in_vain(self, which: int, state: State) -> None:
+        lease = _one(self._stale(), which)
+        self._finish(lease, ending(lease, state, due=self.clock()))
+        assert self.storage.renew(lease, 630.0) is False
+        assert self.storage.report(lease, Progress(9.0, 9.0, "stale", 0.0)) is True
+
+    @precondition(lambda self: self.held)
+    @rule(which=WHICH, seconds=often(None, *LEASES), done=often(None, 1.0, 2.0))
+    def keep_in_touch(self, which: int, seconds: float | None, done: float | None) -> None:
+        lease = self.held[_one(self.held, which)]
+        progress = None if done is None else Progress(done, 2.0, "on the way", 1.0)
+        holder = self.expected.holder(lease)
+        cancelled = holder is None or holder.cancel_requested
+        assert self.storage.report(lease, progress) is cancelled, "no stale token, or cancelled"
+        if holder is not None and progress is not None:
+            holder.progress = progress
+        if seconds is not None:
+            assert self.storage.renew(lease, seconds) is (holder is not None)
+            if holder is not None:
+                holder.expires = self.clock() + seconds
+
+    @precondition(lambda self: self.held)
+    @rule(which=WHICH, later=often(*LATER))
+    def crash(self, which: int, later: float) -> None:
+        consumer = self.held[_one(self.held, which)].consumer
+        for lease in list(self.held.values()):
+            if lease.consumer == consumer:
+                self.dead[lease.token] = self.held.pop(lease.token)
+        self.clock.advance(later)
+
+    @precondition(lambda self: self.expected.line(RUNNING))
+    @rule(later=often(*LATER))
+    def recover(self, later: float) -> None:
+        self.clock.advance(later)
+        with self._act():
+            found = self.storage.recover()
+            assert found == self.expected.recover(self.clock()), "recovered in the wrong order"
+
+    # other people
+
+    @rule(which=WHICH, what=often("cancel", "retry", "retry", "remove"), wise=often(True, False))
+    def steer(self, which: int, what: str, wise: bool) -> None:
+        names = {name: self._entry(name) for name in self._names()}
+        allowed = [name for name in names if self.expected.allows(what, names[name])]
+        name = _one((wise and allowed) or [*names, *self._unknown()], which)
+        refused = ForbiddenTransition if name in names else UnknownTask
+        with self._act(), self._refused(None if name in allowed else refused):
+            answer = getattr(self.storage, what)(name)
+            assert answer == getattr(self.expected, what)(names[name], self.clock())
+
+    @precondition(lambda self: len(self.expected.entries) > 5)
+    @rule(what=often("pause", "pause", "purge", "purge", "clear"), state=often(*STATES))
+    def sweep(self, what: str, state: State) -> None:
+        with self._act():
+            if what == "pause":
+                self.storage.pause()
+                self.expected.paused = True
+            elif what == "clear":
+                assert self.storage.clear() == self.expected.clear()
+            else:
+                with self._refused(None if state in FINISHED else ForbiddenTransition):
+                    assert self.storage.purge(state) == self.expected.purge(state)
+
+    # what is always true
+
+    @invariant()
+    def all_is_as_it_should_be(self) -> None:
+        checks.check_all(self.storage, self.expected, self.staged, self.clock())
+
+    # helpers
+
+    def _new_id(self) -> str:
+        self.made += 1
+        return str(UUID(int=self.made))
+
+    def _make(self, tasks: list[Fields]) -> list[Task]:
+        now = self.clock()
+        return [
+            Task(
+                id=self._new_id(),
+                queue=self.queue.name,
+                url="/view",
+                created=now,
+                due=None if delay is None else now + delay,
+                key=key,
+                on_conflict=mode,
+                keep=keep,
+            )
+            for (key, mode), delay, keep in tasks
+        ]
+
+    def _forget_added(self, length: int) -> None:
+        self.expected.gone.extend(ids(self.added[length:]))
+        del self.added[length:]
+
+    def _promote(self, batch: str, tasks: list[Task], again: list[Task]) -> None:
+        with self._act():
+            self.storage.promote(batch, None, again)
+            self.expected.admit(tasks, self.clock())
+        self.promoted[batch] = tasks
+
+    def _reserve(self, consumer: str, limit: int, seconds: float) -> None:
+        with self._act():
+            leases = self.storage.reserve(consumer, limit=limit, timeout=0, lease=seconds)
+            for lease in leases:
+                known = lease.token in self.held or lease.token in self.dead
+                assert not known, "a token is given out twice"
+                self.held[lease.token] = lease
+            self.expected.reserve(leases, consumer, limit, seconds, self.clock())
+
+    def _finish(self, lease: Lease, transition: Transition) -> None:
+        with self._act():
+            state = self.storage.finish(lease, transition)
+            expected = self.expected.finish(lease, transition, self.clock())
+            assert state == expected, "finished with a stale token" if state else "not finished"
+
+    def _stale(self) -> list[Lease]:
+        """Leases that give no right: any more, or because somebody has made them up."""
+        leases = [*self.held.values(), *self.dead.values()]
+        stale = [lease for lease in leases if self.expected.holder(lease) is None]
+        return [*stale, *(replace(lease, token="forged") for lease in leases[:1])]
+
+    def _names(self) -> list[str]:
+        """Every id that a task is known by."""
+        known = self.expected.entries.keys()
+        aliases = self.expected.aliases.items()
+        return [*known, *(name for name, others in aliases if others <= known)]
+
+    def _entry(self, name: str) -> Entry:
+        return self.expected.entries[self.storage.get(name).id]
+
+    def _unknown(self) -> list[str]:
+        """Ids that are not in use any more, or not yet, or never were."""
+        staged = [task for batch in self.staged.values() for task in batch]
+        return ["never", *self.expected.gone, *ids(self.added), *ids(staged)]
+
+    @contextmanager
+    def _act(self) -> Iterator[None]:
+        """The block is one call, and the queue is told what nobody asked for."""
+        self.told.clear()
+        self.expected.begin_act()
+        yield
+        assert sorted(self.told) == sorted(self.expected.told), "the queue is told otherwise"
+
+    @contextmanager
+    def _refused(self, error: type[Exception] | None) -> Iterator[None]:
+        """The block raises the error, if there is one to raise."""
+        if error is None:
+            yield
+        else:
+            with pytest.raises(error):
+                yield
+
+
+def _one(things: Any, which: int) -> Any:
+    things = list(things)
+    return things[which % len(things)]

@@ -1,0 +1,129 @@
+"""The options of `add()`: checked here, so that nothing out of range ever joins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue.config import QueueSettings
+from datetime import datetime
+from typing import Any
+
+
+#: No delay, timeout or age is longer: ten years, in seconds.
+LONGEST = 10 * 366 * 86400.0
+
+#: What web hooks get that say nothing else, and whose queue does not.
+HOOK_TIMEOUT = 60.0
+HOOK_ATTEMPTS = 36
+
+ON_CONFLICT = ("skip", "replace", "after_running")
+
+
+def check_options(
+    options: dict[str, Any], settings: QueueSettings, now: float, is_hook: bool = False
+) -> dict[str, Any]:
+    """Return the fields of a `Task` that the options stand for.
+
+    A missing option is the queue's, a missing one of the queue is built in. `now` is in
+    seconds since the epoch. Raises `ValueError` for a value that is out of range and for
+    an option that does not exist. Called when a task is added.
+    """
+    unknown = options.keys() - OPTIONS.keys()
+    if unknown:
+        known = ", ".join(OPTIONS)
+        raise ValueError(f"unknown option {min(unknown)!r} (known: {known})")
+    given = {
+        name: OPTIONS[name](name, value) for name, value in options.items() if value is not None
+    }
+    task: dict[str, Any] = {
+        "timeout": _first(settings.timeout, HOOK_TIMEOUT if is_hook else None),
+        "max_attempts": _first(settings.max_attempts, HOOK_ATTEMPTS if is_hook else 1),
+        "backoff": settings.backoff,
+        "min_backoff": settings.min_backoff,
+        "max_backoff": settings.max_backoff,
+        "due": _due(given, now),
+    }
+    task |= {name: value for name, value in given.items() if name not in _DUE}
+    if task["min_backoff"] > task["max_backoff"]:
+        raise ValueError("min_backoff is greater than max_backoff")
+    if "on_conflict" in task and "key" not in task:
+        raise ValueError("on_conflict says what to do with tasks of one key; there is no key")
+    return task
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _due(given: dict[str, Any], now: float) -> float | None:
+    named = [name for name in _DUE if name in given]
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} say the same thing; use one of them")
+    if not named:
+        return None
+    moment = given[named[0]]
+    due = float(moment if named[0] == "eta" else now + moment)
+    if due > now + LONGEST:
+        raise ValueError(f"{named[0]} must be at most {LONGEST:g} seconds from now")
+    return due
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is a number of seconds, not {value!r}")
+    if not 0 <= value <= LONGEST:
+        raise ValueError(f"{name} must be between 0 and {LONGEST:g} seconds, not {value!r}")
+    return float(value)
+
+
+def _positive_seconds(name: str, value: Any) -> float:
+    number = _seconds(name, value)
+    if not number:
+        raise ValueError(f"{name} must be more than 0 seconds")
+    return number
+
+
+def _moment(name: str, value: Any) -> float:
+    # A time zone may still not know its offset.
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise ValueError(f"{name} is a datetime with a time zone, not {value!r}")
+    return value.timestamp()
+
+
+def _attempts(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+        raise ValueError(f"{name} is an integer from 1 to 1000, not {value!r}")
+    return value
+
+
+def _one_of(*allowed: str) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= 255 or not value.isprintable():
+        raise ValueError(f"{name} is a printable text of at most 255 characters")
+    return value
+
+
+#: Every option and what checks it; None is the same as not giving it.
+OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "delay": _seconds,
+    "countdown": _seconds,
+    "eta": _moment,
+    "timeout": _positive_seconds,
+    "max_attempts": _attempts,
+    "backoff": _one_of("exponential", "linear"),
+    "min_backoff": _seconds,
+    "max_backoff": _seconds,
+    "max_age": _positive_seconds,
+    "key": _text,
+    "on_conflict": _one_of(*ON_CONFLICT),
+    "description": _text,
+    "keep": _seconds,
+}
+_DUE = ("delay", "countdown", "eta")

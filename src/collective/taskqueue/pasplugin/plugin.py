@@ -1,0 +1,84 @@
+"""The plugin: it believes the request object of this process, never a header."""
+
+from __future__ import annotations
+
+from AccessControl.class_init import InitializeClass
+from AccessControl.SecurityInfo import ClassSecurityInfo
+from Acquisition import aq_base
+from collective.taskqueue.interfaces import ITaskQueueLayer
+from Products.PageTemplates.PageTemplateFile import PageTemplateFile
+from Products.PluggableAuthService.interfaces.plugins import IAuthenticationPlugin
+from Products.PluggableAuthService.interfaces.plugins import IExtractionPlugin
+from Products.PluggableAuthService.plugins.BasePlugin import BasePlugin
+from typing import Any
+from zope.interface import implementer
+
+
+#: What the plugin does, in the order PAS asks.
+INTERFACES = (IExtractionPlugin, IAuthenticationPlugin)
+
+manage_addTaskQueueAuthPluginForm = PageTemplateFile(
+    "add.zpt", globals(), __name__="manage_addTaskQueueAuthPluginForm"
+)
+
+
+def manage_addTaskQueueAuthPlugin(
+    dispatcher: Any, id: str, title: str = "", REQUEST: Any = None
+) -> None:
+    """Add the plugin to a user folder; called by the ZMI."""
+    dispatcher._setObject(id, TaskQueueAuthPlugin(id, title))
+    if REQUEST is not None:
+        REQUEST.RESPONSE.redirect(f"{dispatcher.absolute_url()}/manage_workspace")
+
+
+@implementer(IExtractionPlugin, IAuthenticationPlugin)
+class TaskQueueAuthPlugin(BasePlugin):
+    """Authenticates a task as the user of this user folder who queued it."""
+
+    meta_type = "Task Queue Auth Plugin"
+    security = ClassSecurityInfo()
+
+    def __init__(self, id: str, title: str = "") -> None:
+        self._setId(id)
+        self.title = title
+
+    @security.private
+    def extractCredentials(self, request: Any) -> dict[str, str]:
+        """See `IExtractionPlugin`; nothing for a request that came over a socket."""
+        user = _identity(request)
+        if user is None or user.folder != _path(self._getPAS()):
+            return {}
+        return {"login": user.id}
+
+    @security.private
+    def authenticateCredentials(self, credentials: dict[str, str]) -> tuple[str, str] | None:
+        """See `IAuthenticationPlugin`; nobody if the user is gone."""
+        if credentials.get("extractor") != self.getId():
+            return None
+        pas = self._getPAS()
+        info = pas._verifyUser(pas._getOb("plugins"), user_id=credentials["login"])
+        return None if info is None else (info["id"], info["login"])
+
+
+InitializeClass(TaskQueueAuthPlugin)
+
+
+def is_active(folder: Any) -> bool:
+    """Return whether tasks of the users of this user folder are authenticated by a plugin."""
+    plugins = getattr(aq_base(folder), "plugins", None)
+    return plugins is not None and all(
+        any(isinstance(aq_base(plugin), TaskQueueAuthPlugin) for _, plugin in found)
+        for found in (folder.plugins.listPlugins(interface) for interface in INTERFACES)
+    )
+
+
+def _identity(request: Any) -> Any:
+    # Looked up on the object itself: a request looks up unknown attributes in its form.
+    if not ITaskQueueLayer.providedBy(request):
+        return None
+    attempt = getattr(request, "__dict__", {}).get("attempt")
+    return None if attempt is None else attempt.task.user
+
+
+def _path(folder: Any) -> str:
+    return "/".join(folder.getPhysicalPath())

@@ -1,0 +1,104 @@
+"""What follows from an outcome: pure functions, no clock, no storage."""
+
+from __future__ import annotations
+
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import Transition
+from dataclasses import replace
+import random
+
+
+#: Client errors that time may heal; every other 4xx fails at once.
+TRANSIENT_STATUSES = frozenset({408, 423, 425, 429, 449})
+
+#: Share of the pause by which retries are spread, so that they do not march in step.
+JITTER = 0.1
+
+#: No pause is longer, whatever the other side asks for: one year, in seconds.
+LONGEST_PAUSE = 366 * 86400.0
+
+_random = random.Random()
+
+
+def decide(
+    lease: Lease, outcome: Outcome, now: float, rng: random.Random | None = None
+) -> Transition:
+    """Return the transition that follows from the outcome of one attempt.
+
+    `now` is in seconds since the epoch. Called by the consumer after each dispatch.
+    """
+    if outcome.ok:
+        return _transition(lease, outcome, SUCCEEDED, "")
+    if outcome.verdict == "postpone":
+        due = now + backoff(lease.task, 1)
+        return replace(_transition(lease, outcome, SCHEDULED, outcome.reason, due), counts=False)
+    if not _may_be_retried(outcome):
+        return _transition(lease, outcome, FAILED, _reason(outcome))
+    task = lease.task
+    used = lease.counted + 1
+    if used >= task.max_attempts:
+        reason = _reason(outcome)
+        if task.max_attempts > 1:
+            reason = f"{reason} (attempt {used} of {task.max_attempts})"
+        return _transition(lease, outcome, FAILED, reason)
+    due = now + _pause(task, used, outcome, rng or _random)
+    if task.max_age is not None and due > task.created + task.max_age:
+        reason = f"{_reason(outcome)} (given up after {task.max_age:g} s)"
+        return _transition(lease, outcome, FAILED, reason)
+    return _transition(lease, outcome, SCHEDULED, _reason(outcome), due)
+
+
+def backoff(task: Task, used: int) -> float:
+    """Return the seconds to wait after attempt number `used`, without jitter."""
+    if task.backoff == "linear":
+        return float(min(task.min_backoff * used, task.max_backoff))
+    # The exponent is bounded: 2.0 ** 1024 is an OverflowError.
+    return float(min(task.min_backoff * 2.0 ** min(used - 1, 64), task.max_backoff))
+
+
+def _may_be_retried(outcome: Outcome) -> bool:
+    if outcome.verdict:
+        return outcome.verdict == "retry"
+    status = outcome.status
+    if status is None or not 300 <= status < 500:
+        return True
+    return status in TRANSIENT_STATUSES
+
+
+def _pause(task: Task, used: int, outcome: Outcome, rng: random.Random) -> float:
+    if outcome.retry_after is not None:
+        return min(max(0.0, outcome.retry_after), LONGEST_PAUSE)
+    return backoff(task, used) * rng.uniform(1 - JITTER, 1 + JITTER)
+
+
+def _reason(outcome: Outcome) -> str:
+    return outcome.reason or f"status {outcome.status}"
+
+
+def _transition(
+    lease: Lease, outcome: Outcome, state: str, reason: str, due: float | None = None
+) -> Transition:
+    attempt = AttemptRecord(
+        number=lease.attempt,
+        consumer=lease.consumer,
+        started=outcome.started,
+        seconds=outcome.seconds,
+        status=outcome.status,
+        reason=_reason(outcome) if not outcome.ok else "",
+        error=outcome.error,
+    )
+    return Transition(
+        state=state,  # type: ignore[arg-type]
+        attempt=attempt,
+        reason=reason,
+        due=due,
+        headers=outcome.headers,
+        body=outcome.body,
+        truncated=outcome.truncated,
+    )

@@ -1,0 +1,229 @@
+"""Queues when the database is open, consumers when the server starts."""
+
+from __future__ import annotations
+
+from App.config import getConfiguration
+from collective.taskqueue import config
+from collective.taskqueue import events
+from collective.taskqueue import indoubt
+from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.publisher import publish
+from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.webhook import WebHooks
+from functools import partial
+from typing import Any
+from zope.component import adapter
+from zope.component import getGlobalSiteManager
+from zope.component import getUtilitiesFor
+from zope.component import getUtility
+from zope.dottedname.resolve import resolve
+from zope.processlifetime import IDatabaseOpenedWithRoot
+from zope.processlifetime import IProcessStarting
+from ZPublisher.interfaces import IPubStart
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+
+class _Process:
+    """The consumers of this process, and whether a fork left it without them."""
+
+    def __init__(self) -> None:
+        self.database: Any = None
+        self.consumers: list[Consumer] = []
+        #: Those that have been told to stop and wait for their tasks.
+        self.leaving: list[Consumer] = []
+        self.lock = threading.Lock()
+        self.forked = False
+        self.hooked = False
+        self.serving = False
+
+
+_process = _Process()
+
+
+@adapter(IDatabaseOpenedWithRoot)
+def build_queues(event: Any) -> None:
+    """Register a utility for each `<taskqueue>`; scripts may enqueue from now on.
+
+    Raises `ConfigurationError` for a storage that cannot be built.
+    """
+    _process.database = event.database
+    for settings in _sections(QueueSettings):
+        queue = TaskQueue(settings, _storage(settings))
+        _check(queue)
+        getGlobalSiteManager().registerUtility(queue, ITaskQueue, name=queue.name)
+        logger.info("queue %s: %s storage", queue.name, settings.type)
+    if not _process.hooked:
+        _process.hooked = True
+        os.register_at_fork(after_in_child=_after_fork)
+        atexit.register(_close_storages)
+
+
+@adapter(IProcessStarting)
+def start_consumers(event: Any) -> None:
+    """Start a consumer for each `<taskqueue-server>`, unless a script is about to run."""
+    servers = _sections(ServerSettings)
+    if not servers:
+        return
+    if _is_script():
+        logger.info("this is a script: tasks can be added, consumers are not started")
+        return
+    _start(servers)
+    if not _process.serving:
+        _process.serving = True
+        atexit.register(stop_consumers)
+        _stop_on_signals()
+
+
+@adapter(IPubStart)
+def start_consumers_after_fork(event: Any) -> None:
+    """Start the consumers of a worker that a server forked, at its first request.
+
+    Not right after the fork: the child may just as well be no server at all.
+    """
+    if not _process.forked or ITaskQueueLayer.providedBy(event.request):
+        return
+    with _process.lock:
+        forked, _process.forked = _process.forked, False
+        if forked:
+            _start(_sections(ServerSettings))
+
+
+def stop_consumers() -> None:
+    """Stop taking tasks and let those that run finish; called at exit and on SIGTERM."""
+    _process.leaving, _process.consumers = _process.consumers, []
+    # Side by side, so that together they take no longer than the longest grace period.
+    threads = [threading.Thread(target=consumer.stop) for consumer in _process.leaving]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _process.leaving = []
+    events.flush()
+
+
+def _close_storages() -> None:
+    for name, queue in getUtilitiesFor(ITaskQueue):
+        try:
+            queue.storage.close()
+        except Exception:
+            logger.exception("queue %s: its storage could not be closed", name)
+
+
+def _sections(kind: type) -> list[Any]:
+    sections = getattr(getConfiguration(), "product_config", None) or {}
+    config.check(sections)
+    return [section for section in sections.values() if isinstance(section, kind)]
+
+
+def _storage(settings: QueueSettings) -> Any:
+    path = config.STORAGES.get(settings.type, settings.type)
+    try:
+        factory = resolve(path)
+    except ModuleNotFoundError as exc:
+        extra = config.EXTRAS.get(settings.type, ())
+        if exc.name not in extra:
+            raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
+        raise ConfigurationError(
+            f"{settings.place}: type {settings.type} needs the extra"
+            f" collective.taskqueue[{settings.type}], there is no {exc.name}"
+        ) from exc
+    except ImportError as exc:
+        raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
+    if not ITaskStorage.implementedBy(factory):
+        raise ConfigurationError(f"{settings.place}: {path} does not implement ITaskStorage")
+    return factory(settings)
+
+
+def _check(queue: TaskQueue) -> None:
+    try:
+        queue.storage.check()
+    except StorageUnavailable as exc:
+        # A site in production comes up, and its queue when the storage does.
+        if getattr(getConfiguration(), "debug_mode", False):
+            raise ConfigurationError(f"{queue.settings.place}: {exc}") from exc
+        logger.error("queue %s: storage unavailable (%s), tasks are refused", queue.name, exc)
+
+
+def _start(servers: list[ServerSettings]) -> None:
+    for settings in servers:
+        queue = getUtility(ITaskQueue, name=settings.queue)
+        consumer = Consumer(
+            queue.storage,
+            partial(_perform, WebHooks(queue.settings)),
+            settings,
+            queue.announce,
+            ready=partial(_reached, _process.database),
+            chores=partial(indoubt.resolve, queue.storage, _process.database.databases),
+        )
+        _process.consumers.append(consumer)
+        consumer.start()
+
+
+def _perform(hooks: WebHooks, attempt: Attempt) -> Outcome:
+    return hooks.call(attempt) if attempt.task.is_hook else publish(attempt)
+
+
+def _reached(database: Any, tid: bytes) -> bool:
+    main = database.databases.get(indoubt.MAIN)
+    return main is None or indoubt.reached(main, tid)
+
+
+def _is_script() -> bool:
+    # zconsole starts Zope just as a server does; this module is all that tells it apart.
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = "Zope2.utilities.zconsole"
+    return name in sys.modules or getattr(main, "name", None) == name
+
+
+def _after_fork() -> None:
+    _process.lock = threading.Lock()
+    _process.consumers = []
+    _process.leaving = []
+    _process.forked = _process.serving
+    events.after_fork()
+    for _, queue in getUtilitiesFor(ITaskQueue):
+        queue.storage.after_fork()
+
+
+def _stop_on_signals() -> None:
+    # The server closes the database as soon as the signal reaches it. So the tasks that
+    # use the database have to end first, and then the signal goes where it went before.
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous = signal.getsignal(number)
+        if previous not in (signal.SIG_IGN, None):
+            signal.signal(number, _handler(previous))
+
+
+def _handler(previous: Any) -> Any:
+    def stop(number: int, frame: Any) -> None:
+        if _process.leaving:
+            # Told twice: the first call, interrupted while it waits, goes on at once.
+            for consumer in _process.leaving:
+                consumer.hurry()
+            return
+        stop_consumers()
+        if callable(previous):
+            previous(number, frame)
+        else:
+            raise SystemExit(0)
+
+    return stop

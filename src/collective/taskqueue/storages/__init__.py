@@ -1,0 +1,1 @@
+"""The storages: equals, each the whole `ITaskStorage` contract in one file."""

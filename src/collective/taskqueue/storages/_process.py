@@ -1,0 +1,54 @@
+"""Which process is which, and whether one of this machine is dead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import os
+import socket
+import uuid
+
+
+_NONCE = uuid.uuid4().hex[:8]
+
+
+def identity() -> str:
+    """Return a name for this process that no other one has, ever.
+
+    Made of the host, its boot, the process id and the time the process started.
+    """
+    pid = os.getpid()
+    return "|".join((_machine(), str(pid), _started(pid) or _NONCE))
+
+
+def is_dead(name: str) -> bool:
+    """Return whether the process of that name is known not to run any more.
+
+    Of another machine nothing is known: its leases expire.
+    """
+    machine, _, rest = name.rpartition("|")
+    machine, _, pid = machine.rpartition("|")
+    if machine != _machine() or not pid.isdigit():
+        return False
+    return _started(int(pid)) != rest
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # Process ids mean something within one namespace only.
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    return f"{socket.gethostname()}|{boot}|{space}"
+
+
+def _started(pid: int) -> str:
+    """Ticks between the boot and the start of a process; empty if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # The name of the command is in brackets and may contain anything.
+    fields = stat.rpartition(")")[2].split()
+    # A zombie runs nothing any more.
+    return "" if fields[0] == "Z" else fields[19]

@@ -1,0 +1,118 @@
+"""How a storage outside of this process holds tasks, attempts and responses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from dataclasses import asdict
+from typing import Any
+import json
+import msgpack
+
+
+def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
+    """Yield the seven strings of each task that the script works with."""
+    for task in tasks:
+        yield task.id
+        yield msgpack.packb(task.encode())
+        yield "" if task.due is None else task.due
+        yield task.key or ""
+        yield task.on_conflict
+        yield task.user.id if task.user else ""
+        yield "" if task.keep is None else task.keep
+
+
+def decode(body: object) -> Task:
+    """Return the task of a stored body; raises `TaskDecodeError` for anything else."""
+    if not isinstance(body, bytes):
+        raise TaskDecodeError("there is no body")
+    try:
+        record = msgpack.unpackb(body)
+    except Exception as exc:
+        raise TaskDecodeError(f"no msgpack: {exc}") from exc
+    return Task.decode(record)
+
+
+def pack_attempt(attempt: AttemptRecord) -> str:
+    """Return one line of a history."""
+    return json.dumps(asdict(attempt))
+
+
+def lost_attempt(number: int, consumer: str, reason: str) -> str:
+    """Return the line of an attempt that never started."""
+    return pack_attempt(AttemptRecord(number, consumer, 0.0, 0.0, None, reason))
+
+
+def pack_progress(progress: Progress) -> str:
+    """Return the stored form of a progress."""
+    return json.dumps(asdict(progress))
+
+
+def pack_response(transition: Transition) -> bytes:
+    """Return the stored form of a response."""
+    response: bytes = msgpack.packb(
+        [transition.attempt.status, transition.headers, transition.body, transition.truncated]
+    )
+    return response
+
+
+def status(
+    task_id: bytes, values: Sequence[bytes], history: Sequence[bytes], due: bytes | float | None
+) -> TaskStatus:
+    """Return the status that a stored record tells of.
+
+    A body that cannot be decoded still has a status: its task has the id only.
+    """
+    record = {name.decode(): value for name, value in zip(values[::2], values[1::2], strict=True)}
+    code, headers, body, truncated = _response(record.get("last"))
+    return TaskStatus(
+        task=_task(task_id, record),
+        state=record["state"].decode(),  # type: ignore[arg-type]
+        reason=record.get("reason", b"").decode(),
+        changes=tuple(_changes(record.get("changes", b"").decode())),
+        due=float(due) if due else None,
+        consumer=record["consumer"].decode() if "consumer" in record else None,
+        attempts=tuple(_attempt(line) for line in history),
+        progress=_progress(record.get("progress")),
+        cancel_requested=b"cancel" in values[::2],
+        status=code,
+        headers=headers,
+        body=body,
+        truncated=truncated,
+    )
+
+
+def _task(task_id: bytes, record: Mapping[str, bytes]) -> Task:
+    try:
+        return decode(record.get("body"))
+    except TaskDecodeError:
+        return Task(id=task_id.decode(), queue="?", url="?")
+
+
+def _changes(text: str) -> Iterator[tuple[Any, float]]:
+    for change in text.split(";")[:-1]:
+        state, _, when = change.partition(" ")
+        yield state, float(when)
+
+
+def _attempt(line: bytes) -> AttemptRecord:
+    values = json.loads(line)
+    return AttemptRecord(**{"status": None, **values})
+
+
+def _progress(packed: bytes | None) -> Progress | None:
+    return Progress(**json.loads(packed)) if packed else None
+
+
+def _response(packed: bytes | None) -> tuple[Any, ...]:
+    if not packed:
+        return None, (), b"", False
+    code, headers, body, truncated = msgpack.unpackb(packed)
+    return code, tuple((name, value) for name, value in headers), body, truncated

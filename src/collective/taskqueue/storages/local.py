@@ -1,0 +1,361 @@
+"""The local storage: the memory of one process, and the reference of the contract.
+
+Volatile by design: a restart loses what waits. Nothing polls: a blocked `reserve` sleeps
+until a task is due or the condition is notified. This file holds the lock; the lines the
+tasks stand in are on the board.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from collections.abc import Sequence
+from collective.taskqueue import task as states
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.storages._board import Board
+from collective.taskqueue.storages._board import News
+from collective.taskqueue.storages._record import Record
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from dataclasses import replace
+from itertools import islice
+from uuid import uuid4
+from zope.interface import implementer
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Promoted batches to remember; a promote is only ever repeated within seconds.
+REMEMBERED_BATCHES = 10_000
+
+
+@implementer(ITaskStorage)
+class LocalStorage:
+    """See `ITaskStorage`. `clock` gives seconds since the epoch."""
+
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        self._clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._board = Board(self.settings)
+        self._staged: dict[str, tuple[tuple[Task, ...], str | None, float]] = {}
+        self._promoted: OrderedDict[str, None] = OrderedDict()
+        self._wakes = 0
+        self._paused = False
+
+    # in
+
+    def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        with self._changed:
+            self._staged[batch_id] = tuple(tasks), witness, self._clock()
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        news: News = []
+        with self._changed:
+            if batch_id in self._promoted:
+                return
+            batch = self._staged.pop(batch_id, (tuple(tasks),))[0]
+            if not batch:
+                # Not used up: who still holds the tasks of a lost batch may come later.
+                return
+            self._promoted[batch_id] = None
+            if len(self._promoted) > REMEMBERED_BATCHES:
+                self._promoted.popitem(last=False)
+            now = self._clock()
+            for task in batch:
+                self._board.admit(task, tid, now, news)
+            self._changed.notify(len(batch))
+        self._tell(news)
+
+    def discard(self, batch_id: str) -> None:
+        with self._changed:
+            self._staged.pop(batch_id, None)
+
+    # out
+
+    def condemn(self, batch_id: str, reason: str) -> None:
+        news: News = []
+        with self._changed:
+            tasks = self._staged.pop(batch_id, ((), None, 0.0))[0]
+            now = self._clock()
+            for task in tasks:
+                # Neither due nor of a key: it keeps nothing from running.
+                self._board.admit(replace(task, due=None, key=None), None, now, [])
+                record = self._board.records[task.id]
+                self._board.withdraw(record)
+                self._board.conclude(record, states.FAILED, reason, now)
+                news.append((states.FAILED, task.id))
+                logger.error("task %s: %s, failed", task.id, reason)
+        self._tell(news)
+
+    def reserve(
+        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wakes = self._wakes
+        over = False
+        leases: list[Lease] = []
+        while not leases and not over:
+            news: News = []
+            with self._changed:
+                while not (leases or over or news):
+                    now = self._clock()
+                    self._recover(now, news)
+                    self._board.ripen(now)
+                    leases = [] if self._paused else self._take(consumer, limit, lease, now)
+                    pause = self._until_next(now, deadline)
+                    over = wakes != self._wakes or (pause is not None and pause <= 0)
+                    if not (leases or over or news):
+                        self._changed.wait(pause)
+                if leases:
+                    # Somebody who still waits has to watch over these leases.
+                    self._changed.notify()
+            # Without the lock, and before anybody waits on.
+            self._tell(news)
+        return leases
+
+    def wake(self) -> None:
+        with self._changed:
+            self._wakes += 1
+            self._changed.notify_all()
+
+    def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
+        with self._changed:
+            record = self._holder(lease)
+            if record is None:
+                return False
+            record.expires = self._clock() + seconds
+            return True
+
+    def finish(self, lease: Lease, transition: Transition) -> State | None:
+        news: News = []
+        with self._changed:
+            record = self._holder(lease)
+            if record is None:
+                return None
+            now = self._clock()
+            self._board.release(record)
+            record.end(transition)
+            newer = self._board.newer(record)
+            if record.cancel_requested:
+                self._board.conclude(record, states.CANCELLED, "cancelled while running", now)
+            elif transition.state != states.SCHEDULED:
+                self._board.conclude(record, transition.state, transition.reason, now)
+            elif newer is not None:
+                self._board.supersede(record, newer, now, [])
+            else:
+                record.counted += transition.counts
+                self._board.schedule(record, transition.due or now, now, transition.reason)
+            self._changed.notify()
+            state = record.state
+        self._tell(news)
+        return state
+
+    def report(self, lease: Lease, progress: Progress | None = None) -> bool:
+        with self._changed:
+            record = self._holder(lease)
+            if record is None:
+                return True
+            if progress is not None:
+                record.progress = progress
+            return record.cancel_requested
+
+    def recover(self) -> list[str]:
+        news: News = []
+        with self._changed:
+            recovered = self._recover(self._clock(), news)
+        self._tell(news)
+        return recovered
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        with self._changed:
+            now = self._clock()
+            return [
+                StagedBatch(batch_id, witness, now - staged, len(tasks))
+                for batch_id, (tasks, witness, staged) in self._staged.items()
+                if now - staged >= age
+            ]
+
+    def _take(self, consumer: str, limit: int, lease: float, now: float) -> list[Lease]:
+        leases: list[Lease] = []
+        while len(leases) < limit:
+            record = self._board.take()
+            if record is None:
+                break
+            leases.append(record.start(consumer, uuid4().hex, lease, now))
+        return leases
+
+    def _until_next(self, now: float, deadline: float | None) -> float | None:
+        """Seconds until something may have to be done without being notified of it."""
+        pauses = [] if deadline is None else [deadline - time.monotonic()]
+        if self._board.scheduled and not self._paused:
+            pauses.append(max(self._board.scheduled.minKey()[0] - now, 0.001))
+        if self._board.running:
+            records = self._board.records
+            expires = min(records[task_id].expires for task_id in self._board.running)
+            pauses.append(max(expires - now, 0.001))
+        return min(pauses, default=None)
+
+    def _holder(self, lease: Lease) -> Record | None:
+        record = self._board.records.get(lease.task.id)
+        if record is None or record.state != states.RUNNING or record.token != lease.token:
+            return None
+        return record
+
+    def _recover(self, now: float, news: News) -> list[str]:
+        board = self._board
+        lost = [task_id for task_id in board.running if board.records[task_id].expires <= now]
+        recovered: list[str] = []
+        # Last first, so that the oldest one ends up at the very front.
+        for task_id in reversed(lost):
+            record = board.records[task_id]
+            board.release(record)
+            record.lose(now)
+            newer = board.newer(record)
+            if record.cancel_requested:
+                board.conclude(record, states.CANCELLED, "cancelled while running", now)
+                news.append((states.CANCELLED, task_id))
+            elif newer is not None:
+                board.supersede(record, newer, now, news)
+            elif record.lost >= self.settings.max_deliveries:
+                reason = f"its process was lost {record.lost} times"
+                board.conclude(record, states.FAILED, reason, now)
+                news.append((states.FAILED, task_id))
+                logger.error("task %s: %s, failed", task_id, reason)
+            else:
+                board.queue(record, now, front=True)
+                recovered.insert(0, task_id)
+                logger.warning(
+                    "task %s: lease of consumer %s expired, back to the front",
+                    task_id,
+                    record.consumer,
+                )
+        if lost:
+            self._changed.notify(len(lost))
+        return recovered
+
+    # introspection
+
+    def __len__(self) -> int:
+        with self._changed:
+            return self._board.waiting_number()
+
+    def counts(self) -> dict[State, int]:
+        with self._changed:
+            return self._board.counts()
+
+    def get(self, task_id: str) -> TaskStatus:
+        with self._changed:
+            return self._record(task_id).status()
+
+    def tasks(
+        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        with self._changed:
+            page = islice(self._board.line(state, user), start, start + size)
+            return [self._board.records[task_id].status() for task_id in page]
+
+    # transitions from outside
+
+    def cancel(self, task_id: str) -> State:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state in states.FINISHED:
+                raise ForbiddenTransition(f"task {task_id} has {record.state}, not cancelled")
+            if record.state == states.RUNNING:
+                record.cancel_requested = True
+            else:
+                self._board.withdraw(record)
+                self._board.conclude(record, states.CANCELLED, "cancelled", self._clock())
+            return record.state
+
+    def retry(self, task_id: str) -> None:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state not in (states.FAILED, states.CANCELLED):
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, not queued again")
+            newer = self._board.newer(record)
+            if newer is not None:
+                raise ForbiddenTransition(f"task {task_id}: {newer} of its key already waits")
+            self._board.revive(record, self._clock())
+            self._changed.notify()
+
+    def remove(self, task_id: str) -> None:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state not in states.FINISHED:
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, not removed")
+            self._board.forget(record)
+
+    def clear(self) -> int:
+        with self._changed:
+            board = self._board
+            ids = [*board.parked.values(), *board.waiting, *board.scheduled.values()]
+            for task_id in ids:
+                board.withdraw(board.records[task_id])
+                board.forget(board.records[task_id])
+            return len(ids)
+
+    def purge(self, state: State) -> int:
+        if state not in states.FINISHED:
+            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
+        with self._changed:
+            ids = list(self._board.finished[state])
+            for task_id in ids:
+                self._board.forget(self._board.records[task_id])
+            return len(ids)
+
+    def pause(self) -> None:
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def paused(self) -> bool:
+        return self._paused
+
+    # the process
+
+    def check(self) -> None:
+        """There is nothing to look at."""
+
+    def after_fork(self) -> None:
+        # What waited in the parent is the parent's to run.
+        self._begin()
+
+    def close(self) -> None:
+        self.wake()
+        with self._changed:
+            board = self._board
+            for task_id in [*board.line(states.QUEUED, None), *board.line(states.SCHEDULED, None)]:
+                logger.warning(
+                    "task %s: %s, lost with this process", task_id, board.records[task_id].state
+                )
+
+    def _record(self, task_id: str) -> Record:
+        record = self._board.records.get(self._board.aliases.get(task_id, task_id))
+        if record is None:
+            raise UnknownTask(f"no task {task_id} in queue {self.settings.queue}")
+        return record
+
+    def _tell(self, news: News) -> None:
+        for state, task_id in news:
+            self.notify(state, task_id)

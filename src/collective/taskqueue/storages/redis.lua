@@ -1,0 +1,591 @@
+-- Every transition of a Redis queue, each one atomic. The keys are described in redis.py.
+--
+-- KEYS[1]  the prefix of the queue
+-- ARGV[1]  the operation, ARGV[2] the settings as JSON, ARGV[3...] its arguments
+--
+-- Keys are made from the prefix, so a queue lives on one server, not in a cluster.
+
+local P = KEYS[1]
+local settings = cjson.decode(ARGV[2])
+local call = redis.call
+
+local FIELDS = 7        -- strings a staged task consists of
+local MARKERS = 16      -- most wake-up markers that lie about
+local PORTION = 1000    -- most tasks one call looks at
+local HISTORY = 100     -- attempts and changes that are kept
+
+local time = call('TIME')
+local now = settings.now or tonumber(time[1]) + tonumber(time[2]) / 1000000
+local FINISHED = { succeeded = true, failed = true, cancelled = true }
+
+local function text(number) return string.format('%.6f', number) end
+local function task_key(id) return P .. ':task:' .. id end
+local function get(id, field) return call('HGET', task_key(id), field) end
+local function set(id, ...) call('HSET', task_key(id), ...) end
+local function unset(id, ...) call('HDEL', task_key(id), ...) end
+
+local function wake(number)
+  local missing = math.min(number, MARKERS) - call('LLEN', P .. ':wake')
+  for _ = 1, missing do call('LPUSH', P .. ':wake', '1') end
+end
+
+local function enter(id, state, reason)
+  local changes = get(id, 'changes') or ''
+  if #changes > HISTORY * 30 then changes = string.sub(changes, string.find(changes, ';', 30) + 1) end
+  set(id, 'state', state, 'reason', reason or '', 'changes', changes .. state .. ' ' .. text(now) .. ';')
+  unset(id, 'token')
+end
+
+-- lines
+
+local function claim_key(id)
+  -- A task that comes back does not take the key from a newer one.
+  local key = get(id, 'key')
+  if key then call('HSETNX', P .. ':keys', key, id) end
+end
+
+local function queue(id, front)
+  enter(id, 'queued')
+  local number = call('INCR', P .. ':number')
+  set(id, 'turn', front and -number or number)
+  call(front and 'RPUSH' or 'LPUSH', P, id)
+  claim_key(id)
+end
+
+local function schedule(id, due, reason)
+  enter(id, 'scheduled', reason)
+  -- The number decides between those that fall due at the same moment.
+  local place = string.format('%016d:%s', call('INCR', P .. ':number'), id)
+  set(id, 'place', place)
+  call('ZADD', P .. ':scheduled', text(due), place)
+  claim_key(id)
+end
+
+local function withdraw(id, popped)
+  -- An entry in the middle of the list is left there as a ghost: to look for it would take
+  -- as long as the list is. Ghosts are skipped when their turn comes.
+  local state = get(id, 'state')
+  local key = get(id, 'key')
+  if state == 'scheduled' then
+    call('ZREM', P .. ':scheduled', get(id, 'place'))
+  elseif not popped then
+    if key and call('HGET', P .. ':parked', key) == id then
+      call('HDEL', P .. ':parked', key)
+    else
+      call('HINCRBY', P .. ':ghosts', id, 1)
+      call('INCR', P .. ':ghosts:number')
+    end
+  end
+  if key and call('HGET', P .. ':keys', key) == id then call('HDEL', P .. ':keys', key) end
+end
+
+local function exorcise(id)
+  local ghosts = tonumber(call('HGET', P .. ':ghosts', id) or '0')
+  if ghosts == 0 then return false end
+  if ghosts == 1 then
+    call('HDEL', P .. ':ghosts', id)
+  else
+    call('HINCRBY', P .. ':ghosts', id, -1)
+  end
+  call('DECR', P .. ':ghosts:number')
+  return true
+end
+
+local function forget(id)
+  local state, user, aliases = unpack(call('HMGET', task_key(id), 'state', 'user', 'aliases'))
+  if FINISHED[state] then call('ZREM', P .. ':finished:' .. state, id) end
+  if user then call('ZREM', P .. ':user:' .. user, id) end
+  for alias in string.gmatch(aliases or '', '%S+') do call('HDEL', P .. ':aliases', alias) end
+  call('ZREM', P .. ':all', id)
+  call('ZREM', P .. ':expiry', id)
+  call('DEL', task_key(id), P .. ':history:' .. id)
+end
+
+local function conclude(id, state, reason)
+  enter(id, state, reason)
+  local line = P .. ':finished:' .. state
+  call('ZADD', line, call('INCR', P .. ':number'), id)
+  local keep = get(id, 'keep')
+  if not keep then
+    keep = state == 'succeeded' and settings.keep_succeeded or settings.keep_failed
+  end
+  call('ZADD', P .. ':expiry', text(now + tonumber(keep)), id)
+  for _, old in ipairs(call('ZRANGEBYSCORE', P .. ':expiry', '-inf', text(now), 'LIMIT', 0, 100)) do
+    forget(old)
+  end
+  for _, old in ipairs(call('ZRANGE', line, 0, call('ZCARD', line) - settings.max_finished - 1)) do
+    if call('ZCARD', line) > settings.max_finished then forget(old) end
+  end
+end
+
+local function supersede(id, newer, news)
+  conclude(id, 'cancelled', 'replaced by ' .. newer)
+  table.insert(news, { 'cancelled', id, 'replaced by ' .. newer })
+end
+
+local function newer(id)
+  local key, mode = unpack(call('HMGET', task_key(id), 'key', 'mode'))
+  if not key or mode == 'skip' then return nil end
+  return call('HGET', P .. ':keys', key) or nil
+end
+
+local function admit(id, body, due, key, mode, user, keep, tid, news)
+  if key ~= '' then
+    local earlier = call('HGET', P .. ':keys', key)
+    if earlier and mode == 'skip' then
+      call('HSET', P .. ':aliases', id, earlier)
+      set(earlier, 'aliases', (get(earlier, 'aliases') or '') .. id .. ' ')
+      table.insert(news, { 'skipped', id, earlier })
+      return
+    end
+    if earlier then
+      withdraw(earlier)
+      supersede(earlier, id, news)
+    end
+  end
+  set(id, 'body', body)
+  if key ~= '' then set(id, 'key', key, 'mode', mode) end
+  if keep ~= '' then set(id, 'keep', keep) end
+  if tid ~= '' then set(id, 'tid', tid) end
+  local number = call('INCR', P .. ':number')
+  call('ZADD', P .. ':all', number, id)
+  if user ~= '' then
+    set(id, 'user', user)
+    call('ZADD', P .. ':user:' .. user, number, id)
+  end
+  if due ~= '' and tonumber(due) > now then
+    schedule(id, tonumber(due))
+  else
+    queue(id)
+  end
+end
+
+local function ripen()
+  local due = call('ZRANGEBYSCORE', P .. ':scheduled', '-inf', text(now), 'LIMIT', 0, PORTION)
+  for _, place in ipairs(due) do
+    call('ZREM', P .. ':scheduled', place)
+    queue(string.sub(place, 18))
+  end
+  if #due > 0 then wake(#due) end
+end
+
+local function unpark(id)
+  -- Its turn had come while its key ran, so only what came back to the front since then,
+  -- or was unparked just before, can be older.
+  local turn, older = tonumber(get(id, 'turn')), {}
+  while true do
+    local other = call('LINDEX', P, -1)
+    if not other or tonumber(get(other, 'turn') or 'inf') > turn then break end
+    table.insert(older, call('RPOP', P))
+  end
+  call('RPUSH', P, id)
+  for i = #older, 1, -1 do call('RPUSH', P, older[i]) end
+end
+
+local function release(id)
+  -- A task runs no more; what becomes of it is said next.
+  call('LREM', P .. '.' .. get(id, 'consumer'), 1, id)
+  call('ZREM', P .. ':leases', id)
+  call('ZREM', P .. ':running', id)
+  local key = get(id, 'key')
+  if not key or call('HINCRBY', P .. ':running-keys', key, -1) > 0 then return end
+  call('HDEL', P .. ':running-keys', key)
+  local parked = call('HGET', P .. ':parked', key)
+  if parked then
+    call('HDEL', P .. ':parked', key)
+    unpark(parked)
+    wake(1)
+  end
+end
+
+local function remember(id, attempt)
+  call('RPUSH', P .. ':history:' .. id, attempt)
+  call('LTRIM', P .. ':history:' .. id, -HISTORY, -1)
+end
+
+local function lose(id, news)
+  release(id)
+  local number, consumer, started = unpack(call('HMGET', task_key(id), 'number', 'consumer', 'started'))
+  remember(id, cjson.encode({
+    number = tonumber(number), consumer = consumer, started = tonumber(started),
+    seconds = now - tonumber(started), reason = 'its process was lost',
+  }))
+  local lost = call('HINCRBY', task_key(id), 'lost', 1)
+  local replaced = newer(id)
+  if get(id, 'cancel') then
+    conclude(id, 'cancelled', 'cancelled while running')
+    table.insert(news, { 'cancelled', id, 'cancelled while running' })
+  elseif replaced then
+    supersede(id, replaced, news)
+  elseif lost >= settings.max_deliveries then
+    local reason = 'its process was lost ' .. lost .. ' times'
+    conclude(id, 'failed', reason)
+    table.insert(news, { 'failed', id, reason })
+  else
+    queue(id, true)
+    table.insert(news, { 'recovered', id, consumer })
+    wake(1)
+  end
+end
+
+local function recover(ids, news)
+  -- The one reserved last first, so that the oldest ends up at the very front.
+  table.sort(ids, function(a, b)
+    return tonumber(call('ZSCORE', P .. ':running', a)) > tonumber(call('ZSCORE', P .. ':running', b))
+  end)
+  for _, id in ipairs(ids) do lose(id, news) end
+end
+
+local function expired()
+  return call('ZRANGEBYSCORE', P .. ':leases', '-inf', text(now), 'LIMIT', 0, PORTION)
+end
+
+local function holds(id, token)
+  local state, mine = unpack(call('HMGET', task_key(id), 'state', 'token'))
+  return state == 'running' and mine == token
+end
+
+local function lease_of(id)
+  local record = call('HMGET', task_key(id), 'body', 'token', 'number', 'counted', 'tid')
+  return { id, record[1], record[2], record[3], record[4] or '0',
+           call('ZSCORE', P .. ':leases', id), record[5] or '' }
+end
+
+local function start(id, consumer, process, token, seconds)
+  withdraw(id, true)
+  enter(id, 'running')
+  set(id, 'token', token, 'consumer', consumer, 'process', process, 'started', text(now))
+  unset(id, 'progress')
+  call('HINCRBY', task_key(id), 'number', 1)
+  call('ZADD', P .. ':leases', text(now + seconds), id)
+  call('ZADD', P .. ':running', call('INCR', P .. ':number'), id)
+  local key = get(id, 'key')
+  if key then call('HINCRBY', P .. ':running-keys', key, 1) end
+end
+
+local function known(id)
+  return call('HGET', P .. ':aliases', id) or id
+end
+
+local function status_of(id)
+  return { id, call('HGETALL', task_key(id)), call('LRANGE', P .. ':history:' .. id, 0, -1),
+           call('ZSCORE', P .. ':scheduled', get(id, 'place') or '') or '' }
+end
+
+local UNKNOWN = 'UNKNOWN '
+
+-- operations
+
+local operation = {}
+
+function operation.stage(batch, witness)
+  local key = P .. ':batch:' .. batch
+  call('DEL', key)
+  -- In portions, because the stack of Lua is short.
+  for i = 5, #ARGV, PORTION do
+    call('RPUSH', key, unpack(ARGV, i, math.min(i + PORTION - 1, #ARGV)))
+  end
+  call('ZADD', P .. ':staged', call('INCR', P .. ':number'), batch)
+  call('HSET', P .. ':witness', batch, text(now) .. ' ' .. witness)
+end
+
+function operation.discard(batch)
+  call('DEL', P .. ':batch:' .. batch)
+  call('ZREM', P .. ':staged', batch)
+  call('HDEL', P .. ':witness', batch)
+end
+
+local function admit_batch(fields, tid, news)
+  for i = 1, #fields, FIELDS do
+    admit(fields[i], fields[i + 1], fields[i + 2], fields[i + 3], fields[i + 4], fields[i + 5],
+          fields[i + 6], tid, news)
+  end
+end
+
+function operation.condemn(batch, reason)
+  local news = {}
+  local fields = call('LRANGE', P .. ':batch:' .. batch, 0, -1)
+  for i = 3, #fields, FIELDS do
+    -- Neither due nor of a key: they wait for a person, and keep nothing from running.
+    fields[i], fields[i + 1] = '', ''
+  end
+  admit_batch(fields, '', news)
+  for i = 1, #fields, FIELDS do
+    withdraw(fields[i])
+    conclude(fields[i], 'failed', reason)
+    table.insert(news, { 'failed', fields[i], reason })
+  end
+  operation.discard(batch)
+  return news
+end
+
+function operation.promote(batch, tid)
+  -- 1: promoted, 0: was promoted before, -1: the batch is lost, give me the tasks.
+  local news = {}
+  if call('EXISTS', P .. ':promoted:' .. batch) == 1 then return { 0, news } end
+  local fields = call('LRANGE', P .. ':batch:' .. batch, 0, -1)
+  if #fields == 0 then
+    for i = 5, #ARGV do table.insert(fields, ARGV[i]) end
+    if #fields == 0 then return { -1, news } end
+    -- Promoted so long ago that it is not remembered, but its tasks are.
+    local first = fields[1]
+    if call('EXISTS', task_key(first)) == 1 or call('HEXISTS', P .. ':aliases', first) == 1 then
+      return { 0, news }
+    end
+  end
+  admit_batch(fields, tid, news)
+  operation.discard(batch)
+  call('SET', P .. ':promoted:' .. batch, '1', 'EX', settings.remember)
+  wake(#fields / FIELDS)
+  return { 1, news }
+end
+
+function operation.reserve(consumer, process, nonce, limit, seconds)
+  local news, leases = {}, {}
+  recover(expired(), news)
+  ripen()
+  local mine = P .. '.' .. consumer
+  if settings.again then
+    -- The reply to this very call was lost; its leases are not.
+    for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
+      if string.sub(get(id, 'token') or '', 1, #nonce) == nonce then
+        table.insert(leases, lease_of(id))
+      end
+    end
+  end
+  local looked = 0
+  while #leases < tonumber(limit) and looked < PORTION and call('EXISTS', P .. ':paused') == 0 do
+    looked = looked + 1
+    local id = call('RPOPLPUSH', P, mine)
+    if not id then break end
+    local state, key, mode = unpack(call('HMGET', task_key(id), 'state', 'key', 'mode'))
+    if exorcise(id) or state ~= 'queued' then
+      call('LREM', mine, 1, id)
+    elseif key and mode == 'after_running'
+        and tonumber(call('HGET', P .. ':running-keys', key) or '0') > 0 then
+      call('LREM', mine, 1, id)
+      call('HSET', P .. ':parked', key, id)
+    else
+      start(id, consumer, process, nonce .. '.' .. (#leases + 1), tonumber(seconds))
+      table.insert(leases, lease_of(id))
+    end
+  end
+  if call('LLEN', P) > 0 and #leases > 0 then wake(1) end
+  local soonest = looked == PORTION and '0' or ''
+  for _, line in ipairs({ P .. ':scheduled', P .. ':leases' }) do
+    local first = call('ZRANGE', line, 0, 0, 'WITHSCORES')[2]
+    if first and soonest ~= '0' then
+      local pause = math.max(tonumber(first) - now, 0.001)
+      if soonest == '' or pause < tonumber(soonest) then soonest = text(pause) end
+    end
+  end
+  return { soonest, news, leases }
+end
+
+function operation.renew(id, token, seconds)
+  if not holds(id, token) then return 0 end
+  call('ZADD', P .. ':leases', text(now + tonumber(seconds)), id)
+  return 1
+end
+
+function operation.finish(id, token, state, reason, due, attempt, last, counts)
+  local news = {}
+  -- The reply to this very call was lost.
+  if settings.again and get(id, 'done') == token then return { get(id, 'state'), news } end
+  if not holds(id, token) then return { '', news } end
+  release(id)
+  remember(id, attempt)
+  set(id, 'last', last, 'done', token)
+  local replaced = newer(id)
+  if get(id, 'cancel') then
+    state = 'cancelled'
+    conclude(id, state, 'cancelled while running')
+  elseif state ~= 'scheduled' then
+    conclude(id, state, reason)
+  elseif replaced then
+    state = 'cancelled'
+    supersede(id, replaced, {})
+  else
+    call('HINCRBY', task_key(id), 'counted', counts)
+    schedule(id, tonumber(due), reason)
+    wake(1)
+  end
+  return { state, news }
+end
+
+function operation.report(id, token, progress)
+  if not holds(id, token) then return 1 end
+  if progress ~= '' then set(id, 'progress', progress) end
+  return get(id, 'cancel') and 1 or 0
+end
+
+function operation.recover()
+  local news = {}
+  recover(expired(), news)
+  return news
+end
+
+function operation.adopt(consumer, ...)
+  -- The tasks of a consumer of that name whose processes are known to be dead.
+  local dead, ids, news = {}, {}, {}
+  for _, process in ipairs({ ... }) do dead[process] = true end
+  for _, id in ipairs(call('LRANGE', P .. '.' .. consumer, 0, -1)) do
+    if get(id, 'state') == 'running' and dead[get(id, 'process')] then table.insert(ids, id) end
+  end
+  recover(ids, news)
+  return news
+end
+
+function operation.processes(consumer)
+  local found = {}
+  for _, id in ipairs(call('LRANGE', P .. '.' .. consumer, 0, -1)) do
+    table.insert(found, get(id, 'process') or '')
+  end
+  return found
+end
+
+function operation.in_doubt(age)
+  local found = {}
+  for _, batch in ipairs(call('ZRANGE', P .. ':staged', 0, PORTION - 1)) do
+    local staged, witness = string.match(call('HGET', P .. ':witness', batch), '(%S+) (.*)')
+    local since = now - tonumber(staged)
+    if since < tonumber(age) then break end
+    table.insert(found, { batch, witness, text(since), call('LLEN', P .. ':batch:' .. batch) / FIELDS })
+  end
+  return found
+end
+
+function operation.length()
+  return call('LLEN', P) - tonumber(call('GET', P .. ':ghosts:number') or '0')
+    + call('HLEN', P .. ':parked')
+end
+
+function operation.counts()
+  return { operation.length(), call('ZCARD', P .. ':scheduled'), call('ZCARD', P .. ':running'),
+           call('ZCARD', P .. ':finished:succeeded'), call('ZCARD', P .. ':finished:failed'),
+           call('ZCARD', P .. ':finished:cancelled') }
+end
+
+function operation.get(id)
+  id = known(id)
+  if not get(id, 'state') then return redis.error_reply(UNKNOWN .. id) end
+  return status_of(id)
+end
+
+function operation.tasks(state, user, first, size)
+  local from, to = tonumber(first), tonumber(first) + tonumber(size) - 1
+  local ids = {}
+  if user ~= '' then
+    local skipped = 0
+    for _, id in ipairs(call('ZRANGE', P .. ':user:' .. user, 0, -1)) do
+      if state == '' or get(id, 'state') == state then
+        if skipped >= from and #ids <= to - from then table.insert(ids, id) end
+        skipped = skipped + 1
+      end
+    end
+  elseif state == 'queued' then
+    for _, id in ipairs(call('HVALS', P .. ':parked')) do table.insert(ids, id) end
+    local seen = {}
+    local offset = -1
+    while #ids <= to do
+      local page = call('LRANGE', P, offset - PORTION + 1, offset)
+      for i = #page, 1, -1 do
+        local id = page[i]
+        seen[id] = (seen[id] or 0) + 1
+        if seen[id] > tonumber(call('HGET', P .. ':ghosts', id) or '0') then table.insert(ids, id) end
+      end
+      if #page < PORTION then break end
+      offset = offset - PORTION
+    end
+    local part = {}
+    for i = from + 1, math.min(to + 1, #ids) do table.insert(part, ids[i]) end
+    ids = part
+  else
+    local line = P .. ':all'
+    if state == 'scheduled' or state == 'running' then line = P .. ':' .. state end
+    if FINISHED[state] then line = P .. ':finished:' .. state end
+    ids = call('ZRANGE', line, from, to)
+    if state == 'scheduled' then
+      for i, place in ipairs(ids) do ids[i] = string.sub(place, 18) end
+    end
+  end
+  local found = {}
+  for _, id in ipairs(ids) do table.insert(found, status_of(id)) end
+  return found
+end
+
+function operation.cancel(id)
+  id = known(id)
+  local state = get(id, 'state')
+  if not state then return redis.error_reply(UNKNOWN .. id) end
+  if FINISHED[state] then return { state, 0 } end
+  if state == 'running' then
+    set(id, 'cancel', '1')
+    return { state, 1 }
+  end
+  withdraw(id)
+  conclude(id, 'cancelled', 'cancelled')
+  return { 'cancelled', 1 }
+end
+
+function operation.retry(id)
+  id = known(id)
+  local state = get(id, 'state')
+  if not state then return redis.error_reply(UNKNOWN .. id) end
+  if state ~= 'failed' and state ~= 'cancelled' then return { state, 0, '' } end
+  local replaced = newer(id)
+  if replaced then return { state, 0, replaced } end
+  call('ZREM', P .. ':finished:' .. state, id)
+  call('ZREM', P .. ':expiry', id)
+  unset(id, 'counted', 'lost', 'cancel')
+  queue(id)
+  wake(1)
+  return { 'queued', 1, '' }
+end
+
+function operation.remove(id)
+  id = known(id)
+  local state = get(id, 'state')
+  if not state then return redis.error_reply(UNKNOWN .. id) end
+  if not FINISHED[state] then return { state, 0 } end
+  forget(id)
+  return { state, 1 }
+end
+
+function operation.clear()
+  local number = 0
+  for _, id in ipairs(call('HVALS', P .. ':parked')) do
+    withdraw(id)
+    forget(id)
+    number = number + 1
+  end
+  for _, place in ipairs(call('ZRANGE', P .. ':scheduled', 0, PORTION - 1)) do
+    local id = string.sub(place, 18)
+    withdraw(id)
+    forget(id)
+    number = number + 1
+  end
+  for _ = 1, PORTION do
+    local id = call('RPOP', P)
+    if not id then break end
+    if not exorcise(id) and get(id, 'state') == 'queued' then
+      withdraw(id, true)
+      forget(id)
+      number = number + 1
+    end
+  end
+  return { number, call('LLEN', P) + call('ZCARD', P .. ':scheduled') }
+end
+
+function operation.purge(state)
+  local ids = call('ZRANGE', P .. ':finished:' .. state, 0, PORTION - 1)
+  for _, id in ipairs(ids) do forget(id) end
+  return #ids
+end
+
+function operation.resume()
+  call('DEL', P .. ':paused')
+  wake(call('LLEN', P))
+end
+
+return operation[ARGV[1]](unpack(ARGV, 3, math.min(#ARGV, 3 + PORTION)))

@@ -1,0 +1,441 @@
+"""The Redis storage: one queue for many processes and machines.
+
+Keys, where P is ``collective.taskqueue.<queue>``. Names of queues and consumers have no dot
+and no colon, so that no two keys can be the same:
+
+    P                     list    ids of queued tasks, the oldest at the right end
+    P.<consumer>          list    ids of the tasks that consumers of this name run
+    P:task:<id>           hash    the task: body, state, reason, changes, number, counted, lost,
+                                  token, done, consumer, process, started, key, mode, user,
+                                  keep, tid, place, turn, cancel, progress, last, aliases
+    P:history:<id>        list    its attempts, JSON
+    P:all                 zset    id → number, in the order they were queued
+    P:user:<user id>      zset    the same for one user
+    P:scheduled           zset    number:id → when it is due
+    P:leases              zset    id → when its lease expires
+    P:running             zset    id → number, in the order they were reserved
+    P:finished:<state>    zset    id → number, in the order they finished
+    P:expiry              zset    id → when the record is forgotten
+    P:batch:<batch>       list    a staged batch, seven strings for each task
+    P:staged              zset    batch → number, in the order they were staged
+    P:witness             hash    batch → when it was staged, and the reference of its witness
+    P:promoted:<batch>    string  the batch was promoted; expires
+    P:keys                hash    key → id of the newest waiting task
+    P:running-keys        hash    key → number of running tasks
+    P:parked              hash    key → id of a queued task that waits for its key
+    P:aliases             hash    id that was skipped for its key → id of the one that waits
+    P:ghosts              hash    id → entries in P that are to be skipped
+    P:ghosts:number       string  their sum
+    P:number              string  the last number that was given out
+    P:paused              string  exists while the queue is paused
+    P:wake                list    markers; an idle consumer blocks on it
+    P:wake:<process>      list    markers for the threads of one process; expires
+
+Times are seconds since the epoch by the clock of the server. All writes are made by the
+script redis.lua, one atomic call for each transition; a repeated call does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.storages import _process
+from collective.taskqueue.storages import _wire
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from contextlib import contextmanager
+from pathlib import Path
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from typing import Any
+from uuid import uuid4
+from zope.interface import implementer
+import json
+import logging
+import redis
+import redis.exceptions
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Longest time in seconds that an idle consumer blocks; a lost marker costs no more.
+BLOCK = 10.0
+
+#: Seconds that a promoted batch is remembered; a promote may be repeated that long.
+REMEMBER = 7200
+
+#: Oldest server that has all that the script needs.
+MINIMUM_VERSION = (6, 2)
+
+#: Threads of one process that a wake-up reaches.
+WAKE_MARKERS = 64
+
+
+@implementer(ITaskStorage)
+class RedisStorage:
+    """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
+
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
+        self.settings = settings
+        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        self._prefix = f"collective.taskqueue.{settings.queue}"
+        self._clock = clock
+        self._connect()
+
+    def _connect(self) -> None:
+        self._process = _process.identity()
+        self._client = _client(self.settings, self.settings.stage_timeout)
+        # Blocks longer than any other call may take.
+        self._blocking = _client(self.settings, BLOCK + self.settings.stage_timeout)
+        self._script = self._client.register_script(
+            Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
+        )
+        self._wakes = 0
+        self._adopted: set[str] = set()
+        self._local = threading.local()
+        options = {
+            "remember": REMEMBER,
+            "keep_succeeded": self.settings.keep_succeeded,
+            "keep_failed": self.settings.keep_failed,
+            "max_finished": self.settings.max_finished,
+            "max_deliveries": self.settings.max_deliveries,
+        }
+        self._options = options
+        self._encoded = {again: json.dumps({**options, "again": again}) for again in (False, True)}
+
+    def _call(self, operation: str, *args: Any, again: bool = False) -> Any:
+        with _translated():
+            try:
+                return self._call_once(operation, again, *args)
+            except redis.exceptions.ConnectionError:
+                # Closed since it was used last, or just now: then nobody knows whether the
+                # call was carried out. After a timeout there is no time left to ask again.
+                return self._call_once(operation, True, *args)
+
+    def _call_once(self, operation: str, again: bool, *args: Any) -> Any:
+        encoded = self._encoded[again]
+        if self._clock is not None:
+            encoded = json.dumps({**self._options, "again": again, "now": self._clock()})
+        return self._script(keys=[self._prefix], args=[operation, encoded, *args])
+
+    # in
+
+    def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        self._call("stage", batch_id, witness or "", *_wire.fields(tasks))
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        commit = tid.hex() if tid else ""
+        promoted, news = self._call("promote", batch_id, commit)
+        if promoted < 0 and tasks:
+            logger.warning("batch %s: lost by the server, %d tasks queued", batch_id, len(tasks))
+            promoted, news = self._call("promote", batch_id, commit, *_wire.fields(tasks))
+        self._tell(news)
+
+    def discard(self, batch_id: str) -> None:
+        self._call("discard", batch_id)
+
+    def condemn(self, batch_id: str, reason: str) -> None:
+        self._tell(self._call("condemn", batch_id, reason))
+
+    # out
+
+    def reserve(
+        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        # Without a limit it returns now and then all the same: a consumer has other things
+        # to do as well.
+        deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
+        self._adopt(consumer)
+        wakes = self._wakes
+        while True:
+            soonest, leases = self._take(consumer, limit, lease)
+            rest = deadline - time.monotonic()
+            if leases or wakes != self._wakes or rest <= 0:
+                return leases
+            self._wait(min(rest, soonest, BLOCK))
+
+    def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
+        # If the reply is lost the tasks are reserved all the same: asked for again under
+        # the same nonce, they are not lost until their leases expire.
+        again = hasattr(self._local, "nonce")
+        if not again:
+            self._local.nonce = uuid4().hex
+        nonce = self._local.nonce
+        found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
+        del self._local.nonce
+        soonest, news, reserved = found
+        self._tell(news)
+        leases = [self._lease(consumer, *record) for record in reserved]
+        return float(soonest or "inf"), [lease for lease in leases if lease is not None]
+
+    def _lease(
+        self,
+        consumer: str,
+        task_id: bytes,
+        body: bytes,
+        token: bytes,
+        number: bytes,
+        counted: bytes,
+        expires: bytes,
+        tid: bytes,
+    ) -> Lease | None:
+        try:
+            task = _wire.decode(body)
+        except TaskDecodeError as exc:
+            self._condemn(task_id.decode(), token.decode(), consumer, int(number), exc)
+            return None
+        return Lease(
+            task,
+            token.decode(),
+            consumer,
+            int(number),
+            int(counted),
+            float(expires),
+            bytes.fromhex(tid.decode()) or None,
+        )
+
+    def _condemn(
+        self, task_id: str, token: str, consumer: str, number: int, exc: TaskDecodeError
+    ) -> None:
+        reason = f"cannot be decoded: {exc}"
+        attempt = _wire.lost_attempt(number, consumer, reason)
+        self._call("finish", task_id, token, FAILED, reason, "", attempt, b"", "1")
+        logger.error("task %s: %s, failed", task_id, reason)
+        self.notify(FAILED, task_id)
+
+    def _wait(self, seconds: float) -> None:
+        markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
+        with _translated():
+            self._blocking.brpop(markers, timeout=max(seconds, 0.001))
+
+    def _adopt(self, consumer: str) -> None:
+        """Recover what this consumer ran in processes of this machine that are dead."""
+        if consumer in self._adopted:
+            return
+        found = {name.decode() for name in self._call("processes", consumer)}
+        dead = [name for name in found if _process.is_dead(name)]
+        if dead:
+            self._tell(self._call("adopt", consumer, *dead))
+        self._adopted.add(consumer)
+
+    def wake(self) -> None:
+        self._wakes += 1
+        marker = f"{self._prefix}:wake:{self._process}"
+        try:
+            with _translated(), self._client.pipeline() as pipeline:
+                pipeline.lpush(marker, *["1"] * WAKE_MARKERS)
+                pipeline.expire(marker, 60)
+                pipeline.execute()
+        except StorageUnavailable as exc:
+            logger.info("queue %s: nobody woken (%s)", self.settings.queue, exc)
+
+    def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
+        return bool(self._call("renew", lease.task.id, lease.token, seconds))
+
+    def finish(self, lease: Lease, transition: Transition) -> State | None:
+        again = getattr(self._local, "unfinished", None) == lease.token
+        self._local.unfinished = lease.token
+        state, news = self._call(
+            "finish",
+            lease.task.id,
+            lease.token,
+            transition.state,
+            transition.reason,
+            "" if transition.due is None else transition.due,
+            _wire.pack_attempt(transition.attempt),
+            _wire.pack_response(transition),
+            "1" if transition.counts else "0",
+            again=again,
+        )
+        self._local.unfinished = None
+        self._tell(news)
+        return state.decode() or None
+
+    def report(self, lease: Lease, progress: Progress | None = None) -> bool:
+        packed = "" if progress is None else _wire.pack_progress(progress)
+        return bool(self._call("report", lease.task.id, lease.token, packed))
+
+    def recover(self) -> list[str]:
+        news = self._call("recover")
+        self._tell(news)
+        # The oldest was recovered last, to be at the very front.
+        return [task_id.decode() for kind, task_id, _ in reversed(news) if kind == b"recovered"]
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        return [
+            StagedBatch(batch.decode(), witness.decode() or None, float(since), int(size))
+            for batch, witness, since, size in self._call("in_doubt", age)
+        ]
+
+    # introspection
+
+    def __len__(self) -> int:
+        return int(self._call("length"))
+
+    def counts(self) -> dict[State, int]:
+        return dict(zip(STATES, (int(number) for number in self._call("counts")), strict=True))
+
+    def get(self, task_id: str) -> TaskStatus:
+        return _wire.status(*self._call("get", task_id))
+
+    def tasks(
+        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        found = self._call("tasks", state or "", user or "", start, size)
+        return [_wire.status(*record) for record in found]
+
+    # transitions from outside
+
+    def cancel(self, task_id: str) -> State:
+        state, done = self._call("cancel", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} has {state.decode()}, not cancelled")
+        return state.decode()
+
+    def retry(self, task_id: str) -> None:
+        state, done, newer = self._call("retry", task_id)
+        if newer:
+            raise ForbiddenTransition(f"task {task_id}: {newer.decode()} of its key already waits")
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not queued again")
+
+    def remove(self, task_id: str) -> None:
+        state, done = self._call("remove", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not removed")
+
+    def clear(self) -> int:
+        # In portions, so that the server answers others in between; not more than there
+        # were, so that it ends even if tasks are added faster.
+        limit = len(self) + self.counts()["scheduled"]
+        number = 0
+        while True:
+            cleared, rest = self._call("clear")
+            number += cleared
+            if not rest or number >= limit:
+                return number
+
+    def purge(self, state: State) -> int:
+        if state not in FINISHED:
+            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
+        number = 0
+        while purged := self._call("purge", state):
+            number += purged
+        return number
+
+    def pause(self) -> None:
+        with _translated():
+            self._client.set(f"{self._prefix}:paused", "1")
+
+    def resume(self) -> None:
+        self._call("resume")
+
+    def paused(self) -> bool:
+        with _translated():
+            return bool(self._client.exists(f"{self._prefix}:paused"))
+
+    # the process
+
+    def check(self) -> None:
+        with _translated():
+            server = self._client.info("server")
+            policy = self._client.info("memory").get("maxmemory_policy", "")
+        version = str(server.get("valkey_version") or server.get("redis_version", "0"))
+        if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
+            logger.error(
+                "queue %s: server version %s is older than %d.%d, it will not work",
+                self.settings.queue,
+                version,
+                *MINIMUM_VERSION,
+            )
+        if policy.startswith("allkeys"):
+            logger.error(
+                "queue %s: the server may evict tasks (maxmemory-policy %s); use noeviction",
+                self.settings.queue,
+                policy,
+            )
+
+    def after_fork(self) -> None:
+        # The sockets are the parent's.
+        self._connect()
+
+    def close(self) -> None:
+        self._client.close()
+        self._blocking.close()
+
+    def _tell(self, news: Sequence[Sequence[bytes]]) -> None:
+        for kind, task_id, detail in ([part.decode() for part in item] for item in news):
+            _LOG[kind](task_id, detail)
+            if kind in FINISHED:
+                self.notify(kind, task_id)
+
+
+_LOG: dict[str, Callable[[str, str], None]] = {
+    "skipped": lambda task_id, detail: logger.info(
+        "task %s: its key already waits as %s, skipped", task_id, detail
+    ),
+    "cancelled": lambda task_id, detail: logger.info("task %s: %s, cancelled", task_id, detail),
+    "failed": lambda task_id, detail: logger.error("task %s: %s, failed", task_id, detail),
+    "recovered": lambda task_id, detail: logger.warning(
+        "task %s: lease of consumer %s ended, back to the front", task_id, detail
+    ),
+}
+
+
+def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": settings.stage_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        # What may be repeated, and how often, is for the caller to decide.
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "collective.taskqueue",
+    }
+    if settings.url:
+        return redis.Redis.from_url(settings.url, **options)
+    if settings.unix_socket_path:
+        options.pop("socket_keepalive")
+        options["unix_socket_path"] = settings.unix_socket_path
+    else:
+        options |= {"host": settings.host, "port": settings.port}
+    return redis.Redis(db=int(settings.db), password=settings.password or None, **options)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except redis.exceptions.ResponseError as exc:
+        kind, _, detail = str(exc).partition(" ")
+        if kind == "UNKNOWN":
+            raise UnknownTask(f"no task {detail} in this queue") from None
+        if kind in _TEMPORARY:
+            raise StorageUnavailable(str(exc)) from exc
+        raise
+    except (redis.exceptions.RedisError, OSError) as exc:
+        raise StorageUnavailable(f"{type(exc).__name__}: {exc}") from exc
+
+
+#: Replies of a server that is there but cannot do what is asked of it right now.
+_TEMPORARY = frozenset(
+    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM"}
+    | {"READONLY", "WRONGPASS", "TRYAGAIN", "UNBLOCKED"}
+)

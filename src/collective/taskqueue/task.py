@@ -1,0 +1,361 @@
+"""The task, its options and its status: frozen, pure data, with a wire form.
+
+Nothing here knows Zope, a storage or a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collective.taskqueue.errors import TaskDecodeError
+from dataclasses import asdict
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import fields
+from typing import Any
+from typing import get_args
+from typing import Literal
+
+
+#: Version of the wire form; a reader refuses what it does not know.
+FORMAT = 1
+
+#: Seconds a finished record is kept unless the queue or the task says otherwise.
+KEEP_SUCCEEDED = 3600.0
+KEEP_FAILED = 7 * 86400.0
+
+State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
+
+QUEUED: State = "queued"
+SCHEDULED: State = "scheduled"
+RUNNING: State = "running"
+SUCCEEDED: State = "succeeded"
+FAILED: State = "failed"
+CANCELLED: State = "cancelled"
+STATES: tuple[State, ...] = get_args(State)
+FINISHED: tuple[State, ...] = (SUCCEEDED, FAILED, CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who queued a task: a user id means nothing without its user folder."""
+
+    #: Physical path of the user folder, such as ``/Plone/acl_users``.
+    folder: str
+    #: The user id in that folder.
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a task was queued: what it takes to build the same public urls."""
+
+    #: Scheme, host and port, such as ``https://www.example.org``.
+    server_url: str
+    #: Path in front of the virtual root as the public sees it, such as ``/cms``.
+    script: str = ""
+    #: Physical path of the virtual root, such as ``/Plone``; None without one.
+    root: str | None = None
+    #: The language cookie of the queuing request, if it had one.
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One request to be made later; complete, so that any process can make it."""
+
+    #: ``str(uuid.uuid4())``, known before the commit.
+    id: str
+    #: Name of the queue the task belongs to.
+    queue: str
+    #: Physical path from the Zope root, or an absolute url; with the query string.
+    url: str
+    method: str = "GET"
+    #: Header names and values; names are unique without regard to case.
+    headers: tuple[tuple[str, str], ...] = ()
+    payload: bytes = b""
+    #: Who it runs as; None runs as whoever the headers authenticate.
+    user: Identity | None = None
+    #: Where it was queued; None for a task queued without a request.
+    origin: Origin | None = None
+    #: Seconds since the epoch, UTC.
+    created: float = 0.0
+    #: Not before this moment, seconds since the epoch; None is at once.
+    due: float | None = None
+    #: Seconds one attempt may take; None is without limit.
+    timeout: float | None = None
+    #: Dispatches before the task is given up.
+    max_attempts: int = 1
+    #: ``exponential`` or ``linear``.
+    backoff: str = "exponential"
+    #: Seconds before the second attempt, and the longest pause between two.
+    min_backoff: float = 2.0
+    max_backoff: float = 7200.0
+    #: Seconds after `created` from which on no further attempt is made.
+    max_age: float | None = None
+    #: Tasks of one key in one queue are the same work.
+    key: str | None = None
+    #: What to do if a task of that key waits: ``skip``, ``replace``, ``after_running``.
+    on_conflict: str = "skip"
+    #: A label for people.
+    description: str = ""
+    #: Seconds the record is kept once finished; None is the queue's default.
+    keep: float | None = None
+
+    @property
+    def is_hook(self) -> bool:
+        """Whether this is a web hook: its url is absolute."""
+        return self.url.startswith(("http://", "https://"))
+
+    def encode(self) -> dict[str, Any]:
+        """Return the wire form: a mapping of str, bytes, numbers, lists and None."""
+        record = asdict(self)
+        record["headers"] = [list(pair) for pair in self.headers]
+        return {"format": FORMAT, **record}
+
+    @classmethod
+    def decode(cls, record: object) -> Task:
+        """Return the task of a wire form that came from outside this process.
+
+        Raises `TaskDecodeError` for anything that `encode` cannot have written.
+        """
+        if not isinstance(record, Mapping) or record.get("format") != FORMAT:
+            raise TaskDecodeError(f"not a task record of format {FORMAT}")
+        values = {k: v for k, v in record.items() if k != "format"}
+        unknown = values.keys() - _TYPES.keys()
+        if unknown or not values.keys() >= _REQUIRED:
+            raise TaskDecodeError("unknown or missing fields in a task record")
+        for name, value in values.items():
+            if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
+                raise TaskDecodeError(f"field {name!r} of a task record is no {_TYPES[name]}")
+        try:
+            values["headers"] = tuple(_header(pair) for pair in values.get("headers", ()))
+            for name, kind in (("user", Identity), ("origin", Origin)):
+                if values.get(name) is not None:
+                    values[name] = _part(kind, values[name])
+            return cls(**values)
+        except (TypeError, ValueError) as exc:
+            raise TaskDecodeError(f"malformed task record: {exc}") from exc
+
+
+def _header(pair: object) -> tuple[str, str]:
+    if not isinstance(pair, (list, tuple)) or not all(isinstance(text, str) for text in pair):
+        raise TypeError(f"{pair!r} is no pair of texts")
+    name, value = pair
+    return name, value
+
+
+def _part(kind: type[Any], record: Mapping[str, Any]) -> Any:
+    part = kind(**record)
+    for item in fields(kind):
+        value = getattr(part, item.name)
+        # What may be absent is None by default.
+        if not isinstance(value, str) and (value is not None or item.default is not None):
+            raise TypeError(f"{item.name} is no text: {value!r}")
+    return part
+
+
+_NUMBER = (int, float)
+_OPTIONAL_NUMBER = (int, float, type(None))
+_TYPES: dict[str, Any] = {
+    "headers": (list, tuple),
+    "payload": bytes,
+    "user": (Mapping, type(None)),
+    "origin": (Mapping, type(None)),
+    "created": _NUMBER,
+    "due": _OPTIONAL_NUMBER,
+    "timeout": _OPTIONAL_NUMBER,
+    "max_attempts": int,
+    "min_backoff": _NUMBER,
+    "max_backoff": _NUMBER,
+    "max_age": _OPTIONAL_NUMBER,
+    "key": (str, type(None)),
+    "keep": _OPTIONAL_NUMBER,
+}
+_TYPES |= {f.name: str for f in fields(Task) if f.name not in _TYPES}
+_REQUIRED = {"id", "queue", "url"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one dispatch led to, before policy decides what follows from it."""
+
+    #: HTTP status of the response; None if there was none.
+    status: int | None
+    #: One sentence saying what went wrong; empty if nothing did.
+    reason: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    #: The response body, capped.
+    body: bytes = b""
+    truncated: bool = False
+    #: Traceback of a failure, capped.
+    error: str = ""
+    #: Seconds the other side asked to wait (`Retry-After`, `RetryLater`).
+    retry_after: float | None = None
+    #: ``retry`` or ``discard`` if the task itself decided, ``postpone`` if it could not even
+    #: start; policy decides otherwise.
+    verdict: Literal["", "retry", "discard", "postpone"] = ""
+    #: Seconds since the epoch, and seconds it took.
+    started: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether this is a success: any 2xx, and no exception."""
+        return self.status is not None and 200 <= self.status < 300 and not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One line of a task's history."""
+
+    #: The first attempt is 1.
+    number: int
+    consumer: str
+    started: float
+    seconds: float
+    status: int | None
+    #: Why it did not succeed; empty if it did.
+    reason: str = ""
+    #: Traceback, capped.
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What policy decided after an attempt; the storage carries it out."""
+
+    #: succeeded, failed or scheduled.
+    state: State
+    #: The history line of the attempt that ended.
+    attempt: AttemptRecord
+    #: One sentence: why this state.
+    reason: str = ""
+    #: When the next attempt is due; for scheduled only.
+    due: float | None = None
+    #: Whether the attempt counts against `max_attempts`.
+    counts: bool = True
+    #: The response of the attempt.
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A consumer's time-limited right to finish one attempt of one task."""
+
+    task: Task
+    #: The fence: only its holder may renew, report and finish.
+    token: str
+    consumer: str
+    #: Number of this attempt; the first is 1.
+    attempt: int
+    #: Attempts that already counted against `max_attempts`.
+    counted: int
+    #: Seconds since the epoch at which the right ends unless renewed.
+    expires: float
+    #: The transaction that queued the task, if known: the task must see it.
+    tid: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBatch:
+    """A batch whose transaction has not ended, or died on the way."""
+
+    id: str
+    #: How to find the witness in the database; None if nothing was written there.
+    witness: str | None
+    #: Seconds since it was staged.
+    age: float
+    #: Number of its tasks.
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running task says it has come."""
+
+    done: float
+    total: float | None
+    message: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The last response of a finished task."""
+
+    #: HTTP status; None if there was no response.
+    status: int | None
+    headers: tuple[tuple[str, str], ...]
+    #: The body, capped; `truncated` if there was more.
+    body: bytes
+    truncated: bool
+    #: Seconds since the epoch.
+    started: float
+    finished: float
+    #: Seconds the last attempt took.
+    elapsed: float
+    #: How many attempts were made.
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStatus:
+    """All that is known about a task at one moment."""
+
+    task: Task
+    state: State
+    #: One sentence: why it is in this state; empty if there is nothing to say.
+    reason: str = ""
+    #: Seconds since the epoch of each change of state, oldest first.
+    changes: tuple[tuple[State, float], ...] = ()
+    #: When the next attempt is due; for scheduled tasks.
+    due: float | None = None
+    #: The consumer that runs or last ran it.
+    consumer: str | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    progress: Progress | None = None
+    #: Somebody asked for cancellation while it ran.
+    cancel_requested: bool = False
+    #: The last response.
+    status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+    truncated: bool = False
+
+    @property
+    def id(self) -> str:
+        """The id of the task."""
+        return self.task.id
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is final."""
+        return self.state in FINISHED
+
+    def time_of(self, state: State) -> float | None:
+        """Return when the task last entered `state`, or None if it never did."""
+        return next((when for name, when in reversed(self.changes) if name == state), None)
+
+    @property
+    def result(self) -> Result | None:
+        """The last response; None unless the task has finished after an attempt."""
+        if not self.finished or not self.attempts:
+            return None
+        last = self.attempts[-1]
+        return Result(
+            status=self.status,
+            headers=self.headers,
+            body=self.body,
+            truncated=self.truncated,
+            started=last.started,
+            finished=self.changes[-1][1],
+            elapsed=last.seconds,
+            attempts=last.number,
+        )
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds the last attempt took; None before the first one ended."""
+        return self.attempts[-1].seconds if self.attempts else None

@@ -1,0 +1,193 @@
+"""The public API: `from collective.taskqueue import taskqueue; taskqueue.add('/Plone/view')`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collective.taskqueue.capture import CURRENT
+from collective.taskqueue.errors import Cancelled
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import UnknownQueue
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.publisher import current_attempt
+from collective.taskqueue.task import Result
+from collective.taskqueue.task import State
+from collective.taskqueue.task import TaskStatus
+from typing import Any
+from zope.component import getUtilitiesFor
+from zope.component import queryUtility
+
+
+def add(
+    url: str,
+    method: str | None = None,
+    params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    headers: Mapping[str, Any] | None = None,
+    payload: bytes | str | None = CURRENT,
+    queue: str | None = None,
+    **options: Any,
+) -> str:
+    """Queue a request that is made after, and only if, the current transaction commits.
+
+    :param url: physical path from the Zope root, such as ``/Plone/news/@@publish``; it may
+        carry a query string. An absolute one, http or https, calls a web hook: nothing
+        of the current request is sent to it.
+    :param method: GET (the default, POST for a web hook), POST, PUT, PATCH, DELETE or HEAD.
+    :param params: appended to the query string; a list gives a parameter several times.
+        They are the form that a web hook posts if it has no payload.
+    :param headers: added to the headers copied from the current request; they win.
+    :param payload: the body, None for none; by default the body of the current request.
+    :param queue: name of the queue; by default the alphabetically first one.
+    :param options: see `collective.taskqueue.options.OPTIONS`.
+    :returns: the id of the task, which arrives in the request as ``X-Task-Id``.
+    :raises UnknownQueue: no such queue, or none at all.
+    :raises ValueError: anything is wrong with the arguments. In both cases nothing has
+        joined the transaction.
+    """
+    return _queue(queue).add(url, method, params, headers, payload, **options)
+
+
+def status(task_id: str, queue: str | None = None) -> TaskStatus:
+    """Return all that is known about a task.
+
+    Looks in one queue or, by default, in all. Raises `UnknownTask` if the task was never
+    queued, was removed, or is no longer kept.
+    """
+    return _find(task_id, queue).status(task_id)
+
+
+def result(task_id: str, queue: str | None = None) -> Result | None:
+    """Return the response of a finished task; None while there is none.
+
+    Raises `UnknownTask`.
+    """
+    return status(task_id, queue).result
+
+
+def cancel(task_id: str, queue: str | None = None) -> State:
+    """Cancel a waiting task, or ask a running one to stop; return its state now.
+
+    A running task finds out by `cancelled` or `checkpoint`. Raises `UnknownTask`, and
+    `ForbiddenTransition` for a finished task.
+    """
+    return _find(task_id, queue).cancel(task_id)
+
+
+def retry(task_id: str, queue: str | None = None) -> None:
+    """Queue a failed or cancelled task again; its history stays.
+
+    Raises `UnknownTask`, and `ForbiddenTransition` for a task in any other state.
+    """
+    _find(task_id, queue).retry(task_id)
+
+
+def remove(task_id: str, queue: str | None = None) -> None:
+    """Forget a finished task.
+
+    Raises `UnknownTask`, and `ForbiddenTransition` for a task that has not finished.
+    """
+    _find(task_id, queue).remove(task_id)
+
+
+def tasks(
+    queue: str | None = None,
+    state: State | None = None,
+    user: str | None = None,
+    start: int = 0,
+    size: int = 50,
+) -> list[TaskStatus]:
+    """Return one page of the tasks of a queue, of one state or user id if given.
+
+    Raises `UnknownQueue`.
+    """
+    return _queue(queue).tasks(state, user, start, size)
+
+
+def counts(queue: str | None = None) -> dict[State, int]:
+    """Return the number of tasks of a queue in each state. Raises `UnknownQueue`."""
+    return _queue(queue).counts()
+
+
+def pause(queue: str | None = None) -> None:
+    """Run no task of a queue until `resume`; those that run end as usual.
+
+    Raises `UnknownQueue`.
+    """
+    _queue(queue).pause()
+
+
+def resume(queue: str | None = None) -> None:
+    """Run the tasks of a queue again. Raises `UnknownQueue`."""
+    _queue(queue).resume()
+
+
+def purge(queue: str | None = None, state: State = "succeeded") -> int:
+    """Forget all tasks of a queue in one final state; return how many.
+
+    Raises `UnknownQueue`, and `ForbiddenTransition` for a state that is not final.
+    """
+    return _queue(queue).purge(state)
+
+
+def reset(queue: str | None = None) -> int:
+    """Forget all waiting and scheduled tasks of one queue, at once; return how many.
+
+    Running tasks end as usual. Raises `UnknownQueue`.
+    """
+    return _queue(queue).reset()
+
+
+def progress(done: float, total: float | None = None, message: str = "") -> None:
+    """Tell how far the running task has come; visible at once, before it commits.
+
+    Called by a view as often as it likes; stored twice a second at most. Does nothing
+    outside of a task, so that a view can be used both ways.
+    """
+    attempt = current_attempt()
+    if attempt is not None:
+        attempt.report(done, total, message)
+
+
+def cancelled() -> bool:
+    """Return whether somebody asked for the running task to be cancelled."""
+    attempt = current_attempt()
+    return attempt is not None and attempt.cancelled()
+
+
+def checkpoint() -> None:
+    """Raise `Cancelled` if somebody asked for the running task to be cancelled."""
+    if cancelled():
+        raise Cancelled("cancelled while running")
+
+
+def _queue(name: str | None) -> Any:
+    if name is not None:
+        found = queryUtility(ITaskQueue, name=name)
+        if found is not None:
+            return found
+    queues = dict(getUtilitiesFor(ITaskQueue))
+    if name is None and queues:
+        return queues[min(queues)]
+    known = ", ".join(sorted(queues)) or "none; is there a <taskqueue> section in zope.conf?"
+    which = "at all" if name is None else repr(name)
+    raise UnknownQueue(f"there is no task queue {which} (known: {known})")
+
+
+def _find(task_id: str, name: str | None) -> Any:
+    candidates = dict(getUtilitiesFor(ITaskQueue)) if name is None else {name: _queue(name)}
+    away: StorageUnavailable | None = None
+    for candidate in candidates.values():
+        try:
+            candidate.status(task_id)
+        except UnknownTask:
+            continue
+        except StorageUnavailable as exc:
+            # The task may be in another queue.
+            away = exc
+            continue
+        return candidate
+    if away is not None:
+        raise away
+    where = "any queue" if name is None else f"queue {name}"
+    raise UnknownTask(f"no task {task_id} in {where}")

@@ -1,0 +1,298 @@
+"""One task as one HTTP call to somebody else's server."""
+
+from __future__ import annotations
+
+from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.guard import Guard
+from collective.taskqueue.guard import Refused
+from collective.taskqueue.response import MAX_BODY
+from collective.taskqueue.response import recorded
+from collective.taskqueue.response import retry_after
+from collective.taskqueue.signing import sign
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urljoin
+from urllib3.connection import HTTPConnection
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.connectionpool import HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+from urllib3.poolmanager import PoolManager
+from urllib3.response import BaseHTTPResponse
+from urllib3.util import Timeout
+import logging
+import socket
+import ssl
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+access = logging.getLogger("collective.taskqueue.access")
+
+USER_AGENT = "collective.taskqueue"
+
+#: Redirects that are followed; the next one fails the task.
+MAX_HOPS = 5
+
+#: Headers that are given to another origin after a redirect; all others may be secrets.
+PUBLIC_HEADERS = frozenset({"content-type", "content-encoding", "user-agent"})
+
+#: Seconds that the DELETE of a cancelled call may take.
+DELETE_TIMEOUT = 10.0
+
+#: Connections kept open to one host: no more than there are threads, and seldom as many.
+POOL_SIZE = 100
+
+#: Bytes read at once.
+READ_SIZE = 8192
+
+
+class WebHooks:
+    """Calls the web hooks of one queue; connections are reused between tasks."""
+
+    def __init__(self, settings: QueueSettings) -> None:
+        self._secrets = settings.secret.split()
+        self._guard = Guard(settings.allow_hosts.split())
+        self._pools = PoolManager(
+            num_pools=50,
+            maxsize=POOL_SIZE,
+            retries=False,
+            # One for all connections: each of its own would read all authorities again.
+            ssl_context=ssl.create_default_context(),
+        )
+        guard = {"guard": self._guard}
+        http = type("_HTTP", (_Guarded, HTTPConnection), guard)
+        https = type("_HTTPS", (_Guarded, HTTPSConnection), guard)
+        self._pools.pool_classes_by_scheme = {
+            "http": type("_HTTPPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
+            "https": type("_HTTPSPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
+        }
+
+    def call(self, attempt: Attempt) -> Outcome:
+        """Make the call and return its outcome; called by the consumer.
+
+        Raises nothing. The whole call, redirects and body included, is over when the
+        timeout of the task is, or when it is cancelled.
+        """
+        started = time.time()
+        clock = time.perf_counter()
+        outcome = self._outcome(attempt, started)
+        seconds = time.perf_counter() - clock
+        task = attempt.task
+        access.info(
+            'task %s: "%s %s" %s %.3f s, attempt %d, user %s',
+            task.id,
+            task.method,
+            task.url,
+            outcome.status,
+            seconds,
+            attempt.number,
+            task.user.id if task.user else "-",
+        )
+        return replace(outcome, started=started, seconds=seconds)
+
+    def _outcome(self, attempt: Attempt, started: float) -> Outcome:
+        line = _Line(attempt.task.timeout)
+        try:
+            with attempt.cut_by(line.cut):
+                return _read(self._follow(attempt, line), line, started)
+        except Refused as exc:
+            return Outcome(None, f"refused: {exc}", verdict="discard")
+        except Exception as exc:
+            # Also what garbage from the other side makes of the library.
+            if line.was_cut and attempt.cancelled():
+                self._revoke(attempt.task)
+                return Outcome(None, "cancelled while running", verdict="discard")
+            if line.was_cut or line.late():
+                return Outcome(None, f"timeout: it took more than {attempt.task.timeout:g} s")
+            return Outcome(None, _reason(exc))
+        finally:
+            line.hang_up()
+
+    def _follow(self, attempt: Attempt, line: _Line) -> BaseHTTPResponse:
+        task = attempt.task
+        url, method, body = task.url, task.method, task.payload
+        headers = self._headers(attempt)
+        for _ in range(MAX_HOPS + 1):
+            response = self._request(method, url, body, headers, line)
+            location = response.headers.get("Location")
+            if response.status not in (301, 302, 303, 307, 308) or not location:
+                return response
+            line.hang_up()
+            target = urljoin(url, location)
+            if self._guard.check_url(target) != self._guard.check_url(url):
+                headers = {k: v for k, v in headers.items() if k.lower() in PUBLIC_HEADERS}
+            if response.status == 303:
+                method, body = "GET", b""
+                headers = {k: v for k, v in headers.items() if k.lower() != "content-type"}
+            url = target
+        raise Refused(f"more than {MAX_HOPS} redirects")
+
+    def _request(
+        self, method: str, url: str, body: bytes, headers: dict[str, str], line: _Line
+    ) -> BaseHTTPResponse:
+        scheme, host, port = self._guard.check_url(url)
+        rest = line.rest()
+        pool = self._pools.connection_from_host(host, port, scheme)
+        target = url.split("://", 1)[1].partition("#")[0]
+        slash = min((i for i in (target.find("/"), target.find("?")) if i >= 0), default=-1)
+        path = target[slash:] if slash >= 0 else "/"
+        _calling.line = line
+        try:
+            line.response = pool.urlopen(
+                method,
+                path if path.startswith("/") else f"/{path}",
+                body=body or None,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                timeout=Timeout(connect=rest, read=rest),
+                preload_content=False,
+                decode_content=False,
+            )
+        finally:
+            del _calling.line
+        return line.response
+
+    def _headers(self, attempt: Attempt) -> dict[str, str]:
+        task = attempt.task
+        # Sent as UTF-8; the library takes text for Latin-1.
+        own = {name: value.encode().decode("latin-1") for name, value in task.headers}
+        headers = {"User-Agent": USER_AGENT, **own}
+        headers |= {
+            "X-Task-Id": task.id,
+            "X-Task-Attempt": str(attempt.number),
+            "X-Task-Max-Attempts": str(task.max_attempts),
+        }
+        if self._secrets:
+            headers |= sign(self._secrets, task.id, int(time.time()), task.payload)
+        return headers
+
+    def _revoke(self, task: Task) -> None:
+        """Tell the other side that the call was cancelled: a DELETE of the same url."""
+        headers = {"User-Agent": USER_AGENT, "X-Task-Id": task.id}
+        if self._secrets:
+            headers |= sign(self._secrets, task.id, int(time.time()), b"")
+        line = _Line(DELETE_TIMEOUT)
+        try:
+            response = self._request("DELETE", task.url, b"", headers, line)
+            logger.info("task %s: cancelled, DELETE answered %s", task.id, response.status)
+        except Exception as exc:
+            logger.warning("task %s: cancelled, but DELETE failed (%s)", task.id, _reason(exc))
+        finally:
+            line.hang_up()
+
+
+class _Line:
+    """The connection of one call: its time limit, and a way to cut it from outside."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self.connection: Any = None
+        self.response: BaseHTTPResponse | None = None
+        self.was_cut = False
+
+    def rest(self) -> float | None:
+        """Seconds that are left; raises `TimeoutError` if none are, or the line was cut."""
+        if self.was_cut or self.late():
+            raise TimeoutError
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def cut(self) -> None:
+        """End the call now; called by the watchdog in its own thread."""
+        self.was_cut = True
+        sock = getattr(self.connection, "wire", None)
+        if sock is not None:
+            try:
+                # Beneath TLS: its own shutdown would pull the rug from under the reader.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError as exc:
+                logger.debug("a connection was closed before it could be cut (%s)", exc)
+
+    def hang_up(self) -> None:
+        """Close the connection, unless its response was read to the end."""
+        response, self.response = self.response, None
+        if response is not None:
+            response.close()
+            response.release_conn()
+
+
+class _Guarded:
+    """A connection to an address that the guard has checked, and to no other."""
+
+    guard: Guard
+    #: The socket, also when the response has taken it over.
+    wire: socket.socket | None = None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self.wire = self.sock  # type: ignore[attr-defined]
+        # It may have been cut before there was anything to cut.
+        _calling.line.rest()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _calling.line.connection = self
+        _calling.line.rest()
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def _new_conn(self) -> socket.socket:
+        error: OSError = OSError("no address")
+        for address in self.guard.addresses(self.host, self.port):  # type: ignore[attr-defined]
+            try:
+                sock = socket.create_connection(address[:2], _calling.line.rest())
+            except OSError as exc:
+                error = exc
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
+        raise error
+
+
+def _reason(exc: BaseException) -> str:
+    # The library wraps what has happened, sometimes twice.
+    while isinstance(exc, HTTPError):
+        causes = [arg for arg in exc.args if isinstance(arg, BaseException)]
+        if not causes:
+            break
+        exc = causes[-1]
+    return f"{type(exc).__name__}: {str(exc).strip()}"
+
+
+def _read(response: BaseHTTPResponse, line: _Line, now: float) -> Outcome:
+    body = bytearray()
+    while len(body) <= MAX_BODY:
+        chunk = response.read(READ_SIZE)
+        if not chunk:
+            break
+        body += chunk
+    line.rest()
+    headers = recorded(response.headers.items())
+    status = response.status
+    if 200 <= status < 300:
+        reason = ""
+    elif 300 <= status < 400:
+        reason = f"status {status}, no redirect that can be followed"
+    elif status == 410:
+        reason = "status 410, the web hook is gone for good"
+    else:
+        reason = f"status {status}"
+    return Outcome(
+        status=status,
+        reason=reason,
+        headers=headers,
+        body=bytes(body[:MAX_BODY]),
+        truncated=len(body) > MAX_BODY,
+        retry_after=retry_after(headers, now),
+    )
+
+
+#: The call that the current thread makes, for the connection that makes it.
+_calling = threading.local()

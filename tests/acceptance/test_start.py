@@ -1,0 +1,163 @@
+"""What happens before the first task: zope.conf, scripts, and the moment consumers start."""
+
+from acceptance.instance import Instance
+from acceptance.instance import SNIPPET
+from acceptance.instance import START_TIMEOUT
+from acceptance.instance import ZOPE_ZCML
+import json
+import pytest
+
+
+#: What is wrong with the sections of a zope.conf, and the sentence that says so. The line
+#: is counted from the %import.
+MISTAKES = {
+    "two queues of one name": (
+        "<taskqueue>\n queue twin\n</taskqueue>\n<taskqueue second>\n queue twin\n</taskqueue>",
+        (
+            "<taskqueue second> (line {4} of {conf}): queue 'twin' is already defined by"
+            " <taskqueue> (line {1} of {conf})"
+        ),
+    ),
+    "a server without its queue": (
+        "<taskqueue />\n<taskqueue-server>\n queue missing\n</taskqueue-server>",
+        "<taskqueue-server> (line {2} of {conf}): there is no queue 'missing' (known: default)",
+    ),
+    "a server and no queue at all": (
+        "<taskqueue-server />",
+        "<taskqueue-server> (line {1} of {conf}): there is no queue 'default' (known: none)",
+    ),
+    "two consumers of one name": (
+        "<taskqueue />\n<taskqueue-server />\n<taskqueue-server />",
+        (
+            "<taskqueue-server> (line {3} of {conf}): <taskqueue-server> (line {2} of {conf})"
+            " has the same queue and name"
+        ),
+    ),
+    "an unknown type": (
+        "<taskqueue>\n type carrier-pigeon\n</taskqueue>",
+        "<taskqueue> (line {1} of {conf}): unknown type 'carrier-pigeon'; use local, ",
+    ),
+    "a bad integer": (
+        "<taskqueue numbers>\n port abc\n</taskqueue>",
+        (
+            "<taskqueue numbers> (line {1} of {conf}): invalid literal for int() with base 10:"
+            " 'abc' (line {2}, in {conf})"
+        ),
+    ),
+    "a number out of range": (
+        "<taskqueue />\n<taskqueue-server>\n concurrent_limit -1\n</taskqueue-server>",
+        (
+            "<taskqueue-server> (line {2} of {conf}): the number must not be negative"
+            " (line {3}, in {conf})"
+        ),
+    ),
+    "an unknown key": (
+        "<taskqueue>\n colour red\n</taskqueue>",
+        "<taskqueue> (line {1} of {conf}): 'colour' is not a known key name",
+    ),
+    "a module that cannot be imported": (
+        "<taskqueue>\n type nowhere.to_be.Found\n</taskqueue>",
+        "<taskqueue> (line {1} of {conf}): nowhere.to_be.Found cannot be imported:",
+    ),
+    "a class that is no storage": (
+        "<taskqueue>\n type fixture.storage.NoStorage\n</taskqueue>",
+        (
+            "<taskqueue> (line {1} of {conf}): fixture.storage.NoStorage does not implement"
+            " ITaskStorage"
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """Start a process for each mistake, side by side as each is short; they all end."""
+    instances = {}
+    try:
+        for mistake, (sections, _) in MISTAKES.items():
+            snippet = f"%import collective.taskqueue\n{sections}"
+            home = tmp_path_factory.mktemp("mistake")
+            instances[mistake] = Instance(home, snippet, ZOPE_ZCML)
+            instances[mistake].spawn()
+        for instance in instances.values():
+            instance.process.wait(START_TIMEOUT)
+        yield instances
+    finally:
+        for instance in instances.values():
+            instance.kill()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_stops_the_start(refused, mistake):
+    """C52, C81, C113, D27, D31: with one sentence that names the section and its line."""
+    instance = refused[mistake]
+    first = instance.conf.read_text().split("\n").index("%import collective.taskqueue") + 1
+    sentence = MISTAKES[mistake][1].format(
+        *range(first, first + 10), conf=f"file://{instance.conf}"
+    )
+    assert instance.process.returncode == 1
+    last = instance.console().strip().splitlines()[-1]
+    assert last.partition(": ")[2].startswith(sentence)
+    assert not instance.lines("Ready to handle requests")
+    assert not instance.lines("started")
+
+
+def no_consumers(threads):
+    """The threads but for the one that tells subscribers of events, which runs no task."""
+    return [name for name in threads if name != "taskqueue-events"]
+
+
+def test_consumers_wait_for_the_process(bare):
+    """C89, C110: with the sections of the README alone; a task queued before the process is
+    ready runs after that, once."""
+    [opened] = bare.records(event="database-opened")
+    assert no_consumers(opened["threads"]) == []
+    assert bare.finished(opened["task"])["state"] == "succeeded"
+    assert len(bare.records(id=opened["task"])) == 1
+    ready = bare.log.read_text().index("queue default: local storage")
+    assert bare.log.read_text().index("consumer default of queue default: started") > ready
+    assert bare.log.read_text().index(f"task {opened['task']}: ") > ready
+
+
+SCRIPT = """\
+from collective.taskqueue import taskqueue
+from collective.taskqueue.interfaces import ITaskQueue
+from zope.component import getUtility
+import json
+import os
+import threading
+import transaction
+
+queue = getUtility(ITaskQueue, name="default")
+ids = [taskqueue.add("/@@fixture-record", params={"number": number}) for number in range(2)]
+before = len(queue)
+transaction.commit()
+child = os.fork()
+if not child:
+    # Let the parent say what this child knows.
+    os._exit(len(queue))
+forked = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps({
+    "before": before,
+    "after": len(queue),
+    "forked": forked,
+    "ids": ids,
+    "headers": queue.status(ids[0]).task.headers,
+    "user": queue.status(ids[0]).task.user,
+    "threads": [thread.name for thread in threading.enumerate()],
+}))
+"""
+
+
+def test_a_script_adds_tasks_and_runs_none(zope):
+    """C24: `zconsole run` starts no consumers; what it adds to a local queue is not its own
+    to run, and lost with it, which is said. A child that it forks has none of its tasks."""
+    instance = zope(SNIPPET)
+    done = instance.script(SCRIPT)
+    found = json.loads(done.stdout)
+    assert (found["before"], found["after"], found["forked"]) == (0, 2, 0)
+    assert no_consumers(found["threads"]) == ["MainThread"]
+    assert (found["headers"], found["user"]) == ([], None)
+    assert instance.records() == []
+    for task_id in found["ids"]:
+        assert f"task {task_id}: queued, lost with this process" in done.stderr

@@ -1,0 +1,25 @@
+"""More than a thousand crashes; the totals of each kind are printed."""
+
+from __future__ import annotations
+
+from crash import run
+import sys
+
+
+RUNS = [
+    ("enqueue", "--database", "file_storage", "--injections", 700),
+    ("enqueue", "--database", "zeo", "--injections", 400),
+    ("consume", "--kills", 200),
+    ("outage", "--rounds", 4),
+]
+
+
+def main() -> None:
+    """Run all; an error if one finds a violation."""
+    for module, *options in RUNS:
+        totals = run(module, *options)
+        print(module, *options, "→", totals, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Crash injection on the way out: workers are killed in the middle of their tasks.
+
+Three workers run tasks under load, two of them under the same name. Again and again one
+is killed while it runs a task; it comes back under its name, or never, and one of a new
+name takes its place. In the end every task has succeeded, and has run once, and once more
+for each time its worker was killed.
+
+    python -m crash.consume --kills 200
+"""
+
+from __future__ import annotations
+
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.storages.redis import RedisStorage
+from crash.processes import fork
+from crash.processes import kill
+from crash.worker import Journal
+from crash.worker import Line
+from crash.worker import new_task
+from crash.worker import work
+from itertools import pairwise
+from pathlib import Path
+from services import RedisServer
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+import argparse
+import json
+import logging
+import random
+import sys
+import time
+
+
+#: Seconds of a lease; the default is 30.
+LEASE = 4.0
+
+#: Seconds after the end of a lease within which its task runs again.
+ALLOWANCE = 5.0
+
+#: Seconds that a task takes.
+DURATION = 0.02
+
+#: Seconds that anything may take which should take moments.
+PATIENCE = 60.0
+
+#: Tasks that wait at least, and that are added at a time.
+LOW, PORTION = 20, 60
+
+
+class Harness:
+    """The workers, what they have written down, and who was killed when."""
+
+    def __init__(self, folder: Path, socket: str, seed: int = 0) -> None:
+        # A task may be hit often, but none of these is poison.
+        self._settings = QueueSettings(
+            type="redis", unix_socket_path=socket, max_deliveries=1000, max_finished=1_000_000
+        )
+        self._storage = RedisStorage(self._settings)
+        self._journal = Journal(folder / "journal")
+        self._random = random.Random(seed)
+        self._workers: dict[int, str] = {}
+        self._kills: dict[int, float] = {}
+        #: Who was killed, and came back under the same name.
+        self._returned: set[int] = set()
+        self._added = 0
+
+    def run(self, kills: int) -> dict[str, Any]:
+        """Kill a worker in its task so many times; return the totals."""
+        for name in ("same", "same", "other"):
+            self._start(name)
+        try:
+            for number in range(kills):
+                self._fill()
+                self._kill_one(number)
+            self._drain()
+        finally:
+            for pid in self._workers:
+                kill(pid)
+        return self._judge()
+
+    def _start(self, name: str) -> None:
+        server = ServerSettings(name=name, lease=LEASE)
+        pid = fork(lambda: work(self._settings, server, self._journal))
+        self._workers[pid] = name
+
+    def _fill(self) -> None:
+        if len(self._storage) < LOW:
+            tasks = [new_task(f"/{self._added + n}/{DURATION}") for n in range(PORTION)]
+            self._added += PORTION
+            batch = str(uuid4())
+            self._storage.stage(batch, tasks)
+            self._storage.promote(batch)
+
+    def _kill_one(self, number: int) -> None:
+        pid = self._random.choice(list(self._workers))
+        deadline = time.monotonic() + PATIENCE
+        while self._last(pid) != "start":
+            self._fill()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"worker {self._workers[pid]} takes no tasks")
+            time.sleep(0.001)
+        self._kills[pid] = time.monotonic()
+        kill(pid)
+        name = self._workers.pop(pid)
+        if number % 2:
+            self._returned.add(pid)
+            self._start(name)
+        else:
+            self._start(f"new-{number}")
+
+    def _last(self, pid: int) -> str:
+        return next((i.event for i in reversed(self._journal.lines()) if i.pid == pid), "")
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self._storage.counts()["succeeded"] < self._added:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.01)
+
+    def _judge(self) -> dict[str, Any]:
+        attempts: dict[str, list[Line]] = {}
+        for line in self._journal.lines():
+            if line.event == "start":
+                attempts.setdefault(line.url, []).append(line)
+        doubled, late, slow = [], [], 0.0
+        for url, starts in attempts.items():
+            for first, second in pairwise(starts):
+                killed = self._kills.get(first.pid)
+                if killed is None or killed > second.when:
+                    doubled.append(url)
+                    continue
+                delay = second.when - killed
+                slow = max(slow, delay)
+                # Who comes back under its name does not wait for its own leases.
+                if delay > (LEASE / 2 if first.pid in self._returned else LEASE + ALLOWANCE):
+                    late.append(f"{url} after {delay:.2f} s")
+        succeeded = self._storage.counts()["succeeded"]
+        for problem in (*doubled, *late):
+            print(problem, file=sys.stderr)
+        return {
+            "kills": len(self._kills),
+            "tasks": self._added,
+            "redelivered": sum(len(starts) - 1 for starts in attempts.values()),
+            "lost": self._added - succeeded,
+            "doubled": len(doubled),
+            "late": len(late),
+            "slowest redelivery": round(slow, 2),
+        }
+
+
+def main() -> int:
+    """Print the totals as JSON; 1 if there was a violation."""
+    parser = argparse.ArgumentParser(prog="crash.consume", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.CRITICAL)
+    with TemporaryDirectory() as folder:
+        server = RedisServer(Path(folder)).start()
+        try:
+            totals = Harness(Path(folder), server.socket, options.seed).run(options.kills)
+        finally:
+            server.stop()
+    print(json.dumps(totals))
+    return 1 if totals["lost"] or totals["doubled"] or totals["late"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""At least once: what becomes of tasks whose worker dies, stalls, or has a namesake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.storages.redis import RedisStorage
+from crash import run
+from crash import worker_command
+from crash.worker import Journal
+from crash.worker import Line
+from crash.worker import new_task
+from pathlib import Path
+from services import RedisServer
+from subprocess import Popen
+from typing import Any
+from uuid import uuid4
+import os
+import pytest
+import signal
+import subprocess
+import time
+
+
+#: Whatever a test waits for takes a moment, or a lease; only a failure takes this long.
+PATIENCE = 60.0
+
+#: Seconds of a lease that ends within the test, and of one that does not.
+SHORT, LONG = 1.0, 1000.0
+
+
+class Workers:
+    """A queue on a server of its own, and processes that consume it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = RedisServer(folder).start()
+        self.storage = RedisStorage(
+            QueueSettings(type="redis", unix_socket_path=self.server.socket)
+        )
+        self.journal = Journal(folder / "journal")
+        self._journal_path = folder / "journal"
+        self._log = folder / "worker.log"
+        self._processes: list[Popen[bytes]] = []
+
+    def start(self, name: str = "worker", lease: float = LONG) -> Popen[bytes]:
+        """Start a consumer process."""
+        command, environ = worker_command(self.server.socket, name, lease, self._journal_path)
+        with self._log.open("ab") as log:
+            process = Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
+        self._processes.append(process)
+        return process
+
+    def kill(self, process: Popen[bytes]) -> None:
+        """End a process by SIGKILL."""
+        process.kill()
+        process.wait(PATIENCE)
+
+    def add(self, *urls: str) -> list[str]:
+        """Queue tasks; return their ids."""
+        tasks = [new_task(url) for url in urls]
+        batch = str(uuid4())
+        self.storage.stage(batch, tasks)
+        self.storage.promote(batch)
+        return [task.id for task in tasks]
+
+    def started(self, url: str = "") -> list[Line]:
+        """Return what has started, oldest first."""
+        return [i for i in self.journal.lines() if i.event == "start" and i.url.startswith(url)]
+
+    def log(self) -> str:
+        """Return what the processes logged."""
+        return self._log.read_text()
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            self.kill(process)
+        self.storage.close()
+        self.server.stop()
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    workers = Workers(tmp_path)
+    yield workers
+    workers.close()
+
+
+def until(condition: Any) -> Any:
+    """Wait for the first true result of the condition, and return it."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+    return result
+
+
+def test_killed_under_load():
+    """D05, D29, D35: nothing lost, nothing late, nothing run twice but what was hit."""
+    totals = run("consume", "--kills", 24)
+    assert totals["kills"] == 24
+    # Each hit a task; a few had just ended it.
+    assert totals["redelivered"] > 12
+    assert (totals["lost"], totals["doubled"], totals["late"]) == (0, 0, 0)
+
+
+def test_back_under_its_name_at_once_and_in_order(workers):
+    """C63, D34: the lease has long to go, and what was running comes before what waits."""
+    first = workers.start(lease=LONG)
+    workers.add("/a/1000", *(f"/{name}/0" for name in "bcd"))
+    until(workers.started)
+    workers.kill(first)
+    second = workers.start(lease=LONG)
+    [_, again] = until(lambda: workers.started()[1:] and workers.started())
+    assert (again.url, again.pid) == ("/a/1000", second.pid)
+    # It still takes its 1000 seconds; another one runs the rest.
+    workers.start("other")
+    until(lambda: workers.storage.counts()["succeeded"] == 3)
+    assert [line.url for line in workers.started()][2:] == ["/b/0", "/c/0", "/d/0"]
+
+
+def test_name_that_never_comes_back(workers):
+    """D29, D34: found by any other consumer, and put in front."""
+    gone = workers.start("gone", lease=SHORT)
+    workers.add("/a/0.5", "/b/0")
+    until(workers.started)
+    workers.kill(gone)
+    killed = time.monotonic()
+    workers.start("other")
+    until(lambda: workers.storage.counts()["succeeded"] == 2)
+    [again] = [line for line in workers.started("/a/") if line.pid != gone.pid]
+    assert again.when - killed < SHORT + 5.0
+
+
+def test_stale_finisher_changes_nothing(workers):
+    """A process that slept through its lease wakes up, ends the task, and is told no."""
+    sleeper = workers.start("sleeper", lease=SHORT)
+    [task_id] = workers.add("/a/0.3")
+    until(workers.started)
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    try:
+        other = workers.start("other", lease=SHORT)
+        until(lambda: workers.storage.counts()["succeeded"] == 1)
+    finally:
+        os.kill(sleeper.pid, signal.SIGCONT)
+    until(lambda: f"task {task_id}: finished after its lease was lost" in workers.log())
+    assert [line.pid for line in workers.started()] == [sleeper.pid, other.pid]
+    status = workers.storage.get(task_id)
+    assert (status.state, status.consumer) == ("succeeded", "other")
+    assert [attempt.reason for attempt in status.attempts] == ["its process was lost", ""]
+    assert workers.storage.counts()["succeeded"] == 1
+
+
+def test_poison_stops(workers):
+    """D35: a task that kills its process is given up after `max_deliveries`, and says so."""
+    [task_id] = workers.add("/poison/0")
+    workers.add("/good/0")
+    for _ in range(3):
+        workers.start().wait(PATIENCE)
+    workers.start()
+    until(lambda: workers.storage.counts()["succeeded"] == 1)
+    status = workers.storage.get(task_id)
+    assert (status.state, status.reason) == ("failed", "its process was lost 3 times")
+    assert [attempt.number for attempt in status.attempts] == [1, 2, 3]
+    assert len(workers.started("/poison/")) == 3
+
+
+def test_namesakes_share_no_task(workers):
+    """C71, D05: two processes with one name; one starts while the other is in a task."""
+    first = workers.start("default")
+    [long] = workers.add("/long/2")
+    until(workers.started)
+    second = workers.start("default")
+    workers.add(*(f"/{number}/0.002" for number in range(200)))
+    until(lambda: workers.storage.counts()["succeeded"] == 201)
+    lines = workers.started()
+    assert len({line.url for line in lines}) == len(lines) == 201
+    assert {line.pid for line in lines} == {first.pid, second.pid}
+    assert len(workers.storage.get(long).attempts) == 1

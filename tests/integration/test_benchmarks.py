@@ -1,0 +1,59 @@
+"""`make bench` works; what it measures is read by people, on a quiet machine."""
+
+from docutils.core import publish_doctree
+from docutils.nodes import row
+from pathlib import Path
+import os
+import subprocess
+import sys
+
+
+ROOT = Path(__file__).parents[2]
+
+#: A quick run takes fifteen seconds, most of them for making a Plone site.
+RUN_TIMEOUT = 180.0
+
+ROWS = (
+    "What",
+    "bare publisher loop",
+    "as a task",
+    "throughput",
+    "empty commit",
+    "1 task per transaction",
+    "10 tasks per transaction",
+    "1000 tasks per transaction",
+    "Huey",
+    "Celery",
+    "p50",
+    "p95",
+    "idle consumer",
+)
+
+
+def bench(*options, **environ):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *options],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", **environ},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT,
+        check=False,
+    )
+
+
+def test_a_quick_run_prints_a_table_for_the_readme():
+    done = bench("--quick")
+    assert done.returncode == 0, done.stderr
+    rows = list(publish_doctree(done.stdout, settings_overrides={"report_level": 2}).findall(row))
+    texts = [line.children[0].astext() for line in rows]
+    assert len(texts) == len(ROWS)
+    assert all(word in text for word, text in zip(ROWS, texts, strict=True)), texts
+    assert all(line.children[1].astext() for line in rows)
+
+
+def test_without_redis_it_says_what_to_type(tmp_path):
+    done = bench(PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "apt-get install redis-server" in done.stderr
+    assert not done.stdout

@@ -1,0 +1,385 @@
+"""What add-ons get for their tests keeps its promises."""
+
+from AccessControl import getSecurityManager
+from collective.taskqueue import taskqueue
+from collective.taskqueue.errors import RetryLater
+from collective.taskqueue.errors import TaskQueueError
+from collective.taskqueue.errors import UnknownQueue
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.interfaces import ITaskSucceeded
+from collective.taskqueue.task import Task
+from collective.taskqueue.testing import isolated
+from collective.taskqueue.testing import run_tasks
+from collective.taskqueue.testing import set_up
+from collective.taskqueue.testing import task_queue
+from collective.taskqueue.testing import TASKQUEUE_FUNCTIONAL_TESTING
+from collective.taskqueue.testing import trap_tasks
+from plone.testing import Layer
+from zope.component import adapter
+from zope.component import getGlobalSiteManager
+from zope.component import getUtility
+from zope.component import queryUtility
+from zope.component.hooks import getSite
+from zope.globalrequest import getRequest
+from zope.security.management import endInteraction
+from zope.security.management import newInteraction
+from zope.security.management import queryInteraction
+import pytest
+import threading
+import transaction
+
+
+# trap_tasks
+
+
+def test_trap_holds_what_was_committed(queue):
+    with trap_tasks() as tasks:
+        first = taskqueue.add("/plone/a")
+        assert tasks == []
+        assert [task.id for task in tasks.uncommitted] == [first]
+        transaction.commit()
+        assert [task.id for task in tasks] == [first]
+        assert tasks.uncommitted == []
+        taskqueue.add("/plone/aborted")
+        transaction.abort()
+        taskqueue.add("/plone/b")
+        transaction.commit()
+        assert len(queue) == 2
+    assert [task.url for task in tasks] == ["/plone/a", "/plone/b"]
+    assert all(isinstance(task, Task) for task in tasks)
+    assert len(queue) == 0
+    assert run_tasks() == []
+
+
+def test_trap_leaves_alone_what_waited_before(queue):
+    taskqueue.add("/plone/before")
+    transaction.commit()
+    with trap_tasks() as tasks:
+        taskqueue.add("/plone/within")
+        transaction.commit()
+    assert [task.url for task in tasks] == ["/plone/within"]
+    assert [status.task.url for status in queue.tasks()] == ["/plone/before"]
+
+
+def test_trap_is_opened_again_after_an_error(queue):
+    storage = queue.storage
+    with pytest.raises(ZeroDivisionError), trap_tasks():
+        raise ZeroDivisionError
+    assert queue.storage is storage
+
+
+def test_trap_catches_every_queue_in_order(queue):
+    with task_queue("other"), trap_tasks() as tasks:
+        taskqueue.add("/plone/a", queue="other")
+        transaction.commit()
+        taskqueue.add("/plone/b", queue="default")
+        transaction.commit()
+        taskqueue.add("/plone/c", queue="other")
+        taskqueue.add("/plone/d", queue="other", delay=3600)
+        transaction.commit()
+    assert [(task.url, task.queue) for task in tasks] == [
+        ("/plone/a", "other"),
+        ("/plone/b", "default"),
+        ("/plone/c", "other"),
+        ("/plone/d", "other"),
+    ]
+
+
+def test_trap_does_not_hold_tasks_that_gave_way(queue):
+    with trap_tasks() as tasks:
+        for number in (1, 2):
+            taskqueue.add(f"/plone/skip-{number}", key="skip")
+            taskqueue.add(f"/plone/replace-{number}", key="replace", on_conflict="replace")
+            transaction.commit()
+    assert [task.url for task in tasks] == ["/plone/skip-1", "/plone/replace-2"]
+
+
+def test_trap_in_an_integration_layer(integration):
+    with trap_tasks() as tasks:
+        taskqueue.add("/plone/a")
+        savepoint = transaction.savepoint()
+        taskqueue.add("/plone/b")
+        savepoint.rollback()
+        taskqueue.add("/plone/c")
+    assert [task.url for task in tasks.uncommitted] == ["/plone/a", "/plone/c"]
+
+
+# run_tasks
+
+
+def test_runs_are_in_order_with_outcome_and_status(view):
+    fine = view("fine", lambda context, request: "fine")
+    ids = [taskqueue.add(url) for url in (fine, "/plone/missing", fine)]
+    transaction.commit()
+    runs = run_tasks()
+    assert [run.task.id for run in runs] == ids
+    assert [run.outcome.status for run in runs] == [200, 404, 200]
+    assert [run.status.state for run in runs] == ["succeeded", "failed", "succeeded"]
+    assert runs[0].outcome.body == b"fine"
+    assert run_tasks() == []
+
+
+def test_runs_in_this_thread(view):
+    threads = []
+    taskqueue.add(view("where", lambda context, request: threads.append(threading.get_ident())))
+    transaction.commit()
+    run_tasks()
+    assert threads == [threading.get_ident()]
+
+
+def test_each_task_has_a_transaction_of_its_own(view, portal):
+    def spoil(context, request):
+        context.spoilt = True
+        raise ValueError("no")
+
+    taskqueue.add(view("write", lambda context, request: setattr(context, "written", True)))
+    taskqueue.add(view("spoil", spoil))
+    transaction.commit()
+    assert [run.outcome.ok for run in run_tasks()] == [True, False]
+    assert portal.written is True
+    assert not hasattr(portal.aq_base, "spoilt")
+
+
+def test_tasks_queued_by_tasks_run_too_whatever_their_queue(view):
+    last = view("last", lambda context, request: "")
+    middle = view("middle", lambda context, request: taskqueue.add(last, queue="default"))
+    first = view("first", lambda context, request: taskqueue.add(middle, queue="other"))
+    with task_queue("other"):
+        taskqueue.add(first, queue="default")
+        transaction.commit()
+        assert [run.task.url for run in run_tasks()] == [first, middle, last]
+
+
+def test_one_queue_only(view):
+    url = view("fine", lambda context, request: "")
+    with task_queue("other") as other:
+        taskqueue.add(url, queue="default")
+        taskqueue.add(url, queue="other")
+        transaction.commit()
+        assert [run.task.queue for run in run_tasks("default")] == ["default"]
+        assert len(other) == 1
+
+
+def test_unknown_queue(functional):
+    with pytest.raises(UnknownQueue, match="'typo'"):
+        run_tasks("typo")
+
+
+def test_what_is_due_later_waits(view, queue):
+    def later(context, request):
+        raise RetryLater(3600)
+
+    taskqueue.add(view("later", later), max_attempts=2)
+    taskqueue.add(view("fine", lambda context, request: ""), delay=3600)
+    transaction.commit()
+    (run,) = run_tasks()
+    assert run.status.state == "scheduled"
+    assert run_tasks() == []
+    assert queue.counts()["scheduled"] == 2
+
+
+def test_a_record_that_is_not_kept(view):
+    taskqueue.add(view("fine", lambda context, request: ""), keep=0)
+    taskqueue.add("/plone/@@fine")
+    transaction.commit()
+    first, second = run_tasks()
+    assert first.outcome.ok
+    assert first.status is None
+    assert second.status.state == "succeeded"
+
+
+def test_a_loop_is_broken(view):
+    url = "/plone/@@again"
+    view("again", lambda context, request: taskqueue.add(url))
+    taskqueue.add(url)
+    transaction.commit()
+    with pytest.raises(TaskQueueError, match="5 tasks were run"):
+        run_tasks(limit=5)
+
+
+def test_as_many_as_the_limit(view):
+    for _ in range(3):
+        taskqueue.add(view("fine", lambda context, request: ""))
+    transaction.commit()
+    assert len(run_tasks(limit=3)) == 3
+
+
+def test_uncommitted_tasks_are_an_error(view, queue):
+    taskqueue.add(view("fine", lambda context, request: ""))
+    with pytest.raises(TaskQueueError, match="1 added tasks are not committed"):
+        run_tasks()
+    transaction.commit()
+    assert len(run_tasks()) == 1
+
+
+def test_uncommitted_changes_are_an_error_and_stay(view, portal):
+    taskqueue.add(view("fine", lambda context, request: ""))
+    transaction.commit()
+    portal.title = "Changed"
+    with pytest.raises(TaskQueueError, match="changes that are not committed"):
+        run_tasks()
+    assert portal.title == "Changed"
+    transaction.commit()
+    assert len(run_tasks()) == 1
+    assert portal.title == "Changed"
+
+
+def test_commit_hooks_are_uncommitted_changes(functional):
+    transaction.get().addBeforeCommitHook(lambda: None)
+    with pytest.raises(TaskQueueError, match="changes that are not committed"):
+        run_tasks()
+
+
+def test_an_integration_layer_is_an_error(integration):
+    with pytest.raises(TaskQueueError, match="use a functional one"):
+        run_tasks()
+
+
+def test_the_caller_is_put_back(view, portal):
+    def upset(context, request):
+        endInteraction()
+        raise SystemExit(1)
+
+    taskqueue.add(view("upset", upset))
+    transaction.commit()
+    newInteraction()
+    try:
+        before = (getRequest(), getSite(), getSecurityManager(), queryInteraction())
+        (run,) = run_tasks()
+        assert not run.outcome.ok
+        after = (getRequest(), getSite(), getSecurityManager(), queryInteraction())
+    finally:
+        endInteraction()
+    assert None not in before
+    for was, now in zip(before, after, strict=True):
+        assert now is was
+
+
+def test_the_caller_is_put_back_after_an_error(view):
+    url = "/plone/@@again"
+    view("again", lambda context, request: taskqueue.add(url))
+    taskqueue.add(url)
+    transaction.commit()
+    request = getRequest()
+    with pytest.raises(TaskQueueError):
+        run_tasks(limit=1)
+    assert request is not None
+    assert getRequest() is request
+
+
+def test_subscribers_of_task_events_have_been_called(view):
+    seen = []
+
+    @adapter(ITaskSucceeded)
+    def subscriber(event):
+        # Slow, so that whoever does not wait for it is too early.
+        threading.Event().wait(0.3)
+        seen.append(event.status.task.id)
+
+    registry = getGlobalSiteManager()
+    registry.registerHandler(subscriber)
+    try:
+        task_id = taskqueue.add(view("fine", lambda context, request: ""))
+        transaction.commit()
+        run_tasks()
+        assert seen == [task_id]
+    finally:
+        registry.unregisterHandler(subscriber)
+
+
+def test_tasks_queued_by_subscribers_run_too(view):
+    after = view("after", lambda context, request: "after")
+
+    @adapter(ITaskSucceeded)
+    def subscriber(event):
+        threading.Event().wait(0.3)
+        if event.status.task.url != after:
+            taskqueue.add(after)
+
+    registry = getGlobalSiteManager()
+    registry.registerHandler(subscriber)
+    try:
+        taskqueue.add(view("fine", lambda context, request: "fine"))
+        transaction.commit()
+        assert [run.outcome.body for run in run_tasks()] == [b"fine", b"after"]
+    finally:
+        registry.unregisterHandler(subscriber)
+
+
+# layers and queues
+
+
+def test_each_test_begins_with_empty_queues(layers):
+    with isolated(TASKQUEUE_FUNCTIONAL_TESTING):
+        taskqueue.add("/plone/left")
+        transaction.commit()
+    with isolated(TASKQUEUE_FUNCTIONAL_TESTING):
+        assert len(getUtility(ITaskQueue, name="default")) == 0
+
+
+def test_each_test_has_a_database_of_its_own(layers):
+    with isolated(TASKQUEUE_FUNCTIONAL_TESTING) as layer:
+        layer["portal"].left = True
+        transaction.commit()
+    with isolated(TASKQUEUE_FUNCTIONAL_TESTING) as layer:
+        assert not hasattr(layer["portal"].aq_base, "left")
+
+
+def test_queue_for_the_duration(functional):
+    usual = getUtility(ITaskQueue, name="default")
+    with task_queue(max_attempts=3) as queue, task_queue("mails") as mails:
+        assert getUtility(ITaskQueue, name="default") is queue
+        assert queue.settings.max_attempts == 3
+        assert getUtility(ITaskQueue, name="mails") is mails
+    assert getUtility(ITaskQueue, name="default") is usual
+    assert queryUtility(ITaskQueue, name="mails") is None
+
+
+def test_layers_are_set_up_bases_first_and_once():
+    log = []
+
+    class Logged(Layer):
+        def setUp(self):
+            log.append(f"+{self.__name__}")
+
+        def tearDown(self):
+            log.append(f"-{self.__name__}")
+
+        def testSetUp(self):
+            log.append(f"({self.__name__}")
+
+        def testTearDown(self):
+            log.append(f"{self.__name__})")
+
+    base = Logged(name="base", bases=())
+    left, right = Logged(name="left", bases=(base,)), Logged(name="right", bases=(base,))
+    top = Logged(name="top", bases=(left, right))
+    with set_up(left), set_up(top), isolated(top):
+        log.append("test")
+    assert " ".join(log) == (
+        "+base +left +right +top (base (left (right (top test"
+        " top) right) left) base) -top -right -left -base"
+    )
+
+
+def test_layers_are_torn_down_after_an_error():
+    log = []
+
+    class Good(Layer):
+        def setUp(self):
+            log.append("+good")
+
+        def tearDown(self):
+            log.append("-good")
+
+    class Bad(Layer):
+        def setUp(self):
+            raise ZeroDivisionError
+
+        def tearDown(self):
+            log.append("-bad")
+
+    layer = Bad(name="bad", bases=(Good(name="good"),))
+    with pytest.raises(ZeroDivisionError), set_up(layer):
+        log.append("test")
+    assert log == ["+good", "-good"]

@@ -1,0 +1,70 @@
+"""Web hooks next to tasks of Zope: the database is none of their business."""
+
+from collective.taskqueue import startup
+from collective.taskqueue import taskqueue
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.webhook import WebHooks
+from functools import partial
+from http.server import BaseHTTPRequestHandler
+from http.server import HTTPServer
+from ZODB.DB import DB
+import pytest
+import threading
+import transaction
+
+
+#: Whatever is waited for takes a moment; only a failure takes this long.
+BOUND = 30.0
+
+
+@pytest.fixture
+def receiver():
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            """Nobody reads it."""
+
+        def do_POST(self):
+            self.send_response(204)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join(BOUND)
+
+
+@pytest.mark.parametrize("kind", ["web hook", "task of Zope"])
+def test_a_web_hook_opens_no_connection(queue, functional, receiver, monkeypatch, kind):
+    """A consumer that runs only web hooks holds none; one that runs a task of Zope does."""
+    opened = []
+    original = DB.open
+
+    def count(self, *args, **kwargs):
+        opened.append(self)
+        return original(self, *args, **kwargs)
+
+    url = f"http://127.0.0.1:{receiver}/hook"
+    hooks = WebHooks(QueueSettings(allow_hosts=f"127.0.0.1:{receiver}"))
+    monkeypatch.setattr(queue, "settings", QueueSettings(allow_hosts=f"127.0.0.1:{receiver}"))
+    task_id = taskqueue.add(url if kind == "web hook" else "/plone/@@plone")
+    transaction.commit()
+    consumer = Consumer(
+        queue.storage,
+        partial(startup._perform, hooks),
+        ServerSettings(),
+        ready=partial(startup._reached, functional["app"]._p_jar.db()),
+    )
+    monkeypatch.setattr(DB, "open", count)
+    thread = threading.Thread(target=consumer.step)
+    thread.start()
+    thread.join(BOUND)
+    consumer.stop()
+    assert taskqueue.status(task_id).finished
+    assert bool(opened) == (kind != "web hook")
+    if kind == "web hook":
+        assert taskqueue.status(task_id).status == 204

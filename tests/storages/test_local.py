@@ -1,0 +1,160 @@
+"""What only the local storage promises: it is this process's memory, and wakes for nothing."""
+
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract import ManualClock
+from collective.taskqueue.contract.base import add
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import everything
+from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.contract.base import take
+from collective.taskqueue.contract.base import take_all
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.options import ON_CONFLICT
+from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import SUCCEEDED
+from contextlib import suppress
+import pytest
+import random
+import threading
+
+
+class Watched(threading.Condition):
+    """A condition that remembers how long somebody was going to wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+        self.waited = threading.Event()
+
+    def wait(self, timeout=None):
+        self.waits.append(timeout)
+        self.waited.set()
+        return super().wait(timeout)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def storage(clock):
+    return LocalStorage(QueueSettings(), clock)
+
+
+def test_an_idle_consumer_sleeps_without_a_limit(storage):
+    """No polling: what waits for nothing wakes for nothing."""
+    storage._changed = Watched()
+    blocked = aside(lambda: storage.reserve("consumer"))
+    assert storage._changed.waited.wait(BOUND)
+    assert storage._changed.waits == [None]
+    storage.close()
+    assert blocked.result(BOUND) == []
+    assert storage._changed.waits == [None]
+
+
+def test_a_consumer_sleeps_until_the_next_task_is_due(storage, clock):
+    """One wait, to the nearest moment; far ones and paused queues wake nobody."""
+    storage._changed = Watched()
+    add(storage, new_task(due=clock() + 500), new_task(due=clock() + 100))
+    blocked = aside(lambda: storage.reserve("consumer"))
+    assert storage._changed.waited.wait(BOUND)
+    assert storage._changed.waits == [pytest.approx(100)]
+    storage.pause()
+    storage.close()
+    assert blocked.result(BOUND) == []
+    storage._changed = Watched()
+    blocked = aside(lambda: storage.reserve("consumer"))
+    assert storage._changed.waited.wait(BOUND)
+    assert storage._changed.waits == [None]
+    storage.close()
+    assert blocked.result(BOUND) == []
+
+
+def test_a_restart_loses_everything(storage):
+    """C38: volatile by design, and a forked child is a new process."""
+    add_one(storage)
+    storage.stage("batch", [new_task()])
+    storage.pause()
+    storage.after_fork()
+    assert everything(storage) == []
+    assert storage.in_doubt() == []
+    assert storage.paused() is False
+    task = add_one(storage)
+    assert take_all(storage) == [task.id]
+
+
+def test_ten_thousand_tasks_in_one_batch(storage):
+    """C35: unbounded, and never slow."""
+    tasks = add(storage, *(new_task() for _ in range(10_000)))
+    assert len(storage) == 10_000
+    assert ids(lease.task for lease in storage.reserve("c", limit=10_000)) == ids(tasks)
+
+
+def test_what_is_forgotten_leaves_nothing_behind(storage, clock):
+    """Whatever has happened to the tasks, in whatever order."""
+    rng = random.Random(1)
+    leases = []
+    for _ in range(3000):
+        happening = rng.choice(["add", "add", "reserve", "end", "end", "wait", "steer"])
+        if happening == "add":
+            add_one(
+                storage,
+                key=rng.choice([None, "a", "b"]),
+                on_conflict=rng.choice(ON_CONFLICT),
+                due=rng.choice([None, clock() + 20]),
+                user=rng.choice([None, Identity("/acl_users", "jane")]),
+            )
+        elif happening == "reserve":
+            leases += storage.reserve("consumer", limit=2, timeout=0)
+        elif happening == "end" and leases:
+            lease = leases.pop(rng.randrange(len(leases)))
+            state = rng.choice([SUCCEEDED, FAILED, SCHEDULED])
+            storage.finish(lease, ending(lease, state, due=clock() + 20))
+        elif happening == "wait":
+            clock.advance(rng.uniform(0, 20))
+        elif happening == "steer":
+            task_id = rng.choice(ids(storage.tasks(size=1000)) or ["none"])
+            with suppress(ForbiddenTransition, UnknownTask):
+                getattr(storage, rng.choice(["cancel", "retry", "remove"]))(task_id)
+    counts = storage.counts()
+    assert all(counts.values())
+    for status in storage.tasks(RUNNING, size=1000):
+        storage.cancel(status.id)
+    clock.advance(1000)
+    storage.recover()
+    storage.clear()
+    for state in FINISHED:
+        storage.purge(state)
+    assert everything(storage) == []
+    board = vars(storage._board)
+    containers = {name: value for name, value in board.items() if hasattr(value, "__len__")}
+    assert len(containers) >= 9
+    del containers["finished"], containers["_expiry"]
+    assert {name: len(value) for name, value in containers.items() if len(value)} == {}
+
+
+def test_records_that_gave_way_take_no_memory(clock):
+    """Their number is bounded, not only the time they are kept."""
+    storage = LocalStorage(QueueSettings(max_finished=10), clock)
+    for _ in range(5000):
+        add_one(storage)
+        lease = take(storage)
+        storage.finish(lease, ending(lease))
+    assert len(everything(storage)) == 10
+    assert len(storage._board._expiry) < 500
+    clock.advance(10_000)
+    add_one(storage)
+    lease = take(storage)
+    storage.finish(lease, ending(lease))
+    assert ids(everything(storage)) == [lease.task.id]

@@ -1,0 +1,131 @@
+"""The model against the local storage, and against storages that are broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.model import QueueMachine
+from collective.taskqueue.storages._board import Board
+from collective.taskqueue.storages._record import Record
+from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import Task
+from hypothesis import HealthCheck
+from hypothesis import Phase
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from typing import Any
+import logging
+import pytest
+
+
+#: The same sequences each time, so that a red run is the fault of what was changed.
+MANY = settings(
+    max_examples=500,
+    stateful_step_count=50,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+#: A fault has to be found; the shortest way to it is of no interest.
+FEWER = settings(MANY, max_examples=250, phases=[Phase.generate])
+
+
+@pytest.fixture(autouse=True)
+def silence(caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of lost leases are thousands of log lines."""
+    caplog.set_level(logging.CRITICAL, "collective.taskqueue")
+
+
+def machine(storage: type[LocalStorage]) -> type[QueueMachine]:
+    """Return the machine that drives this storage."""
+
+    class Machine(QueueMachine):
+        def make_storage(self, clock: Any, **fields: Any) -> Any:
+            return storage(QueueSettings(**fields), clock)
+
+    return Machine
+
+
+def test_the_local_storage_does_what_the_model_does() -> None:
+    """Guarantees 1 to 3, in 500 sequences of 50 steps."""
+    run_state_machine_as_test(machine(LocalStorage), settings=MANY)
+
+
+class WithoutFence(LocalStorage):
+    """Whoever held a lease of a running task may end it."""
+
+    def _holder(self, lease: Lease) -> Record | None:
+        record = self._board.records.get(lease.task.id)
+        return record if record is not None and record.state == RUNNING else None
+
+
+class BoardWithoutFront(Board):
+    def queue(self, record: Record, now: float, front: bool = False) -> None:
+        super().queue(record, now)
+
+
+class RecoversToTheBack(LocalStorage):
+    """What is lost stands in line again like anything else."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._board = BoardWithoutFront(self.settings)
+
+
+class RecoversInReverse(LocalStorage):
+    """Of several lost tasks the one reserved last is at the very front."""
+
+    def _recover(self, now: float, news: Any) -> list[str]:
+        running = self._board.running
+        for task_id in reversed(list(running)):
+            running.move_to_end(task_id)
+        return super()._recover(now, news)
+
+
+class PromotesAgain(LocalStorage):
+    """A batch is forgotten once it is promoted, and comes again if somebody asks for it."""
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        super().promote(batch_id, tid, tasks)
+        self._promoted.clear()
+
+
+class OverlooksKeys(LocalStorage):
+    """Two transactions do not see each other's keys, as if both were decided at once."""
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        self._board._keys.clear()
+        super().promote(batch_id, tid, tasks)
+
+
+class NeverGivesUp(LocalStorage):
+    """A task that takes its process down is run again and again."""
+
+    def _recover(self, now: float, news: Any) -> list[str]:
+        for task_id in self._board.running:
+            self._board.records[task_id].lost = 0
+        return super()._recover(now, news)
+
+
+@pytest.mark.parametrize(
+    ("storage", "complaint"),
+    [
+        (WithoutFence, "stale token"),
+        (RecoversToTheBack, "before"),
+        (RecoversInReverse, "before|wrong order"),
+        (PromotesAgain, None),
+        (OverlooksKeys, None),
+        (NeverGivesUp, None),
+    ],
+)
+def test_the_model_catches_a_broken_storage(
+    storage: type[LocalStorage], complaint: str | None
+) -> None:
+    """Else it would prove nothing. Without a complaint, several things go wrong at once."""
+    with pytest.raises(AssertionError, match=complaint):
+        run_state_machine_as_test(machine(storage), settings=FEWER)

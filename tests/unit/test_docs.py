@@ -1,0 +1,175 @@
+"""Every snippet of the documentation is run, or is part of code that other tests run."""
+
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.interfaces import ITaskStorage
+from docutils import nodes
+from docutils.core import publish_doctree
+from pathlib import Path
+from textwrap import indent
+from zope.dottedname.resolve import resolve
+import collective.taskqueue.config as config
+import pytest
+import re
+import subprocess
+import sys
+import ZConfig
+import Zope2.Startup
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / name for name in ("README.rst", "CONTRIBUTING.rst", "CHANGES.rst")]
+PAGES += [*sorted((ROOT / "docs").glob("*.rst")), ROOT / "news" / "README.rst"]
+
+DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"
+
+#: What may be quoted: the demo add-on and the tests that are examples themselves.
+QUOTED = [path for kind in ("py", "zcml", "xml") for path in sorted(DEMO.rglob(f"*.{kind}"))]
+QUOTED += sorted((ROOT / "tests").rglob("test_example_*.py"))
+
+#: What is no room: registrations, and the vocabulary for forms.
+GLUE = {"configure.zcml", "vocabulary.py"}
+
+ZOPE_CONF = """\
+instancehome {folder}
+clienthome {folder}
+<zodb_db main>
+    mount-point /
+    <mappingstorage />
+</zodb_db>
+"""
+
+
+def read(path):
+    """Return a page as a tree; a warning of docutils is an error here."""
+    settings = {"halt_level": 2, "report_level": 2, "syntax_highlight": "none"}
+    return publish_doctree(path.read_text(encoding="utf-8"), str(path), settings_overrides=settings)
+
+
+def snippets():
+    """Return language and text of every code block of every page."""
+    return [
+        pytest.param(
+            next((name for name in block["classes"] if name != "code"), ""),
+            block.astext(),
+            id=f"{path.stem}-{number}",
+        )
+        for path in PAGES
+        for number, block in enumerate(read(path).findall(nodes.literal_block), 1)
+    ]
+
+
+@pytest.mark.parametrize(("language", "text"), snippets())
+def test_snippet(language, text, tmp_path):
+    """It does what the page says; see `CHECKS` for what that means."""
+    CHECKS[language](text, tmp_path)
+
+
+def check_quotation(text, folder):
+    """Code stands word for word in a file that is run, indented or not."""
+    sources = [path.read_text(encoding="utf-8") for path in QUOTED]
+    spellings = [f"{indent(text, ' ' * width)}\n" for width in (0, 2, 4)]
+    assert any(f"\n{spelling}" in source for spelling in spellings for source in sources), text
+
+
+def check_zope_conf(text, folder):
+    """Zope's own schema takes it, and every storage that it names can be made."""
+    path = folder / "zope.conf"
+    path.write_text(f"{text}\n{ZOPE_CONF.format(folder=folder)}")
+    schema = ZConfig.loadSchema(str(Path(Zope2.Startup.__file__).parent / "wsgischema.xml"))
+    found, _ = ZConfig.loadConfig(schema, str(path))
+    queues = [item for item in found.product_config.values() if isinstance(item, QueueSettings)]
+    assert queues
+    for settings in queues:
+        storage = resolve(config.STORAGES.get(settings.type, settings.type))(settings)
+        assert ITaskStorage.providedBy(storage)
+
+
+def check_command(text, folder):
+    """It calls targets that the Makefile has."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=\S+)*", line)
+        assert target, line
+        assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
+
+
+def check_logging(text, folder):
+    """Python's logging takes it, and it catches the line of a task."""
+    (folder / "zope.ini").write_text(text)
+    script = """\
+import logging.config
+logging.config.fileConfig("zope.ini")
+logging.getLogger("collective.taskqueue.access").info("task 1")
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, timeout=60)
+    assert "INFO [collective.taskqueue.access] task 1" in (folder / "tasks.log").read_text()
+
+
+def check_outline(text, folder):
+    """A drawing: every function that it names is where it says."""
+    names = re.findall(r"\b([a-z]+)\.([a-z]+)\b", text)
+    assert names
+    for room, name in names:
+        if room == "storage":
+            assert name in ITaskStorage
+        elif room == "consumer":
+            assert callable(getattr(Consumer, name))
+        else:
+            assert callable(resolve(f"collective.taskqueue.{room}.{name}"))
+
+
+CHECKS = {
+    "python": check_quotation,
+    "xml": check_quotation,
+    "apacheconf": check_zope_conf,
+    "console": check_command,
+    "ini": check_logging,
+    "": check_outline,
+}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links(path):
+    """Every link that is not to the web leads to a file of this repository."""
+    for link in read(path).findall(nodes.reference):
+        if not link["refuri"].startswith("https://"):
+            assert (path.parent / link["refuri"]).is_file(), link["refuri"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_names(path):
+    """Every file that is named exists, and so does everything of this package."""
+    for literal in read(path).findall(nodes.literal):
+        text = literal.astext()
+        if re.match(r"(src|tests|docs|examples|news|benchmarks)/[^<]*$", text):
+            assert (ROOT / text).exists(), text
+        elif re.fullmatch(r"(?!.*\.access$)collective\.taskqueue(\.\w+)+", text):
+            resolve(text)
+        elif re.fullmatch(r"make [a-z-]+", text):
+            check_command(text, None)
+
+
+def test_rooms():
+    """The page about the design names every room that there is, and no other."""
+    (table, _) = read(ROOT / "docs" / "design.rst").findall(nodes.table)
+    named = [row.astext().split()[0] for row in table.findall(nodes.row)]
+    package = Path(config.__file__).parent
+    rooms = {path.name for path in package.iterdir() if path.name[0] not in "_."}
+    assert sorted(named) == sorted(rooms - GLUE)
+
+
+def test_news():
+    """Every fragment is of a kind that towncrier knows, and is good reStructuredText."""
+    names = [path.name for path in (ROOT / "news").iterdir() if path.name != "README.rst"]
+    for name in names:
+        assert re.fullmatch(r"\d+\.(breaking|feature|bugfix)(\.\d+)?", name)
+        assert read(ROOT / "news" / name).astext()
+
+
+def test_pre_commit_has_the_tools_of_make_lint():
+    """Else a commit would be brought into a form that CI refuses."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    (pinned,) = set(re.findall(r"ruff==[\d.]+", hooks))
+    assert pinned in constraints.splitlines()

@@ -1,0 +1,619 @@
+"""Calls of web hooks to a real server on the loopback interface that misbehaves on demand."""
+
+from collections.abc import Callable
+from collective.taskqueue import webhook
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.signing import verify
+from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import Task
+from collective.taskqueue.webhook import WebHooks
+from contextlib import suppress
+from dataclasses import dataclass
+from dataclasses import field
+from http.server import BaseHTTPRequestHandler
+from http.server import ThreadingHTTPServer
+from types import SimpleNamespace
+from urllib3.exceptions import HTTPError
+from uuid import uuid4
+import pytest
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+#: Whatever is waited for takes a moment; only a failure takes this long.
+BOUND = 20.0
+
+
+@dataclass
+class Receiver:
+    """A server that records calls and answers as a test says."""
+
+    calls: list = field(default_factory=list)
+    answer: Callable = None
+    port: int = 0
+    server: ThreadingHTTPServer | None = None
+    released: threading.Event = field(default_factory=threading.Event)
+    arrived: threading.Event = field(default_factory=threading.Event)
+    connections: set = field(default_factory=set)
+
+    def url(self, path="/hook"):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+def say(status, body=b"", **headers):
+    """An answer with a status, a body and headers."""
+
+    def answer(handler):
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args):
+            """The test looks at the calls."""
+
+        def handle_one_request(self):
+            try:
+                super().handle_one_request()
+            except OSError:
+                self.close_connection = True
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            receiver.connections.add(self.client_address)
+            receiver.calls.append((self.command, self.path, self.headers, body))
+            receiver.arrived.set()
+            receiver.answer(self)
+
+        do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    receiver.server, receiver.port = server, server.server_port
+    receiver.answer = say(200, b"thanks")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield receiver
+    receiver.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join(BOUND)
+
+
+@pytest.fixture
+def run(receiver):
+    """Queue and run one web hook; return its status."""
+    hooks, storage = None, None
+
+    def run(path="/hook", url=None, allow=None, secret="", wait=True, **fields):
+        nonlocal hooks, storage
+        settings = QueueSettings(
+            allow_hosts=f"127.0.0.1:{receiver.port}" if allow is None else allow, secret=secret
+        )
+        if hooks is None or secret or allow is not None:
+            hooks, storage = WebHooks(settings), LocalStorage(settings)
+        consumer = Consumer(storage, hooks.call, ServerSettings(lease=3.0))
+        fields = {"method": "POST", "timeout": BOUND, "url": url or receiver.url(path), **fields}
+        task = Task(id=str(uuid4()), queue="default", **fields)
+        storage.stage(task.id, [task])
+        storage.promote(task.id)
+        if wait:
+            assert consumer.step() == 1
+            consumer.stop()
+            return storage.get(task.id)
+        thread = threading.Thread(target=consumer.step)
+        thread.start()
+        return storage, task, thread
+
+    return run
+
+
+def test_the_call(run, receiver):
+    """Body and content type arrive as they were given, the rest is ours (N07, N42)."""
+    body = bytes(range(256))
+    kind = 'multipart/form-data; boundary="x y"; charset=latin-1'
+    status = run(payload=body, headers=(("Content-Type", kind),), max_attempts=5)
+    assert (status.state, status.status, status.body) == ("succeeded", 200, b"thanks")
+    ((method, path, headers, received),) = receiver.calls
+    assert (method, path, received) == ("POST", "/hook", body)
+    assert headers["Content-Type"] == kind
+    assert headers["X-Task-Id"] == status.id
+    assert (headers["X-Task-Attempt"], headers["X-Task-Max-Attempts"]) == ("1", "5")
+    assert headers["User-Agent"] == "collective.taskqueue"
+    assert "webhook-signature" not in headers
+    assert "Cookie" not in headers
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_methods(run, receiver, method):
+    """N05: as given, with the query string."""
+    assert run("/a%20b?c=d", method=method).state == "succeeded"
+    assert receiver.calls[0][:2] == (method, "/a%20b?c=d")
+
+
+def test_connections_are_reused(run, receiver):
+    """Two tasks, one connection."""
+    run()
+    run()
+    assert len(receiver.calls) == 2
+    assert len(receiver.connections) == 1
+
+
+def test_signature(run, receiver):
+    """The receiver can tell who sent it; the secret itself stays here."""
+    status = run(secret=SECRET, payload=b"{}")
+    headers = {name.lower(): value for name, value in receiver.calls[0][2].items()}
+    assert verify(SECRET, headers, b"{}", time.time())
+    assert headers["webhook-id"] == status.id
+    assert SECRET not in str(headers)
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "word"),
+    [
+        (200, "succeeded", ""),
+        (201, "succeeded", ""),
+        (299, "succeeded", ""),
+        (400, "failed", "status 400"),
+        (404, "failed", "status 404"),
+        (410, "failed", "gone"),
+        (408, "scheduled", "status 408"),
+        (425, "scheduled", "status 425"),
+        (429, "scheduled", "status 429"),
+        (500, "scheduled", "status 500"),
+        (503, "scheduled", "status 503"),
+        (304, "failed", "304"),
+    ],
+)
+def test_outcomes(run, receiver, code, state, word):
+    """N35 to N38: what succeeds, what fails, what is tried again."""
+    receiver.answer = say(code)
+    status = run(max_attempts=3)
+    assert status.state == state
+    assert word in status.reason
+    assert status.status == code
+
+
+def test_retry_after(run, receiver):
+    """The other side says when."""
+    receiver.answer = say(503, Retry_After="1000")
+    status = run(max_attempts=3)
+    assert status.due == pytest.approx(time.time() + 1000, abs=BOUND)
+
+
+def _hops(number, code=307):
+    def answer(handler):
+        left = number - int(handler.path.rpartition("/")[2])
+        where = f"/hop/{number - left + 1}"
+        say(code, Location=where)(handler) if left else say(200)(handler)
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308])
+def test_redirects_keep_method_and_body(run, receiver, code):
+    """D60: a POST does not become a GET without its body."""
+    receiver.answer = _hops(5, code)
+    status = run("/hop/0", payload=b"x", headers=(("Authorization", "s"),))
+    assert status.state == "succeeded"
+    assert [call[0] for call in receiver.calls] == ["POST"] * 6
+    assert {call[3] for call in receiver.calls} == {b"x"}
+    assert {call[2]["Authorization"] for call in receiver.calls} == {"s"}
+
+
+def test_one_redirect_too_many(run, receiver):
+    """Five are followed, the sixth fails the task."""
+    receiver.answer = _hops(6)
+    status = run("/hop/0", max_attempts=3)
+    assert (status.state, len(receiver.calls)) == ("failed", 6)
+    assert "5 redirects" in status.reason
+
+
+def test_see_other_becomes_a_get(run, receiver):
+    """303 says so."""
+    receiver.answer = _hops(1, 303)
+    run("/hop/0", payload=b"x", headers=(("Content-Type", "text/plain"),))
+    method, _, headers, body = receiver.calls[1]
+    assert (method, body, headers["Content-Type"]) == ("GET", b"", None)
+
+
+def test_secrets_are_not_given_to_another_origin(run, receiver):
+    """D24: neither the caller's headers nor the signature."""
+    other = f"http://localhost:{receiver.port}/other"
+    receiver.answer = lambda handler: (
+        say(307, Location=other) if handler.path == "/hook" else say(200)
+    )(handler)
+    headers = (("Authorization", "s"), ("X-Api-Key", "s"), ("Content-Type", "text/plain"))
+    allow = f"127.0.0.1:{receiver.port} localhost:{receiver.port}"
+    status = run(secret=SECRET, allow=allow, headers=headers, payload=b"x")
+    assert status.state == "succeeded"
+    received = receiver.calls[1][2]
+    assert received["Content-Type"] == "text/plain"
+    for name in ("Authorization", "X-Api-Key", "webhook-signature"):
+        assert received[name] is None
+
+
+@pytest.mark.parametrize("where", ["http://10.0.0.1/", "http://[::1]/", "file:///etc/passwd"])
+def test_a_redirect_into_private_space_is_refused(run, receiver, where):
+    """Every hop is checked."""
+    receiver.answer = say(307, Location=where)
+    status = run(max_attempts=3)
+    assert status.state == "failed"
+    assert status.reason.startswith("refused: ")
+    assert len(receiver.calls) == 1
+
+
+def test_a_refused_address_gets_no_packet(run, receiver):
+    """Without allow_hosts this server is out of reach."""
+    status = run(allow="", max_attempts=3)
+    assert (status.state, receiver.calls, receiver.connections) == ("failed", [], set())
+    assert "refused" in status.reason
+
+
+def _dribble(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    while not RELEASE.wait(0.02):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+
+
+def _dribble_headers(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while not RELEASE.wait(0.02):
+        handler.wfile.write(b"X-A: b\r\n")
+        handler.wfile.flush()
+
+
+def _silence(handler):
+    RELEASE.wait(BOUND)
+
+
+def _unframed(handler):
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    while not RELEASE.wait(0.02):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+
+
+RELEASE = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def _released():
+    RELEASE.clear()
+    yield
+    RELEASE.set()
+
+
+@pytest.mark.parametrize("answer", [_dribble, _dribble_headers, _silence, _unframed])
+def test_the_deadline_is_a_total_one(run, receiver, answer):
+    """N44: byte after byte does not keep the line open, and what was cut is no success."""
+    receiver.answer = answer
+    status = run(timeout=0.5, max_attempts=3)
+    assert status.state == "scheduled"
+    assert "timeout" in status.reason
+    assert status.attempts[0].seconds < BOUND / 2
+
+
+def test_an_endless_body_is_cut_at_the_cap(run, receiver):
+    """Bounded memory, one attempt."""
+
+    def answer(handler):
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        while not RELEASE.is_set():
+            handler.wfile.write(b"x" * 65536)
+
+    receiver.answer = answer
+    status = run()
+    assert status.state == "succeeded"
+    assert (len(status.body), status.truncated) == (64 * 1024, True)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\x00\x01\x02\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
+    ],
+)
+def test_garbage_costs_one_attempt(run, receiver, garbage):
+    """A reset, noise, half an answer."""
+
+    def answer(handler):
+        handler.wfile.write(garbage)
+        handler.close_connection = True
+
+    receiver.answer = answer
+    status = run(max_attempts=3)
+    assert status.state == "scheduled"
+    assert len(status.attempts) == 1
+    receiver.answer = say(200)
+    assert run().state == "succeeded"
+
+
+def test_a_compressed_body_is_kept_as_it_is(run, receiver):
+    """A bomb does not explode here."""
+    receiver.answer = say(200, b"\x1f\x8b whatever", Content_Encoding="gzip")
+    status = run()
+    assert (status.state, status.body) == ("succeeded", b"\x1f\x8b whatever")
+    assert receiver.calls[0][2]["Accept-Encoding"] == "identity"
+
+
+def test_nobody_listens(run, receiver):
+    """N37: tried again."""
+    status = run(url="http://127.0.0.1:9/", allow="127.0.0.1", max_attempts=2)
+    assert (status.state, status.status) == ("scheduled", None)
+
+
+def test_cancel_while_running(run, receiver):
+    """H15, H24: the call is dropped, and a DELETE is sent to the same url."""
+
+    def answer(handler):
+        if handler.command == "DELETE":
+            say(204)(handler)
+        else:
+            RELEASE.wait(BOUND)
+
+    receiver.answer = answer
+    storage, task, thread = run("/job", wait=False)
+    assert receiver.arrived.wait(BOUND)
+    assert storage.cancel(task.id) == "running"
+    thread.join(BOUND)
+    assert not thread.is_alive()
+    assert storage.get(task.id).state == "cancelled"
+    (_, (method, path, headers, _)) = receiver.calls
+    assert (method, path, headers["X-Task-Id"]) == ("DELETE", "/job", task.id)
+
+
+# what goes wrong on the way
+
+
+def test_a_connection_that_was_closed_is_opened_again(run, receiver):
+    """It waited in the pool; that is nobody's failure and costs no attempt."""
+    closed = threading.Semaphore(0)
+
+    def answer(handler):
+        say(200)(handler)
+        handler.close_connection = True
+        finish = handler.finish
+
+        def finished():
+            finish()
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            closed.release()
+
+        handler.finish = finished
+
+    receiver.answer = answer
+    for _ in range(3):
+        assert run().state == "succeeded"
+        assert closed.acquire(timeout=BOUND)
+    assert len(receiver.connections) == 3
+
+
+@pytest.mark.parametrize(
+    ("garbage", "reason"),
+    [
+        (b"", "RemoteDisconnected: Remote end closed connection without response"),
+        (b"HTTP/1.1 abc OK\r\n\r\n", "BadStatusLine: HTTP/1.1 abc OK"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
+            "IncompleteRead: IncompleteRead(1 bytes read, 8 more expected)",
+        ),
+    ],
+)
+def test_the_reason_is_the_cause(run, receiver, garbage, reason):
+    """And not what the library has wrapped around it."""
+
+    def answer(handler):
+        handler.wfile.write(garbage)
+        handler.close_connection = True
+
+    receiver.answer = answer
+    assert run().reason == reason
+
+
+def test_the_reason_if_nobody_listens(run, receiver):
+    status = run(url=f"http://127.0.0.1:{free_port()}/", allow="127.0.0.1")
+    assert status.reason == "ConnectionRefusedError: [Errno 111] Connection refused"
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_headers_are_utf_8(run, receiver):
+    """As in a task of Zope; a character that Latin-1 has not is no failure."""
+    assert run(headers=(("X-A", "ä€"),)).state == "succeeded"
+    assert receiver.calls[0][2]["X-A"].encode("latin-1").decode() == "ä€"
+
+
+def test_fifty_at_once(receiver, caplog):
+    """All of them wait side by side; nothing is thrown away, and nobody warned."""
+    everybody = threading.Barrier(50, timeout=BOUND)
+
+    def answer(handler):
+        everybody.wait()
+        say(200)(handler)
+
+    receiver.answer = answer
+    settings = QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}")
+    hooks, storage = WebHooks(settings), LocalStorage(settings)
+    server = ServerSettings(concurrent_limit=50)
+    tasks = [
+        Task(id=str(n), queue="default", url=receiver.url(), method="POST", timeout=BOUND)
+        for n in range(50)
+    ]
+    consumers = [Consumer(storage, hooks.call, server) for _ in tasks]
+    storage.stage("batch", tasks)
+    storage.promote("batch")
+    threads = [threading.Thread(target=consumer.step) for consumer in consumers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    for consumer in consumers:
+        consumer.stop()
+    assert storage.counts()["succeeded"] == 50
+    assert [record.getMessage() for record in caplog.records if record.levelno >= 30] == []
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Make a certificate that signs itself, for an address; return its path and its key's."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def make(address):
+        paths = folder / f"{address}.pem", folder / f"{address}.key"
+        if not paths[0].exists():
+            command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test"
+            more = ["-addext", f"subjectAltName=IP:{address}"]
+            files = ["-out", str(paths[0]), "-keyout", str(paths[1])]
+            subprocess.run(
+                [*command.split(), *more, *files], check=True, timeout=60, capture_output=True
+            )
+        return paths
+
+    return make
+
+
+@pytest.fixture
+def tls(receiver, certificate, monkeypatch):
+    """Let the receiver speak TLS, and these certificates be trusted."""
+
+    def start(own, trusted):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate(own))
+        server = receiver.server
+        get_request = server.get_request
+
+        def get():
+            sock, address = get_request()
+            return context.wrap_socket(sock, server_side=True), address
+
+        server.get_request = get
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate(trusted)[0]))
+        return f"https://127.0.0.1:{receiver.port}/hook"
+
+    return start
+
+
+def test_tls(run, receiver, tls):
+    """Two tasks, one connection, here too."""
+    url = tls(own="127.0.0.1", trusted="127.0.0.1")
+    assert run(url=url).state == run(url=url).state == "succeeded"
+    assert (len(receiver.calls), len(receiver.connections)) == (2, 1)
+
+
+def test_the_wrong_authority(run, receiver, tls):
+    """Whoever signed this is not trusted: no request is sent."""
+    url = tls(own="127.0.0.1", trusted="127.0.0.2")
+    status = run(url=url, max_attempts=3)
+    assert (status.state, receiver.calls) == ("scheduled", [])
+    assert status.reason.startswith("SSLCertVerificationError: ")
+
+
+def test_the_wrong_name(run, receiver, tls):
+    """A certificate that is trusted, but somebody else's."""
+    url = tls(own="127.0.0.2", trusted="127.0.0.2")
+    status = run(url=url, max_attempts=3)
+    assert (status.state, receiver.calls) == ("scheduled", [])
+    assert "certificate is not valid for '127.0.0.1'" in status.reason
+
+
+@pytest.fixture
+def mute():
+    """The port of a server that accepts connections, and dribbles what is no handshake."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        try:
+            sock, _ = server.accept()
+            with sock:
+                # The header of a record of TLS that is announced to be long.
+                sock.sendall(b"\x16\x03\x03\x3f\xff")
+                while not RELEASE.wait(0.02):
+                    sock.sendall(b"\x02")
+        except OSError:
+            return
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield server.getsockname()[1]
+    RELEASE.set()
+    with suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join(BOUND)
+
+
+def test_the_deadline_of_a_handshake(run, mute):
+    """N44: byte after byte does not keep it going."""
+    status = run(url=f"https://127.0.0.1:{mute}/", allow="127.0.0.1", timeout=0.5, max_attempts=2)
+    assert status.state == "scheduled"
+    assert status.reason == "timeout: it took more than 0.5 s"
+    assert status.attempts[0].seconds < BOUND / 2
+
+
+def test_the_deadline_is_one_for_all_addresses(receiver, monkeypatch):
+    """A name with many addresses that do not answer takes no longer than one."""
+    waits, now = [], [1000.0]
+    monkeypatch.setattr(webhook, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    settings = QueueSettings(allow_hosts="many.example.org")
+    found = [(2, 1, 6, "", (f"192.0.2.{n}", 80)) for n in range(9)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+
+    def connect(address, timeout):
+        waits.append(timeout)
+        now[0] += 4.0
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    hooks, line = WebHooks(settings), webhook._Line(10.0)
+    with pytest.raises((TimeoutError, HTTPError)):
+        hooks._request("GET", "http://many.example.org/", b"", {}, line)
+    assert waits == [10.0, 6.0, 2.0]
+
+
+@pytest.mark.parametrize("moment", ["getaddrinfo", "create_connection"])
+def test_a_call_that_is_cut_before_it_is_made_is_not_made(run, receiver, monkeypatch, moment):
+    """Also if it waited for a name or a handshake, which cannot be cut."""
+    original = getattr(socket, moment)
+    hooks = WebHooks(QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}"))
+    line = webhook._Line(BOUND)
+
+    def cut(*args, **kwargs):
+        line.cut()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(socket, moment, cut)
+    with pytest.raises((TimeoutError, HTTPError)):
+        hooks._request("GET", receiver.url(), b"", {}, line)
+    assert receiver.calls == []
