@@ -1,5 +1,7 @@
 """A Plone site with one local queue in this process, in a FileStorage."""
 
+from AccessControl.SecurityManagement import newSecurityManager
+from AccessControl.SecurityManagement import noSecurityManager
 from collections.abc import Iterator
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -9,6 +11,7 @@ from collective.taskqueue.queue import TaskQueue
 from contextlib import contextmanager
 from pathlib import Path
 from Testing.makerequest import makerequest
+from urllib.parse import quote
 from zope.component import getUtility
 from zope.component.hooks import setSite
 import logging
@@ -72,6 +75,23 @@ def make_consumer(queue: TaskQueue) -> Consumer:
     return Consumer(queue.storage, publish, ServerSettings(), queue.announce)
 
 
+@contextmanager
+def logged_in(name: str) -> Iterator[str]:
+    """Let what the block queues be queued by a member; yield the cookie of a session."""
+    app = makerequest(Zope2.app())
+    folder = app.Plone.acl_users
+    setSite(app.Plone)
+    folder.session._setupSession(name, app.REQUEST.RESPONSE)
+    cookie = app.REQUEST.RESPONSE.cookies["__ac"]["value"]
+    newSecurityManager(None, folder.getUserById(name))
+    try:
+        yield f"__ac={quote(cookie)}"
+    finally:
+        noSecurityManager()
+        setSite(None)
+        app._p_jar.close()
+
+
 def _create_site(app: object) -> None:
     # Products are importable only once Zope has started.
     from Products.CMFPlone.factory import addPloneSite
@@ -79,5 +99,6 @@ def _create_site(app: object) -> None:
     site = addPloneSite(app, "Plone", setup_content=False, default_language="en")
     setSite(site)
     site.acl_users.userFolderAddUser("jane", "secret-of-jane", ["Member"], [])
+    site.portal_setup.runAllImportStepsFromProfile("collective.taskqueue.pasplugin:default")
     transaction.commit()
     setSite(None)

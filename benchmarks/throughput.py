@@ -1,5 +1,6 @@
-"""The consumer next to a bare loop over Zope's publisher: same view, same thread."""
+"""The consumer next to a bare loop over Zope's publisher: same view, same user, same thread."""
 
+from benchmarks.site import logged_in
 from benchmarks.site import make_consumer
 from collective.taskqueue import taskqueue
 from collective.taskqueue.attempt import Attempt
@@ -8,6 +9,7 @@ from collective.taskqueue.publisher import make_environ
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import SUCCEEDED
+from contextlib import nullcontext
 from io import BytesIO
 from statistics import median
 from time import perf_counter
@@ -20,22 +22,30 @@ import transaction
 URL = "/Plone/@@bench-noop"
 
 
-def throughput(queue: TaskQueue, rounds: int, size: int) -> tuple[float, float, float]:
+def throughput(
+    queue: TaskQueue, rounds: int, size: int, member: str | None = None
+) -> tuple[float, float, float]:
     """Return the median ratio of both speeds, and the seconds per request of each.
 
     Every round makes `size` requests in a bare loop, then runs as many tasks that wait in
-    the queue; its ratio compares the two alone.
+    the queue; its ratio compares the two alone. Both run as the same member, by the cookie of
+    a session and by the plugin, or both as nobody.
     """
     consumer = make_consumer(queue)
+    queue.purge(SUCCEEDED)
     environ = _environ(queue)
-    _bare(environ, size)
-    _fill(queue, size)
-    _drain(consumer, size)
+    if member is not None:
+        with logged_in(member) as cookie:
+            environ["HTTP_COOKIE"] = cookie
     bare, ours = [], []
-    for _ in range(rounds):
-        bare.append(_seconds(_bare, environ, size) / size)
-        _fill(queue, size)
-        ours.append(_seconds(_drain, consumer, size) / size)
+    for number in range(-1, rounds):
+        seconds = _seconds(_bare, environ, size, member) / size
+        _fill(queue, size, member)
+        drained = _seconds(_drain, consumer, size) / size
+        # The first round warms up.
+        if number >= 0:
+            bare.append(seconds)
+            ours.append(drained)
     succeeded = queue.counts()[SUCCEEDED]
     if succeeded != min(size * (rounds + 1), queue.settings.max_finished):
         raise AssertionError(f"only {succeeded} tasks succeeded")
@@ -63,24 +73,25 @@ def _environ(queue: TaskQueue) -> dict[str, Any]:
     return environ
 
 
-def _bare(environ: dict[str, Any], size: int) -> None:
+def _bare(environ: dict[str, Any], size: int, member: str | None) -> None:
     answers = []
     for _ in range(size):
+        current = {**environ, "wsgi.input": BytesIO()}
         chunks = publish_module(
-            {**environ, "wsgi.input": BytesIO()},
-            lambda status, headers, exc_info=None: answers.append(status),
+            current, lambda status, headers, exc_info=None: answers.append(status)
         )
         b"".join(chunks)
         if hasattr(chunks, "close"):
             chunks.close()
-    if answers != ["200 OK"] * size:
+    if answers != ["200 OK"] * size or current.get("REMOTE_USER") != member:
         raise AssertionError(f"the bare loop was answered {set(answers)}")
 
 
-def _fill(queue: TaskQueue, size: int) -> None:
-    for _ in range(size):
-        taskqueue.add(URL, queue=queue.name)
-    transaction.commit()
+def _fill(queue: TaskQueue, size: int, member: str | None) -> None:
+    with nullcontext() if member is None else logged_in(member):
+        for _ in range(size):
+            taskqueue.add(URL, queue=queue.name)
+        transaction.commit()
 
 
 def _drain(consumer: Any, size: int) -> None:

@@ -776,6 +776,22 @@ def test_secrets_of_the_response_are_not_recorded(run, view):
         assert not names & {"set-cookie", "www-authenticate"}
 
 
+def test_no_csrf_tokens_in_the_result(run, view, http):
+    """They are secrets of the user; a page from outside has them in all of its forms."""
+
+    def page(context, request):
+        request.response.setHeader("Content-Type", "text/html; charset=utf-8")
+        return "<html><body><form method='post' action='/'></form></body></html>"
+
+    url = view("page", page)
+    _, _, outside = http(url, HTTP_AUTHORIZATION=BASIC)
+    assert b'name="_authenticator"' in outside
+    done = run(url)
+    assert done.task.user is not None
+    assert b"<form" in done.outcome.body
+    assert b"_authenticator" not in done.outcome.body
+
+
 # log
 
 

@@ -19,6 +19,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Transition
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 import logging
 import random
@@ -281,13 +282,16 @@ class Consumer:
 
 def _storable(outcome: Outcome) -> Outcome:
     """The outcome without what no storage can hold: halves of surrogate pairs in a text."""
+    texts = [outcome.reason, outcome.error, *chain.from_iterable(outcome.headers)]
+    if "".join(texts).isascii():
+        return outcome
     headers = tuple((_encodable(name), _encodable(value)) for name, value in outcome.headers)
     reason, error = _encodable(outcome.reason), _encodable(outcome.error)
     return replace(outcome, reason=reason, error=error, headers=headers)
 
 
 def _encodable(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _pause(errors: int) -> float:

@@ -37,6 +37,7 @@ from zExceptions import HTTPException
 from zExceptions import Unauthorized
 from zExceptions import upgradeException
 from zope.component import adapter
+from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 from zope.globalrequest import clearRequest
 from zope.globalrequest import getRequest
@@ -325,11 +326,14 @@ def _clean_up() -> None:
     # The publisher leaves the user behind for the next request to clear, and whatever it
     # was doing when the view tore it apart.
     try:
-        transaction.abort()
+        # Asked like Zope's own publisher does: to abort none, one would have to be made.
+        if transaction.manager.manager._txn is not None:
+            transaction.abort()
     except Exception:
         logger.exception("a data manager that a task left behind could not abort, ignored")
     noSecurityManager()
-    setSite(None)
+    if getSite() is not None:
+        setSite(None)
     clearRequest()
     if queryInteraction() is not None:
         endInteraction()
@@ -360,6 +364,14 @@ def begin_task(event: Any) -> None:
     """The view is found and is called next: from here on it may be interrupted."""
     if isinstance(event.request, TaskRequest):
         event.request.attempt.interruptible()
+
+
+def no_tokens(published: Any, request: Any) -> None:
+    """Take the place of the transform that puts CSRF tokens into pages, and do nothing.
+
+    Nobody submits the forms of a page that a task renders, and tokens of its user must not
+    lie in a queue with its result.
+    """
 
 
 @adapter(IPubFailure)

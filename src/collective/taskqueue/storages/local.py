@@ -27,7 +27,7 @@ from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import replace
 from itertools import islice
-from uuid import uuid4
+from secrets import token_hex
 from zope.interface import implementer
 import logging
 import threading
@@ -113,14 +113,16 @@ class LocalStorage:
         while not leases and not over:
             news: News = []
             with self._changed:
-                while not (leases or over or news):
+                while not over:
                     now = self._clock()
                     self._recover(now, news)
                     self._board.ripen(now)
                     leases = [] if self._paused else self._take(consumer, limit, lease, now)
+                    if leases or news:
+                        break
                     pause = self._until_next(now, deadline)
                     over = wakes != self._wakes or (pause is not None and pause <= 0)
-                    if not (leases or over or news):
+                    if not over:
                         self._changed.wait(pause)
                 if leases:
                     # Somebody who still waits has to watch over these leases.
@@ -197,7 +199,7 @@ class LocalStorage:
             record = self._board.take()
             if record is None:
                 break
-            leases.append(record.start(consumer, uuid4().hex, lease, now))
+            leases.append(record.start(consumer, token_hex(16), lease, now))
         return leases
 
     def _until_next(self, now: float, deadline: float | None) -> float | None:
