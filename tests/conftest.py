@@ -1,5 +1,7 @@
 """What all tests need of the process that runs them."""
 
+from collective.taskqueue import unfinished
+import pytest
 import signal
 
 
@@ -7,3 +9,9 @@ import signal
 # the suite starts would inherit that; some tests are about that signal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_unfinished(monkeypatch):
+    """What other tests have left to be done in the background is theirs."""
+    monkeypatch.setattr(unfinished, "_backlog", unfinished.Backlog())

@@ -9,6 +9,7 @@ tasks, and no other, has run, and has run once: every outage is shorter than a l
 from __future__ import annotations
 
 from collections import Counter
+from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.errors import StorageUnavailable
@@ -31,7 +32,6 @@ import os
 import redis
 import signal
 import sys
-import threading
 import time
 import transaction
 
@@ -141,9 +141,7 @@ class Harness:
             except StorageUnavailable:
                 transaction.abort()
             time.sleep(0.01)
-        for thread in threading.enumerate():
-            if thread.name == "taskqueue-batch":
-                thread.join(PATIENCE)
+        unfinished.flush(PATIENCE)
 
     def _drain(self) -> None:
         storage = RedisStorage(self._settings)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue import datamanager
 from collective.taskqueue import indoubt
+from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
@@ -24,7 +25,6 @@ from ZEO.Exceptions import ClientDisconnected
 from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
 import pytest
-import threading
 import time
 import transaction
 
@@ -122,7 +122,7 @@ def add_and_die(
     """The same, but the process dies right after the commit of the database, or right before."""
     with monkeypatch.context() as patch:
         # No afterlife: nothing goes on in the background of a dead process.
-        patch.setattr(datamanager, "_in_background", lambda *args: None)
+        patch.setattr(unfinished.Backlog, "add", lambda self, job: None)
         patch.setattr(queue.storage, "promote" if committed else "discard", die)
         if committed:
             add(database, queue, url)
@@ -293,16 +293,13 @@ def test_zeo_killed_after_it_committed(zeo_server, through_proxy, queue):
     proxy, database = through_proxy
     commit_and_lose_the_answer(zeo_server, proxy, database, queue)
     assert committed(zeo_server)
-    for thread in threading.enumerate():
-        if thread.name == "taskqueue-batch":
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+    assert unfinished.flush(PATIENCE)
     assert (urls(queue.storage), queue.storage.in_doubt()) == (["/a"], [])
 
 
 def test_zeo_killed_and_the_process_too(zeo_server, through_proxy, queue, later, monkeypatch):
     """Guarantee 1: a consumer in another process finds the witness."""
-    monkeypatch.setattr(datamanager, "_in_background", lambda *args: None)
+    monkeypatch.setattr(unfinished.Backlog, "add", lambda self, job: None)
     proxy, database = through_proxy
     commit_and_lose_the_answer(zeo_server, proxy, database, queue)
     other = zeo_server.open()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collective.taskqueue import datamanager
 from collective.taskqueue import indoubt
+from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.queue import TaskQueue
@@ -120,11 +120,6 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
         time.sleep(0.005)
 
 
-def background() -> list[str]:
-    """What goes on with batches behind the back of the one who committed."""
-    return [thread.name for thread in threading.enumerate() if thread.name == "taskqueue-batch"]
-
-
 class Interruption:
     """A data manager between the database and us: the database has committed, and then."""
 
@@ -166,7 +161,7 @@ def test_frozen_server_vetoes_in_time(server, storage, root, fresh):
         add(storage, "/before")
     with frozen(server):
         assert commit_without_server(server, storage, root) < STAGE_TIMEOUT + SLOWNESS
-    until(lambda: not background())
+    assert unfinished.flush(PATIENCE)
     assert storage.in_doubt() == []
 
 
@@ -215,13 +210,13 @@ def test_promote_without_server(server, storage, root):
     assert time.monotonic() - started < STAGE_TIMEOUT + SLOWNESS
     assert root["x"] == 1
     server.start()
-    until(lambda: urls(storage) == ["/a", "/b", "/c"], datamanager.MAX_PAUSE + 5.0)
+    until(lambda: urls(storage) == ["/a", "/b", "/c"], unfinished.MAX_PAUSE + 5.0)
     assert storage.in_doubt() == []
 
 
 def test_process_dies_while_the_server_is_away(server, make_storage, root, monkeypatch):
     """D03: nothing is left of the batch but what the server has stored, and the witness."""
-    monkeypatch.setattr(datamanager, "_in_background", lambda *args: None)
+    monkeypatch.setattr(unfinished.Backlog, "add", lambda self, job: None)
     storage = make_storage()
     queue = TaskQueue(storage.settings, storage)
     root["x"] = 1
@@ -284,7 +279,7 @@ def test_reply_on_the_way_in_lost(proxy, make_storage, root, word):
     queue.add("/b")
     proxy.lose_reply(word)
     transaction.commit()
-    until(lambda: urls(storage) == ["/a", "/b"], datamanager.MAX_PAUSE + 5.0)
+    until(lambda: urls(storage) == ["/a", "/b"], unfinished.MAX_PAUSE + 5.0)
     assert proxy.lost.is_set()
     assert storage.in_doubt() == []
 

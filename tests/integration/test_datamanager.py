@@ -1,6 +1,7 @@
 """Committed ⇔ queued, with real transactions and a real database beside them."""
 
 from collective.taskqueue import indoubt
+from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskQueueError
@@ -103,10 +104,7 @@ def batch(queue):
 
 def settle():
     """Wait for what goes on in the background with batches."""
-    for thread in threading.enumerate():
-        if thread.name == "taskqueue-batch":
-            thread.join(TIMEOUT)
-            assert not thread.is_alive()
+    assert unfinished.flush(TIMEOUT)
 
 
 @pytest.fixture
@@ -522,18 +520,88 @@ def test_fault_in_the_vote(queue, root, key):
 def test_fault_after_our_vote_and_nothing_committed(queue, root, key, phase, monkeypatch, caplog):
     """In doubt: invisible, logged, and discarded when the database can have it no more."""
     monkeypatch.setattr(indoubt, "LONGEST_COMMIT", 0.0)
+    # The witness of this one vouches for the next: no pack has removed that.
+    root["y"] = 1
+    queue.add("/before")
+    transaction.commit()
+    queue.reset()
     queue.storage.may_discard.clear()
     commit_with(Saboteur(key, phase), queue, root)
-    assert committed(root) == {}
+    assert committed(root) == {"y": 1}
     (staged,) = queue.storage.in_doubt()
     assert staged.size == 1
     assert len(queue) == 0
     assert "in doubt until its witness is found" in caplog.text
     queue.storage.may_discard.set()
     settle()
-    assert committed(root) == {}
+    assert committed(root) == {"y": 1}
     assert (len(queue), queue.storage.in_doubt()) == (0, [])
     assert "was not committed, discarded" in caplog.text
+
+
+def test_nobody_can_tell_whether_it_was_committed(queue, root, monkeypatch):
+    """A pack may have removed the witness, and there is no older one: failed, and visible."""
+    monkeypatch.setattr(indoubt, "LONGEST_COMMIT", 0.0)
+    monkeypatch.setattr(indoubt, "_last_seen", {})
+    commit_with(Saboteur(AFTER_ALL, "tpc_vote"), queue, root)
+    settle()
+    (status,) = queue.tasks(state="failed")
+    assert (status.task.url, status.reason) == ("/a", indoubt.NOBODY_KNOWS)
+
+
+def test_witnesses_in_another_database_give_no_transaction_to_wait_for(queue, root):
+    """Consumers know only of the main database how far they have come."""
+    commit_with(Saboteur(AFTER_DATABASE, "tpc_finish"), queue, root)
+    settle()
+    (lease,) = queue.storage.reserve("consumer", timeout=0)
+    assert (lease.task.url, lease.tid) == ("/a", None)
+
+
+def test_batches_are_promoted_in_the_order_of_their_commits(queue, root):
+    """Guarantee 3, also when the storage was away: the second is not tried before the first."""
+    queue.storage.faults["promote"] = 4
+    for number in range(4):
+        queue.add(f"/{number}")
+        transaction.commit()
+    settle()
+    assert urls(queue) == ["/0", "/1", "/2", "/3"]
+
+
+def test_no_thread_to_be_had(queue, root, monkeypatch, caplog):
+    """Nothing is raised in the last phase of a commit; the next job takes this one along."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("can't start new thread")
+
+    queue.storage.faults["promote"] = 2
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", refuse)
+        queue.add("/a")
+        transaction.commit()
+    assert "nothing can be done in the background (can't start new thread)" in caplog.text
+    queue.add("/b")
+    transaction.commit()
+    settle()
+    assert urls(queue) == ["/a", "/b"]
+
+
+def test_more_batches_than_can_be_remembered(queue, monkeypatch, caplog):
+    monkeypatch.setattr(unfinished, "MAX_WAITING", 0)
+    queue.storage.faults["promote"] = 1
+    task_id = queue.add("/a")
+    transaction.commit()
+    assert f"task {task_id}: too many batches wait, this one is left to consumers" in caplog.text
+    assert [item.size for item in queue.storage.in_doubt()] == [1]
+
+
+def test_what_is_left_when_the_process_ends(queue, caplog):
+    queue.storage.faults["promote"] = 10**9
+    task_id = queue.add("/a")
+    transaction.commit()
+    unfinished.close(0.0)
+    assert f"task {task_id}: its batch" in caplog.text
+    assert "is left to consumers, this process ends" in caplog.text
+    queue.storage.faults["promote"] = 0
 
 
 def test_fault_after_the_database_has_committed(queue, root, caplog):

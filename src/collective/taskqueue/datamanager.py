@@ -10,32 +10,17 @@ Each transaction has one batch per queue, and each batch a pair of data managers
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from collective.taskqueue import indoubt
+from collective.taskqueue import unfinished
 from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.task import Task
-from itertools import count
 from transaction.interfaces import IDataManagerSavepoint
 from transaction.interfaces import ISavepointDataManager
 from transaction.interfaces import ITransaction
 from typing import Any
 from uuid import uuid4
 from zope.interface import implementer
-import logging
-import random
-import threading
-import time
 import transaction
-
-
-logger = logging.getLogger("collective.taskqueue")
-
-#: Batches to discard that are remembered at most.
-MAX_LEFTOVERS = 1000
-
-#: Longest pause in seconds between two tries to promote or resolve a batch.
-MAX_PAUSE = 5.0
 
 
 def join(queue: Any, task: Task) -> None:
@@ -111,12 +96,16 @@ class _Batch:
             return
         testimony, self._testimony = self._testimony, None
         tid = None if testimony is None else testimony.confirm()
+        if unfinished.is_behind(self.queue):
+            # Those of earlier transactions come first, as soon as the storage is back.
+            unfinished.promote_later(self.queue, self.id, tid, tasks)
+            return
         try:
-            _promote(self.queue, self.id, tid, tasks)
+            unfinished.promote(self.queue, self.id, tid, tasks)
         except Exception as exc:
             # The user's work is saved; an error now would tell them otherwise.
-            _log(tasks, "committed, but its storage failed (%s); trying again", exc)
-            _in_background(_promote_until_done, self.queue, self.id, tid, tasks)
+            unfinished.log(tasks, "committed, but its storage failed (%s); trying again", exc)
+            unfinished.promote_later(self.queue, self.id, tid, tasks)
 
     def discard(self) -> None:
         tasks, self._staged = self._staged, ()
@@ -125,121 +114,24 @@ class _Batch:
         testimony, self._testimony = self._testimony, None
         if self.voted and testimony is not None:
             # Whether the database has committed is not known here; its witness knows.
-            _log(tasks, "commit failed after the vote, in doubt until its witness is found")
-            _in_background(
-                _resolve_until_done,
-                self.queue,
-                self.id,
-                testimony.databases,
-                testimony.reference,
-                tasks,
+            unfinished.log(
+                tasks, "commit failed after the vote, in doubt until its witness is found"
+            )
+            unfinished.resolve_later(
+                self.queue, self.id, testimony.databases, testimony.reference, tasks
             )
             return
         if self._refused:
             # The storage may well be away; nobody needs to wait for it a second time.
-            _leftovers.add(self.queue.storage, self.id)
+            unfinished.discard_later(self.queue.storage, self.id)
             return
         try:
             self.queue.storage.discard(self.id)
         except Exception as exc:
-            _log(tasks, "transaction aborted, stays staged because its storage failed (%s)", exc)
-            _leftovers.add(self.queue.storage, self.id)
-
-
-def _in_background(target: Callable[..., None], *args: Any) -> bool:
-    try:
-        threading.Thread(target=target, args=args, name="taskqueue-batch", daemon=True).start()
-    except RuntimeError as exc:
-        # No thread can be had, at exit or at a limit. The batch stays staged, and consumers
-        # resolve it; nothing may be raised here.
-        logger.error("nothing can be done in the background (%s), left to consumers", exc)
-        return False
-    return True
-
-
-def _promote_until_done(
-    queue: Any, batch_id: str, tid: bytes | None, tasks: tuple[Task, ...]
-) -> None:
-    for tries in count():
-        time.sleep(_pause(tries))
-        try:
-            _promote(queue, batch_id, tid, tasks)
-        except Exception as exc:
-            logger.debug("task %s: still not promoted (%s)", tasks[0].id, exc)
-        else:
-            _log(tasks, "promoted after %s more tries", tries + 1, level=logging.INFO)
-            return
-
-
-def _resolve_until_done(
-    queue: Any, batch_id: str, databases: Any, reference: str, tasks: tuple[Task, ...]
-) -> None:
-    deadline = time.monotonic() + indoubt.LONGEST_COMMIT
-    for tries in count():
-        try:
-            tid = indoubt.committed(databases, reference)
-            if tid is not None:
-                _promote(queue, batch_id, tid, tasks)
-                _log(tasks, "was committed after all, queued", level=logging.WARNING)
-                return
-            if time.monotonic() > deadline:
-                queue.storage.discard(batch_id)
-                _log(tasks, "was not committed, discarded", level=logging.WARNING)
-                return
-        except Exception as exc:
-            logger.debug("task %s: still in doubt (%s)", tasks[0].id, exc)
-        time.sleep(_pause(tries))
-
-
-class _Leftovers:
-    """Batches of aborted transactions that their storage could not discard at once.
-
-    One thread for all of them, and only while there are any: a storage that is away for
-    long refuses many. Those that do not fit are discarded by consumers, later.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[Any, str]] = deque(maxlen=MAX_LEFTOVERS)
-        self._busy = False
-
-    def add(self, storage: Any, batch_id: str) -> None:
-        with self._lock:
-            self._waiting.append((storage, batch_id))
-            if not self._busy:
-                self._busy = _in_background(self._work)
-
-    def _work(self) -> None:
-        tries = 0
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._busy = False
-                    return
-                storage, batch_id = self._waiting.popleft()
-            try:
-                storage.discard(batch_id)
-                tries = 0
-            except Exception as exc:
-                logger.debug("batch %s: still not discarded (%s)", batch_id, exc)
-                with self._lock:
-                    self._waiting.append((storage, batch_id))
-                time.sleep(_pause(tries))
-                tries += 1
-
-
-def _pause(tries: int) -> float:
-    return random.uniform(0.5, 1.0) * float(min(0.1 * 2.0 ** min(tries, 10), MAX_PAUSE))
-
-
-def _promote(queue: Any, batch_id: str, tid: bytes | None, tasks: tuple[Task, ...]) -> None:
-    with queue.arrival([task.id for task in tasks]):
-        queue.storage.promote(batch_id, tid, tasks)
-
-
-def _log(tasks: tuple[Task, ...], message: str, *args: object, level: int = logging.ERROR) -> None:
-    for task in tasks:
-        logger.log(level, "task %s: %s", task.id, message % args)
+            unfinished.log(
+                tasks, "transaction aborted, stays staged because its storage failed (%s)", exc
+            )
+            unfinished.discard_later(self.queue.storage, self.id)
 
 
 class _DataManager:
@@ -326,6 +218,3 @@ class _Savepoint:
     def rollback(self) -> None:
         """See `IDataManagerSavepoint`."""
         del self._tasks[self._length :]
-
-
-_leftovers = _Leftovers()

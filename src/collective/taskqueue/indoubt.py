@@ -8,6 +8,7 @@ the promotion is promoted later, and one whose transaction was aborted is discar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from persistent import Persistent
 from transaction import TransactionManager
 from transaction.interfaces import ITransaction
@@ -28,6 +29,26 @@ GRACE = 60.0
 
 #: Seconds after which a commit that has not arrived is taken to be aborted.
 LONGEST_COMMIT = 3600.0
+
+
+#: Ends of a transaction.
+COMMITTED = "committed"
+ABORTED = "aborted"
+UNKNOWN = "unknown"
+
+#: Why the tasks of a transaction with an unknown end have failed.
+NOBODY_KNOWS = "nobody can tell whether its transaction was committed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a transaction ended; `end` is None as long as it may still commit.
+
+    `tid` is its id, if it has committed and consumers can wait for it.
+    """
+
+    end: str | None
+    tid: bytes | None = None
 
 
 class Witness(Persistent):
@@ -89,13 +110,20 @@ def testify(current: ITransaction) -> Testimony | None:
     return testimony
 
 
-def committed(databases: Any, reference: str) -> bytes | None:
-    """Return the id of the transaction that wrote the witness; None if none has, so far.
+def judge(databases: Any, reference: str, age: float) -> Verdict:
+    """Return how the transaction with this witness has ended, as far as that is known.
 
-    Raises `KeyError` for a database that is not configured any more.
+    `age` is the number of seconds since the batch was staged. Raises `KeyError` for a database
+    that is not configured any more, and whatever a database that is away raises.
     """
     name, oid, _ = reference.split(":")
-    return _serial(databases[name], oid)
+    tid = _serial(databases[name], oid)
+    if tid is not None:
+        # Of other databases consumers do not know how far they have come.
+        return Verdict(COMMITTED, tid if name == MAIN else None)
+    if age < LONGEST_COMMIT:
+        return Verdict(None)
+    return Verdict(UNKNOWN if _packed(databases, reference) else ABORTED)
 
 
 def resolve(storage: Any, databases: Any, grace: float = GRACE) -> list[str]:
@@ -138,21 +166,17 @@ def _resolved(storage: Any, databases: Any, batch: Any) -> bool:
         logger.warning("batch %s: no witness, %d tasks discarded", batch.id, batch.size)
         storage.discard(batch.id)
         return True
-    tid = committed(databases, batch.witness)
-    if tid is not None:
-        in_main = batch.witness.startswith(f"{MAIN}:")
-        storage.promote(batch.id, tid if in_main else None)
+    verdict = judge(databases, batch.witness, batch.age)
+    if verdict.end == COMMITTED:
+        storage.promote(batch.id, verdict.tid)
         logger.warning("batch %s: was committed, %d tasks queued late", batch.id, batch.size)
-        return True
-    if batch.age < LONGEST_COMMIT:
-        return False
-    if _packed(databases, batch.witness):
+    elif verdict.end == ABORTED:
+        logger.warning("batch %s: was not committed, %d tasks discarded", batch.id, batch.size)
+        storage.discard(batch.id)
+    elif verdict.end == UNKNOWN:
         logger.error("batch %s: nobody knows, %d tasks failed", batch.id, batch.size)
-        storage.condemn(batch.id, "nobody can tell whether its transaction was committed")
-        return True
-    logger.warning("batch %s: was not committed, %d tasks discarded", batch.id, batch.size)
-    storage.discard(batch.id)
-    return True
+        storage.condemn(batch.id, NOBODY_KNOWS)
+    return verdict.end is not None
 
 
 def _packed(databases: Any, reference: str) -> bool:

@@ -198,13 +198,20 @@ class ITaskQueue(Interface):
     def get(consumer_name: str) -> Task | None:
         """Reserve the oldest task, without waiting; None if there is none.
 
-        For scripts: the lease is held by this process until `task_done`.
+        For scripts: the lease is held by this process, and renewed, until `task_done`.
         """
 
     def task_done(
         task: Task, status_line: str, consumer_name: str, consumer_length: int = 0
     ) -> None:
-        """Finish a task that `get` returned, by a status line like ``HTTP/1.1 200 OK``."""
+        """Finish a task that `get` returned, by a status line like ``HTTP/1.1 200 OK``.
+
+        Raises `ValueError` for anything else; the task stays reserved then, as it does if
+        the storage fails.
+        """
+
+    def after_fork() -> None:
+        """Begin anew in a forked child; called by `startup`."""
 
     def reset() -> int:
         """Forget all waiting and scheduled tasks of this queue; return how many."""

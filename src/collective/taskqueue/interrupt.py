@@ -41,6 +41,9 @@ _set_async_exc.restype = ctypes.c_int
 
 _switching = threading.Lock()
 
+#: The interval in seconds to return to, while turns are short.
+_usual: float | None = None
+
 
 @contextmanager
 def short_turns() -> Iterator[None]:
@@ -49,13 +52,24 @@ def short_turns() -> Iterator[None]:
     Else this thread would only ever be let in where the other one waits for something, a
     disk perhaps, and that is always in critical code.
     """
+    global _usual
     with _switching:
-        interval = sys.getswitchinterval()
+        _usual = sys.getswitchinterval()
         sys.setswitchinterval(1e-6)
         try:
             yield
         finally:
-            sys.setswitchinterval(interval)
+            sys.setswitchinterval(_usual)
+            _usual = None
+
+
+def after_fork() -> None:
+    """Called in a forked child: the thread that was to end the short turns is the parent's."""
+    global _switching, _usual
+    _switching = threading.Lock()
+    if _usual is not None:
+        sys.setswitchinterval(_usual)
+        _usual = None
 
 
 def raise_in(thread: int, kind: type[BaseException], base: CodeType) -> bool:

@@ -7,6 +7,7 @@ once per renewal, not once per task.
 from __future__ import annotations
 
 from collective.taskqueue.attempt import Attempt
+from math import isfinite
 from typing import Any
 import logging
 import sys
@@ -23,6 +24,9 @@ STUCK_INTERVAL = 60.0
 #: Seconds between two tries to interrupt a task that cannot be interrupted right now.
 INTERRUPT_INTERVAL = 0.2
 
+#: How often a lease that could not be renewed is tried again before it expires, or so.
+RETRIES = 12
+
 #: Seconds between two looks whether a web hook was cancelled while it runs. A task of Zope
 #: asks for itself.
 CANCEL_INTERVAL = 1.0
@@ -34,6 +38,8 @@ class Keeper:
     def __init__(self, storage: Any, lease: float, name: str) -> None:
         self._storage = storage
         self._lease = lease
+        #: Seconds between two renewals of a lease.
+        self.renewal = lease / 3
         self._name = name
         self._changed = threading.Condition()
         self._running: dict[str, _Watched] = {}
@@ -80,9 +86,8 @@ class Keeper:
         with self._changed:
             running = list(self._running.values())
         for watched in running:
-            if watched.renewed + self._lease / 3 <= now:
-                watched.renewed = now
-                self._renew(watched.attempt)
+            if watched.renews <= now:
+                watched.renews = now + self._renew(watched.attempt)
         for watched in running:
             if watched.asks <= now:
                 watched.asks = now + CANCEL_INTERVAL
@@ -97,11 +102,8 @@ class Keeper:
             with self._changed:
                 if self._stopped:
                     return
-                busy = bool(self._running)
-                self._next = time.monotonic() + self._lease / 3 if busy else None
-                if busy:
-                    soonest = (watched.soonest() for watched in self._running.values())
-                    self._next = min(self._next or 0.0, *soonest)
+                soonest = [watched.soonest() for watched in self._running.values()]
+                self._next = min((when for when in soonest if isfinite(when)), default=None)
                 self._changed.wait(self._next and max(0.0, self._next - time.monotonic()))
                 if self._stopped:
                     return
@@ -110,20 +112,25 @@ class Keeper:
             except Exception:
                 logger.exception("watching running tasks failed, trying again")
 
-    def _renew(self, attempt: Attempt) -> None:
+    def _renew(self, attempt: Attempt) -> float:
+        """Renew the lease of a task; return the seconds until the next time."""
         try:
-            # Without a lease once it has ended: its outcome may be stored by now.
-            if not self._storage.renew(attempt.lease, self._lease) and not attempt.ended:
-                logger.warning(
-                    "task %s: lease lost while running, its result will be dropped",
-                    attempt.task.id,
-                )
+            renewed = self._storage.renew(attempt.lease, self._lease)
         except Exception as exc:
             logger.warning(
                 "task %s: lease not renewed (%s), another consumer may run it",
                 attempt.task.id,
                 exc,
             )
+            return self._lease / RETRIES
+        if renewed:
+            return self.renewal
+        # Without a lease once it has ended: its outcome may be stored by now.
+        if not attempt.ended:
+            logger.warning(
+                "task %s: lease lost while running, its result will be dropped", attempt.task.id
+            )
+        return float("inf")
 
     def _enforce(self, watched: _Watched, now: float) -> float:
         """Interrupt a task that is over its time; return the seconds until the next look."""
@@ -156,7 +163,9 @@ class _Watched:
         self._keeper = keeper
         self.attempt = attempt
         self.thread = threading.get_ident()
-        self.started = self.renewed = now
+        self.started = now
+        #: When to renew the lease next.
+        self.renews = now + keeper.renewal
         self.due = float("inf") if timeout is None else now + timeout
         #: When to ask for cancellation next.
         self.asks = now + CANCEL_INTERVAL if attempt.task.is_hook else float("inf")
@@ -171,7 +180,7 @@ class _Watched:
         self._keeper.end(self)
 
     def soonest(self) -> float:
-        return min(self.due, self.asks)
+        return min(self.due, self.asks, self.renews)
 
 
 def _report_stuck(watched: _Watched, now: float) -> None:

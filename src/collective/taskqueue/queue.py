@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collective.taskqueue import datamanager
 from collective.taskqueue import policy
+from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.capture import CURRENT
 from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.events import announce
 from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.keeper import Keeper
 from collective.taskqueue.task import CANCELLED
-from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import State
@@ -31,6 +32,10 @@ import time
 logger = logging.getLogger("collective.taskqueue")
 
 
+#: Seconds of a lease that `get` takes; it is renewed as long as this process lives.
+LEASE = 30.0
+
+
 @implementer(ITaskQueue)
 class TaskQueue:
     """See `ITaskQueue`."""
@@ -40,7 +45,12 @@ class TaskQueue:
         self.settings = settings
         self.storage = storage
         self.storage.notify = self.announce
-        self._leases: dict[str, Lease] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        #: What `get` has handed out, and who renews its leases.
+        self._reserved: dict[str, Any] = {}
+        self._keeper = Keeper(self.storage, LEASE, f"taskqueue-{self.name}-keeper")
         #: Tasks that are promoted right now, and whose arrival nobody was told of yet.
         self._arriving: set[str] = set()
 
@@ -70,24 +80,35 @@ class TaskQueue:
         self.storage.promote(batch_id)
 
     def get(self, consumer_name: str) -> Task | None:
-        leases = self.storage.reserve(consumer_name, limit=1, timeout=0)
+        leases = self.storage.reserve(consumer_name, limit=1, timeout=0, lease=LEASE)
         for lease in leases:
-            self._leases[lease.task.id] = lease
-            return lease.task
+            watched = self._keeper.watch(Attempt(lease, self.storage), timed=False)
+            self._keeper.begin(watched)
+            self._reserved[lease.task.id] = watched
+            task: Task = lease.task
+            return task
         return None
 
     def task_done(
         self, task: Task, status_line: str, consumer_name: str, consumer_length: int = 0
     ) -> None:
-        lease = self._leases.pop(task.id, None)
-        if lease is None:
+        watched = self._reserved.get(task.id)
+        if watched is None:
             logger.warning("task %s: done, but not reserved by %s, ignored", task.id, consumer_name)
             return
-        words = status_line.removeprefix("HTTP/1.1").split()
+        lease = watched.attempt.lease
+        started = watched.attempt.started
         now = time.time()
-        outcome = Outcome(int(words[0]) if words else None, started=now)
-        if self.storage.finish(lease, policy.decide(lease, outcome, now)) is None:
+        outcome = Outcome(_status(status_line), started=started, seconds=now - started)
+        state = self.storage.finish(lease, policy.decide(lease, outcome, now))
+        del self._reserved[task.id]
+        self._keeper.end(watched)
+        if state is None:
             logger.warning("task %s: done after its lease expired, ignored", task.id)
+
+    def after_fork(self) -> None:
+        self._begin()
+        self.storage.after_fork()
 
     def reset(self) -> int:
         count: int = self.storage.clear()
@@ -154,3 +175,13 @@ class TaskQueue:
         except KeyError:
             return
         announce(self.storage, QUEUED, task_id)
+
+
+def _status(line: str) -> int | None:
+    """Return the status of a line like ``HTTP/1.1 200 OK``; None if there is none."""
+    words = line.removeprefix("HTTP/1.1").split()
+    if not words:
+        return None
+    if not (words[0].isascii() and words[0].isdigit() and 100 <= int(words[0]) <= 599):
+        raise ValueError(f"no status line: {line!r}")
+    return int(words[0])

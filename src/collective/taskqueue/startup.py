@@ -6,6 +6,8 @@ from App.config import getConfiguration
 from collective.taskqueue import config
 from collective.taskqueue import events
 from collective.taskqueue import indoubt
+from collective.taskqueue import interrupt
+from collective.taskqueue import unfinished
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
@@ -35,9 +37,16 @@ import os
 import signal
 import sys
 import threading
+import time
 
 
 logger = logging.getLogger("collective.taskqueue")
+
+#: Seconds that consumers have to stop after the grace period of their tasks.
+STOP_TIMEOUT = 5.0
+
+#: Seconds at the end of the process for what transactions have left to be done.
+UNFINISHED_TIMEOUT = 5.0
 
 
 class _Process:
@@ -109,16 +118,21 @@ def stop_consumers() -> None:
     """Stop taking tasks and let those that run finish; called at exit and on SIGTERM."""
     _process.leaving, _process.consumers = _process.consumers, []
     # Side by side, so that together they take no longer than the longest grace period.
-    threads = [threading.Thread(target=consumer.stop) for consumer in _process.leaving]
+    threads = [threading.Thread(target=consumer.stop, daemon=True) for consumer in _process.leaving]
     for thread in threads:
         thread.start()
+    # They stop by themselves in time, unless they wait for a lock that this thread holds: a
+    # signal may have come while it was logging.
+    graces = [consumer.settings.grace for consumer in _process.leaving]
+    deadline = time.monotonic() + max(graces, default=0.0) + STOP_TIMEOUT
     for thread in threads:
-        thread.join()
+        thread.join(max(0.0, deadline - time.monotonic()))
     _process.leaving = []
     events.flush()
 
 
 def _close_storages() -> None:
+    unfinished.close(UNFINISHED_TIMEOUT)
     for name, queue in getUtilitiesFor(ITaskQueue):
         try:
             queue.storage.close()
@@ -198,8 +212,10 @@ def _after_fork() -> None:
     _process.leaving = []
     _process.forked = _process.serving
     events.after_fork()
+    unfinished.after_fork()
+    interrupt.after_fork()
     for _, queue in getUtilitiesFor(ITaskQueue):
-        queue.storage.after_fork()
+        queue.after_fork()
 
 
 def _stop_on_signals() -> None:
