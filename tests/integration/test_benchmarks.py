@@ -15,9 +15,12 @@ RUN_TIMEOUT = 180.0
 
 ROWS = (
     "What",
-    "bare publisher loop",
-    "as a task",
+    "by a member, bare publisher loop",
+    "by a member, as a task",
     "throughput",
+    "by nobody, bare publisher loop",
+    "by nobody, as a task",
+    "by nobody",
     "empty commit",
     "1 task per transaction",
     "10 tasks per transaction",

@@ -118,12 +118,14 @@ def make(storage, clock, told):
 
 
 @contextmanager
-def started(consumer):
+def started(consumer, grace=BOUND):
     consumer.start()
     try:
         yield consumer
     finally:
-        consumer.stop(BOUND)
+        consumer.stop(grace)
+        for thread in consumer._threads:
+            thread.join(BOUND)
         assert not any(thread.is_alive() for thread in consumer._threads)
 
 
@@ -205,7 +207,7 @@ def test_what_perform_raises_ends_the_attempt(make, storage, failure, caplog):
     status = storage.get(task.id)
     assert status.state == SCHEDULED
     (attempt,) = status.attempts
-    assert attempt.reason == f"{type(failure).__name__}: {failure}"
+    assert attempt.reason == f"{type(failure).__name__}: {failure}".removesuffix(": ")
     assert "in perform" in attempt.error
     with_traceback = [record for record in caplog.records if record.exc_info]
     assert [record.getMessage() for record in with_traceback] == [
@@ -491,11 +493,13 @@ def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, 
 
     storage.failures[method] = Failures([StorageUnavailable("gone")] * 1000)
     task = add_one(storage)
-    with started(make()):
+    with started(make(), grace=0.2):
         assert failed.wait(BOUND)
     lost = f"task {task.id}: succeeded, but stopped before its storage knew; it will run again"
     assert (lost in caplog.messages) is (method == "finish")
-    assert (storage.finishes if method == "finish" else len(storage.reserves)) == 1
+    # A result has a last try when the grace period ends.
+    assert storage.finishes == (2 if method == "finish" else 0)
+    assert len(storage.reserves) == 1
     assert storage.get(task.id).state == (RUNNING if method == "finish" else QUEUED)
 
 
@@ -632,3 +636,68 @@ def test_a_database_that_is_away_postpones_the_task(monkeypatch):
     consumer.step()
     status = storage.get("a")
     assert (status.state, status.attempts[0].status) == ("scheduled", None)
+
+
+def test_without_a_thread_the_task_runs_all_the_same(make, storage, monkeypatch, caplog):
+    """No limit and no thread to be had: others wait, nothing is lost nor called poison."""
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    task = add_one(storage)
+    consumer = make(concurrent_limit=0)
+    # The keeper has a thread of its own.
+    consumer._keeper.begin = consumer._keeper.end = lambda watched: None
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    consumer.step()
+    assert storage.get(task.id).state == SUCCEEDED
+    assert consumer._extra == set()
+    assert "no thread can be had (can't start new thread)" in caplog.text
+
+
+class Unspeakable(Exception):
+    """Its text cannot be told."""
+
+    def __str__(self):
+        raise ValueError("no")
+
+
+def test_an_exception_without_a_text(make, storage):
+    def perform(attempt):
+        raise Unspeakable
+
+    task = add_one(storage)
+    make(perform).step()
+    status = storage.get(task.id)
+    assert status.state == FAILED
+    assert status.reason == "Unspeakable: its text cannot be told: ValueError"
+
+
+def test_a_storage_that_chokes_on_the_response(make, storage, quick):
+    """What it cannot hold is left out; the state is what counts."""
+    finish = LocalStorage.finish
+
+    def choke(lease, transition):
+        if transition.body:
+            raise TypeError("cannot hold this")
+        return finish(storage, lease, transition)
+
+    storage.finish = choke
+    task = add_one(storage)
+    make(lambda attempt: Outcome(200, body=b"x")).step()
+    status = storage.get(task.id)
+    assert (status.state, status.body, status.truncated) == (SUCCEEDED, b"", True)
+
+
+def test_an_outage_while_it_stops_is_waited_for(make, storage, perform, running, door, quick):
+    """As long as there is grace left: else the task would run again."""
+    task = add_one(storage)
+    storage.failures["finish"] = [StorageUnavailable("away")] * 5
+    consumer = make(perform, grace=BOUND)
+    consumer.start()
+    assert running.wait(BOUND)
+    stopping = aside(consumer.stop)
+    assert consumer._stopping.wait(BOUND)
+    door.set()
+    stopping.result(BOUND)
+    assert storage.get(task.id).state == SUCCEEDED

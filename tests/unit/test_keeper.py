@@ -176,6 +176,28 @@ def test_a_lost_lease_is_told(keeper, storage, caplog):
     assert caplog.messages == ["task t: lease lost while running, its result will be dropped"]
 
 
+def test_a_lost_lease_is_told_once_and_not_renewed_again(keeper, storage, caplog):
+    storage.answers = [False, True, True]
+    now = time.monotonic()
+    with keeper.watch(make_attempt(storage)):
+        for seconds in (101, 202, 303):
+            keeper.look(now + seconds)
+    assert len(caplog.messages) == 1
+    assert len(storage.renewed) == 1
+
+
+def test_a_lease_that_could_not_be_renewed_is_tried_again_soon(keeper, storage):
+    """Long before it expires: an outage of a second must not cost it."""
+    storage.answers = [ConnectionError("away"), True]
+    now = time.monotonic()
+    with keeper.watch(make_attempt(storage)):
+        keeper.look(now + 101)
+        keeper.look(now + 101 + LEASE / 10)
+        assert len(storage.renewed) == 2
+        keeper.look(now + 101 + LEASE / 5)
+        assert len(storage.renewed) == 2
+
+
 def test_a_task_that_has_ended_may_have_no_lease(keeper, storage, caplog):
     """Its outcome is being stored, and the lease ends with that."""
     storage.answers = [False]

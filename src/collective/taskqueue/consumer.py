@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collective.taskqueue import policy
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.errors import described
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.keeper import Keeper
 from collective.taskqueue.task import CANCELLED
@@ -77,6 +78,8 @@ class Consumer:
         self._keeper = Keeper(storage, settings.lease, f"{self._label}-keeper")
         self._stopping = threading.Event()
         self._hurried = threading.Event()
+        #: Monotonic time at which running tasks are waited for no longer.
+        self._deadline = float("inf")
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
 
@@ -102,6 +105,7 @@ class Consumer:
         its lease is not given away before it expires.
         """
         deadline = time.monotonic() + (self.settings.grace if grace is None else grace)
+        self._deadline = deadline
         self._stopping.set()
         self._storage.wake()
         logger.info(
@@ -206,7 +210,14 @@ class Consumer:
 
         thread = threading.Thread(target=work, name=f"{self._label}-{lease.task.id}", daemon=True)
         self._extra.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            logger.warning(
+                "task %s: no thread can be had (%s), other tasks wait for it", lease.task.id, exc
+            )
+            self._extra.discard(thread)
+            self.work(lease)
 
     def _hindrance(self, attempt: Attempt) -> Outcome | None:
         """Return why the task cannot be dispatched; None if it can."""
@@ -228,10 +239,9 @@ class Consumer:
                 return self._perform(attempt)
         except BaseException as exc:
             logger.exception("task %s: could not be dispatched", task.id)
-            reason = f"{type(exc).__name__}: {exc}"
             seconds = self._clock() - now
             error = traceback.format_exc()
-            return Outcome(None, reason, error=error, started=now, seconds=seconds)
+            return Outcome(None, described(exc), error=error, started=now, seconds=seconds)
 
     def _visible(self, attempt: Attempt) -> bool:
         """Wait until the database of this process has the transaction that queued the task."""
@@ -261,23 +271,39 @@ class Consumer:
                 state: State | None = self._storage.finish(lease, transition)
             except Exception as exc:
                 errors += 1
+                away = isinstance(exc, StorageUnavailable)
                 logger.error(
                     "task %s: %s, but its storage failed (%s), trying again",
                     lease.task.id,
                     transition.state,
                     exc,
-                    exc_info=not isinstance(exc, StorageUnavailable),
+                    exc_info=not away,
                 )
+                if not away:
+                    # It may be something in the response that this storage cannot hold.
+                    transition = _without_response(transition)
             else:
                 _log_end(lease, transition, state)
                 return state
-            if self._stopping.wait(_pause(errors)):
+            if not self._may_try_again(_pause(errors)):
                 logger.error(
                     "task %s: %s, but stopped before its storage knew; it will run again",
                     lease.task.id,
                     transition.state,
                 )
                 return None
+
+    def _may_try_again(self, pause: float) -> bool:
+        """Wait; return False once the consumer has stopped and its grace period is over."""
+        if not self._stopping.wait(pause):
+            return True
+        left = self._deadline - time.monotonic()
+        return left > 0 and not self._hurried.wait(min(pause, left))
+
+
+def _without_response(transition: Transition) -> Transition:
+    attempt = replace(transition.attempt, error="")
+    return replace(transition, attempt=attempt, headers=(), body=b"", truncated=True)
 
 
 def _storable(outcome: Outcome) -> Outcome:

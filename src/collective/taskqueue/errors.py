@@ -56,3 +56,15 @@ class TaskTimeout(BaseException):
 
     Not an `Exception`, so that a view's own `except Exception` cannot swallow it.
     """
+
+
+def described(exc: BaseException) -> str:
+    """Return the type and the text of an exception, also of one that has none.
+
+    Called wherever code of others has raised: its `__str__` may raise as well.
+    """
+    try:
+        text = str(exc)
+    except Exception as another:
+        text = f"its text cannot be told: {type(another).__name__}"
+    return f"{type(exc).__name__}: {text}".removesuffix(": ")

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.capture import LANGUAGE_COOKIE
 from collective.taskqueue.errors import Cancelled
+from collective.taskqueue.errors import described
 from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
@@ -269,7 +270,7 @@ def _outcome(
     if failure is None:
         reason = _reason(status, headers)
     else:
-        reason = f"{type(failure).__name__}: {failure}".removesuffix(": ")
+        reason = described(failure)
         if status is None or 200 <= status < 300:
             status = _status_of(failure)
         elif 300 <= status < 400:

@@ -1,0 +1,186 @@
+"""The part of a queue that scripts use: tasks put, taken and done by hand."""
+
+from collective.taskqueue import interrupt
+from collective.taskqueue import queue as module
+from collective.taskqueue import startup
+from collective.taskqueue import unfinished
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.storages.local import LocalStorage
+import os
+import pytest
+import sys
+import threading
+import time
+
+
+#: Nothing here takes longer than a moment; only a failure takes this long.
+BOUND = 30.0
+
+
+class Storage(LocalStorage):
+    """Fails in `finish` when told to, and says when a lease was renewed."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.away = False
+        self.renewed = threading.Event()
+
+    def renew(self, lease, seconds):
+        self.renewed.set()
+        return super().renew(lease, seconds)
+
+    def finish(self, lease, transition):
+        if self.away:
+            raise StorageUnavailable("away")
+        return super().finish(lease, transition)
+
+
+@pytest.fixture
+def queue():
+    queue = TaskQueue(QueueSettings(), Storage(QueueSettings()))
+    yield queue
+    queue._keeper.stop()
+
+
+@pytest.fixture
+def taken(queue):
+    """A task that was put into the queue and taken out of it."""
+    queue.put(new_task(id="a"))
+    return queue.get("script")
+
+
+def test_put_get_and_done(queue, taken):
+    assert taken.id == "a"
+    assert queue.get("script") is None
+    queue.task_done(taken, "HTTP/1.1 200 OK", "script", 0)
+    status = queue.status("a")
+    assert (status.state, status.consumer) == ("succeeded", "script")
+    (attempt,) = status.attempts
+    assert attempt.status == 200
+    assert 0 <= attempt.seconds < BOUND
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [("204 No Content", "succeeded"), ("HTTP/1.1 404 Not Found", "failed"), ("", "failed")],
+)
+def test_status_lines(queue, taken, line, state):
+    queue.task_done(taken, line, "script")
+    assert queue.status("a").state == state
+
+
+@pytest.mark.parametrize("line", ["HTTP/1.1", "HTTP/1.1 OK", "²00", "99", "600", "-1 no"])
+def test_a_line_that_is_none_leaves_the_task_reserved(queue, taken, line):
+    if line == "HTTP/1.1":
+        queue.task_done(taken, line, "script")
+        assert queue.status("a").state == "failed"
+        return
+    with pytest.raises(ValueError, match="no status line"):
+        queue.task_done(taken, line, "script")
+    assert queue.status("a").state == "running"
+    queue.task_done(taken, "HTTP/1.1 200 OK", "script")
+    assert queue.status("a").state == "succeeded"
+
+
+def test_an_outage_leaves_the_task_reserved(queue, taken):
+    queue.storage.away = True
+    with pytest.raises(StorageUnavailable):
+        queue.task_done(taken, "HTTP/1.1 200 OK", "script")
+    queue.storage.away = False
+    queue.task_done(taken, "HTTP/1.1 200 OK", "script")
+    assert queue.status("a").state == "succeeded"
+
+
+def test_done_twice(queue, taken, caplog):
+    queue.task_done(taken, "HTTP/1.1 200 OK", "script")
+    queue.task_done(taken, "HTTP/1.1 500 Oops", "script")
+    assert caplog.messages == ["task a: done, but not reserved by script, ignored"]
+    assert queue.status("a").state == "succeeded"
+
+
+def test_the_lease_is_renewed_while_the_script_works(monkeypatch):
+    """However long that takes: nobody else gets the task as long as this process lives."""
+    monkeypatch.setattr(module, "LEASE", 0.3)
+    queue = TaskQueue(QueueSettings(), Storage(QueueSettings()))
+    queue.put(new_task(id="a"))
+    task = queue.get("script")
+    try:
+        assert queue.storage.renewed.wait(BOUND)
+        assert queue.storage.recover() == []
+        queue.task_done(task, "HTTP/1.1 200 OK", "script")
+        assert queue.status("a").state == "succeeded"
+    finally:
+        queue._keeper.stop()
+
+
+def in_a_child(report):
+    """Return what `report` returns in a forked child, as text."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, repr(report()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    os.waitpid(pid, 0)
+    return text
+
+
+def test_nothing_of_the_parent_goes_on_in_a_child(queue, taken):
+    """Threads do not survive a fork; neither may what waits for them, nor their locks."""
+    held = threading.Event()
+    door = threading.Event()
+
+    def hold():
+        with interrupt.short_turns():
+            held.set()
+            door.wait(BOUND)
+
+    interval = sys.getswitchinterval()
+    unfinished._backlog._jobs.append(unfinished._Job(queue.storage, "batch", lambda: False))
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(BOUND)
+
+    def report():
+        startup._after_fork()
+        queue.after_fork()
+        free = interrupt._switching.acquire(timeout=1)
+        return unfinished.flush(0), free, sys.getswitchinterval(), len(queue._reserved)
+
+    try:
+        assert in_a_child(report) == repr((True, True, interval, 0))
+        assert not unfinished.flush(0)
+        assert queue._reserved
+    finally:
+        door.set()
+        thread.join()
+
+
+class Stuck:
+    """A consumer that cannot stop: it waits for a lock that whoever stops it holds."""
+
+    def __init__(self, lock):
+        self.lock = lock
+        self.settings = type("Settings", (), {"grace": 0.05})
+
+    def stop(self):
+        with self.lock:
+            pass
+
+
+def test_a_stop_is_bounded(monkeypatch):
+    """A signal may come while the main thread holds a lock that consumers need, to log."""
+    monkeypatch.setattr(startup, "STOP_TIMEOUT", 0.05)
+    lock = threading.Lock()
+    monkeypatch.setattr(startup._process, "consumers", [Stuck(lock), Stuck(lock)])
+    started = time.monotonic()
+    with lock:
+        startup.stop_consumers()
+    assert time.monotonic() - started < BOUND
