@@ -50,6 +50,9 @@ local function claim_key(id)
   if not key then return end
   -- More than one only if one has come back while another waits.
   local ids = waiting_of(key)
+  for _, other in ipairs(ids) do
+    if other == id then return end
+  end
   table.insert(ids, id)
   call('HSET', P .. ':keys', key, table.concat(ids, ' '))
 end
