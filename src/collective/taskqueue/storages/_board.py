@@ -17,6 +17,7 @@ from __future__ import annotations
 from BTrees.OOBTree import OOBTree
 from collections import Counter
 from collections import OrderedDict
+from collections.abc import Container
 from collections.abc import Iterable
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
@@ -276,7 +277,7 @@ class Board:
             return self._line(state)
         if state is None:
             return self._by_user.get(user, ())
-        mine = self._by_user.get(user, {})
+        mine: Container[str] = self._by_user.get(user, ())
         return (task_id for task_id in self._line(state) if task_id in mine)
 
     def _line(self, state: State | None) -> Iterable[str]:

@@ -85,9 +85,7 @@ class Record:
         self.changes.append((state, now))
         del self.changes[:-HISTORY]
 
-    def start(
-        self, consumer: str, token: str, lease: float, now: float, passed: float
-    ) -> Lease:
+    def start(self, consumer: str, token: str, lease: float, now: float, passed: float) -> Lease:
         self.enter(RUNNING, now)
         self.token = token
         self.consumer = consumer
