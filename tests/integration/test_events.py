@@ -4,10 +4,13 @@ from AccessControl import getSecurityManager
 from AccessControl.SecurityManagement import newSecurityManager
 from AccessControl.users import system
 from collective.taskqueue import events
+from collective.taskqueue import indoubt
 from collective.taskqueue import taskqueue
+from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
 from collective.taskqueue.errors import Discard
+from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.events import TaskCancelled
 from collective.taskqueue.events import TaskFailed
@@ -200,6 +203,68 @@ def test_poison_is_told(told, url, queue):
     assert "lost" in told[1].status.reason
 
 
+def test_a_task_that_is_not_kept(told, url, view):
+    """Its end is told all the same, with what came of it."""
+    done = add(url, keep=0)
+    failed = add(view("bad", raising(ValueError("bad"))), keep=0)
+    cancelled = add(url, keep=0)
+    taskqueue.cancel(cancelled)
+    run_tasks()
+    assert told.of(done) == [TaskQueued, TaskStarted, TaskSucceeded]
+    assert told.of(failed) == [TaskQueued, TaskStarted, TaskFailed]
+    assert told.of(cancelled) == [TaskQueued, TaskCancelled]
+    (succeeded,) = (event.status for event in told if isinstance(event, TaskSucceeded))
+    assert (succeeded.status, succeeded.body) == (200, b"done")
+
+
+def test_a_task_that_is_put(told, url, queue):
+    """Once, also if somebody puts it again."""
+    task = make_task(queue.settings, url)
+    queue.put(task)
+    queue.put(task)
+    assert told.of(task.id) == [TaskQueued]
+    run_tasks()
+    queue.put(task)
+    assert told.of(task.id) == [TaskQueued, TaskStarted, TaskSucceeded]
+
+
+def test_a_task_that_is_retried_by_a_person(told, view):
+    """It is queued again, and told as it was then."""
+    task_id = add(view("work", raising(ValueError("bad"))))
+    run_tasks()
+    for _ in range(2):
+        taskqueue.retry(task_id)
+        run_tasks()
+    assert told.of(task_id) == [TaskQueued, TaskStarted, TaskFailed] * 3
+    queued = [event.status for event in told if isinstance(event, TaskQueued)]
+    assert [(status.state, len(status.attempts)) for status in queued] == [
+        (QUEUED, 0),
+        (QUEUED, 1),
+        (QUEUED, 2),
+    ]
+
+
+def test_a_retry_that_is_refused_is_not_told(told, url):
+    task_id = add(url)
+    with pytest.raises(ForbiddenTransition):
+        taskqueue.retry(task_id)
+    assert told.of(task_id) == [TaskQueued]
+
+
+@pytest.mark.parametrize("witness", [True, False])
+def test_a_task_whose_process_was_lost(told, url, queue, witness, caplog):
+    """If its batch is found to be committed; each way it is logged what became of it."""
+    database = getSite().getPhysicalRoot()._p_jar.db()
+    task = make_task(queue.settings, url)
+    reference = f"{indoubt.MAIN}:{getSite()._p_oid.hex()}:" if witness else None
+    queue.storage.stage("batch", [task], reference)
+    databases = {indoubt.MAIN: database}
+    assert indoubt.resolve(queue.storage, databases, 0.0, queue.arrival) == ["batch"]
+    assert told.of(task.id) == ([TaskQueued] if witness else [])
+    word = "queued late" if witness else "discarded"
+    assert [line for line in caplog.messages if task.id in line and word in line]
+
+
 # order
 
 
@@ -327,9 +392,7 @@ def test_the_transaction_of_a_subscriber_is_committed(told, subscribe, view, url
     """What it adds is queued, and runs."""
     subscribe(lambda event: taskqueue.add(url, description="after"), ITaskFailed)
     add(view("bad", raising(Discard("pointless"))))
-    run_tasks()
-    told.flushed()
-    (run,) = run_tasks()
+    _, run = run_tasks()
     assert (run.task.description, run.status.state) == ("after", SUCCEEDED)
 
 
@@ -349,15 +412,13 @@ def test_what_a_subscriber_raises_is_logged_and_harms_nobody(
     subscribe(add_and_raise, ITaskFailed)
     subscribe(lambda event: taskqueue.add(url, description="after"), ITaskFailed)
     task_id = add(view("bad", raising(Discard("pointless"))))
-    (run,) = run_tasks()
-    told.flushed()
-    assert run.status.reason == "Discard: pointless"
-    assert [s.task.description for s in queue.tasks(state=QUEUED)] == ["before", "after"]
+    bad, *others = run_tasks()
+    assert bad.status.reason == "Discard: pointless"
+    assert [run.task.description for run in others] == ["before", "after"]
     message = f"task {task_id}: a subscriber of TaskFailed failed, ignored"
     records = [record for record in caplog.records if record.message == message]
     assert [record.exc_info[1] for record in records] == [error, error]
     # The thread lives on.
-    run_tasks()
     assert [type(event) for event in told.flushed()].count(TaskSucceeded) == 2
 
 

@@ -19,6 +19,7 @@ from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
+from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
@@ -26,6 +27,7 @@ from contextlib import suppress
 import pytest
 import random
 import threading
+import time
 
 
 class Watched(threading.Condition):
@@ -79,6 +81,86 @@ def test_a_consumer_sleeps_until_the_next_task_is_due(storage, clock):
     assert storage._changed.waits == [None]
     storage.close()
     assert blocked.result(BOUND) == []
+
+
+class Late(Watched):
+    """A condition whose wait for a moment is over just when it is notified."""
+
+    def wait(self, timeout=None):
+        began = time.monotonic()
+        if timeout is None or timeout > 1:
+            return super().wait(timeout)
+        self.waits.append(timeout)
+        self.waited.set()
+        threading.Condition.wait(self)
+        while time.monotonic() <= began + timeout:
+            pass
+        return False
+
+
+def test_who_leaves_passes_the_notification_on(storage, clock):
+    """It may have been for one who waits without a limit, and would sleep for ever."""
+    storage._changed = Late()
+    leaving = aside(lambda: storage.reserve("leaving", timeout=0.05))
+    assert storage._changed.waited.wait(BOUND)
+    storage._changed.waited.clear()
+    staying = aside(lambda: storage.reserve("staying"))
+    assert storage._changed.waited.wait(BOUND)
+    storage._changed.waited.clear()
+    add_one(storage, due=clock() + 100)
+    assert leaving.result(BOUND) == []
+    assert storage._changed.waited.wait(BOUND)
+    assert storage._changed.waits[-1] == pytest.approx(100)
+    clock.advance(200)
+    storage.wake()
+    assert len(staying.result(BOUND)) == 1
+
+
+@pytest.mark.parametrize("seconds", [-1e6, 1e6])
+def test_leases_do_not_follow_a_clock_that_is_set(clock, seconds):
+    """NTP makes no lease expire, and none last longer."""
+    storage = LocalStorage(QueueSettings(), clock, clock.monotonic)
+    task = add_one(storage)
+    lease = take(storage, lease=30.0)
+    clock.step(seconds)
+    assert storage.recover() == []
+    clock.advance(20)
+    assert storage.renew(lease, 30.0) is True
+    clock.step(-seconds)
+    clock.advance(20)
+    assert storage.recover() == []
+    clock.advance(20)
+    assert storage.recover() == [task.id]
+
+
+@pytest.mark.parametrize("seconds", [-1e6, 1e6])
+def test_batches_do_not_age_by_a_clock_that_is_set(clock, seconds):
+    """Else one whose commit is on its way could be taken for lost."""
+    storage = LocalStorage(QueueSettings(), clock, clock.monotonic)
+    storage.stage("batch", [new_task()])
+    clock.step(seconds)
+    clock.advance(20)
+    (batch,) = storage.in_doubt()
+    assert batch.age == 20
+
+
+def test_a_page_of_one_user_does_not_cost_all_that_was_theirs(storage):
+    """Only the line of the state is looked at."""
+
+    class Counting(dict):
+        looked = 0
+
+        def __getitem__(self, key):
+            self.looked += 1
+            return super().__getitem__(key)
+
+    jane = Identity("/acl_users", "jane")
+    add(storage, *(new_task(user=jane) for _ in range(900)))
+    take_all(storage)
+    waiting = add_one(storage, user=jane)
+    storage._board.records = Counting(storage._board.records)
+    assert ids(storage.tasks(QUEUED, "jane")) == [waiting.id]
+    assert storage._board.records.looked < 10
 
 
 def test_a_restart_loses_everything(storage):

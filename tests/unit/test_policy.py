@@ -207,6 +207,19 @@ def test_the_reason_tells_that_it_was_the_last_attempt():
     assert decide(make_lease(0, max_attempts=1), Outcome(503), NOW).reason == "status 503"
 
 
+def test_no_pause_is_longer_than_max_backoff():
+    """Spread or not."""
+
+    class Highest(random.Random):
+        def uniform(self, a, b):
+            return b
+
+    lease = make_lease(4, max_backoff=60.0, min_backoff=60.0)
+    assert decide(lease, Outcome(503), NOW, Highest()).due is None
+    lease = make_lease(0, max_backoff=60.0, min_backoff=60.0)
+    assert decide(lease, Outcome(503), NOW, Highest()).due == NOW + 60
+
+
 def test_a_task_that_would_be_too_old_is_given_up():
     """`max_age` is counted from when it was added to when it would run again."""
     fields = {"max_age": 100.0, "min_backoff": 10.0}

@@ -13,6 +13,7 @@ from collective.taskqueue.interfaces import ITaskRetried
 from collective.taskqueue.interfaces import ITaskStarted
 from collective.taskqueue.interfaces import ITaskSucceeded
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
@@ -108,10 +109,7 @@ def announce(storage: Any, state: str, task_id: str) -> None:
 
 def _as_of(status: TaskStatus, state: str) -> TaskStatus:
     """Return the status as it was when the task entered the state; it may have gone on."""
-    first = state == QUEUED
-    entered = (QUEUED, SCHEDULED) if first else (state,)
-    moments = [n for n, (name, _) in enumerate(status.changes) if name in entered]
-    moment = (moments or [-1])[0 if first else -1]
+    moment = _arrival(status) if state == QUEUED else _last(status, state)
     if moment in (-1, len(status.changes) - 1):
         return status
     changes = status.changes[: moment + 1]
@@ -125,6 +123,20 @@ def _as_of(status: TaskStatus, state: str) -> TaskStatus:
         consumer=attempts[-1].consumer if attempts else None,
         attempts=attempts,
     )
+
+
+def _arrival(status: TaskStatus) -> int:
+    """Where in its history the task came to wait: when it was added, or last retried."""
+    names = [name for name, _ in status.changes]
+    ends = [n for n, name in enumerate(names[:-1]) if name in FINISHED and names[n + 1] == QUEUED]
+    start = ends[-1] + 1 if ends else 0
+    found = (n for n in range(start, len(names)) if names[n] in (QUEUED, SCHEDULED))
+    return next(found, -1)
+
+
+def _last(status: TaskStatus, state: str) -> int:
+    moments = [n for n, (name, _) in enumerate(status.changes) if name == state]
+    return moments[-1] if moments else -1
 
 
 def flush(timeout: float = FLUSH_TIMEOUT) -> bool:

@@ -8,6 +8,11 @@ the promotion is promoted later, and one whose transaction was aborted is discar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Collection
+from collective.taskqueue.task import StagedBatch
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from persistent import Persistent
 from transaction import TransactionManager
@@ -39,6 +44,9 @@ UNKNOWN = "unknown"
 #: Why the tasks of a transaction with an unknown end have failed.
 NOBODY_KNOWS = "nobody can tell whether its transaction was committed"
 
+#: What `ITaskQueue.arrival` is.
+Arrival = Callable[[Collection[str]], AbstractContextManager[None]]
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -49,6 +57,10 @@ class Verdict:
 
     end: str | None
     tid: bytes | None = None
+
+
+def _told_by_nobody(task_ids: Collection[str]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Witness(Persistent):
@@ -126,17 +138,21 @@ def judge(databases: Any, reference: str, age: float) -> Verdict:
     return Verdict(UNKNOWN if _packed(databases, reference) else ABORTED)
 
 
-def resolve(storage: Any, databases: Any, grace: float = GRACE) -> list[str]:
+def resolve(
+    storage: Any, databases: Any, grace: float = GRACE, arrival: Arrival = _told_by_nobody
+) -> list[str]:
     """Decide about batches that were staged at least `grace` seconds ago.
 
-    Returns the ids of the batches that are in doubt no longer. Called by consumers.
+    `arrival` is that of the queue. Returns the ids of the batches that are in doubt no
+    longer. Called by consumers.
     """
-    return [batch.id for batch in storage.in_doubt(grace) if _settled(storage, databases, batch)]
+    found = storage.in_doubt(grace)
+    return [batch.id for batch in found if _settled(storage, databases, batch, arrival)]
 
 
-def _settled(storage: Any, databases: Any, batch: Any) -> bool:
+def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
     try:
-        return _resolved(storage, databases, batch)
+        return _resolved(storage, databases, batch, arrival)
     except Exception as exc:
         # A database that this process does not have, perhaps; the others can be decided.
         logger.warning("batch %s: stays in doubt (%s: %s)", batch.id, type(exc).__name__, exc)
@@ -160,23 +176,28 @@ def reached(database: Any, tid: bytes) -> bool:
         connection.close()
 
 
-def _resolved(storage: Any, databases: Any, batch: Any) -> bool:
+def _resolved(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
     if batch.witness is None:
         # Nothing was written but tasks, and nobody was ever told that they were queued.
-        logger.warning("batch %s: no witness, %d tasks discarded", batch.id, batch.size)
-        storage.discard(batch.id)
+        _discard(storage, batch, "its process was lost, and its transaction wrote nothing")
         return True
     verdict = judge(databases, batch.witness, batch.age)
     if verdict.end == COMMITTED:
-        storage.promote(batch.id, verdict.tid)
-        logger.warning("batch %s: was committed, %d tasks queued late", batch.id, batch.size)
+        with arrival(batch.tasks):
+            storage.promote(batch.id, verdict.tid)
+        for task_id in batch.tasks:
+            logger.warning("task %s: its transaction was committed, queued late", task_id)
     elif verdict.end == ABORTED:
-        logger.warning("batch %s: was not committed, %d tasks discarded", batch.id, batch.size)
-        storage.discard(batch.id)
+        _discard(storage, batch, "its transaction was not committed")
     elif verdict.end == UNKNOWN:
-        logger.error("batch %s: nobody knows, %d tasks failed", batch.id, batch.size)
         storage.condemn(batch.id, NOBODY_KNOWS)
     return verdict.end is not None
+
+
+def _discard(storage: Any, batch: StagedBatch, cause: str) -> None:
+    storage.discard(batch.id)
+    for task_id in batch.tasks:
+        logger.warning("task %s: %s, discarded", task_id, cause)
 
 
 def _packed(databases: Any, reference: str) -> bool:

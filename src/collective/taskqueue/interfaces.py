@@ -57,9 +57,14 @@ class ITaskStorage(Interface):
     def promote(batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         """Make a staged batch visible in add order, in one atomic act.
 
-        `tid` is the ZODB transaction the batch was committed in, if known. Idempotent: a
-        batch that was promoted before stays as it is. If the storage has lost the
-        staged batch, `tasks` take its place.
+        `tid` is the ZODB transaction the batch was committed in, if known. Of a task that
+        makes another one pointless, and of one that others were skipped for, the latest
+        transaction of all of them counts. Idempotent: a batch that was promoted or condemned
+        before stays as it is, and so does a task that is there already. If the storage has
+        lost the staged batch, `tasks` take its place.
+
+        A skipped task goes by the id of the one that waits. Of its names, a thousand are
+        remembered; the oldest give way.
         """
 
     def discard(batch_id: str) -> None:
@@ -68,6 +73,8 @@ class ITaskStorage(Interface):
     def condemn(batch_id: str, reason: str) -> None:
         """Make the tasks of a staged batch visible as failed, for a person to decide.
 
+        They were queued, says their history, but they stand in no line: nothing is skipped
+        or replaced for them.
         For a batch of which nobody can know whether its transaction has committed.
         """
 
@@ -90,6 +97,8 @@ class ITaskStorage(Interface):
 
     def finish(lease: Lease, transition: Transition) -> State | None:
         """End the attempt as policy decided.
+
+        The record of a task that ends so is kept for `LINGER` seconds at least.
 
         Returns the state the task is in now — cancelled, if that was asked for in the
         meantime — or None if the token does not match any more: then nothing changed.
@@ -139,13 +148,13 @@ class ITaskStorage(Interface):
         """Forget a finished task."""
 
     def clear() -> int:
-        """Forget all waiting and scheduled tasks; return how many.
+        """Forget all waiting and scheduled tasks, log the id of each; return how many.
 
         Running tasks end as usual, finished ones are kept.
         """
 
     def purge(state: State) -> int:
-        """Forget all finished tasks of one state; return how many."""
+        """Forget all finished tasks of one state, log the id of each; return how many."""
 
     def pause() -> None:
         """Hand out no task until `resume`; running ones go on."""
@@ -193,7 +202,10 @@ class ITaskQueue(Interface):
         """Queue a task when the current transaction commits; see `taskqueue.add`."""
 
     def put(task: Task) -> None:
-        """Make a task visible at once, outside of any transaction."""
+        """Make a task visible at once, outside of any transaction.
+
+        One that is there already stays as it is.
+        """
 
     def get(consumer_name: str) -> Task | None:
         """Reserve the oldest task, without waiting; None if there is none.
@@ -272,7 +284,7 @@ class ITaskEvent(Interface):
 
 
 class ITaskQueued(ITaskEvent):
-    """A transaction has committed, and the task waits."""
+    """The task waits: its transaction has committed, or it was put or retried."""
 
 
 class ITaskStarted(ITaskEvent):

@@ -74,7 +74,7 @@ def _may_be_retried(outcome: Outcome) -> bool:
 def _pause(task: Task, used: int, outcome: Outcome, rng: random.Random) -> float:
     if outcome.retry_after is not None:
         return min(max(0.0, outcome.retry_after), LONGEST_PAUSE)
-    return backoff(task, used) * rng.uniform(1 - JITTER, 1 + JITTER)
+    return min(backoff(task, used) * rng.uniform(1 - JITTER, 1 + JITTER), task.max_backoff)
 
 
 def _reason(outcome: Outcome) -> str:

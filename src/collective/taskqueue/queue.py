@@ -12,6 +12,8 @@ from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.capture import CURRENT
 from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import TaskQueueError
+from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.events import announce
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.keeper import Keeper
@@ -75,9 +77,20 @@ class TaskQueue:
         return task.id
 
     def put(self, task: Task) -> None:
+        if self._is_known(task.id):
+            logger.warning("task %s: is there already, not put again", task.id)
+            return
         batch_id = str(uuid4())
         self.storage.stage(batch_id, (task,))
-        self.storage.promote(batch_id)
+        with self.arrival((task.id,)):
+            self.storage.promote(batch_id)
+
+    def _is_known(self, task_id: str) -> bool:
+        try:
+            self.storage.get(task_id)
+        except UnknownTask:
+            return False
+        return True
 
     def get(self, consumer_name: str) -> Task | None:
         leases = self.storage.reserve(consumer_name, limit=1, timeout=0, lease=LEASE)
@@ -137,8 +150,18 @@ class TaskQueue:
         return state
 
     def retry(self, task_id: str) -> None:
-        self.storage.retry(task_id)
+        # The id may be that of a task that was skipped for this one.
+        task_id = self.storage.get(task_id).id
+        arriving = task_id in self._arriving
+        self._arriving.add(task_id)
+        try:
+            self.storage.retry(task_id)
+        except TaskQueueError:
+            if not arriving:
+                self._arriving.discard(task_id)
+            raise
         logger.info("task %s: queued again", task_id)
+        self._announce_arrival(task_id)
 
     def remove(self, task_id: str) -> None:
         self.storage.remove(task_id)

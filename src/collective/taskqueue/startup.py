@@ -184,7 +184,12 @@ def _start(servers: list[ServerSettings]) -> None:
             settings,
             queue.announce,
             ready=partial(_reached, _process.database),
-            chores=partial(indoubt.resolve, queue.storage, _process.database.databases),
+            chores=partial(
+                indoubt.resolve,
+                queue.storage,
+                _process.database.databases,
+                arrival=queue.arrival,
+            ),
         )
         _process.consumers.append(consumer)
         consumer.start()

@@ -23,6 +23,9 @@ FORMAT = 1
 KEEP_SUCCEEDED = 3600.0
 KEEP_FAILED = 7 * 86400.0
 
+#: Seconds it is kept at least, so that whoever is told of the end can still look at it.
+LINGER = 10.0
+
 State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
 
 QUEUED: State = "queued"
@@ -98,7 +101,7 @@ class Task:
     on_conflict: str = "skip"
     #: A label for people.
     description: str = ""
-    #: Seconds the record is kept once finished; None is the queue's default.
+    #: Seconds the record is kept once finished, `LINGER` at least; None is the queue's default.
     keep: float | None = None
 
     @property
@@ -267,8 +270,8 @@ class StagedBatch:
     witness: str | None
     #: Seconds since it was staged.
     age: float
-    #: Number of its tasks.
-    size: int
+    #: The ids of its tasks, in add order.
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ class ManualClock:
 
     def __init__(self, now: float = 1_750_000_000.0) -> None:
         self._now = now
+        self._passed = 0.0
 
     def __call__(self) -> float:
         return self._now
@@ -50,6 +51,15 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Make it `seconds` later."""
         self._now += seconds
+        self._passed += seconds
+
+    def step(self, seconds: float) -> None:
+        """Set the clock, as NTP or a person does: nothing is later or earlier than before."""
+        self._now += seconds
+
+    def monotonic(self) -> float:
+        """Return the seconds that have passed, whatever the clock was set to."""
+        return self._passed
 
 
 class Base:

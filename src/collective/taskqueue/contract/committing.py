@@ -8,6 +8,7 @@ from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import Base
 from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import bring_to
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import everything
 from collective.taskqueue.contract.base import ids
@@ -25,6 +26,7 @@ from collective.taskqueue.task import Origin
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from typing import Any
@@ -211,6 +213,52 @@ class Committing(Base):
             storage.retry(task.id)
         assert take_all(storage) == ids(tasks)
 
+    def test_what_is_condemned_stands_in_no_line(self, storage: Any, clock: Any) -> None:
+        """Its record shows what was asked for, but nothing is skipped or replaced for it."""
+        user = Identity("/acl_users", "jane")
+        task = new_task(key="k", on_conflict="replace", due=clock() + 100, user=user)
+        storage.stage("batch", [task])
+        storage.condemn("batch", "nobody knows")
+        status = storage.get(task.id)
+        assert status.task == task
+        assert [name for name, _ in status.changes] == [QUEUED, FAILED]
+        assert ids(storage.tasks(user="jane")) == [task.id]
+        other = add_one(storage, key="k")
+        assert take_all(storage) == [other.id]
+        storage.retry(task.id)
+        assert take(storage).task == task
+
+    def test_what_was_condemned_is_not_promoted(self, storage: Any) -> None:
+        """Whoever promotes late comes too late, also after a person has decided."""
+        tasks = [new_task(), new_task()]
+        storage.stage("batch", tasks)
+        storage.condemn("batch", "nobody knows")
+        storage.remove(tasks[0].id)
+        with unchanged(storage):
+            storage.promote("batch")
+            storage.promote("batch", None, tasks)
+        storage.retry(tasks[1].id)
+        with unchanged(storage):
+            storage.promote("batch", None, tasks)
+        assert take_all(storage) == [tasks[1].id]
+
+    def test_a_task_that_is_there_is_not_added_again(self, storage: Any, clock: Any) -> None:
+        """Whatever its state, and by whatever batch; the others of the batch are added."""
+        for state in STATES:
+            known = bring_to(storage, clock, state)
+            before = storage.get(known.id)
+            other = new_task()
+            storage.stage(known.id, [known, other, known])
+            storage.promote(known.id)
+            assert storage.get(known.id) == before
+            assert storage.get(other.id).state == QUEUED
+            storage.clear()
+        skipped = [add_one(storage, key="k") for _ in range(2)][1]
+        with unchanged(storage):
+            add(storage, skipped)
+            storage.stage("condemned", [skipped])
+            storage.condemn("condemned", "nobody knows")
+
     def test_condemning_what_is_not_staged_does_nothing(self, storage: Any) -> None:
         """Neither an unknown batch nor one that has been promoted."""
         storage.stage("batch", [new_task()])
@@ -240,12 +288,13 @@ class Committing(Base):
 
     def test_a_batch_in_doubt_tells_what_decides_about_it(self, storage: Any, clock: Any) -> None:
         """How to find its witness, how long ago it was staged, and how much is at stake."""
-        storage.stage("old", [new_task(), new_task()], "main:0a")
+        tasks = [new_task() for _ in range(250)]
+        storage.stage("old", tasks[:249], "main:0a")
         clock.advance(100)
-        storage.stage("young", [new_task()])
+        storage.stage("young", tasks[249:])
         old, young = storage.in_doubt()
-        assert old == StagedBatch("old", "main:0a", near(100), 2)
-        assert young == StagedBatch("young", None, near(0), 1)
+        assert old == StagedBatch("old", "main:0a", near(100), tuple(ids(tasks[:249])))
+        assert young == StagedBatch("young", None, near(0), (tasks[249].id,))
         assert ids(storage.in_doubt(50.0)) == ["old"]
         assert storage.in_doubt(200.0) == []
 

@@ -123,6 +123,37 @@ class Keys(Base):
         assert [storage.get(task.id).state for task in replaced] == [CANCELLED, QUEUED]
         assert take_all(storage) == [replaced[1].id]
 
+    @pytest.mark.parametrize("key", [SKIP, REPLACE, AFTER])
+    def test_who_waits_must_see_all_that_it_stands_for(
+        self, storage: Any, key: dict[str, str]
+    ) -> None:
+        """Guarantee 4: batches may be promoted in another order than they were committed in."""
+        tids = [number.to_bytes(8, "big") for number in (0x7F, 0xA0FF, 0x9AFF)]
+        for tid in (*tids, None):
+            batch = str(tid)
+            storage.stage(batch, [new_task(**key)])
+            storage.promote(batch, tid)
+        assert take(storage).tid == tids[1]
+
+    def test_who_replaces_a_lost_task_must_see_what_that_had_to(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """The work of both is left to the newer one."""
+        for number in (2, 1):
+            storage.stage(str(number), [new_task(**AFTER)])
+            storage.promote(str(number), bytes([number]) * 8)
+            if number == 2:
+                lose(storage, clock)
+        assert take(storage).tid == b"\x02" * 8
+
+    def test_the_names_of_a_task_are_not_too_many(self, storage: Any) -> None:
+        """A thousand of those that were skipped for it; the oldest give way."""
+        earlier, *others = add(storage, *(new_task(**SKIP) for _ in range(1201)))
+        with refused(storage, UnknownTask, others[0].id):
+            storage.get(others[0].id)
+        for other in others[-1000:]:
+            assert storage.get(other.id).id == earlier.id
+
     @pytest.mark.parametrize("free", ["cancel", "clear", "reserve"])
     def test_a_key_is_free_again_once_nothing_of_it_waits(self, storage: Any, free: str) -> None:
         """Nobody is skipped for a task that will not run any more."""
@@ -257,6 +288,21 @@ class Keys(Base):
         last = add_one(storage, **AFTER)
         assert take_all(storage) == []
         storage.finish(running, ending(running))
+        assert take_all(storage) == [last.id]
+
+    def test_one_that_comes_back_waits_like_the_other(self, storage: Any, clock: Any) -> None:
+        """The next one replaces both, or is skipped as long as one of them waits."""
+        back = bring_to(storage, clock, FAILED, **SKIP)
+        other = add_one(storage, **SKIP)
+        storage.retry(back.id)
+        assert take(storage).task == other
+        assert storage.get(add_one(storage, **SKIP).id).id == back.id
+        again = add_one(storage, **REPLACE)
+        assert storage.get(back.id).state == CANCELLED
+        storage.retry(back.id)
+        last = add_one(storage, **REPLACE)
+        states = [storage.get(task.id).state for task in (back, again)]
+        assert states == [CANCELLED, CANCELLED]
         assert take_all(storage) == [last.id]
 
     @pytest.mark.parametrize("key", [REPLACE, AFTER])

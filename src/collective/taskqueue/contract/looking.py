@@ -125,6 +125,25 @@ class Looking(Base):
         storage.clear()
         assert ids(storage.tasks(user="jane")) == ids(hers[2:3])
 
+    def test_tasks_of_one_user_come_in_the_order_of_their_state(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """As those of all users do, page by page."""
+        now, jane = clock(), Identity("/acl_users", "jane")
+        tasks = [new_task(due=now + due, user=jane) for due in (300, 100, 200)]
+        add(storage, *tasks, new_task(due=now + 150))
+        assert ids(storage.tasks(SCHEDULED, "jane")) == ids([tasks[1], tasks[2], tasks[0]])
+        assert ids(storage.tasks(SCHEDULED, "jane", start=1, size=1)) == [tasks[2].id]
+        mine = [bring_to(storage, clock, FAILED, user=user) for user in (jane, jane, None)][:2]
+        storage.retry(mine[0].id)
+        storage.retry(mine[1].id)
+        lose(storage, clock)
+        storage.recover()
+        assert ids(storage.tasks(QUEUED, "jane")) == ids(mine)
+        assert ids(storage.tasks(QUEUED, "jane", start=1)) == [mine[1].id]
+        assert storage.tasks(QUEUED, "jane", start=2) == []
+        assert storage.tasks(QUEUED, "joe") == []
+
     def test_looking_changes_nothing(self, storage: Any, clock: Any) -> None:
         """However often."""
         for state in (SUCCEEDED, SCHEDULED):
@@ -167,6 +186,20 @@ class Looking(Base):
         clock.advance(50)
         last = bring_to(storage, clock, SUCCEEDED)
         assert sorted(ids(everything(storage))) == sorted(ids([*longer, last]))
+
+    @pytest.mark.parametrize("state", FINISHED)
+    def test_who_is_told_of_the_end_can_look_at_it(
+        self, make_storage: Callable[..., Any], clock: Any, state: State
+    ) -> None:
+        """A task that is not to be kept is kept for a moment, also if others finish."""
+        storage = make_storage(keep_succeeded=0.0, keep_failed=0.0)
+        tasks = [bring_to(storage, clock, state, keep=keep) for keep in (0.0, None)]
+        assert [storage.get(task.id).state for task in tasks] == [state, state]
+        clock.advance(60)
+        bring_to(storage, clock, state)
+        for task in tasks:
+            with refused(storage, UnknownTask, task.id):
+                storage.get(task.id)
 
     def test_a_retried_task_is_kept_from_its_new_end_on(
         self, make_storage: Callable[..., Any], clock: Any

@@ -187,6 +187,22 @@ class Steering(Base):
         with refused(storage, UnknownTask, purged[0].id):
             storage.get(purged[0].id)
 
+    def test_what_is_dropped_is_logged(
+        self, storage: Any, clock: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Guarantee 6: one line for each task, with its id, the cause and what follows."""
+        finished = [bring_to(storage, clock, SUCCEEDED) for _ in range(3)]
+        waiting = add(storage, *(new_task(due=due) for due in (None, None, clock() + 100)))
+        caplog.set_level("INFO", "collective.taskqueue")
+        for call, tasks, words in (
+            (storage.clear, waiting, "reset, dropped"),
+            (lambda: storage.purge(SUCCEEDED), finished, "purged, forgotten"),
+        ):
+            caplog.clear()
+            call()
+            lines = [line for line in caplog.messages if words in line]
+            assert sorted(line.split()[1].rstrip(":") for line in lines) == sorted(ids(tasks))
+
     def test_pausing_is_no_change_of_any_task(self, storage: Any, clock: Any) -> None:
         """And may be asked for twice."""
         for state in (SUCCEEDED, SCHEDULED, QUEUED):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Sized
+from collections.abc import Sequence
 from collective.taskqueue.contract.base import ids
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.model.expected import Entry
@@ -14,6 +14,7 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from typing import Any
 
@@ -29,7 +30,7 @@ EVERYTHING = 1_000_000
 
 
 def check_all(
-    storage: Any, expected: ExpectedQueue, staged: Mapping[str, Sized], now: float
+    storage: Any, expected: ExpectedQueue, staged: Mapping[str, Sequence[Task]], now: float
 ) -> None:
     """Compare all that can be seen; called after each step."""
     known = {status.id: status for status in storage.tasks(size=EVERYTHING)}
@@ -42,8 +43,8 @@ def check_all(
     _check_serial_tasks(known)
     _check_skipped_tasks(storage, expected)
     assert storage.paused() is expected.paused
-    found = {batch.id: batch.size for batch in storage.in_doubt()}
-    assert found == {batch: len(tasks) for batch, tasks in staged.items()}
+    found = {batch.id: batch.tasks for batch in storage.in_doubt()}
+    assert found == {batch: tuple(ids(tasks)) for batch, tasks in staged.items()}
 
 
 def _check_tasks(known: Mapping[str, TaskStatus], expected: Mapping[str, Entry]) -> None:
@@ -55,7 +56,7 @@ def _check_tasks(known: Mapping[str, TaskStatus], expected: Mapping[str, Entry])
 
 def _compare(status: TaskStatus, entry: Entry) -> None:
     assert (status.id, status.state) == (entry.id, entry.state)
-    assert status.task in entry.shown
+    assert status.task == entry.task
     assert status.consumer == entry.consumer
     assert near(status.due, entry.due)
     attempts = [(attempt.number, attempt.status) for attempt in status.attempts]

@@ -19,6 +19,7 @@ from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
@@ -28,7 +29,6 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
-from dataclasses import replace
 
 
 #: Seconds that a clock may run during one sequence of steps.
@@ -41,8 +41,6 @@ class Entry:
     def __init__(self, task: Task) -> None:
         self.id = task.id
         self.task = task
-        #: The tasks it may be shown as.
-        self.shown: tuple[Task, ...] = (task,)
         self.state: State = QUEUED
         self.changes: list[tuple[State, float]] = []
         #: Number and status of each attempt that has ended.
@@ -117,9 +115,7 @@ class ExpectedQueue:
     def condemn(self, tasks: Iterable[Task], now: float) -> None:
         """A batch in doubt is left to a person; its tasks are visible as failed."""
         for task in tasks:
-            # It takes part in nothing, whether or not its record still says that it did.
-            entry = self.entries[task.id] = Entry(replace(task, due=None, key=None))
-            entry.shown += (task,)
+            entry = self.entries[task.id] = Entry(task)
             self._enter(entry, QUEUED, now)
             self._conclude(entry, FAILED, now)
             self.told.append((FAILED, task.id))
@@ -194,7 +190,7 @@ class ExpectedQueue:
         entry.consumer = lease.consumer
         entry.expires = lease.expires
         entry.progress = None
-        assert lease.task in entry.shown
+        assert lease.task == entry.task
         assert (lease.attempt, lease.counted) == (entry.number, entry.counted)
 
     def holder(self, lease: Lease) -> Entry | None:
@@ -259,7 +255,7 @@ class ExpectedQueue:
         if keep is None:
             succeeded = state == SUCCEEDED
             keep = self.settings.keep_succeeded if succeeded else self.settings.keep_failed
-        entry.forget_at = now + keep
+        entry.forget_at = now + max(keep, LINGER)
         entry.finished_in = self._act
         for other in self.entries.values():
             if other.state in FINISHED and other.forget_at < now:

@@ -179,6 +179,7 @@ class QueueMachine(RuleBasedStateMachine):
             with self._act():
                 self.storage.condemn(batch, "nobody knows")
                 self.expected.condemn(tasks, self.clock())
+            self.promoted[batch] = tasks
         else:
             self._promote(batch, tasks, tasks if how == "promote with tasks" else [])
 
@@ -193,6 +194,15 @@ class QueueMachine(RuleBasedStateMachine):
                 self.storage.condemn(batch, "nobody knows")
             else:
                 self.storage.promote(batch, None, self.promoted[batch] if "tasks" in how else [])
+
+    @precondition(lambda self: self.promoted)
+    @rule(which=WHICH, tasks=TASKS)
+    def promote_known_tasks(self, which: int, tasks: list[Fields]) -> None:
+        known = [task for task in self.promoted[_one(self.promoted, which)] if self._knows(task)]
+        made = self._make(tasks)
+        batch = self._new_id()
+        self.storage.stage(batch, [*known, *made])
+        self._promote(batch, made, [])
 
     # consumers
 
@@ -289,6 +299,12 @@ class QueueMachine(RuleBasedStateMachine):
         checks.check_all(self.storage, self.expected, self.staged, self.clock())
 
     # helpers
+
+    def _knows(self, task: Task) -> bool:
+        try:
+            return bool(self.storage.get(task.id))
+        except UnknownTask:
+            return False
 
     def _new_id(self) -> str:
         self.made += 1

@@ -17,9 +17,11 @@ from __future__ import annotations
 from BTrees.OOBTree import OOBTree
 from collections import Counter
 from collections import OrderedDict
+from collections.abc import Container
 from collections.abc import Iterable
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.storages._record import ALIASES
 from collective.taskqueue.storages._record import Record
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
@@ -61,23 +63,50 @@ class Board:
 
     def admit(self, task: Task, tid: bytes | None, now: float, news: News) -> bool:
         """Add a committed task, or not: its key decides. Return whether it was added."""
+        if self._is_known(task):
+            return False
         same = self._waiting_of(task.key)
         if same and task.on_conflict == "skip":
-            earlier = same[-1]
-            self.aliases[task.id] = earlier
-            self.records[earlier].aliases.append(task.id)
-            logger.info("task %s: key %r already waits as %s, skipped", task.id, task.key, earlier)
+            self._skip(task, self.records[same[-1]], tid)
             return False
+        record = self._create(task, tid)
         for earlier in same:
-            self.supersede(self.records[earlier], task.id, now, news)
-        record = self.records[task.id] = Record(task, tid)
-        if task.user is not None:
-            self._by_user.setdefault(task.user.id, OrderedDict())[task.id] = None
+            self.supersede(self.records[earlier], record, now, news)
         if task.due is not None and task.due > now:
             self.schedule(record, task.due, now)
         else:
             self.queue(record, now)
         return True
+
+    def condemn(self, task: Task, reason: str, now: float, news: News) -> None:
+        """Add a task as failed. It stands in no line, so it keeps nothing from running."""
+        if self._is_known(task):
+            return
+        record = self._create(task, None)
+        record.enter(states.QUEUED, now)
+        self.conclude(record, states.FAILED, reason, now)
+        news.append((states.FAILED, task.id))
+        logger.error("task %s: %s, failed", task.id, reason)
+
+    def _is_known(self, task: Task) -> bool:
+        known = task.id in self.records or task.id in self.aliases
+        if known:
+            logger.warning("task %s: is there already, not added again", task.id)
+        return known
+
+    def _skip(self, task: Task, earlier: Record, tid: bytes | None) -> None:
+        self.aliases[task.id] = earlier.id
+        earlier.aliases.append(task.id)
+        if len(earlier.aliases) > ALIASES:
+            del self.aliases[earlier.aliases.pop(0)]
+        earlier.see(tid)
+        logger.info("task %s: key %r already waits as %s, skipped", task.id, task.key, earlier.id)
+
+    def _create(self, task: Task, tid: bytes | None) -> Record:
+        record = self.records[task.id] = Record(task, tid)
+        if task.user is not None:
+            self._by_user.setdefault(task.user.id, OrderedDict())[task.id] = None
+        return record
 
     def queue(self, record: Record, now: float, front: bool = False) -> None:
         """Put a task at the end of the line of waiting tasks, or at its front."""
@@ -95,19 +124,20 @@ class Board:
         self.scheduled[record.place] = record.id
         self._claim_key(record)
 
-    def supersede(self, record: Record, newer: str, now: float, news: News) -> None:
+    def supersede(self, record: Record, newer: Record, now: float, news: News) -> None:
         """Cancel a task because a newer one of its key makes it pointless."""
         self.withdraw(record)
-        self.conclude(record, states.CANCELLED, f"replaced by {newer}", now)
+        self.conclude(record, states.CANCELLED, f"replaced by {newer.id}", now)
+        newer.see(record.tid)
         news.append((states.CANCELLED, record.id))
-        logger.info("task %s: replaced by %s, cancelled", record.id, newer)
+        logger.info("task %s: replaced by %s, cancelled", record.id, newer.id)
 
-    def newer(self, record: Record) -> str | None:
+    def newer(self, record: Record) -> Record | None:
         """Return the waiting task that makes another run of this one pointless."""
         if record.task.on_conflict == "skip":
             return None
         same = self._waiting_of(record.task.key)
-        return same[-1] if same else None
+        return self.records[same[-1]] if same else None
 
     def withdraw(self, record: Record) -> None:
         """Take a waiting or scheduled task out of every line it stands in."""
@@ -188,7 +218,7 @@ class Board:
         if keep is None:
             succeeded = state == states.SUCCEEDED
             keep = self.settings.keep_succeeded if succeeded else self.settings.keep_failed
-        record.forget_at = now + keep
+        record.forget_at = now + max(keep, states.LINGER)
         heapq.heappush(self._expiry, (record.forget_at, next(self._number), record.id))
         while self._expiry and self._expiry[0][0] <= now:
             old = self._expired(heapq.heappop(self._expiry))
@@ -243,9 +273,14 @@ class Board:
 
     def line(self, state: State | None, user: str | None) -> Iterable[str]:
         """Return the ids of the tasks in a state, or of all, or of one user's."""
-        if user is not None:
-            mine = self._by_user.get(user, ())
-            return (i for i in mine if state is None or self.records[i].state == state)
+        if user is None:
+            return self._line(state)
+        if state is None:
+            return self._by_user.get(user, ())
+        mine: Container[str] = self._by_user.get(user, ())
+        return (task_id for task_id in self._line(state) if task_id in mine)
+
+    def _line(self, state: State | None) -> Iterable[str]:
         if state is None:
             return self.records
         if state == states.QUEUED:

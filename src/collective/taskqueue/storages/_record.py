@@ -16,6 +16,9 @@ from collective.taskqueue.task import Transition
 #: Attempts and changes of state a record holds; the oldest give way.
 HISTORY = 100
 
+#: Skipped tasks whose ids lead to the one that waits; the oldest give way.
+ALIASES = 1000
+
 
 class Record:
     """One task, its state and its history."""
@@ -56,6 +59,7 @@ class Record:
         self.token: str | None = None
         self.consumer: str | None = None
         self.started = 0.0
+        #: By the clock that nobody sets; all other times are seconds since the epoch.
         self.expires = 0.0
         self.forget_at: float | None = None
         #: Dispatches so far; those that count against `max_attempts`; those lost.
@@ -81,15 +85,15 @@ class Record:
         self.changes.append((state, now))
         del self.changes[:-HISTORY]
 
-    def start(self, consumer: str, token: str, lease: float, now: float) -> Lease:
+    def start(self, consumer: str, token: str, lease: float, now: float, passed: float) -> Lease:
         self.enter(RUNNING, now)
         self.token = token
         self.consumer = consumer
         self.started = now
-        self.expires = now + lease
+        self.expires = passed + lease
         self.number += 1
         self.progress = None
-        return Lease(self.task, token, consumer, self.number, self.counted, self.expires, self.tid)
+        return Lease(self.task, token, consumer, self.number, self.counted, now + lease, self.tid)
 
     def end(self, transition: Transition) -> None:
         self.last = transition
@@ -107,6 +111,11 @@ class Record:
                 reason="its process was lost",
             )
         )
+
+    def see(self, tid: bytes | None) -> None:
+        """Whoever runs the task must see that transaction, too."""
+        # Ids of transactions grow; the order in which batches are promoted may be another.
+        self.tid = max(self.tid or b"", tid or b"") or None
 
     def renew_budget(self) -> None:
         self.counted = 0

@@ -25,7 +25,6 @@ from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
-from dataclasses import replace
 from itertools import islice
 from secrets import token_hex
 from zope.interface import implementer
@@ -42,12 +41,20 @@ REMEMBERED_BATCHES = 10_000
 
 @implementer(ITaskStorage)
 class LocalStorage:
-    """See `ITaskStorage`. `clock` gives seconds since the epoch."""
+    """See `ITaskStorage`. `clock` gives seconds since the epoch, `monotonic` seconds that no
+    correction of a clock changes; without it, a `clock` that is not the system's gives both."""
 
-    def __init__(self, settings: QueueSettings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: QueueSettings,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None
         self._clock = clock
+        # Leases follow it: a clock that is set neither ends them nor makes them last.
+        self._passed = monotonic or (time.monotonic if clock is time.time else clock)
         self._begin()
 
     def _begin(self) -> None:
@@ -62,7 +69,7 @@ class LocalStorage:
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
         with self._changed:
-            self._staged[batch_id] = tuple(tasks), witness, self._clock()
+            self._staged[batch_id] = tuple(tasks), witness, self._passed()
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         news: News = []
@@ -73,9 +80,7 @@ class LocalStorage:
             if not batch:
                 # Not used up: who still holds the tasks of a lost batch may come later.
                 return
-            self._promoted[batch_id] = None
-            if len(self._promoted) > REMEMBERED_BATCHES:
-                self._promoted.popitem(last=False)
+            self._remember(batch_id)
             now = self._clock()
             for task in batch:
                 self._board.admit(task, tid, now, news)
@@ -86,22 +91,24 @@ class LocalStorage:
         with self._changed:
             self._staged.pop(batch_id, None)
 
-    # out
-
     def condemn(self, batch_id: str, reason: str) -> None:
         news: News = []
         with self._changed:
             tasks = self._staged.pop(batch_id, ((), None, 0.0))[0]
+            if tasks:
+                # Whoever promotes it later comes too late: a person decides now.
+                self._remember(batch_id)
             now = self._clock()
             for task in tasks:
-                # Neither due nor of a key: it keeps nothing from running.
-                self._board.admit(replace(task, due=None, key=None), None, now, [])
-                record = self._board.records[task.id]
-                self._board.withdraw(record)
-                self._board.conclude(record, states.FAILED, reason, now)
-                news.append((states.FAILED, task.id))
-                logger.error("task %s: %s, failed", task.id, reason)
+                self._board.condemn(task, reason, now, news)
         self._tell(news)
+
+    def _remember(self, batch_id: str) -> None:
+        self._promoted[batch_id] = None
+        if len(self._promoted) > REMEMBERED_BATCHES:
+            self._promoted.popitem(last=False)
+
+    # out
 
     def reserve(
         self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
@@ -113,19 +120,21 @@ class LocalStorage:
         while not leases and not over:
             news: News = []
             with self._changed:
-                while not over:
-                    now = self._clock()
-                    self._recover(now, news)
-                    self._board.ripen(now)
-                    leases = [] if self._paused else self._take(consumer, limit, lease, now)
-                    if leases or news:
-                        break
-                    pause = self._until_next(now, deadline)
-                    over = wakes != self._wakes or (pause is not None and pause <= 0)
-                    if not over:
-                        self._changed.wait(pause)
-                if leases:
-                    # Somebody who still waits has to watch over these leases.
+                try:
+                    while not over:
+                        now = self._clock()
+                        self._recover(now, news)
+                        self._board.ripen(now)
+                        leases = [] if self._paused else self._take(consumer, limit, lease, now)
+                        if leases or news:
+                            break
+                        pause = self._until_next(now, deadline)
+                        over = wakes != self._wakes or (pause is not None and pause <= 0)
+                        if not over:
+                            self._changed.wait(pause)
+                finally:
+                    # Somebody who still waits has to watch over these leases, and to do what
+                    # a notification was for that came to one who is leaving.
                     self._changed.notify()
             # Without the lock, and before anybody waits on.
             self._tell(news)
@@ -141,7 +150,7 @@ class LocalStorage:
             record = self._holder(lease)
             if record is None:
                 return False
-            record.expires = self._clock() + seconds
+            record.expires = self._passed() + seconds
             return True
 
     def finish(self, lease: Lease, transition: Transition) -> State | None:
@@ -186,20 +195,21 @@ class LocalStorage:
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
         with self._changed:
-            now = self._clock()
+            now = self._passed()
             return [
-                StagedBatch(batch_id, witness, now - staged, len(tasks))
+                StagedBatch(batch_id, witness, now - staged, tuple(task.id for task in tasks))
                 for batch_id, (tasks, witness, staged) in self._staged.items()
                 if now - staged >= age
             ]
 
     def _take(self, consumer: str, limit: int, lease: float, now: float) -> list[Lease]:
         leases: list[Lease] = []
+        passed = self._passed()
         while len(leases) < limit:
             record = self._board.take()
             if record is None:
                 break
-            leases.append(record.start(consumer, token_hex(16), lease, now))
+            leases.append(record.start(consumer, token_hex(16), lease, now, passed))
         return leases
 
     def _until_next(self, now: float, deadline: float | None) -> float | None:
@@ -210,7 +220,7 @@ class LocalStorage:
         if self._board.running:
             records = self._board.records
             expires = min(records[task_id].expires for task_id in self._board.running)
-            pauses.append(max(expires - now, 0.001))
+            pauses.append(max(expires - self._passed(), 0.001))
         return min(pauses, default=None)
 
     def _holder(self, lease: Lease) -> Record | None:
@@ -221,7 +231,8 @@ class LocalStorage:
 
     def _recover(self, now: float, news: News) -> list[str]:
         board = self._board
-        lost = [task_id for task_id in board.running if board.records[task_id].expires <= now]
+        passed = self._passed()
+        lost = [task_id for task_id in board.running if board.records[task_id].expires <= passed]
         recovered: list[str] = []
         # Last first, so that the oldest one ends up at the very front.
         for task_id in reversed(lost):
@@ -293,7 +304,7 @@ class LocalStorage:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not queued again")
             newer = self._board.newer(record)
             if newer is not None:
-                raise ForbiddenTransition(f"task {task_id}: {newer} of its key already waits")
+                raise ForbiddenTransition(f"task {task_id}: {newer.id} of its key already waits")
             self._board.revive(record, self._clock())
             self._changed.notify()
 
@@ -311,7 +322,9 @@ class LocalStorage:
             for task_id in ids:
                 board.withdraw(board.records[task_id])
                 board.forget(board.records[task_id])
-            return len(ids)
+        for task_id in ids:
+            logger.warning("task %s: its queue was reset, dropped", task_id)
+        return len(ids)
 
     def purge(self, state: State) -> int:
         if state not in states.FINISHED:
@@ -320,7 +333,9 @@ class LocalStorage:
             ids = list(self._board.finished[state])
             for task_id in ids:
                 self._board.forget(self._board.records[task_id])
-            return len(ids)
+        for task_id in ids:
+            logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
+        return len(ids)
 
     def pause(self) -> None:
         with self._changed:

@@ -13,6 +13,7 @@ local FIELDS = 7        -- strings a staged task consists of
 local MARKERS = 16      -- most wake-up markers that lie about
 local PORTION = 1000    -- most tasks one call looks at
 local HISTORY = 100     -- attempts and changes that are kept
+local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
 
 local time = call('TIME')
 local now = settings.now or tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -38,10 +39,34 @@ end
 
 -- lines
 
+local function waiting_of(key)
+  local ids = {}
+  for id in string.gmatch(call('HGET', P .. ':keys', key) or '', '%S+') do table.insert(ids, id) end
+  return ids
+end
+
 local function claim_key(id)
-  -- A task that comes back does not take the key from a newer one.
   local key = get(id, 'key')
-  if key then call('HSETNX', P .. ':keys', key, id) end
+  if not key then return end
+  -- More than one only if one has come back while another waits.
+  local ids = waiting_of(key)
+  for _, other in ipairs(ids) do
+    if other == id then return end
+  end
+  table.insert(ids, id)
+  call('HSET', P .. ':keys', key, table.concat(ids, ' '))
+end
+
+local function free_key(key, id)
+  local ids = {}
+  for _, other in ipairs(waiting_of(key)) do
+    if other ~= id then table.insert(ids, other) end
+  end
+  if #ids > 0 then
+    call('HSET', P .. ':keys', key, table.concat(ids, ' '))
+  else
+    call('HDEL', P .. ':keys', key)
+  end
 end
 
 local function queue(id, front)
@@ -76,7 +101,7 @@ local function withdraw(id, popped)
       call('INCR', P .. ':ghosts:number')
     end
   end
-  if key and call('HGET', P .. ':keys', key) == id then call('HDEL', P .. ':keys', key) end
+  if key then free_key(key, id) end
 end
 
 local function exorcise(id)
@@ -92,13 +117,15 @@ local function exorcise(id)
 end
 
 local function forget(id)
-  local state, user, aliases = unpack(call('HMGET', task_key(id), 'state', 'user', 'aliases'))
+  local state, user = unpack(call('HMGET', task_key(id), 'state', 'user'))
   if FINISHED[state] then call('ZREM', P .. ':finished:' .. state, id) end
   if user then call('ZREM', P .. ':user:' .. user, id) end
-  for alias in string.gmatch(aliases or '', '%S+') do call('HDEL', P .. ':aliases', alias) end
+  for _, alias in ipairs(call('LRANGE', P .. ':aliases:' .. id, 0, -1)) do
+    call('HDEL', P .. ':aliases', alias)
+  end
   call('ZREM', P .. ':all', id)
   call('ZREM', P .. ':expiry', id)
-  call('DEL', task_key(id), P .. ':history:' .. id)
+  call('DEL', task_key(id), P .. ':history:' .. id, P .. ':aliases:' .. id)
 end
 
 local function conclude(id, state, reason)
@@ -109,7 +136,7 @@ local function conclude(id, state, reason)
   if not keep then
     keep = state == 'succeeded' and settings.keep_succeeded or settings.keep_failed
   end
-  call('ZADD', P .. ':expiry', text(now + tonumber(keep)), id)
+  call('ZADD', P .. ':expiry', text(now + math.max(tonumber(keep), settings.linger)), id)
   for _, old in ipairs(call('ZRANGEBYSCORE', P .. ':expiry', '-inf', text(now), 'LIMIT', 0, 100)) do
     forget(old)
   end
@@ -118,7 +145,14 @@ local function conclude(id, state, reason)
   end
 end
 
+local function see(id, tid)
+  -- Whoever runs the task must see that transaction, too. The hex digits of transaction ids
+  -- sort as they do; the order in which batches are promoted may be another.
+  if tid and tid ~= '' and tid > (get(id, 'tid') or '') then set(id, 'tid', tid) end
+end
+
 local function supersede(id, newer, news)
+  see(newer, get(id, 'tid'))
   conclude(id, 'cancelled', 'replaced by ' .. newer)
   table.insert(news, { 'cancelled', id, 'replaced by ' .. newer })
 end
@@ -126,23 +160,27 @@ end
 local function newer(id)
   local key, mode = unpack(call('HMGET', task_key(id), 'key', 'mode'))
   if not key or mode == 'skip' then return nil end
-  return call('HGET', P .. ':keys', key) or nil
+  local ids = waiting_of(key)
+  return ids[#ids]
 end
 
-local function admit(id, body, due, key, mode, user, keep, tid, news)
-  if key ~= '' then
-    local earlier = call('HGET', P .. ':keys', key)
-    if earlier and mode == 'skip' then
-      call('HSET', P .. ':aliases', id, earlier)
-      set(earlier, 'aliases', (get(earlier, 'aliases') or '') .. id .. ' ')
-      table.insert(news, { 'skipped', id, earlier })
-      return
-    end
-    if earlier then
-      withdraw(earlier)
-      supersede(earlier, id, news)
-    end
+local function is_known(id, news)
+  if call('EXISTS', task_key(id)) == 0 and call('HEXISTS', P .. ':aliases', id) == 0 then
+    return false
   end
+  table.insert(news, { 'known', id, '' })
+  return true
+end
+
+local function skip(id, earlier, tid, news)
+  local names = P .. ':aliases:' .. earlier
+  call('HSET', P .. ':aliases', id, earlier)
+  if call('RPUSH', names, id) > ALIASES then call('HDEL', P .. ':aliases', call('LPOP', names)) end
+  see(earlier, tid)
+  table.insert(news, { 'skipped', id, earlier })
+end
+
+local function create(id, body, key, mode, user, keep, tid)
   set(id, 'body', body)
   if key ~= '' then set(id, 'key', key, 'mode', mode) end
   if keep ~= '' then set(id, 'keep', keep) end
@@ -152,6 +190,20 @@ local function admit(id, body, due, key, mode, user, keep, tid, news)
   if user ~= '' then
     set(id, 'user', user)
     call('ZADD', P .. ':user:' .. user, number, id)
+  end
+end
+
+local function admit(id, body, due, key, mode, user, keep, tid, news)
+  if is_known(id, news) then return end
+  local same = key ~= '' and waiting_of(key) or {}
+  if #same > 0 and mode == 'skip' then
+    skip(id, same[#same], tid, news)
+    return
+  end
+  create(id, body, key, mode, user, keep, tid)
+  for _, earlier in ipairs(same) do
+    withdraw(earlier)
+    supersede(earlier, id, news)
   end
   if due ~= '' and tonumber(due) > now then
     schedule(id, tonumber(due))
@@ -295,27 +347,26 @@ function operation.discard(batch)
   call('HDEL', P .. ':witness', batch)
 end
 
-local function admit_batch(fields, tid, news)
-  for i = 1, #fields, FIELDS do
-    admit(fields[i], fields[i + 1], fields[i + 2], fields[i + 3], fields[i + 4], fields[i + 5],
-          fields[i + 6], tid, news)
-  end
+local function settle(batch)
+  operation.discard(batch)
+  call('SET', P .. ':promoted:' .. batch, '1', 'EX', settings.remember)
 end
 
 function operation.condemn(batch, reason)
   local news = {}
   local fields = call('LRANGE', P .. ':batch:' .. batch, 0, -1)
-  for i = 3, #fields, FIELDS do
-    -- Neither due nor of a key: they wait for a person, and keep nothing from running.
-    fields[i], fields[i + 1] = '', ''
-  end
-  admit_batch(fields, '', news)
   for i = 1, #fields, FIELDS do
-    withdraw(fields[i])
-    conclude(fields[i], 'failed', reason)
-    table.insert(news, { 'failed', fields[i], reason })
+    local id, body, _, key, mode, user, keep = unpack(fields, i, i + FIELDS - 1)
+    if not is_known(id, news) then
+      -- It stands in no line, so it keeps nothing from running.
+      create(id, body, key, mode, user, keep, '')
+      enter(id, 'queued')
+      conclude(id, 'failed', reason)
+      table.insert(news, { 'failed', id, reason })
+    end
   end
-  operation.discard(batch)
+  -- Whoever promotes it later comes too late: a person decides now.
+  if #fields > 0 then settle(batch) end
   return news
 end
 
@@ -333,9 +384,11 @@ function operation.promote(batch, tid)
       return { 0, news }
     end
   end
-  admit_batch(fields, tid, news)
-  operation.discard(batch)
-  call('SET', P .. ':promoted:' .. batch, '1', 'EX', settings.remember)
+  for i = 1, #fields, FIELDS do
+    admit(fields[i], fields[i + 1], fields[i + 2], fields[i + 3], fields[i + 4], fields[i + 5],
+          fields[i + 6], tid, news)
+  end
+  settle(batch)
   wake(#fields / FIELDS)
   return { 1, news }
 end
@@ -444,13 +497,23 @@ function operation.processes(consumer)
   return found
 end
 
+local function ids_of(batch)
+  -- In portions: the bodies come along, and there may be many.
+  local found, key = {}, P .. ':batch:' .. batch
+  for first = 0, call('LLEN', key) - 1, FIELDS * 100 do
+    local fields = call('LRANGE', key, first, first + FIELDS * 100 - 1)
+    for i = 1, #fields, FIELDS do table.insert(found, fields[i]) end
+  end
+  return found
+end
+
 function operation.in_doubt(age)
   local found = {}
   for _, batch in ipairs(call('ZRANGE', P .. ':staged', 0, PORTION - 1)) do
     local staged, witness = string.match(call('HGET', P .. ':witness', batch), '(%S+) (.*)')
     local since = now - tonumber(staged)
     if since < tonumber(age) then break end
-    table.insert(found, { batch, witness, text(since), call('LLEN', P .. ':batch:' .. batch) / FIELDS })
+    table.insert(found, { batch, witness, text(since), ids_of(batch) })
   end
   return found
 end
@@ -472,45 +535,61 @@ function operation.get(id)
   return status_of(id)
 end
 
-function operation.tasks(state, user, first, size)
-  local from, to = tonumber(first), tonumber(first) + tonumber(size) - 1
-  local ids = {}
-  if user ~= '' then
-    local skipped = 0
-    for _, id in ipairs(call('ZRANGE', P .. ':user:' .. user, 0, -1)) do
-      if state == '' or get(id, 'state') == state then
-        if skipped >= from and #ids <= to - from then table.insert(ids, id) end
-        skipped = skipped + 1
-      end
-    end
-  elseif state == 'queued' then
-    for _, id in ipairs(call('HVALS', P .. ':parked')) do table.insert(ids, id) end
-    local seen = {}
-    local offset = -1
-    while #ids <= to do
-      local page = call('LRANGE', P, offset - PORTION + 1, offset)
-      for i = #page, 1, -1 do
-        local id = page[i]
-        seen[id] = (seen[id] or 0) + 1
-        if seen[id] > tonumber(call('HGET', P .. ':ghosts', id) or '0') then table.insert(ids, id) end
-      end
-      if #page < PORTION then break end
-      offset = offset - PORTION
-    end
-    local part = {}
-    for i = from + 1, math.min(to + 1, #ids) do table.insert(part, ids[i]) end
-    ids = part
-  else
-    local line = P .. ':all'
-    if state == 'scheduled' or state == 'running' then line = P .. ':' .. state end
-    if FINISHED[state] then line = P .. ':finished:' .. state end
-    ids = call('ZRANGE', line, from, to)
-    if state == 'scheduled' then
-      for i, place in ipairs(ids) do ids[i] = string.sub(place, 18) end
-    end
+local function queued(take)
+  -- Calls take with each queued task in the order they will run, until it returns true.
+  for _, id in ipairs(call('HVALS', P .. ':parked')) do
+    if take(id) then return end
   end
-  local found = {}
-  for _, id in ipairs(ids) do table.insert(found, status_of(id)) end
+  local seen, offset = {}, -1
+  while true do
+    local page = call('LRANGE', P, offset - PORTION + 1, offset)
+    for i = #page, 1, -1 do
+      local id = page[i]
+      seen[id] = (seen[id] or 0) + 1
+      if seen[id] > tonumber(call('HGET', P .. ':ghosts', id) or '0') and take(id) then return end
+    end
+    if #page < PORTION then return end
+    offset = offset - PORTION
+  end
+end
+
+local function in_line(line, first, take)
+  while true do
+    local page = call('ZRANGE', line, first, first + PORTION - 1)
+    for _, id in ipairs(page) do
+      if take(id) then return end
+    end
+    if #page < PORTION then return end
+    first = first + PORTION
+  end
+end
+
+function operation.tasks(state, user, first, size)
+  local skip, number, found = tonumber(first), tonumber(size), {}
+  if number <= 0 then return found end
+  local function take(id)
+    if state == 'scheduled' then id = string.sub(id, 18) end
+    if state ~= '' and user ~= '' and get(id, 'user') ~= user then return false end
+    if skip > 0 then
+      skip = skip - 1
+    else
+      table.insert(found, status_of(id))
+    end
+    return #found >= number
+  end
+  if state == 'queued' then
+    queued(take)
+    return found
+  end
+  local line = P .. ':all'
+  if state == 'scheduled' or state == 'running' then line = P .. ':' .. state end
+  if FINISHED[state] then line = P .. ':finished:' .. state end
+  local start = 0
+  if state == '' or user == '' then
+    if user ~= '' then line = P .. ':user:' .. user end
+    start, skip = skip, 0
+  end
+  in_line(line, start, take)
   return found
 end
 
@@ -553,34 +632,28 @@ function operation.remove(id)
 end
 
 function operation.clear()
-  local number = 0
-  for _, id in ipairs(call('HVALS', P .. ':parked')) do
-    withdraw(id)
+  local cleared = {}
+  local function drop(id, popped)
+    withdraw(id, popped)
     forget(id)
-    number = number + 1
+    table.insert(cleared, id)
   end
+  for _, id in ipairs(call('HVALS', P .. ':parked')) do drop(id) end
   for _, place in ipairs(call('ZRANGE', P .. ':scheduled', 0, PORTION - 1)) do
-    local id = string.sub(place, 18)
-    withdraw(id)
-    forget(id)
-    number = number + 1
+    drop(string.sub(place, 18))
   end
   for _ = 1, PORTION do
     local id = call('RPOP', P)
     if not id then break end
-    if not exorcise(id) and get(id, 'state') == 'queued' then
-      withdraw(id, true)
-      forget(id)
-      number = number + 1
-    end
+    if not exorcise(id) and get(id, 'state') == 'queued' then drop(id, true) end
   end
-  return { number, call('LLEN', P) + call('ZCARD', P .. ':scheduled') }
+  return { cleared, call('LLEN', P) + call('ZCARD', P .. ':scheduled') }
 end
 
 function operation.purge(state)
   local ids = call('ZRANGE', P .. ':finished:' .. state, 0, PORTION - 1)
   for _, id in ipairs(ids) do forget(id) end
-  return #ids
+  return ids
 end
 
 function operation.resume()

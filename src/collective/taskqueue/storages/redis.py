@@ -7,7 +7,7 @@ and no colon, so that no two keys can be the same:
     P.<consumer>          list    ids of the tasks that consumers of this name run
     P:task:<id>           hash    the task: body, state, reason, changes, number, counted, lost,
                                   token, done, consumer, process, started, key, mode, user,
-                                  keep, tid, place, turn, cancel, progress, last, aliases
+                                  keep, tid, place, turn, cancel, progress, last
     P:history:<id>        list    its attempts, JSON
     P:all                 zset    id → number, in the order they were queued
     P:user:<user id>      zset    the same for one user
@@ -20,10 +20,11 @@ and no colon, so that no two keys can be the same:
     P:staged              zset    batch → number, in the order they were staged
     P:witness             hash    batch → when it was staged, and the reference of its witness
     P:promoted:<batch>    string  the batch was promoted; expires
-    P:keys                hash    key → id of the newest waiting task
+    P:keys                hash    key → ids of the tasks that wait, the newest last
     P:running-keys        hash    key → number of running tasks
     P:parked              hash    key → id of a queued task that waits for its key
     P:aliases             hash    id that was skipped for its key → id of the one that waits
+    P:aliases:<id>        list    the same ids for one task, the oldest at the left end
     P:ghosts              hash    id → entries in P that are to be skipped
     P:ghosts:number       string  their sum
     P:number              string  the last number that was given out
@@ -51,6 +52,7 @@ from collective.taskqueue.storages import _wire
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
@@ -116,6 +118,7 @@ class RedisStorage:
             "keep_failed": self.settings.keep_failed,
             "max_finished": self.settings.max_finished,
             "max_deliveries": self.settings.max_deliveries,
+            "linger": LINGER,
         }
         self._options = options
         self._encoded = {again: json.dumps({**options, "again": again}) for again in (False, True)}
@@ -280,8 +283,8 @@ class RedisStorage:
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
         return [
-            StagedBatch(batch.decode(), witness.decode() or None, float(since), int(size))
-            for batch, witness, since, size in self._call("in_doubt", age)
+            StagedBatch(batch.decode(), witness.decode() or None, float(since), _decoded(tasks))
+            for batch, witness, since, tasks in self._call("in_doubt", age)
         ]
 
     # introspection
@@ -328,7 +331,9 @@ class RedisStorage:
         number = 0
         while True:
             cleared, rest = self._call("clear")
-            number += cleared
+            for task_id in _decoded(cleared):
+                logger.warning("task %s: its queue was reset, dropped", task_id)
+            number += len(cleared)
             if not rest or number >= limit:
                 return number
 
@@ -337,7 +342,9 @@ class RedisStorage:
             raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
         number = 0
         while purged := self._call("purge", state):
-            number += purged
+            for task_id in _decoded(purged):
+                logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
+            number += len(purged)
         return number
 
     def pause(self) -> None:
@@ -388,6 +395,9 @@ class RedisStorage:
 
 
 _LOG: dict[str, Callable[[str, str], None]] = {
+    "known": lambda task_id, detail: logger.warning(
+        "task %s: is there already, not added again", task_id
+    ),
     "skipped": lambda task_id, detail: logger.info(
         "task %s: its key already waits as %s, skipped", task_id, detail
     ),
@@ -397,6 +407,10 @@ _LOG: dict[str, Callable[[str, str], None]] = {
         "task %s: lease of consumer %s ended, back to the front", task_id, detail
     ),
 }
+
+
+def _decoded(ids: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(task_id.decode() for task_id in ids)
 
 
 def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
