@@ -529,7 +529,7 @@ def test_fault_after_our_vote_and_nothing_committed(queue, root, key, phase, mon
     commit_with(Saboteur(key, phase), queue, root)
     assert committed(root) == {"y": 1}
     (staged,) = queue.storage.in_doubt()
-    assert staged.size == 1
+    assert len(staged.tasks) == 1
     assert len(queue) == 0
     assert "in doubt until its witness is found" in caplog.text
     queue.storage.may_discard.set()
@@ -591,7 +591,7 @@ def test_more_batches_than_can_be_remembered(queue, monkeypatch, caplog):
     task_id = queue.add("/a")
     transaction.commit()
     assert f"task {task_id}: too many batches wait, this one is left to consumers" in caplog.text
-    assert [item.size for item in queue.storage.in_doubt()] == [1]
+    assert [len(item.tasks) for item in queue.storage.in_doubt()] == [1]
 
 
 def test_what_is_left_when_the_process_ends(queue, caplog):
@@ -717,7 +717,7 @@ def test_abort_does_not_wait_for_a_storage_that_refused(queue, root):
     with pytest.raises(StorageUnavailable):
         transaction.commit()
     transaction.abort()
-    assert [item.size for item in queue.storage.in_doubt()] == [1]
+    assert [len(item.tasks) for item in queue.storage.in_doubt()] == [1]
     queue.storage.may_discard.set()
     settle()
     assert queue.storage.in_doubt() == []
