@@ -529,7 +529,7 @@ def test_fault_after_our_vote_and_nothing_committed(queue, root, key, phase, mon
     commit_with(Saboteur(key, phase), queue, root)
     assert committed(root) == {"y": 1}
     (staged,) = queue.storage.in_doubt()
-    assert staged.size == 1
+    assert len(staged.tasks) == 1
     assert len(queue) == 0
     assert "in doubt until its witness is found" in caplog.text
     queue.storage.may_discard.set()
