@@ -29,6 +29,7 @@ class Record:
         "counted",
         "expires",
         "forget_at",
+        "forgotten",
         "last",
         "lost",
         "number",
@@ -64,6 +65,7 @@ class Record:
         self.lost = 0
         self.attempts: list[AttemptRecord] = []
         self.last: Transition | None = None
+        self.forgotten = False
         self.progress: Progress | None = None
         self.cancel_requested = False
         self.aliases: list[str] = []
@@ -93,6 +95,7 @@ class Record:
 
     def end(self, transition: Transition) -> None:
         self.last = transition
+        self.forgotten = False
         self._remember(transition.attempt)
 
     def lose(self, now: float) -> None:
@@ -107,6 +110,12 @@ class Record:
                 reason="its process was lost",
             )
         )
+
+    def forget_response(self) -> bool:
+        found = self.last is not None
+        self.forgotten = self.forgotten or found
+        self.last = None
+        return found
 
     def renew_budget(self) -> None:
         self.counted = 0
@@ -129,6 +138,7 @@ class Record:
             headers=last.headers if last else (),
             body=last.body if last else b"",
             truncated=last.truncated if last else False,
+            forgotten=self.forgotten,
         )
 
     def _remember(self, attempt: AttemptRecord) -> None:
