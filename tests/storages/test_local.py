@@ -9,6 +9,7 @@ from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import everything
 from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import is_blocked
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.contract.base import take_all
@@ -208,7 +209,7 @@ def test_what_is_forgotten_leaves_nothing_behind(storage, clock):
         elif happening == "steer":
             task_id = rng.choice(ids(storage.tasks(size=1000)) or ["none"])
             with suppress(ForbiddenTransition, UnknownTask):
-                getattr(storage, rng.choice(["cancel", "retry", "remove"]))(task_id)
+                getattr(storage, rng.choice(["cancel", "retry", "remove", "hasten"]))(task_id)
     counts = storage.counts()
     assert all(counts.values())
     for status in storage.tasks(RUNNING, size=1000):
@@ -223,7 +224,19 @@ def test_what_is_forgotten_leaves_nothing_behind(storage, clock):
     containers = {name: value for name, value in board.items() if hasattr(value, "__len__")}
     assert len(containers) >= 9
     del containers["finished"], containers["_expiry"]
+    # How much was done is remembered for an hour.
+    assert len(containers.pop("ended")) <= 60
     assert {name: len(value) for name, value in containers.items() if len(value)} == {}
+
+
+def test_a_consumer_that_sleeps_is_alive(storage, clock):
+    """It need not wake up to say so."""
+    blocked = aside(lambda: storage.reserve("sleeper", timeout=BOUND))
+    assert is_blocked(blocked)
+    clock.advance(10_000)
+    assert [(consumer.name, consumer.age) for consumer in storage.consumers()] == [("sleeper", 0.0)]
+    storage.wake()
+    assert blocked.result(BOUND) == []
 
 
 def test_records_that_gave_way_take_no_memory(clock):

@@ -117,7 +117,7 @@ class NeverGivesUp(LocalStorage):
     [
         (WithoutFence, "stale token"),
         (RecoversToTheBack, "before"),
-        (RecoversInReverse, "before|wrong order"),
+        (RecoversInReverse, "before|wrong order|told otherwise"),
         (PromotesAgain, None),
         (OverlooksKeys, None),
         (NeverGivesUp, None),

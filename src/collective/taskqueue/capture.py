@@ -8,7 +8,10 @@ from Acquisition import aq_parent
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.errors import PayloadTooLarge
 from collective.taskqueue.guard import Guard
+from collective.taskqueue.guard import Refused
 from collective.taskqueue.options import check_options
 from collective.taskqueue.pasplugin.plugin import is_active
 from collective.taskqueue.task import Identity
@@ -52,6 +55,7 @@ NOT_COPIED = (
     "proxy-authorization",
     "range",
     "sec-",
+    "task-passthrough-",
     "te",
     "trailer",
     "transfer-encoding",
@@ -66,6 +70,19 @@ NOT_COPIED = (
     "x-task-",
 )
 CREDENTIALS = ("authorization", "cookie")
+
+#: What is between us and the server of a web hook, and for nobody else to say.
+CONNECTION = (
+    "connection",
+    "expect",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+)
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -95,9 +112,11 @@ def make_task(
     else:
         fields = _web_hook(settings, address, method, params, headers, payload)
     if len(fields["payload"]) > settings.max_payload:
-        raise ValueError(f"the payload exceeds max_payload ({settings.max_payload} bytes)")
+        raise PayloadTooLarge(
+            "payload", f"the payload exceeds max_payload ({settings.max_payload} bytes)"
+        )
     now = time.time()
-    user = _current_user()
+    user = current_user()
     return Task(
         id=str(uuid4()),
         queue=settings.queue,
@@ -112,13 +131,13 @@ def _zope_request(
     settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
 ) -> dict[str, Any]:
     request = getRequest()
-    user = _current_user()
+    user = current_user()
     own = _own_headers(headers or {})
     copied = {} if request is None else _copied_headers(request, user)
     if payload is CURRENT:
-        body = b"" if request is None else _current_body(request, settings.max_payload)
+        body = b"" if request is None else current_body(request, settings.max_payload)
         if body:
-            copied |= _content_headers(request)
+            copied |= content_headers(request)
     else:
         body = _body(payload)
         copied.setdefault("content-type", ("Content-Type", CONTENT_TYPE))
@@ -137,17 +156,24 @@ def _web_hook(
     settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
 ) -> dict[str, Any]:
     # Nothing of the current request is anybody else's business.
-    Guard(settings.allow_hosts.split()).check_url(url)
+    try:
+        Guard(settings.allow_hosts.split()).check_url(url)
+    except Refused as exc:
+        raise InvalidTask("url", str(exc)) from None
     verb = _method(method, "POST")
     body = b"" if payload is CURRENT else _body(payload)
     query = _query(params)
     if verb == "POST" and payload is CURRENT:
         body, query = query.encode("ascii"), ""
     preset = {"content-type": ("Content-Type", CONTENT_TYPE)}
+    own = _own_headers(headers or {})
+    for name in CONNECTION:
+        if name in own:
+            raise InvalidTask("headers", f"header {own[name][0]} is not for a web hook to carry")
     return {
         "url": _with_params(url, query),
         "method": verb,
-        "headers": _merged(preset | _own_headers(headers or {}), body),
+        "headers": _merged(preset | own, body),
         "payload": body,
     }
 
@@ -160,8 +186,8 @@ def _merged(headers: dict[str, tuple[str, str]], body: bytes) -> tuple[tuple[str
 _BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 
 
-def _current_user() -> tuple[Any, str] | None:
-    """The user folder and the id of the current user; None for Anonymous and the system."""
+def current_user() -> tuple[Any, str] | None:
+    """Return the user folder and the id of the current user; None for Anonymous and the system."""
     user = getSecurityManager().getUser()
     user_id = user.getId()
     if user_id is None:
@@ -175,23 +201,24 @@ def _current_user() -> tuple[Any, str] | None:
 def _address(url: str) -> str:
     """The url without its fragment: absolute, or a path from the root of Zope."""
     if not isinstance(url, str) or not url.strip():
-        raise ValueError("a task needs a url")
+        raise InvalidTask("url", "a task needs a url")
     if _CONTROL.search(url):
-        raise ValueError("control characters are not allowed in the url of a task")
+        raise InvalidTask("url", "control characters are not allowed in the url of a task")
     url = url.strip().partition("#")[0]
     path, _, query = url.partition("?")
     try:
         query.encode("utf-8")
         unquote_to_bytes(path).decode("utf-8")
     except UnicodeError:
-        raise ValueError("the url of a task is no UTF-8 once it is unquoted") from None
+        raise InvalidTask("url", "the url of a task is no UTF-8 once it is unquoted") from None
     scheme = _SCHEME.match(url)
     if scheme is None:
         return f"/{url.lstrip('/')}"
     if scheme[1].lower() not in ("http", "https"):
-        raise ValueError(
+        raise InvalidTask(
+            "url",
             f"{scheme[1]}: urls cannot be queued; a url is a path from the Zope root like"
-            " /Plone/view, or http:// or https:// and calls a web hook"
+            " /Plone/view, or http:// or https:// and calls a web hook",
         )
     return quote(f"{scheme[1].lower()}{url[scheme.end(1) :]}", safe=_ASCII)
 
@@ -200,7 +227,7 @@ def _query(params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> str:
     try:
         return urlencode(list(_pairs(params)), doseq=True)
     except (TypeError, ValueError) as exc:
-        raise ValueError(f"params cannot be made a query string: {exc}") from None
+        raise InvalidTask("params", f"params cannot be made a query string: {exc}") from None
 
 
 def _with_params(url: str, more: str) -> str:
@@ -222,22 +249,22 @@ def _method(method: str | None, default: str) -> str:
         return default
     verb = method.upper() if isinstance(method, str) else method
     if verb not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+        raise InvalidTask("method", f"method must be one of {', '.join(METHODS)}, not {method!r}")
     return verb
 
 
 def _own_headers(headers: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     own: dict[str, tuple[str, str]] = {}
     if not isinstance(headers, Mapping):
-        raise ValueError(f"headers are a mapping of names and values, not {headers!r}")
+        raise InvalidTask("headers", f"headers are a mapping of names and values, not {headers!r}")
     for name, value in headers.items():
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a header")
+            raise InvalidTask("headers", f"{name!r} is not the name of a header")
         if not isinstance(value, (str, bool, int, float)):
-            raise ValueError(f"header {name} is no text, number or boolean")
+            raise InvalidTask("headers", f"header {name} is no text, number or boolean")
         text = str(value).lower() if isinstance(value, bool) else str(value).strip()
         if _NOT_IN_HEADERS.search(text):
-            raise ValueError(f"control characters are not allowed in header {name}")
+            raise InvalidTask("headers", f"control characters are not allowed in header {name}")
         key = _key(name)
         if text and not key.startswith("x-task-") and key != "content-length":
             own[key] = (name, text)
@@ -254,8 +281,9 @@ def _key(name: str) -> str:
 def _refuse_credentials(own: Mapping[str, tuple[str, str]]) -> None:
     for name in CREDENTIALS:
         if name in own:
-            raise ValueError(
-                f"header {own[name][0]} would lie in the queue; the task is authenticated by id"
+            raise InvalidTask(
+                "headers",
+                f"header {own[name][0]} would lie in the queue; the task is authenticated by id",
             )
 
 
@@ -283,8 +311,10 @@ def _environ(request: Any) -> Mapping[str, Any]:
     return environ
 
 
-def _current_body(request: Any, limit: int) -> bytes:
-    """The body of the current request; its position is left as it was.
+def current_body(request: Any, limit: int) -> bytes:
+    """Return the body of the current request, up to one byte more than `limit`.
+
+    Its position is left as it was.
 
     Without a length there is none: reading on would wait for a client that sends nothing.
     """
@@ -309,7 +339,8 @@ def _seekable(stream: Any) -> bool:
     return hasattr(stream, "seek")
 
 
-def _content_headers(request: Any) -> dict[str, tuple[str, str]]:
+def content_headers(request: Any) -> dict[str, tuple[str, str]]:
+    """Return type and encoding of the body of the current request, by lower case name."""
     environ = _environ(request)
     names = ("Content-Type", "Content-Encoding")
     values = {
@@ -324,10 +355,14 @@ def _body(payload: Any) -> bytes:
     if payload is None:
         return b""
     if isinstance(payload, str):
-        return payload.encode("utf-8")
+        try:
+            return payload.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise InvalidTask("payload", f"the payload cannot be encoded: {exc}") from None
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
-    raise ValueError(f"the payload is bytes, text or None, not {type(payload).__name__}")
+    kind = type(payload).__name__
+    raise InvalidTask("payload", f"the payload is bytes, text or None, not {kind}")
 
 
 def _origin(request: Any) -> Origin:

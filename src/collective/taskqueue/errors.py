@@ -9,6 +9,18 @@ class ConfigurationError(TaskQueueError):
     """zope.conf asks for something that cannot be built; Zope does not start."""
 
 
+class InvalidTask(TaskQueueError, ValueError):
+    """An argument of `add` is wrong, the one named by `field`; nothing has joined."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class PayloadTooLarge(InvalidTask):
+    """The payload is larger than ``max_payload`` of the queue; nothing has joined."""
+
+
 class UnknownQueue(TaskQueueError, LookupError):
     """A queue was named that is not configured; nothing was queued or deleted."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Sequence
+from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
@@ -138,6 +139,15 @@ class ITaskStorage(Interface):
         fall due, all others oldest first.
         """
 
+    def consumers() -> list[ConsumerStatus]:
+        """Return the consumers that were heard of within the last hour, by name.
+
+        A consumer is heard of whenever it calls `reserve` or `renew`.
+        """
+
+    def throughput() -> dict[State, int]:
+        """Return how many tasks have come to each final state in the last 60 minutes."""
+
     def cancel(task_id: str) -> State:
         """Cancel a waiting task, or ask a running one to stop; return its state now."""
 
@@ -146,6 +156,18 @@ class ITaskStorage(Interface):
 
     def remove(task_id: str) -> None:
         """Forget a finished task."""
+
+    def hasten(task_id: str) -> None:
+        """Queue a scheduled task now, at the end of the line, whenever it would be due.
+
+        Nothing happens to a queued one; a task in any other state does not wait.
+        """
+
+    def forget_response(task_id: str) -> bool:
+        """Forget the last response of a finished task, and keep all else of its record.
+
+        Returns whether there was one.
+        """
 
     def clear() -> int:
         """Forget all waiting and scheduled tasks, log the id of each; return how many.
@@ -247,6 +269,12 @@ class ITaskQueue(Interface):
 
     def remove(task_id: str) -> None:
         """Forget a finished task."""
+
+    def hasten(task_id: str) -> None:
+        """Queue a scheduled task now, whenever it would be due."""
+
+    def forget_response(task_id: str) -> bool:
+        """Forget the last response of a finished task; return whether there was one."""
 
     def purge(state: State) -> int:
         """Forget all finished tasks of one state; return how many."""

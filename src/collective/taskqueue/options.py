@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import InvalidTask
 from datetime import datetime
 from typing import Any
 
@@ -30,7 +31,7 @@ def check_options(
     unknown = options.keys() - OPTIONS.keys()
     if unknown:
         known = ", ".join(OPTIONS)
-        raise ValueError(f"unknown option {min(unknown)!r} (known: {known})")
+        raise InvalidTask(min(unknown), f"unknown option {min(unknown)!r} (known: {known})")
     given = {
         name: OPTIONS[name](name, value) for name, value in options.items() if value is not None
     }
@@ -44,9 +45,11 @@ def check_options(
     }
     task |= {name: value for name, value in given.items() if name not in _DUE}
     if task["min_backoff"] > task["max_backoff"]:
-        raise ValueError("min_backoff is greater than max_backoff")
+        raise InvalidTask("min_backoff", "min_backoff is greater than max_backoff")
     if "on_conflict" in task and "key" not in task:
-        raise ValueError("on_conflict says what to do with tasks of one key; there is no key")
+        raise InvalidTask(
+            "on_conflict", "on_conflict says what to do with tasks of one key; there is no key"
+        )
     return task
 
 
@@ -57,48 +60,48 @@ def _first(*values: Any) -> Any:
 def _due(given: dict[str, Any], now: float) -> float | None:
     named = [name for name in _DUE if name in given]
     if len(named) > 1:
-        raise ValueError(f"{' and '.join(named)} say the same thing; use one of them")
+        raise InvalidTask(named[0], f"{' and '.join(named)} say the same thing; use one of them")
     if not named:
         return None
     moment = given[named[0]]
     due = float(moment if named[0] == "eta" else now + moment)
     if due > now + LONGEST:
-        raise ValueError(f"{named[0]} must be at most {LONGEST:g} seconds from now")
+        raise InvalidTask(named[0], f"{named[0]} must be at most {LONGEST:g} seconds from now")
     return due
 
 
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} is a number of seconds, not {value!r}")
+        raise InvalidTask(name, f"{name} is a number of seconds, not {value!r}")
     if not 0 <= value <= LONGEST:
-        raise ValueError(f"{name} must be between 0 and {LONGEST:g} seconds, not {value!r}")
+        raise InvalidTask(name, f"{name} must be between 0 and {LONGEST:g} seconds, not {value!r}")
     return float(value)
 
 
 def _positive_seconds(name: str, value: Any) -> float:
     number = _seconds(name, value)
     if not number:
-        raise ValueError(f"{name} must be more than 0 seconds")
+        raise InvalidTask(name, f"{name} must be more than 0 seconds")
     return number
 
 
 def _moment(name: str, value: Any) -> float:
     # A time zone may still not know its offset.
     if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise ValueError(f"{name} is a datetime with a time zone, not {value!r}")
+        raise InvalidTask(name, f"{name} is a datetime with a time zone, not {value!r}")
     return value.timestamp()
 
 
 def _attempts(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-        raise ValueError(f"{name} is an integer from 1 to 1000, not {value!r}")
+        raise InvalidTask(name, f"{name} is an integer from 1 to 1000, not {value!r}")
     return value
 
 
 def _one_of(*allowed: str) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         if value not in allowed:
-            raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+            raise InvalidTask(name, f"{name} is one of {', '.join(allowed)}, not {value!r}")
         return str(value)
 
     return check
@@ -106,7 +109,7 @@ def _one_of(*allowed: str) -> Callable[[str, Any], str]:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= 255 or not value.isprintable():
-        raise ValueError(f"{name} is a printable text of at most 255 characters")
+        raise InvalidTask(name, f"{name} is a printable text of at most 255 characters")
     return value
 
 

@@ -167,6 +167,16 @@ class TaskQueue:
         self.storage.remove(task_id)
         logger.info("task %s: record removed", task_id)
 
+    def hasten(self, task_id: str) -> None:
+        self.storage.hasten(task_id)
+        logger.info("task %s: to be run now, queued", task_id)
+
+    def forget_response(self, task_id: str) -> bool:
+        found: bool = self.storage.forget_response(task_id)
+        if found:
+            logger.info("task %s: response removed", task_id)
+        return found
+
     def purge(self, state: State) -> int:
         count: int = self.storage.purge(state)
         logger.info("queue %s: purged, %d %s tasks forgotten", self.name, count, state)

@@ -275,6 +275,20 @@ class StagedBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerStatus:
+    """A process that takes tasks under the name of a consumer."""
+
+    name: str
+    #: The machine and the process id; empty and 0 if nobody knows.
+    host: str
+    pid: int
+    #: Seconds since the storage has heard of it.
+    age: float
+    #: Ids of the tasks that it runs, oldest first.
+    running: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a running task says it has come."""
 
@@ -326,6 +340,8 @@ class TaskStatus:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = field(default=b"", repr=False)
     truncated: bool = False
+    #: There was one, but somebody has removed it.
+    forgotten: bool = False
 
     @property
     def id(self) -> str:
@@ -344,7 +360,7 @@ class TaskStatus:
     @property
     def result(self) -> Result | None:
         """The last response; None unless the task has finished after an attempt."""
-        if not self.finished or not self.attempts:
+        if not self.finished or not self.attempts or self.forgotten:
             return None
         last = self.attempts[-1]
         return Result(

@@ -82,6 +82,14 @@ def retry(task_id: str, queue: str | None = None) -> None:
     _find(task_id, queue).retry(task_id)
 
 
+def hasten(task_id: str, queue: str | None = None) -> None:
+    """Queue a scheduled task now, whenever it would be due; a queued one stays queued.
+
+    Raises `UnknownTask`, and `ForbiddenTransition` for a task that does not wait.
+    """
+    _find(task_id, queue).hasten(task_id)
+
+
 def remove(task_id: str, queue: str | None = None) -> None:
     """Forget a finished task.
 

@@ -11,7 +11,9 @@ from collective.taskqueue.contract.base import bring_to
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import everything
 from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import LONG
 from collective.taskqueue.contract.base import lose
+from collective.taskqueue.contract.base import near
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import refused
 from collective.taskqueue.contract.base import take
@@ -28,7 +30,9 @@ from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from typing import Any
+import os
 import pytest
+import socket
 
 
 class Looking(Base):
@@ -143,6 +147,49 @@ class Looking(Base):
         assert ids(storage.tasks(QUEUED, "jane", start=1)) == [mine[1].id]
         assert storage.tasks(QUEUED, "jane", start=2) == []
         assert storage.tasks(QUEUED, "joe") == []
+
+    def test_consumers_are_known(self, storage: Any, clock: Any) -> None:
+        """As soon as they ask for tasks: where they are, and what they run."""
+        assert storage.consumers() == []
+        first, second = add(storage, new_task(), new_task())
+        for consumer, limit in (("two", 2), ("one", 1)):
+            storage.reserve(consumer, limit=limit, timeout=0, lease=LONG)
+        found = storage.consumers()
+        assert [(consumer.name, consumer.running) for consumer in found] == [
+            ("one", ()),
+            ("two", (first.id, second.id)),
+        ]
+        for consumer in found:
+            assert (consumer.host, consumer.pid) == (socket.gethostname(), os.getpid())
+            assert consumer.age == near(0.0)
+
+    def test_a_consumer_is_heard_of_while_it_works(self, storage: Any, clock: Any) -> None:
+        """And forgotten an hour after it was heard of last."""
+        add_one(storage)
+        lease = take(storage)
+        storage.reserve("other", timeout=0)
+        clock.advance(3000)
+        storage.renew(lease, LONG)
+        ages = {consumer.name: consumer.age for consumer in storage.consumers()}
+        assert ages.pop(lease.consumer) == near(0.0)
+        assert ages == {"other": near(3000.0)}
+        clock.advance(700)
+        assert [consumer.name for consumer in storage.consumers()] == [lease.consumer]
+
+    def test_what_was_done_in_the_last_hour(self, storage: Any, clock: Any) -> None:
+        """Each end is counted, also of a task that is known no more."""
+        for state in (SUCCEEDED, SUCCEEDED, FAILED, CANCELLED):
+            bring_to(storage, clock, state)
+        assert storage.throughput() == {SUCCEEDED: 2, FAILED: 1, CANCELLED: 1}
+        clock.advance(1800)
+        bring_to(storage, clock, SUCCEEDED)
+        storage.purge(SUCCEEDED)
+        assert storage.throughput() == {SUCCEEDED: 3, FAILED: 1, CANCELLED: 1}
+        clock.advance(1900)
+        assert storage.throughput() == {SUCCEEDED: 1, FAILED: 0, CANCELLED: 0}
+        clock.advance(1800)
+        bring_to(storage, clock, FAILED)
+        assert storage.throughput() == {SUCCEEDED: 0, FAILED: 1, CANCELLED: 0}
 
     def test_looking_changes_nothing(self, storage: Any, clock: Any) -> None:
         """However often."""

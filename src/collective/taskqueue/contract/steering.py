@@ -13,6 +13,7 @@ from collective.taskqueue.contract.base import bring_to
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import everything
 from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import is_blocked
 from collective.taskqueue.contract.base import near
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import refused
@@ -58,7 +59,9 @@ class Steering(Base):
         with refused(storage, ForbiddenTransition, f"{task.id}.*{state}"):
             getattr(storage, method)(task.id)
 
-    @pytest.mark.parametrize("method", ["get", "cancel", "retry", "remove"])
+    @pytest.mark.parametrize(
+        "method", ["get", "cancel", "retry", "remove", "hasten", "forget_response"]
+    )
     def test_an_unknown_task_is_refused(self, storage: Any, method: str) -> None:
         """With its id in the message."""
         add_one(storage)
@@ -139,6 +142,79 @@ class Steering(Base):
         lease = take(storage)
         assert storage.report(lease) is False
         assert storage.finish(lease, ending(lease)) == SUCCEEDED
+
+    def test_a_hastened_task_is_queued_before_it_is_due(self, storage: Any, clock: Any) -> None:
+        """N12: at the end of the line; a queued one stays where it is."""
+        late = add_one(storage, due=clock() + 1000)
+        first, last = add(storage, new_task(), new_task())
+        assert storage.hasten(late.id) is None
+        status = storage.get(late.id)
+        assert (status.state, status.due) == (QUEUED, None)
+        assert status.time_of(QUEUED) == near(clock())
+        with unchanged(storage):
+            storage.hasten(first.id)
+        assert take_all(storage) == ids([first, last, late])
+
+    def test_a_task_is_hastened_for_its_next_attempt(self, storage: Any, clock: Any) -> None:
+        """Its pause is over; the history stays."""
+        task = add_one(storage, max_attempts=2, key="one", on_conflict="after_running")
+        lease = take(storage)
+        storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 1000))
+        storage.hasten(task.id)
+        lease = take(storage)
+        assert (lease.task.id, lease.attempt, lease.counted) == (task.id, 2, 1)
+
+    @pytest.mark.parametrize("state", [RUNNING, *FINISHED])
+    def test_only_what_waits_is_hastened(self, storage: Any, clock: Any, state: State) -> None:
+        """D55: what has finished does not run again."""
+        task = bring_to(storage, clock, state)
+        with refused(storage, ForbiddenTransition, state):
+            storage.hasten(task.id)
+
+    def test_a_hastened_task_wakes_a_consumer(self, storage: Any, clock: Any) -> None:
+        """It does not wait until the task would have been due."""
+        task = add_one(storage, due=clock() + 1000)
+        blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))
+        assert is_blocked(blocked)
+        storage.hasten(task.id)
+        assert [lease.task.id for lease in blocked.result(BOUND)] == [task.id]
+
+    @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
+    def test_a_response_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:
+        """H17: once, and nothing else of the task is."""
+        task = add_one(storage)
+        lease = take(storage)
+        headers = (("Content-Type", "text/plain"),)
+        storage.finish(lease, ending(lease, state, body=b"said", headers=headers))
+        before = storage.get(task.id)
+        assert before.result is not None
+        assert storage.forget_response(task.id) is True
+        status = storage.get(task.id)
+        assert (status.result, status.status, status.headers) == (None, None, ())
+        assert (status.body, status.forgotten) == (b"", True)
+        assert (status.state, status.changes) == (before.state, before.changes)
+        assert status.attempts == before.attempts
+        with unchanged(storage):
+            assert storage.forget_response(task.id) is False
+
+    def test_the_next_response_is_kept(self, storage: Any) -> None:
+        """Only the one that was there is forgotten."""
+        task = add_one(storage)
+        for body in (b"one", b"two"):
+            lease = take(storage)
+            storage.finish(lease, ending(lease, FAILED, body=body))
+            assert storage.get(task.id).result.body == body
+            storage.forget_response(task.id)
+            storage.retry(task.id)
+
+    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED, RUNNING])
+    def test_a_response_of_an_unfinished_task_is_not_forgotten(
+        self, storage: Any, clock: Any, state: State
+    ) -> None:
+        """There may be none, or another one soon."""
+        task = bring_to(storage, clock, state)
+        with refused(storage, ForbiddenTransition, state):
+            storage.forget_response(task.id)
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_a_removed_task_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:

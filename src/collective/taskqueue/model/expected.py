@@ -287,11 +287,13 @@ class ExpectedQueue:
     # transitions from outside
 
     def allows(self, what: str, entry: Entry) -> bool:
-        """Whether a task is in a state to be cancelled, retried or removed."""
+        """Whether a task is in a state to be cancelled, retried, hastened or removed."""
         if what == "cancel":
             return entry.state not in FINISHED
         if what == "retry":
             return entry.state in (FAILED, CANCELLED) and not self.replaced(entry)
+        if what == "hasten":
+            return entry.waits
         return entry.state in FINISHED
 
     def cancel(self, entry: Entry, now: float) -> State:
@@ -307,6 +309,11 @@ class ExpectedQueue:
         entry.counted = entry.lost = 0
         entry.cancel_requested = entry.overdue = False
         self._queue(entry, now)
+
+    def hasten(self, entry: Entry, now: float) -> None:
+        """A scheduled task is queued, whenever it would be due."""
+        if entry.state == SCHEDULED:
+            self._queue(entry, now)
 
     def remove(self, entry: Entry, now: float) -> None:
         """A finished task is forgotten."""

@@ -55,6 +55,8 @@ DELAYS = (None, None, None, -30.0, 30.0, 90.0)
 PAUSES = (0.0, 30.0, 90.0)
 KEEPS = (None, None, None, 0.0, 30.0)
 
+STEERING = ("cancel", "retry", "retry", "remove", "hasten")
+
 ENDS = (SUCCEEDED, FAILED, FAILED, SCHEDULED, SCHEDULED)
 
 MODES = ("skip", "skip", "replace", "after_running", "after_running")
@@ -269,7 +271,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     # other people
 
-    @rule(which=WHICH, what=often("cancel", "retry", "retry", "remove"), wise=often(True, False))
+    @rule(which=WHICH, what=often(*STEERING), wise=often(True, False))
     def steer(self, which: int, what: str, wise: bool) -> None:
         names = {name: self._entry(name) for name in self._names()}
         allowed = [name for name in names if self.expected.allows(what, names[name])]

@@ -7,6 +7,7 @@ parked     key → id                 state queued, its turn has come, its key s
 scheduled  tree of (due, n) → id    state scheduled, in the order they fall due
 running    id → None, in order      state running
 finished   state → id → None        in the order they finished, for the cap in number
+ended      minute → state → number  how many came to each final state, for one hour
 expiry     heap of (time, n, id)    when finished records are forgotten
 keys       key → ids                the waiting and scheduled tasks of a key; more than one
                                     only if one has come back while another waits
@@ -53,6 +54,7 @@ class Board:
         self.finished: dict[State, OrderedDict[str, None]] = {
             state: OrderedDict() for state in states.FINISHED
         }
+        self.ended: dict[int, Counter[State]] = {}
         self._running_keys: Counter[str] = Counter()
         self._expiry: list[tuple[float, int, str]] = []
         self._keys: dict[str, dict[str, None]] = {}
@@ -168,6 +170,11 @@ class Board:
         while self.scheduled and self.scheduled.minKey()[0] <= now:
             self.queue(self.records[self.scheduled.pop(self.scheduled.minKey())], now)
 
+    def hasten(self, record: Record, now: float) -> None:
+        """Queue a scheduled task that is not due yet."""
+        del self.scheduled[record.place]
+        self.queue(record, now)
+
     def take(self) -> Record | None:
         """Take the oldest task that may run out of the line; it is running now."""
         while self.waiting:
@@ -212,6 +219,7 @@ class Board:
     def conclude(self, record: Record, state: State, reason: str, now: float) -> None:
         """Give a task its final state, and forget what has been kept long enough."""
         record.enter(state, now, reason)
+        self._count_end(state, now)
         line = self.finished[state]
         line[record.id] = None
         keep = record.task.keep
@@ -230,6 +238,13 @@ class Board:
             # Records that gave way long before their time have left their entries behind.
             self._expiry = [entry for entry in self._expiry if self._expired(entry)]
             heapq.heapify(self._expiry)
+
+    def _count_end(self, state: State, now: float) -> None:
+        minute = int(now // 60)
+        if minute not in self.ended:
+            self.ended = {m: ends for m, ends in self.ended.items() if m > minute - 60}
+            self.ended[minute] = Counter()
+        self.ended[minute][state] += 1
 
     def _expired(self, entry: tuple[float, int, str]) -> Record | None:
         when, _, task_id = entry
@@ -270,6 +285,11 @@ class Board:
             states.RUNNING: len(self.running),
             **{state: len(line) for state, line in self.finished.items()},
         }
+
+    def throughput(self, now: float) -> dict[State, int]:
+        """Return how many tasks came to each final state in the last 60 minutes."""
+        recent = [ends for minute, ends in self.ended.items() if minute > now // 60 - 60]
+        return {state: sum(ends[state] for ends in recent) for state in states.FINISHED}
 
     def line(self, state: State | None, user: str | None) -> Iterable[str]:
         """Return the ids of the tasks in a state, or of all, or of one user's."""

@@ -20,6 +20,13 @@ def identity() -> str:
     return "|".join((_machine(), str(pid), _started(pid) or _NONCE))
 
 
+def host_and_pid(name: str) -> tuple[str, int]:
+    """Return machine and process id of the process of that name; empty and 0 if unknown."""
+    parts = name.split("|")
+    pid = parts[-2] if len(parts) > 1 else ""
+    return parts[0], int(pid) if pid.isdigit() else 0
+
+
 def is_dead(name: str) -> bool:
     """Return whether the process of that name is known not to run any more.
 

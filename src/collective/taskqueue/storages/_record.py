@@ -32,6 +32,7 @@ class Record:
         "counted",
         "expires",
         "forget_at",
+        "forgotten",
         "last",
         "lost",
         "number",
@@ -68,6 +69,7 @@ class Record:
         self.lost = 0
         self.attempts: list[AttemptRecord] = []
         self.last: Transition | None = None
+        self.forgotten = False
         self.progress: Progress | None = None
         self.cancel_requested = False
         self.aliases: list[str] = []
@@ -97,6 +99,7 @@ class Record:
 
     def end(self, transition: Transition) -> None:
         self.last = transition
+        self.forgotten = False
         self._remember(transition.attempt)
 
     def lose(self, now: float) -> None:
@@ -116,6 +119,12 @@ class Record:
         """Whoever runs the task must see that transaction, too."""
         # Ids of transactions grow; the order in which batches are promoted may be another.
         self.tid = max(self.tid or b"", tid or b"") or None
+
+    def forget_response(self) -> bool:
+        found = self.last is not None
+        self.forgotten = self.forgotten or found
+        self.last = None
+        return found
 
     def renew_budget(self) -> None:
         self.counted = 0
@@ -138,6 +147,7 @@ class Record:
             headers=last.headers if last else (),
             body=last.body if last else b"",
             truncated=last.truncated if last else False,
+            forgotten=self.forgotten,
         )
 
     def _remember(self, attempt: AttemptRecord) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.storages import _process
 from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
@@ -86,7 +88,15 @@ def status(
         headers=headers,
         body=body,
         truncated=truncated,
+        forgotten="forgotten" in record,
     )
+
+
+def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerStatus:
+    """Return the consumer that a member of the set of consumers tells of."""
+    name, _, process = member.decode().partition(" ")
+    ids = tuple(task_id.decode() for task_id in running)
+    return ConsumerStatus(name, *_process.host_and_pid(process), max(0.0, float(age)), ids)
 
 
 def _task(task_id: bytes, record: Mapping[str, bytes]) -> Task:

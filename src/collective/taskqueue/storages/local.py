@@ -7,6 +7,7 @@ tasks stand in are on the board.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages._board import Board
 from collective.taskqueue.storages._board import News
 from collective.taskqueue.storages._record import Record
+from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
@@ -29,6 +31,8 @@ from itertools import islice
 from secrets import token_hex
 from zope.interface import implementer
 import logging
+import os
+import socket
 import threading
 import time
 
@@ -37,6 +41,9 @@ logger = logging.getLogger("collective.taskqueue")
 
 #: Promoted batches to remember; a promote is only ever repeated within seconds.
 REMEMBERED_BATCHES = 10_000
+
+#: Seconds that a consumer is remembered that is not heard of.
+HEARD = 3600.0
 
 
 @implementer(ITaskStorage)
@@ -64,6 +71,9 @@ class LocalStorage:
         self._promoted: OrderedDict[str, None] = OrderedDict()
         self._wakes = 0
         self._paused = False
+        #: Consumers: when they were last heard of, and how many calls of `reserve` block.
+        self._heard: dict[str, float] = {}
+        self._blocked: Counter[str] = Counter()
 
     # in
 
@@ -117,6 +127,8 @@ class LocalStorage:
         wakes = self._wakes
         over = False
         leases: list[Lease] = []
+        with self._changed:
+            self._heard[consumer] = self._clock()
         while not leases and not over:
             news: News = []
             with self._changed:
@@ -131,7 +143,7 @@ class LocalStorage:
                         pause = self._until_next(now, deadline)
                         over = wakes != self._wakes or (pause is not None and pause <= 0)
                         if not over:
-                            self._changed.wait(pause)
+                            self._block(consumer, pause)
                 finally:
                     # Somebody who still waits has to watch over these leases, and to do what
                     # a notification was for that came to one who is leaving.
@@ -139,6 +151,14 @@ class LocalStorage:
             # Without the lock, and before anybody waits on.
             self._tell(news)
         return leases
+
+    def _block(self, consumer: str, pause: float | None) -> None:
+        self._blocked[consumer] += 1
+        try:
+            self._changed.wait(pause)
+        finally:
+            self._blocked[consumer] -= 1
+            self._heard[consumer] = self._clock()
 
     def wake(self) -> None:
         with self._changed:
@@ -150,6 +170,7 @@ class LocalStorage:
             record = self._holder(lease)
             if record is None:
                 return False
+            self._heard[lease.consumer] = self._clock()
             record.expires = self._passed() + seconds
             return True
 
@@ -283,6 +304,28 @@ class LocalStorage:
             page = islice(self._board.line(state, user), start, start + size)
             return [self._board.records[task_id].status() for task_id in page]
 
+    def consumers(self) -> list[ConsumerStatus]:
+        host, pid = socket.gethostname(), os.getpid()
+        with self._changed:
+            now = self._clock()
+            running: dict[str, list[str]] = {}
+            for record in (self._board.records[task_id] for task_id in self._board.running):
+                running.setdefault(record.consumer or "", []).append(record.id)
+            # Who blocks is asleep, and as well as can be.
+            ages = {
+                name: 0.0 if self._blocked[name] else now - heard
+                for name, heard in self._heard.items()
+            }
+            self._heard = {name: now - age for name, age in ages.items() if age < HEARD}
+            return [
+                ConsumerStatus(name, host, pid, ages[name], tuple(running.get(name, ())))
+                for name in sorted(self._heard)
+            ]
+
+    def throughput(self) -> dict[State, int]:
+        with self._changed:
+            return self._board.throughput(self._clock())
+
     # transitions from outside
 
     def cancel(self, task_id: str) -> State:
@@ -314,6 +357,22 @@ class LocalStorage:
             if record.state not in states.FINISHED:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not removed")
             self._board.forget(record)
+
+    def hasten(self, task_id: str) -> None:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state == states.SCHEDULED:
+                self._board.hasten(record, self._clock())
+                self._changed.notify()
+            elif record.state != states.QUEUED:
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, it does not wait")
+
+    def forget_response(self, task_id: str) -> bool:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state not in states.FINISHED:
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, not finished")
+            return record.forget_response()
 
     def clear(self) -> int:
         with self._changed:

@@ -14,6 +14,7 @@ local MARKERS = 16      -- most wake-up markers that lie about
 local PORTION = 1000    -- most tasks one call looks at
 local HISTORY = 100     -- attempts and changes that are kept
 local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
+local HOUR = 3600       -- seconds that a consumer is remembered
 
 local time = call('TIME')
 local now = settings.now or tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -128,8 +129,22 @@ local function forget(id)
   call('DEL', task_key(id), P .. ':history:' .. id, P .. ':aliases:' .. id)
 end
 
+local function count_end(state)
+  local minute = math.floor(now / 60)
+  if call('HINCRBY', P .. ':ended', string.format('%d %s', minute, state), 1) > 1 then return end
+  for _, field in ipairs(call('HKEYS', P .. ':ended')) do
+    if tonumber(string.match(field, '%d+')) <= minute - 60 then call('HDEL', P .. ':ended', field) end
+  end
+end
+
+local function hear_of(consumer, process)
+  call('ZADD', P .. ':consumers', text(now), consumer .. ' ' .. process)
+  call('ZREMRANGEBYSCORE', P .. ':consumers', '-inf', text(now - HOUR))
+end
+
 local function conclude(id, state, reason)
   enter(id, state, reason)
+  count_end(state)
   local line = P .. ':finished:' .. state
   call('ZADD', line, call('INCR', P .. ':number'), id)
   local keep = get(id, 'keep')
@@ -395,6 +410,7 @@ end
 
 function operation.reserve(consumer, process, nonce, limit, seconds)
   local news, leases = {}, {}
+  hear_of(consumer, process)
   recover(expired(), news)
   ripen()
   local mine = P .. '.' .. consumer
@@ -437,6 +453,7 @@ end
 
 function operation.renew(id, token, seconds)
   if not holds(id, token) then return 0 end
+  hear_of(get(id, 'consumer'), get(id, 'process'))
   call('ZADD', P .. ':leases', text(now + tonumber(seconds)), id)
   return 1
 end
@@ -449,6 +466,7 @@ function operation.finish(id, token, state, reason, due, attempt, last, counts)
   release(id)
   remember(id, attempt)
   set(id, 'last', last, 'done', token)
+  unset(id, 'forgotten')
   local replaced = newer(id)
   if get(id, 'cancel') then
     state = 'cancelled'
@@ -593,6 +611,33 @@ function operation.tasks(state, user, first, size)
   return found
 end
 
+function operation.consumers()
+  local running, found = {}, {}
+  for _, id in ipairs(call('ZRANGE', P .. ':running', 0, PORTION - 1)) do
+    local consumer, process = unpack(call('HMGET', task_key(id), 'consumer', 'process'))
+    local name = consumer .. ' ' .. process
+    running[name] = running[name] or {}
+    table.insert(running[name], id)
+  end
+  local heard = call('ZRANGEBYSCORE', P .. ':consumers', text(now - HOUR), '+inf', 'WITHSCORES')
+  for i = 1, #heard, 2 do
+    table.insert(found, { heard[i], text(now - tonumber(heard[i + 1])), running[heard[i]] or {} })
+  end
+  return found
+end
+
+function operation.throughput()
+  local numbers = { succeeded = 0, failed = 0, cancelled = 0 }
+  local ended = call('HGETALL', P .. ':ended')
+  for i = 1, #ended, 2 do
+    local minute, state = string.match(ended[i], '(%d+) (%a+)')
+    if tonumber(minute) > math.floor(now / 60) - 60 then
+      numbers[state] = numbers[state] + tonumber(ended[i + 1])
+    end
+  end
+  return { numbers.succeeded, numbers.failed, numbers.cancelled }
+end
+
 function operation.cancel(id)
   id = known(id)
   local state = get(id, 'state')
@@ -620,6 +665,28 @@ function operation.retry(id)
   queue(id)
   wake(1)
   return { 'queued', 1, '' }
+end
+
+function operation.hasten(id)
+  id = known(id)
+  local state = get(id, 'state')
+  if not state then return redis.error_reply(UNKNOWN .. id) end
+  if state == 'queued' then return { state, 1 } end
+  if state ~= 'scheduled' then return { state, 0 } end
+  call('ZREM', P .. ':scheduled', get(id, 'place'))
+  queue(id)
+  wake(1)
+  return { 'queued', 1 }
+end
+
+function operation.forget_response(id)
+  id = known(id)
+  local state = get(id, 'state')
+  if not state then return redis.error_reply(UNKNOWN .. id) end
+  if not FINISHED[state] or not get(id, 'last') then return { state, 0 } end
+  unset(id, 'last')
+  set(id, 'forgotten', '1')
+  return { state, 1 }
 end
 
 function operation.remove(id)

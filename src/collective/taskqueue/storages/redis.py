@@ -7,7 +7,7 @@ and no colon, so that no two keys can be the same:
     P.<consumer>          list    ids of the tasks that consumers of this name run
     P:task:<id>           hash    the task: body, state, reason, changes, number, counted, lost,
                                   token, done, consumer, process, started, key, mode, user,
-                                  keep, tid, place, turn, cancel, progress, last
+                                  keep, tid, place, turn, cancel, progress, last, forgotten
     P:history:<id>        list    its attempts, JSON
     P:all                 zset    id → number, in the order they were queued
     P:user:<user id>      zset    the same for one user
@@ -15,6 +15,8 @@ and no colon, so that no two keys can be the same:
     P:leases              zset    id → when its lease expires
     P:running             zset    id → number, in the order they were reserved
     P:finished:<state>    zset    id → number, in the order they finished
+    P:consumers           zset    consumer process → when it was last heard of
+    P:ended               hash    minute state → how many tasks came to it
     P:expiry              zset    id → when the record is forgotten
     P:batch:<batch>       list    a staged batch, seven strings for each task
     P:staged              zset    batch → number, in the order they were staged
@@ -49,6 +51,7 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
@@ -304,6 +307,16 @@ class RedisStorage:
         found = self._call("tasks", state or "", user or "", start, size)
         return [_wire.status(*record) for record in found]
 
+    def consumers(self) -> list[ConsumerStatus]:
+        return sorted(
+            (_wire.consumer(*record) for record in self._call("consumers")),
+            key=lambda consumer: (consumer.name, consumer.host, consumer.pid),
+        )
+
+    def throughput(self) -> dict[State, int]:
+        numbers = [int(number) for number in self._call("throughput")]
+        return dict(zip(FINISHED, numbers, strict=True))
+
     # transitions from outside
 
     def cancel(self, task_id: str) -> State:
@@ -323,6 +336,17 @@ class RedisStorage:
         state, done = self._call("remove", task_id)
         if not done:
             raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not removed")
+
+    def hasten(self, task_id: str) -> None:
+        state, done = self._call("hasten", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, it does not wait")
+
+    def forget_response(self, task_id: str) -> bool:
+        state, found = self._call("forget_response", task_id)
+        if state.decode() not in FINISHED:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not finished")
+        return bool(found)
 
     def clear(self) -> int:
         # In portions, so that the server answers others in between; not more than there

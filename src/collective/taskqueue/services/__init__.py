@@ -1,0 +1,1 @@
+"""The task queue over HTTP: services of plone.restapi, ``@tasks`` and ``@taskqueues``."""

@@ -1,0 +1,252 @@
+"""What a client says about a task: read, checked field by field, and made arguments of `add`."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable
+from collections.abc import Mapping
+from collective.taskqueue.capture import content_headers
+from collective.taskqueue.capture import current_body
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.errors import PayloadTooLarge
+from collective.taskqueue.task import Identity
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from urllib.parse import parse_qsl
+import json
+import math
+
+
+#: Longest url, and most characters of all params and of all headers.
+MAX_URL = 8 * 1024
+MAX_PARAMS = 64 * 1024
+MAX_HEADERS = 32 * 1024
+
+#: Bytes of a request besides its payload, and how often as long JSON may make the latter.
+ENVELOPE = 256 * 1024
+ESCAPED = 6
+
+#: What becomes a header of the task, in front of its name.
+PASSTHROUGH = "HTTP_TASK_PASSTHROUGH_"
+
+#: Headers that a client may not set: they are about a connection that is not theirs.
+REFUSED = ("content-length", "host", "transfer-encoding")
+
+#: Fields that the query may have if the body of the request is the body of the task.
+TEXTS = ("url", "method", "queue", "key", "on_conflict", "description")
+
+
+def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any]:
+    """Return the arguments of `taskqueue.add` that a request asks for.
+
+    `max_payload` is the greatest one of all queues, in bytes. Raises `InvalidTask` with
+    the name of the field, and `PayloadTooLarge`. Called by the service that adds tasks.
+    """
+    query = _query(request.get("QUERY_STRING", ""))
+    if "url" in query:
+        arguments = _from_query(query) | _raw(request, max_payload)
+    else:
+        arguments = _from_json(_envelope(request, max_payload))
+    if not isinstance(arguments.get("url"), str):
+        raise InvalidTask("url", "a task needs a url")
+    if len(arguments["url"]) > MAX_URL:
+        raise InvalidTask("url", f"the url has more than {MAX_URL} characters")
+    _check_headers(arguments.get("headers", {}))
+    if "key" in arguments:
+        arguments["key"] = own_key(user, arguments["key"])
+    return arguments
+
+
+def own_key(user: Identity | None, key: Any) -> str:
+    """Return the key under which tasks of this user are the same work.
+
+    Else a client could have somebody else's task skipped or replaced.
+    """
+    if not isinstance(key, str) or not 1 <= len(key) <= 200 or not key.isprintable():
+        raise InvalidTask("key", "key is a printable text of at most 200 characters")
+    owner = "" if user is None else f"{user.folder} {user.id}"
+    return f"rest {sha256(owner.encode()).hexdigest()[:32]} {key}"
+
+
+def shown_key(key: str | None) -> str | None:
+    """Return the key as the client has given it."""
+    return key.split(" ", 2)[2] if key is not None and key.startswith("rest ") else key
+
+
+def _query(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise InvalidTask("url", "the query string cannot be read") from None
+    for name, value in pairs:
+        if name in found:
+            raise InvalidTask(name, f"{name} is there twice")
+        found[name] = value
+    return found
+
+
+def _from_query(query: Mapping[str, str]) -> dict[str, Any]:
+    numbers: dict[str, Callable[[str], Any]] = {"delay": float, "timeout": float}
+    numbers["max_attempts"] = int
+    arguments: dict[str, Any] = {}
+    for name, value in query.items():
+        if name in TEXTS:
+            arguments[name] = value
+        elif name == "eta":
+            arguments[name] = _moment(value)
+        elif name in numbers:
+            try:
+                arguments[name] = numbers[name](value)
+            except ValueError:
+                raise InvalidTask(name, f"{name} is a number, not {value!r}") from None
+        else:
+            raise InvalidTask(name, f"unknown field {name!r}")
+    return arguments
+
+
+def _raw(request: Any, max_payload: int) -> dict[str, Any]:
+    """The body of the request and its type, and the headers that are to be passed through."""
+    headers = {}
+    for name, value in request.environ.items():
+        if name.startswith(PASSTHROUGH) and isinstance(value, str):
+            title = name.removeprefix(PASSTHROUGH).replace("_", "-").title()
+            if title.startswith("Content-"):
+                raise InvalidTask("headers", f"{title} is that of the request itself")
+            headers[title] = _text(value)
+    headers |= {name: _text(value) for name, value in content_headers(request).values()}
+    return {"payload": _body(request, max_payload) or None, "headers": headers}
+
+
+def _text(value: str) -> str:
+    # WSGI hands over the bytes of a header as latin-1.
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+def _body(request: Any, limit: int) -> bytes:
+    body = current_body(request, limit)
+    if len(body) > limit:
+        raise PayloadTooLarge("payload", f"the body has more than {limit} bytes")
+    return body
+
+
+def _envelope(request: Any, max_payload: int) -> dict[str, Any]:
+    body = _body(request, max_payload * ESCAPED + ENVELOPE)
+    try:
+        found = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise InvalidTask("body", "the body is no JSON") from None
+    if not isinstance(found, dict):
+        raise InvalidTask("body", "the body is no JSON object")
+    return found
+
+
+def _from_json(envelope: Mapping[str, Any]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name, value in envelope.items():
+        if name not in _READERS:
+            raise InvalidTask(name, f"unknown field {name!r}")
+        if value is not None:
+            arguments[name] = _READERS[name](name, value)
+    if "payload_base64" in arguments:
+        if "payload" in arguments:
+            raise InvalidTask("payload_base64", "payload and payload_base64 exclude each other")
+        arguments["payload"] = arguments.pop("payload_base64")
+    if isinstance(envelope.get("payload"), (dict, list)):
+        headers = arguments.setdefault("headers", {})
+        if "content-type" not in {name.lower() for name in headers}:
+            headers["Content-Type"] = "application/json"
+    if "payload" not in arguments and not _is_form(arguments):
+        arguments["payload"] = None
+    return arguments
+
+
+def _is_form(arguments: Mapping[str, Any]) -> bool:
+    # O01: without a payload the params are the form that a web hook is posted.
+    url = str(arguments.get("url", "")).lower()
+    return url.startswith(("http:", "https:"))
+
+
+def _as_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidTask(name, f"{name} is a text")
+    return value
+
+
+def _as_number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTask(name, f"{name} is a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidTask(name, f"{name} is a finite number")
+    return value
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise InvalidTask("eta", "eta is a moment in ISO 8601, with its time zone") from None
+
+
+def _params(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidTask(name, "params is an object of names and values")
+    found = {
+        key: [_param(item) for item in each] if isinstance(each, list) else _param(each)
+        for key, each in value.items()
+    }
+    if sum(len(key) + len(str(each)) for key, each in found.items()) > MAX_PARAMS:
+        raise InvalidTask(name, f"params have more than {MAX_PARAMS} characters")
+    return found
+
+
+def _param(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, (str, int, float)):
+        raise InvalidTask("params", "params are texts, numbers, booleans, or lists of them")
+    return str(value)
+
+
+def _headers(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidTask(name, "headers is an object of names and values")
+    return dict(value)
+
+
+def _check_headers(headers: Mapping[str, Any]) -> None:
+    for name in headers:
+        if name.lower().replace("_", "-") in REFUSED:
+            raise InvalidTask("headers", f"header {name} cannot be set")
+    if sum(len(name) + len(str(value)) for name, value in headers.items()) > MAX_HEADERS:
+        raise InvalidTask("headers", f"headers have more than {MAX_HEADERS} characters")
+
+
+def _payload(name: str, value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value)
+    return _as_text(name, value)
+
+
+def _payload_base64(name: str, value: Any) -> bytes:
+    try:
+        return b64decode(_as_text(name, value), validate=True)
+    except ValueError as exc:
+        raise InvalidTask(name, f"{name} is no base64: {exc}") from None
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(TEXTS, _as_text),
+    "params": _params,
+    "headers": _headers,
+    "payload": _payload,
+    "payload_base64": _payload_base64,
+    "delay": _as_number,
+    "timeout": _as_number,
+    "max_attempts": _as_number,
+    "eta": lambda name, value: _moment(value),
+}

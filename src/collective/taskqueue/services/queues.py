@@ -1,0 +1,137 @@
+"""``@taskqueues``: how queues and their consumers are doing, and how to steer them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collective.taskqueue.capture import current_body
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import UnknownQueue
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.services import shape
+from collective.taskqueue.services.access import MANAGE
+from collective.taskqueue.services.access import VIEW
+from collective.taskqueue.services.service import Shape
+from collective.taskqueue.services.service import TaskQueueService
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import SUCCEEDED
+from typing import Any
+from typing import ClassVar
+from zope.component import getUtilitiesFor
+from zope.component import queryUtility
+import json
+import time
+
+
+#: Bytes of a request that steers a queue.
+MAX_BODY = 1024
+
+
+class TaskQueues(TaskQueueService):
+    """See the module. To look takes `View tasks`, to steer `Manage tasks`."""
+
+    routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {
+        (): {"GET": "all"},
+        ("*",): {"GET": "one"},
+        ("*", "pause"): {"POST": "pause"},
+        ("*", "resume"): {"POST": "resume"},
+        ("*", "purge"): {"POST": "purge"},
+        ("*", "tasks"): {"DELETE": "clear"},
+    }
+
+    def all(self) -> dict[str, Any]:
+        """Return all queues; of one whose storage does not answer, no more than its name."""
+        self._require_view()
+        queues = [self._summary(queue) for _, queue in sorted(getUtilitiesFor(ITaskQueue))]
+        return {"@id": f"{self.site_url}/@taskqueues", "items": queues}
+
+    def one(self, name: str) -> dict[str, Any]:
+        """Return all that is known of a queue."""
+        self._require_view()
+        queue = _queue(name)
+        storage = queue.storage
+        consumers = [shape.consumer(each, self.site_url) for each in storage.consumers()]
+        return {
+            **self._brief(queue),
+            "available": True,
+            "counts": queue.counts(),
+            "paused": storage.paused(),
+            "oldest": _oldest(queue),
+            "last_hour": _last_hour(storage.throughput()),
+            "consumers": consumers,
+        }
+
+    def pause(self, name: str) -> Any:
+        """Run no task of the queue until it is resumed; 204."""
+        self.access.require(MANAGE)
+        _queue(name).pause()
+        return self.reply_no_content()
+
+    def resume(self, name: str) -> Any:
+        """Run the tasks of the queue again; 204."""
+        self.access.require(MANAGE)
+        _queue(name).resume()
+        return self.reply_no_content()
+
+    def purge(self, name: str) -> dict[str, Any]:
+        """Forget the finished tasks of one state, by default those that succeeded."""
+        self.access.require(MANAGE)
+        queue = _queue(name)
+        state = self._state()
+        return {"state": state, "removed": queue.purge(state)}
+
+    def clear(self, name: str) -> Any:
+        """Forget all tasks that wait; those that run end as usual; 204."""
+        self.access.require(MANAGE)
+        _queue(name).reset()
+        return self.reply_no_content()
+
+    def _require_view(self) -> None:
+        self.access.require(MANAGE if self.access.has(MANAGE) else VIEW)
+
+    def _summary(self, queue: Any) -> dict[str, Any]:
+        try:
+            counts, paused = queue.counts(), queue.storage.paused()
+        except StorageUnavailable:
+            return {**self._brief(queue), "available": False}
+        return {**self._brief(queue), "available": True, "counts": counts, "paused": paused}
+
+    def _brief(self, queue: Any) -> dict[str, Any]:
+        return {
+            "@id": f"{self.site_url}/@taskqueues/{queue.name}",
+            "name": queue.name,
+            "type": queue.settings.type,
+        }
+
+    def _state(self) -> Any:
+        body = current_body(self.request, MAX_BODY)
+        try:
+            found = json.loads(body[:MAX_BODY] or b"{}")
+        except (ValueError, RecursionError):
+            raise InvalidTask("body", "the body is no JSON") from None
+        state = found.get("state", SUCCEEDED) if isinstance(found, dict) else None
+        if not isinstance(state, str) or state not in FINISHED:
+            raise InvalidTask("state", f"state is one of {', '.join(FINISHED)}")
+        return state
+
+
+def _queue(name: str) -> Any:
+    queue = queryUtility(ITaskQueue, name=name)
+    if queue is None:
+        raise UnknownQueue(f"There is no queue {name!r}.")
+    return queue
+
+
+def _oldest(queue: Any) -> float | None:
+    """Seconds that the task which runs next has waited."""
+    found = queue.tasks(QUEUED, size=1)
+    since = found[0].time_of(QUEUED) if found else None
+    return None if since is None else max(0.0, time.time() - since)
+
+
+def _last_hour(ended: dict[Any, int]) -> dict[str, Any]:
+    """How many tasks ended in the last 60 minutes, and how many of those run have failed."""
+    tried = ended[SUCCEEDED] + ended[FAILED]
+    return {**ended, "failure_rate": ended[FAILED] / tried if tried else None}

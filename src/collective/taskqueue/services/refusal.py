@@ -1,0 +1,92 @@
+"""How a request is refused: a status, and plone.restapi's JSON that says why."""
+
+from __future__ import annotations
+
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.errors import PayloadTooLarge
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import TaskQueueError
+from collective.taskqueue.errors import UnknownQueue
+from collective.taskqueue.errors import UnknownTask
+from plone.rest.interfaces import IAPIRequest
+from plone.rest.interfaces import ICORSPolicy
+from Products.Five.browser import BrowserView
+from typing import Any
+from zope.component import adapter
+from zope.component import queryMultiAdapter
+import json
+
+
+#: Seconds after which a client may ask a storage again that did not answer.
+RETRY_AFTER = 5
+
+_TYPES = {
+    400: "BadRequest",
+    403: "Forbidden",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    409: "Conflict",
+    413: "PayloadTooLarge",
+    503: "ServiceUnavailable",
+}
+
+
+class Refusal(Exception):
+    """The request is answered with a status of 4xx; nothing was changed."""
+
+    def __init__(self, status: int, message: str, field: str | None = None, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.field = field
+        self.headers = headers
+
+    def answer(self, response: Any) -> dict[str, Any]:
+        """Set status and headers; return the body."""
+        response.setStatus(self.status)
+        for name, value in self.headers.items():
+            response.setHeader(name, value)
+        error = {"type": _TYPES[self.status], "message": str(self)}
+        return {"error": error if self.field is None else {**error, "field": self.field}}
+
+
+def refusal_of(error: TaskQueueError) -> Refusal | None:
+    """Return how an error of the task queue is answered; None if it is no fault of the client."""
+    if isinstance(error, PayloadTooLarge):
+        return Refusal(413, str(error), error.field)
+    if isinstance(error, InvalidTask):
+        return Refusal(400, str(error), error.field)
+    if isinstance(error, UnknownTask):
+        return unknown_task()
+    if isinstance(error, UnknownQueue):
+        return Refusal(404, str(error))
+    if isinstance(error, ForbiddenTransition):
+        return Refusal(409, str(error))
+    return None
+
+
+def unknown_task() -> Refusal:
+    """Return the refusal of a task that there is not, or that is none of the client's business.
+
+    Both look alike, down to the last byte.
+    """
+    return Refusal(404, "There is no such task.")
+
+
+@adapter(StorageUnavailable, IAPIRequest)
+class StorageUnavailableView(BrowserView):
+    """Answers 503, also if the storage was lost as late as in the commit."""
+
+    def __call__(self) -> str:
+        policy = queryMultiAdapter((self.context, self.request), ICORSPolicy)
+        if policy is not None:
+            policy.process_simple_request()
+        response = self.request.response
+        # What the service has promised does not hold any more.
+        response.headers.pop("location", None)
+        refusal = Refusal(503, "The storage of the queue does not answer, try again later.")
+        body = refusal.answer(response)
+        response.setStatus(503, lock=1)
+        response.setHeader("Retry-After", str(RETRY_AFTER))
+        response.setHeader("Content-Type", "application/json")
+        return json.dumps(body, indent=2, sort_keys=True)

@@ -1,0 +1,102 @@
+"""What both services share: a path, a method, and what it takes to refuse a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collective.taskqueue.errors import TaskQueueError
+from collective.taskqueue.services.access import Access
+from collective.taskqueue.services.refusal import Refusal
+from collective.taskqueue.services.refusal import refusal_of
+from plone.protect.interfaces import IDisableCSRFProtection
+from plone.rest.interfaces import ICORSPolicy
+from plone.restapi.services import Service
+from typing import Any
+from typing import ClassVar
+from urllib.parse import urlsplit
+from zope.component import queryMultiAdapter
+from zope.interface import alsoProvides
+from zope.interface import implementer
+from zope.publisher.interfaces import IPublishTraverse
+
+
+#: What follows the name of a service in a path; ``*`` is a name or an id.
+Shape = tuple[str, ...]
+
+
+@implementer(IPublishTraverse)
+class TaskQueueService(Service):
+    """Calls the method of the subclass that its `routes` name for path and method."""
+
+    routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {}
+
+    def __init__(self, context: Any, request: Any) -> None:
+        super().__init__(context, request)
+        self._names: list[str] = []
+        self.access: Access
+
+    def publishTraverse(self, request: Any, name: str) -> TaskQueueService:
+        """Take one more name of the path; called by the publisher."""
+        self._names.append(name)
+        return self
+
+    @property
+    def site_url(self) -> str:
+        """The url of the site, as the client knows it."""
+        url: str = self.context.absolute_url()
+        return url
+
+    def reply(self) -> Any:
+        """Answer the request; called by plone.restapi."""
+        self.request.response.setHeader("Cache-Control", "no-store")
+        self.access = Access(self.context)
+        try:
+            handler, arguments = self._route()
+            if self.request["REQUEST_METHOD"] != "GET":
+                self._refuse_other_sites()
+                # As the services of plone.restapi do; a form of another site is refused.
+                alsoProvides(self.request, IDisableCSRFProtection)
+            return handler(*arguments)
+        except Refusal as refusal:
+            return refusal.answer(self.request.response)
+        except TaskQueueError as exc:
+            found = refusal_of(exc)
+            if found is None:
+                raise
+            return found.answer(self.request.response)
+
+    def _route(self) -> tuple[Any, list[str]]:
+        for shape, methods in self.routes.items():
+            arguments = _matched(shape, self._names)
+            if arguments is not None:
+                name = methods.get(self.request["REQUEST_METHOD"])
+                if name is None:
+                    allowed = ", ".join(sorted(methods))
+                    raise Refusal(405, f"This takes {allowed} only.", Allow=allowed)
+                return getattr(self, name), arguments
+        raise Refusal(404, "There is nothing at this path.")
+
+    def _refuse_other_sites(self) -> None:
+        """Raise a `Refusal` if a browser sends this on behalf of a page of another site.
+
+        Adding a task writes nothing into the database, so the check of Plone does not see it.
+        """
+        origin = self.request.getHeader("Origin")
+        if not origin or origin == _origin(self.request["SERVER_URL"]):
+            return
+        policy = queryMultiAdapter((self.context, self.request), ICORSPolicy)
+        if policy is None or not policy._allowed_origin():
+            raise Refusal(403, "A page of another site may not do this.")
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _matched(shape: Shape, names: list[str]) -> list[str] | None:
+    if len(shape) != len(names):
+        return None
+    pairs = list(zip(shape, names, strict=True))
+    if any(part not in ("*", name) for part, name in pairs):
+        return None
+    return [name for part, name in pairs if part == "*"]

@@ -1,0 +1,131 @@
+"""What the task queue tells of itself, as JSON."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable
+from collective.taskqueue.services.envelope import shown_key
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import Result
+from collective.taskqueue.task import TaskStatus
+from datetime import datetime
+from datetime import UTC
+from typing import Any
+
+
+def summary(status: TaskStatus, site: str) -> dict[str, Any]:
+    """Return what a list says of a task; `site` is the url of the site."""
+    task = status.task
+    return {
+        "@id": task_url(site, status.id),
+        "id": status.id,
+        "queue": task.queue,
+        "url": task.url,
+        "method": task.method,
+        "description": task.description,
+        "user": task.user and task.user.id,
+        "state": status.state,
+        "reason": status.reason,
+        "created": moment(task.created),
+        "due": moment(status.due),
+        "started": moment(status.time_of("running")),
+        "finished": moment(status.changes[-1][1] if status.finished else None),
+        "attempts": len(status.attempts),
+        "max_attempts": task.max_attempts,
+        "status": status.status,
+        "progress": _progress(status.progress),
+    }
+
+
+def whole(status: TaskStatus, site: str, inside: bool) -> dict[str, Any]:
+    """Return all that is known of a task; payload, headers and tracebacks only if `inside`."""
+    task = status.task
+    found = summary(status, site) | {
+        "response": f"{task_url(site, status.id)}/response",
+        "key": shown_key(task.key),
+        "timeout": task.timeout,
+        "consumer": status.consumer,
+        "cancel_requested": status.cancel_requested,
+        "changes": [{"state": state, "time": moment(when)} for state, when in status.changes],
+        "history": [_attempt(attempt, inside) for attempt in status.attempts],
+    }
+    if inside:
+        found |= {"headers": _headers(task.headers), **_bytes("payload", task.payload)}
+    return found
+
+
+def response(status: TaskStatus, result: Result, site: str) -> dict[str, Any]:
+    """Return the last response of a task."""
+    url = task_url(site, status.id)
+    return {
+        "@id": f"{url}/response",
+        "task": url,
+        "state": status.state,
+        "status": result.status,
+        "reason": status.reason,
+        "headers": _headers(result.headers),
+        "truncated": result.truncated,
+        "started": moment(result.started),
+        "finished": moment(result.finished),
+        "elapsed": result.elapsed,
+        "attempts": result.attempts,
+        **_bytes("body", result.body),
+    }
+
+
+def consumer(status: ConsumerStatus, site: str) -> dict[str, Any]:
+    """Return a consumer, and what it runs."""
+    return {
+        "name": status.name,
+        "host": status.host,
+        "pid": status.pid,
+        "age": status.age,
+        "running": [{"@id": task_url(site, task_id), "id": task_id} for task_id in status.running],
+    }
+
+
+def task_url(site: str, task_id: str) -> str:
+    """Return the url of a task."""
+    return f"{site}/@tasks/{task_id}"
+
+
+def moment(seconds: float | None) -> str | None:
+    """Return a moment as ISO 8601 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _attempt(attempt: AttemptRecord, inside: bool) -> dict[str, Any]:
+    found = {
+        "number": attempt.number,
+        "consumer": attempt.consumer,
+        "started": moment(attempt.started),
+        "elapsed": attempt.seconds,
+        "status": attempt.status,
+        "reason": attempt.reason,
+    }
+    return {**found, "traceback": attempt.error} if inside else found
+
+
+def _progress(progress: Progress | None) -> dict[str, Any] | None:
+    if progress is None:
+        return None
+    return {"done": progress.done, "total": progress.total, "message": progress.message}
+
+
+def _headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in headers:
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def _bytes(name: str, value: bytes) -> dict[str, str]:
+    # JSON has no bytes, and a guess at their encoding could not be undone.
+    try:
+        return {name: value.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(value).decode("ascii")}

@@ -1,0 +1,151 @@
+"""``@tasks``: add tasks, list them, look at one, steer it, and read its response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collective.taskqueue.datamanager import pending
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.services import envelope
+from collective.taskqueue.services import listing
+from collective.taskqueue.services import shape
+from collective.taskqueue.services.access import ADD
+from collective.taskqueue.services.refusal import Refusal
+from collective.taskqueue.services.refusal import unknown_task
+from collective.taskqueue.services.service import Shape
+from collective.taskqueue.services.service import TaskQueueService
+from collective.taskqueue.services.waiting import MAX_WAIT
+from collective.taskqueue.services.waiting import wait_until_finished
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import TaskStatus
+from typing import Any
+from typing import ClassVar
+from zope.component import getUtilitiesFor
+
+
+class Tasks(TaskQueueService):
+    """See the module. Who may do what is told in `access`."""
+
+    routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {
+        (): {"GET": "all", "POST": "add"},
+        ("*",): {"GET": "one", "DELETE": "delete"},
+        ("*", "response"): {"GET": "response", "DELETE": "delete_response"},
+        ("*", "retry"): {"POST": "retry"},
+        ("*", "run"): {"POST": "run"},
+    }
+
+    def add(self) -> dict[str, Any]:
+        """Queue a task as the caller, when this request commits; 201."""
+        self.access.require(ADD)
+        queues = dict(getUtilitiesFor(ITaskQueue))
+        limit = max((queue.settings.max_payload for queue in queues.values()), default=0)
+        arguments = envelope.read(self.request, limit, self.access.user)
+        name = arguments.pop("queue", min(queues, default=""))
+        if name not in queues:
+            known = ", ".join(sorted(queues)) or "none"
+            raise InvalidTask("queue", f"there is no task queue {name!r} (known: {known})")
+        try:
+            queues[name].add(**arguments)
+        except InvalidTask:
+            raise
+        except ValueError as exc:
+            raise InvalidTask("user", str(exc)) from None
+        task = pending(queues[name])[-1]
+        later = task.due is not None and task.due > task.created
+        state = SCHEDULED if later else QUEUED
+        status = TaskStatus(task=task, state=state, due=task.due if later else None)
+        self.request.response.setStatus(201)
+        self.request.response.setHeader("Location", shape.task_url(self.site_url, task.id))
+        return shape.whole(status, self.site_url, self.access.may_look_inside(task))
+
+    def all(self) -> dict[str, Any]:
+        """Return one page of the tasks that the caller may see."""
+        self.access.require_login()
+        return listing.page(self.context, self.request, self.access, self.site_url)
+
+    def one(self, task_id: str) -> dict[str, Any]:
+        """Return what is known of a task."""
+        _, status = self._find(task_id)
+        return shape.whole(status, self.site_url, self.access.may_look_inside(status.task))
+
+    def delete(self, task_id: str) -> Any:
+        """Cancel a task that waits or runs, remove the record of a finished one; 204."""
+        queue, status = self._find(task_id)
+        if not self.access.may_cancel(status.task):
+            raise Refusal(403, "This is somebody else's task.")
+        if status.finished:
+            queue.remove(task_id)
+        else:
+            queue.cancel(task_id)
+        return self.reply_no_content()
+
+    def retry(self, task_id: str) -> dict[str, Any]:
+        """Queue a failed or cancelled task again."""
+        queue = self._to_be_run(task_id)
+        queue.retry(task_id)
+        return self.one(task_id)
+
+    def run(self, task_id: str) -> dict[str, Any]:
+        """Let a task that waits run now, whenever it would be due."""
+        queue = self._to_be_run(task_id)
+        queue.hasten(task_id)
+        return self.one(task_id)
+
+    def response(self, task_id: str) -> dict[str, Any]:
+        """Return the last response, or 202 and the task as long as it is not finished."""
+        seconds = self._wait()
+        status = wait_until_finished(lambda: self._find(task_id)[1], seconds)
+        if not status.finished:
+            self.request.response.setStatus(202)
+            self.request.response.setHeader("Retry-After", "1")
+            return shape.whole(status, self.site_url, self.access.may_look_inside(status.task))
+        if status.result is None:
+            raise Refusal(404, "There is no response, or not any more.")
+        return shape.response(status, status.result, self.site_url)
+
+    def delete_response(self, task_id: str) -> Any:
+        """Forget the response of a finished task, and keep the rest of its record; 204."""
+        queue, status = self._find(task_id)
+        if not self.access.may_cancel(status.task):
+            raise Refusal(403, "This is somebody else's task.")
+        if not queue.forget_response(task_id):
+            raise Refusal(404, "There is no response, or not any more.")
+        return self.reply_no_content()
+
+    def _to_be_run(self, task_id: str) -> Any:
+        queue, status = self._find(task_id)
+        if not self.access.may_run(status.task):
+            raise Refusal(403, f"This takes the permission {ADD!r} and a task of your own.")
+        return queue
+
+    def _find(self, task_id: str) -> tuple[Any, TaskStatus]:
+        """The queue of a task and its status, if the caller may know of it."""
+        self.access.require_login()
+        away: StorageUnavailable | None = None
+        for _, queue in sorted(getUtilitiesFor(ITaskQueue)):
+            try:
+                status = queue.status(task_id)
+            except UnknownTask:
+                continue
+            except StorageUnavailable as exc:
+                away = exc
+                continue
+            if self.access.may_see(status.task):
+                return queue, status
+        if away is not None:
+            # It may be there.
+            raise away
+        raise unknown_task()
+
+    def _wait(self) -> float:
+        text = self.request.form.get("wait", "0")
+        try:
+            seconds = float(text)
+        except (TypeError, ValueError):
+            seconds = -1.0
+        if not 0 <= seconds <= MAX_WAIT:
+            raise InvalidTask("wait", f"wait is a number of seconds up to {MAX_WAIT:g}")
+        return seconds

@@ -1,0 +1,201 @@
+"""Who may see and do what: closed by default, and nobody learns what is none of theirs."""
+
+from AccessControl.Permission import getPermissions
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.services.access import ADD
+from collective.taskqueue.services.access import MANAGE
+from collective.taskqueue.services.access import VIEW
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
+from uuid import uuid4
+import pytest
+import transaction
+
+
+HOOK = "https://example.org/hook"
+SECRETS = {"url": HOOK, "headers": {"X-Key": "secret-1"}, "payload": "secret-2"}
+
+
+def fail(queue):
+    outcome = Outcome(400, "status 400", error="Traceback: secret-3", body=b"said")
+    consumer = Consumer(queue.storage, lambda attempt: outcome, ServerSettings())
+    consumer.step()
+    consumer.stop()
+
+
+def put(queue, url="/plone/@@view", folder="/other/acl_users", user="adder"):
+    identity = None if user is None else Identity(folder, user)
+    task = Task(id=str(uuid4()), queue=queue.name, url=url, user=identity, payload=b"theirs")
+    queue.put(task)
+    return task.id
+
+
+REQUESTS = [
+    ("GET", "@tasks/{id}"),
+    ("DELETE", "@tasks/{id}"),
+    ("GET", "@tasks/{id}/response"),
+    ("DELETE", "@tasks/{id}/response"),
+    ("POST", "@tasks/{id}/retry"),
+    ("POST", "@tasks/{id}/run"),
+]
+
+
+def test_only_managers_have_the_permissions(site):
+    """Unless a site says otherwise."""
+    roles = {name: default for name, _, default in getPermissions()}
+    assert [roles[name] for name in (ADD, VIEW, MANAGE)] == [("Manager",)] * 3
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+def test_an_outsider_cannot_tell_unknown_from_forbidden(
+    adder, editor, member, anonymous, queue, method, path
+):
+    """N15, N22, U23: the answers are the same, byte by byte."""
+    task_id, unknown = adder.add(**SECRETS), str(uuid4())
+    fail(queue)
+    for outsider, status in ((editor, 404), (member, 404), (anonymous, 401)):
+        answers = []
+        for each in (task_id, unknown):
+            answer = outsider(method, path.format(id=each))
+            assert answer.status == status
+            headers = {k: v for k, v in answer.headers.items() if k != "Date"}
+            answers.append((headers, answer.body.replace(each.encode(), b"ID")))
+        assert answers[0] == answers[1]
+    assert queue.status(task_id).state == "failed"
+
+
+def test_the_owner(adder, queue):
+    """May see the task and its response, but not what is inside."""
+    task_id = adder.add(**SECRETS)
+    fail(queue)
+    answers = [adder.get(f"@tasks/{task_id}"), adder.get("@tasks")]
+    answers.append(adder.get(f"@tasks/{task_id}/response"))
+    for answer in answers:
+        assert answer.status == 200
+        assert b"secret" not in answer.body
+    assert answers[2].json["body"] == "said"
+    assert adder.post(f"@tasks/{task_id}/retry").status == 200
+    assert adder.post(f"@tasks/{task_id}/run").status == 200
+    assert adder.delete(f"@tasks/{task_id}").status == 204
+
+
+def test_an_owner_who_may_not_add(member, queue):
+    """May see and cancel it, but not have it run once more."""
+    task_id = put(queue, folder="/plone/acl_users", user="member")
+    assert member.get(f"@tasks/{task_id}").status == 200
+    assert member.post(f"@tasks/{task_id}/run").error == (403, "Forbidden", None)
+    assert member.post(f"@tasks/{task_id}/retry").error == (403, "Forbidden", None)
+    assert member.delete(f"@tasks/{task_id}").status == 204
+
+
+def test_a_viewer(adder, viewer, queue):
+    """May see all tasks, and nothing that is inside of them, and change none."""
+    task_id = adder.add(**SECRETS)
+    fail(queue)
+    for path in (f"@tasks/{task_id}", "@tasks", f"@tasks/{task_id}/response"):
+        answer = viewer.get(path)
+        assert answer.status == 200
+        assert b"secret" not in answer.body
+    for method, path in REQUESTS:
+        if method != "GET":
+            assert viewer(method, path.format(id=task_id)).error == (403, "Forbidden", None)
+
+
+def test_a_manager(adder, manager, queue):
+    """May see it all, and steer it all."""
+    task_id = adder.add(**SECRETS)
+    fail(queue)
+    task = manager.get(f"@tasks/{task_id}").json
+    assert task["headers"]["X-Key"] == "secret-1"
+    assert task["payload"] == "secret-2"
+    assert task["history"][0]["traceback"] == "Traceback: secret-3"
+    assert manager.post(f"@tasks/{task_id}/retry").status == 200
+    assert manager.delete(f"@tasks/{task_id}").status == 204
+    assert manager.delete(f"@tasks/{task_id}").status == 204
+
+
+def test_a_payload_in_bytes(adder, manager):
+    """D65."""
+    task_id = adder.add(url=HOOK, payload_base64="/wA=")
+    assert manager.get(f"@tasks/{task_id}").json["payload_base64"] == "/wA="
+
+
+def test_other_sites(adder, viewer, manager, root, queue):
+    """A user id means nothing without its folder, a permission nothing outside of its site."""
+    theirs = [
+        put(queue),
+        put(queue, HOOK),
+        put(queue, "/other/@@view", user=None),
+        put(queue, HOOK, user=None),
+        put(queue, HOOK, "/acl_users", "admin"),
+        put(queue, "/plone/../other/@@view", user=None),
+        put(queue, "/plonely/@@view", user=None),
+    ]
+    for task_id in theirs:
+        for person in (adder, viewer, manager):
+            assert person.get(f"@tasks/{task_id}").status == 404
+            assert person.delete(f"@tasks/{task_id}").status == 404
+        assert root.get(f"@tasks/{task_id}").json["payload"] == "theirs"
+    for person in (adder, viewer, manager):
+        for path in ("@tasks", "@tasks?user=adder", "@tasks?state=queued"):
+            assert person.get(path).json["items"] == []
+    assert len(root.get("@tasks").json["items"]) == len(theirs)
+    assert len(root.get("@tasks?user=adder").json["items"]) == 2
+
+
+def test_tasks_of_nobody(viewer, manager, adder, queue):
+    """What runs below this site belongs to it."""
+    task_id = put(queue, user=None)
+    assert viewer.get(f"@tasks/{task_id}").status == 200
+    assert manager.delete(f"@tasks/{task_id}").status == 204
+    assert adder.get(f"@tasks/{task_id}").status == 404
+
+
+def test_anonymous_may_be_given_a_permission(anonymous, portal, queue):
+    """N21, U14, U18: a site may say so; the task is nobody's then."""
+    portal.manage_permission(ADD, ["Manager", "Anonymous"])
+    transaction.commit()
+    assert anonymous.post("@tasks", {}).error == (400, "BadRequest", "url")
+    answer = anonymous.post("@tasks", {"url": HOOK})
+    assert (answer.status, answer.json["user"]) == (201, None)
+    assert anonymous.get(f"@tasks/{answer.json['id']}").status == 401
+    assert anonymous.get("@tasks").status == 401
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8080", 201),
+        ("https://localhost:8080", 403),
+        ("https://evil.example.org", 403),
+        ("null", 403),
+    ],
+)
+def test_pages_of_other_sites(adder, queue, origin, status):
+    """CSRF: a browser says on whose behalf it asks."""
+    answer = adder.post("@tasks", {"url": HOOK}, Origin=origin)
+    assert answer.status == status
+    # What a form can send: no JSON, and an address that makes it a request of the interface.
+    path = f"/plone/++api++/@tasks?url={HOOK}"
+    kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
+    assert adder("POST", path, body=b"a=b", Origin=origin, **kind).status == status
+    assert len(queue) == (2 if status == 201 else 0)
+
+
+def test_only_what_asks_for_json_is_answered(adder):
+    """Content negotiation is that of any other service."""
+    assert adder.get("@tasks", Accept="text/html").status == 404
+    assert adder.get("/plone/++api++/@tasks", Accept="text/html").status == 200
+
+
+def test_a_preflight_is_answered(anonymous):
+    """CORS is that of any other service."""
+    headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert anonymous("OPTIONS", "@tasks", **headers).status in (200, 204)
+
+
+def test_nothing_is_cached(adder):
+    """What is true of a task now is not true in a moment."""
+    assert adder.get("@tasks").headers["Cache-Control"] == "no-store"

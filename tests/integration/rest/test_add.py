@@ -1,0 +1,342 @@
+"""``POST /@tasks``: what a client may say, what becomes of it, and what is refused."""
+
+from collective.taskqueue.capture import METHODS
+from collective.taskqueue.services import envelope
+from collective.taskqueue.testing import run_tasks
+from collective.taskqueue.testing import task_queue
+from datetime import datetime
+from datetime import timedelta
+from datetime import UTC
+from plone.app.testing import SITE_OWNER_NAME
+import pytest
+
+
+HOOK = "https://example.org/hook"
+
+
+def task_of(queue, answer):
+    assert answer.status == 201, answer
+    return queue.status(answer.json["id"]).task
+
+
+def test_a_task_is_added(adder, queue):
+    """N02, U16, U22: 201, where it is, and what it is."""
+    answer = adder.post("@tasks", {"url": "/plone/@@plone", "description": "Look"})
+    assert answer.status == 201
+    task = answer.json
+    assert answer.headers["Location"] == f"http://localhost:8080/plone/@tasks/{task['id']}"
+    assert task["@id"] == answer.headers["Location"]
+    assert (task["state"], task["queue"], task["user"]) == ("queued", "default", "adder")
+    assert queue.status(task["id"]).task.description == "Look"
+    later = adder.get(answer.headers["Location"].removeprefix("http://localhost:8080"))
+    assert later.status == 200
+    assert {k: v for k, v in later.json.items() if k != "changes"} == {
+        k: v for k, v in task.items() if k != "changes"
+    }
+
+
+def test_it_runs_as_the_caller(adder, portal):
+    """Never more: an internal url is called with the rights of who asked for it."""
+    task_id = adder.add(url="/plone/@@personal-information")
+    denied = adder.add(url="/plone/@@overview-controlpanel")
+    runs = {run.task.id: run for run in run_tasks()}
+    assert runs[task_id].outcome.status == 200
+    assert runs[denied].outcome.status != 200
+    assert runs[task_id].task.user.id == "adder"
+    assert runs[task_id].task.user.folder == "/plone/acl_users"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Task-User-Id": "manager"},
+        {"x_task_user_id": "manager"},
+        {"X-Task-Id": "mine"},
+    ],
+)
+def test_nobody_else_can_be_claimed(adder, queue, headers):
+    """D01: an identity is never what a client says it is."""
+    task = task_of(queue, adder.post("@tasks", {"url": "/plone", "headers": headers}))
+    assert "manager" not in str(task.headers)
+    assert "mine" not in str(task.headers)
+    answer = adder("POST", "@tasks?url=/plone", **{"Task-Passthrough-X-Task-User-Id": "manager"})
+    assert "manager" not in str(task_of(queue, answer).headers)
+
+
+@pytest.mark.parametrize("header", ["Authorization", "Cookie"])
+def test_credentials_of_somebody_else_are_refused(adder, header):
+    """A task of this site is authenticated by id."""
+    answer = adder.post("@tasks", {"url": "/plone", "headers": {header: "stolen"}})
+    assert answer.error == (400, "BadRequest", "headers")
+
+
+def test_a_web_hook(adder, queue):
+    """N05, N09, O01, U18, U21: nothing of the client's own request goes along."""
+    task = task_of(queue, adder.post("@tasks", {"url": HOOK, "params": {"a": 1, "b": [True, "x"]}}))
+    assert (task.method, task.payload) == ("POST", b"a=1&b=true&b=x")
+    assert "Authorization" not in dict(task.headers)
+    task = task_of(queue, adder.post("@tasks", {"url": HOOK, "method": "PUT", "payload": "x"}))
+    assert (task.method, task.payload, task.timeout) == ("PUT", b"x", 60.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "payload", "kind"),
+    [
+        ({"payload": "€"}, "€".encode(), "application/x-www-form-urlencoded"),
+        ({"payload": {"a": ["€"]}}, b'{"a": ["\\u20ac"]}', "application/json"),
+        ({"payload": [1]}, b"[1]", "application/json"),
+        ({"payload_base64": "/wA="}, b"\xff\x00", "application/x-www-form-urlencoded"),
+        (
+            {"payload": {}, "headers": {"content-TYPE": "application/problem+json"}},
+            b"{}",
+            "application/problem+json",
+        ),
+    ],
+)
+@pytest.mark.parametrize("url", [HOOK, "/plone/@@view"])
+def test_payloads(adder, queue, url, fields, payload, kind):
+    """N07, U20: bytes arrive as they are, and so does their type."""
+    answer = adder.post("@tasks", {"url": url, "method": "POST", **fields})
+    task = task_of(queue, answer)
+    assert task.payload == payload
+    assert {k.lower(): v for k, v in task.headers}["content-type"] == kind
+
+
+@pytest.mark.parametrize("url", ["/plone/@@view", HOOK])
+def test_the_envelope_is_not_the_payload(adder, queue, url):
+    """What the client has posted to us is not posted on."""
+    task = task_of(queue, adder.post("@tasks", {"url": url, "method": "POST"}))
+    assert task.payload == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (bytes(range(256)), "application/octet-stream"),
+        ("a=ä&b=%E4".encode("latin-1"), "application/x-www-form-urlencoded; charset=latin-1"),
+        (
+            b'--x y\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x y--\r\n',
+            'multipart/form-data; boundary="x y"',
+        ),
+        (b'{"url": "/not-this-one"}', "application/json; charset=utf-8"),
+    ],
+)
+def test_the_raw_body(adder, queue, body, kind):
+    """N07, U19, U27: with ?url= the body of the request is that of the task, byte by byte."""
+    answer = adder("POST", f"@tasks?url={HOOK}", body=body, **{"Content-Type": kind})
+    task = task_of(queue, answer)
+    assert (task.url, task.payload) == (HOOK, body)
+    assert dict(task.headers) == {"Content-Type": kind}
+
+
+def test_the_raw_form(adder, queue, other_queue):
+    """N02, N05, N06, N08, N09: the fields of the query, and headers that are passed through."""
+    query = "&method=PUT&timeout=7.5&max_attempts=3&queue=hooks&description=D&delay=5&key=k"
+    headers = {
+        "Task-Passthrough-Foo-Bar": "Bär".encode().decode("latin-1"),
+        "task-passthrough-authorization": "Bearer theirs",
+        "Cookie": "mine=1",
+        "X-Other": "no",
+    }
+    task = task_of(other_queue, adder("POST", f"@tasks?url={HOOK}%3Fa%3Db{query}", **headers))
+    assert (task.url, task.method, task.timeout) == (f"{HOOK}?a=b", "PUT", 7.5)
+    assert (task.max_attempts, task.description) == (3, "D")
+    assert task.due == pytest.approx(task.created + 5)
+    assert dict(task.headers) == {"Foo-Bar": "Bär", "Authorization": "Bearer theirs"}
+    answer = adder("POST", f"@tasks?url={HOOK}", body=b"a=b")
+    kind = dict(task_of(queue, answer).headers)["Content-Type"]
+    assert kind == "application/x-www-form-urlencoded"
+
+
+def test_what_is_passed_through_stays_where_it_belongs(adder, queue):
+    """It is a header of the task, not of every task that is added with it."""
+    headers = {"Task-Passthrough-Foo": "bar"}
+    task = task_of(queue, adder("POST", "@tasks?url=/plone/@@view", **headers))
+    assert dict(task.headers)["Foo"] == "bar"
+    assert "Task-Passthrough-Foo" not in dict(task.headers)
+
+
+def test_options(adder, queue):
+    """O02, O04: what `add` takes, a client may say."""
+    fields = {"delay": 20, "timeout": 5, "max_attempts": 2, "key": "k", "on_conflict": "replace"}
+    answer = adder.post("@tasks", {"url": HOOK, **fields, "queue": None})
+    task = task_of(queue, answer)
+    assert (task.timeout, task.max_attempts, task.on_conflict) == (5.0, 2, "replace")
+    assert task.due == pytest.approx(task.created + 20)
+    assert answer.json["state"] == "scheduled"
+    assert answer.json["key"] == "k"
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    task = task_of(queue, adder.post("@tasks", {"url": HOOK, "eta": tomorrow.isoformat()}))
+    assert task.due == pytest.approx(tomorrow.timestamp())
+
+
+def test_keys(adder, editor, manager, queue):
+    """H20, U44: a later one takes the place of the first, but never of another person's."""
+    fields = {"url": HOOK, "key": "same", "on_conflict": "replace"}
+    first, second = adder.add(**fields), adder.add(**fields)
+    theirs = editor.add(**fields)
+    assert queue.status(first).state == "cancelled"
+    assert [queue.status(task_id).state for task_id in (second, theirs)] == ["queued"] * 2
+    skipped = editor.add(url=HOOK, key="same")
+    assert queue.status(skipped).id == theirs
+    assert editor.get(f"@tasks/{skipped}").json["id"] == theirs
+    assert queue.status(manager.add(url=HOOK, key=queue.status(second).task.key)).state == "queued"
+    assert queue.status(second).state == "queued"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": None}, "url"),
+        ({"url": 5}, "url"),
+        ({"url": "x" * 9000}, "url"),
+        ({"url": "file:///etc/passwd"}, "url"),
+        ({"url": "javascript:alert(1)"}, "url"),
+        ({"url": "gopher://127.0.0.1:6379/"}, "url"),
+        ({"url": "http://ok.example/ \r\nX: y"}, "url"),
+        ({"url": "http://user:pass@example.org/"}, "url"),
+        ({"url": "http://example.org:6379/"}, "url"),
+        ({"url": "http://"}, "url"),
+        ({"url": "/\ud800"}, "url"),
+        ({"url": HOOK, "method": "BREW"}, "method"),
+        ({"url": HOOK, "method": "GET / HTTP/1.1\r\n"}, "method"),
+        ({"url": HOOK, "method": 1}, "method"),
+        ({"url": HOOK, "params": "a=b"}, "params"),
+        ({"url": HOOK, "params": {"a": {}}}, "params"),
+        ({"url": HOOK, "params": {"a": None}}, "params"),
+        ({"url": HOOK, "params": {"a": "\ud800"}}, "params"),
+        ({"url": HOOK, "params": {"a": "b" * 70_000}}, "params"),
+        ({"url": HOOK, "headers": ["a"]}, "headers"),
+        ({"url": HOOK, "headers": {"a b": "c"}}, "headers"),
+        ({"url": HOOK, "headers": {"A\r\nB": "c"}}, "headers"),
+        ({"url": HOOK, "headers": {"A": "b\r\nX-Task-User-Id: manager"}}, "headers"),
+        ({"url": HOOK, "headers": {"A": {}}}, "headers"),
+        ({"url": HOOK, "headers": {"Host": "internal"}}, "headers"),
+        ({"url": HOOK, "headers": {"transfer_encoding": "chunked"}}, "headers"),
+        ({"url": HOOK, "headers": {"Content-Length": "5"}}, "headers"),
+        ({"url": HOOK, "headers": {"Connection": "close"}}, "headers"),
+        ({"url": HOOK, "headers": {"A": "b" * 40_000}}, "headers"),
+        ({"url": HOOK, "payload": 5}, "payload"),
+        ({"url": HOOK, "payload": "\ud800"}, "payload"),
+        ({"url": HOOK, "payload_base64": "%"}, "payload_base64"),
+        ({"url": HOOK, "payload_base64": "é"}, "payload_base64"),
+        ({"url": HOOK, "payload": "a", "payload_base64": "YQ=="}, "payload_base64"),
+        ({"url": HOOK, "queue": "nope"}, "queue"),
+        ({"url": HOOK, "queue": ""}, "queue"),
+        ({"url": HOOK, "queue": 5}, "queue"),
+        ({"url": HOOK, "delay": "5"}, "delay"),
+        ({"url": HOOK, "delay": -1}, "delay"),
+        ({"url": HOOK, "delay": True}, "delay"),
+        ({"url": HOOK, "delay": 10**400}, "delay"),
+        ({"url": HOOK, "delay": 1, "eta": "2030-01-01T00:00:00Z"}, "delay"),
+        ({"url": HOOK, "eta": "tomorrow"}, "eta"),
+        ({"url": HOOK, "eta": "2030-01-01T00:00:00"}, "eta"),
+        ({"url": HOOK, "eta": "9999-12-31T23:59:59-23:00"}, "eta"),
+        ({"url": HOOK, "timeout": "abc"}, "timeout"),
+        ({"url": HOOK, "timeout": 0}, "timeout"),
+        ({"url": HOOK, "timeout": -1}, "timeout"),
+        ({"url": HOOK, "timeout": 1e9}, "timeout"),
+        ({"url": HOOK, "max_attempts": 0}, "max_attempts"),
+        ({"url": HOOK, "max_attempts": 1.5}, "max_attempts"),
+        ({"url": HOOK, "key": ""}, "key"),
+        ({"url": HOOK, "key": "a\nb"}, "key"),
+        ({"url": HOOK, "key": "k" * 201}, "key"),
+        ({"url": HOOK, "on_conflict": "skip"}, "on_conflict"),
+        ({"url": HOOK, "key": "k", "on_conflict": "explode"}, "on_conflict"),
+        ({"url": HOOK, "description": "\x00"}, "description"),
+        ({"url": HOOK, "colour": "red"}, "colour"),
+        ({"url": HOOK, "user": "manager"}, "user"),
+    ],
+)
+def test_what_is_wrong_is_named(adder, queue, fields, field):
+    """N03, N06, H02, U14, U15, U17: 400 with the field, and nothing is queued."""
+    assert adder.post("@tasks", fields).error == (400, "BadRequest", field)
+    assert queue.tasks() == []
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("url=", "url"),
+        ("url=a&url=b", "url"),
+        ("url=%ff", "url"),
+        (f"url={HOOK}&timeout=abc", "timeout"),
+        (f"url={HOOK}&timeout=nan", "timeout"),
+        (f"url={HOOK}&delay=inf", "delay"),
+        (f"url={HOOK}&max_attempts=1.5", "max_attempts"),
+        (f"url={HOOK}&max_attempts={'9' * 5000}", "max_attempts"),
+        (f"url={HOOK}&eta=now", "eta"),
+        (f"url={HOOK}&colour=red", "colour"),
+        (f"url={HOOK}&params=a", "params"),
+        (f"url={HOOK}&method=get%0d%0a", "method"),
+    ],
+)
+def test_what_is_wrong_with_a_query_is_named(adder, queue, query, field):
+    """N03, N06: as in JSON."""
+    assert adder("POST", f"@tasks?{query}").error == (400, "BadRequest", field)
+    assert queue.tasks() == []
+
+
+def test_a_passed_header_cannot_change_the_framing(adder):
+    """D23: neither length nor host nor type."""
+    for name in ("Host", "Content-Length", "Transfer-Encoding", "Content-Type", "Connection"):
+        answer = adder("POST", f"@tasks?url={HOOK}", **{f"Task-Passthrough-{name}": "x"})
+        assert answer.error == (400, "BadRequest", "headers"), name
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b'"text"', b"5", b"null", b"\xff", b"[" * 500, b'{"a": 1e'[:-1]]
+)
+def test_a_body_that_is_no_json_object(adder, body):
+    """H03: never a 500."""
+    answer = adder("POST", "@tasks", body=body, **{"Content-Type": "application/json"})
+    assert answer.error == (400, "BadRequest", "body")
+
+
+def test_too_much(adder, queue, other_queue, monkeypatch):
+    """413: of the queue that is meant, and of any before it is read."""
+    answer = adder.post("@tasks", {"url": HOOK, "payload": "x" * 101, "queue": "hooks"})
+    assert answer.error == (413, "PayloadTooLarge", "payload")
+    answer = adder("POST", f"@tasks?url={HOOK}&queue=hooks", body=b"x" * 101)
+    assert answer.error == (413, "PayloadTooLarge", "payload")
+    assert adder.post("@tasks", {"url": HOOK, "payload": "x" * 101}).status == 201
+    limit = queue.settings.max_payload * envelope.ESCAPED + envelope.ENVELOPE
+    answer = adder("POST", "@tasks", body=b" " * (limit + 1), **{"Content-Type": "text/plain"})
+    assert answer.error == (413, "PayloadTooLarge", "payload")
+
+
+def test_as_much_as_a_queue_takes(adder, queue):
+    """However it is written in JSON."""
+    payload = "\x01" * queue.settings.max_payload
+    assert task_of(queue, adder.post("@tasks", {"url": HOOK, "payload": payload})).payload
+
+
+def test_who_may_add(anonymous, member, viewer, manager, root):
+    """U13, N04, N20: closed by default, and that comes before anything is looked at."""
+    assert anonymous.post("@tasks", {"bad": 1}).status == 401
+    for person in (member, viewer):
+        assert person.post("@tasks", {"bad": 1}).error == (403, "Forbidden", None)
+    for person in (manager, root):
+        assert person.post("@tasks", {"bad": 1}).error == (400, "BadRequest", "bad")
+
+
+def test_a_root_user_is_one(root, queue):
+    """Who is known by the root of Zope stays known by it."""
+    task = task_of(queue, root.post("@tasks", {"url": HOOK}))
+    assert (task.user.folder, task.user.id) == ("/acl_users", SITE_OWNER_NAME)
+
+
+def test_a_queue_is_chosen(adder, other_queue):
+    """C21: the alphabetically first one, if none is named."""
+    with task_queue("aaa"):
+        assert adder.post("@tasks", {"url": HOOK}).json["queue"] == "aaa"
+        assert adder.post("@tasks", {"url": HOOK, "queue": "hooks"}).json["queue"] == "hooks"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods(adder, queue, method):
+    """N05: those of `add`, in any case."""
+    task = task_of(queue, adder.post("@tasks", {"url": HOOK, "method": method.lower()}))
+    assert task.method == method

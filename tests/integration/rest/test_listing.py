@@ -1,0 +1,140 @@
+"""``GET /@tasks``: pages, filters, and whose tasks they are."""
+
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.services import listing
+from collective.taskqueue.task import Outcome
+import pytest
+import transaction
+
+
+HOOK = "https://example.org/hook"
+
+
+@pytest.fixture
+def tasks(adder, editor, queue, other_queue):
+    """Five tasks of two people in two queues; one of them has succeeded."""
+    ids = [adder.add(url=HOOK)]
+    consumer = Consumer(queue.storage, lambda attempt: Outcome(200), ServerSettings())
+    consumer.step()
+    consumer.stop()
+    ids += [adder.add(url=HOOK, description="second"), editor.add(url=HOOK, delay=60)]
+    ids += [adder.add(url=HOOK, queue="hooks"), editor.add(url=HOOK, queue="hooks")]
+    return ids
+
+
+def ids(answer):
+    assert answer.status == 200, answer
+    assert answer.json["items_total"] >= len(answer.json["items"])
+    return [item["id"] for item in answer.json["items"]]
+
+
+def test_all_tasks(manager, viewer, root, tasks):
+    """H05, U45: of all queues, oldest first, each with its address."""
+    for person in (manager, viewer, root):
+        answer = person.get("@tasks")
+        assert ids(answer) == tasks
+        assert answer.json["items_total"] == 5
+        assert answer.json["@id"] == "http://localhost:8080/plone/@tasks"
+        assert "batching" not in answer.json
+    first = answer.json["items"][1]
+    assert first["@id"] == f"http://localhost:8080/plone/@tasks/{tasks[1]}"
+    assert (first["description"], first["state"]) == ("second", "queued")
+
+
+def test_own_tasks(adder, editor, member, tasks):
+    """Whoever may view no others sees their own, however they ask for more."""
+    mine = [tasks[0], tasks[1], tasks[3]]
+    assert ids(adder.get("@tasks")) == mine
+    assert ids(adder.get("@tasks?user=adder")) == mine
+    assert ids(adder.get("@tasks?user=editor")) == []
+    assert ids(adder.get("@tasks?state=succeeded")) == [tasks[0]]
+    assert ids(adder.get("@tasks?queue=hooks")) == [tasks[3]]
+    assert ids(editor.get("@tasks")) == [tasks[2], tasks[4]]
+    assert ids(member.get("@tasks")) == []
+    assert adder.get("@tasks").json["items_total"] == 3
+
+
+def test_filters(manager, tasks):
+    """By queue, state and user, and all of them together."""
+    assert ids(manager.get("@tasks?queue=hooks")) == tasks[3:]
+    assert ids(manager.get("@tasks?state=queued")) == [tasks[1], *tasks[3:]]
+    assert ids(manager.get("@tasks?user=editor")) == [tasks[2], tasks[4]]
+    assert ids(manager.get("@tasks?user=editor&state=scheduled&queue=default")) == [tasks[2]]
+    assert ids(manager.get("@tasks?user=nobody")) == []
+    assert ids(manager.get("@tasks?state=running")) == []
+
+
+def test_pages(manager, adder, tasks):
+    """One leads to the next, across queues, until all tasks were there."""
+    for person, expected in ((manager, tasks), (adder, [tasks[0], tasks[1], tasks[3]])):
+        found = []
+        path = "@tasks?b_size=2"
+        while path:
+            answer = person.get(path)
+            assert len(answer.json["items"]) <= 2
+            found += ids(answer)
+            links = answer.json["batching"]
+            assert links["first"].endswith("b_start=0&b_size=2")
+            path = links.get("next", "").removeprefix("http://localhost:8080")
+        assert found == expected
+
+
+def test_a_page_reads_no_more_than_it_shows(manager, queue, monkeypatch):
+    """However many tasks there are: the cost is that of a page."""
+    for _ in range(250):
+        queue.add(HOOK)
+    transaction.commit()
+    asked = []
+    real = queue.storage.tasks
+
+    def tasks(state=None, user=None, start=0, size=50):
+        asked.append((start, size))
+        return real(state, user, start, size)
+
+    monkeypatch.setattr(queue.storage, "tasks", tasks)
+    answer = manager.get("@tasks?b_size=10&b_start=200")
+    assert answer.json["items_total"] == 250
+    assert asked == [(200, listing.MAX_SIZE)]
+
+
+def test_tasks_that_disappear_meanwhile(manager, adder, queue, monkeypatch):
+    """They are missing from the page, and nothing worse happens."""
+    for _ in range(3):
+        adder.add(url=HOOK)
+    monkeypatch.setattr(queue.storage, "tasks", lambda *args: [])
+    answer = manager.get("@tasks")
+    assert (answer.status, answer.json["items"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("b_size=0", "b_size"),
+        ("b_size=-1", "b_size"),
+        ("b_size=101", "b_size"),
+        ("b_size=abc", "b_size"),
+        ("b_size=1&b_size=2", "b_size"),
+        ("b_size=%D9%A1", None),
+        ("b_start=-1", "b_start"),
+        ("b_start=99999999999999999999", "b_start"),
+        ("state=asleep", "state"),
+        ("state:list=queued", "state"),
+        ("queue=nope", "queue"),
+        ("user:int=5", "user"),
+    ],
+)
+def test_what_is_wrong_is_named(manager, query, field):
+    """400 with the field."""
+    answer = manager.get(f"@tasks?{query}")
+    if field is None:
+        assert answer.status == 200
+    else:
+        assert answer.error == (400, "BadRequest", field)
+
+
+@pytest.mark.parametrize("where", ["?BODY=%7B%22b_size%22:0%7D", "?b_start=5000&b_size=7"])
+def test_pages_that_are_not_there(manager, tasks, where):
+    """Nothing is read from a body that there is not, and behind the end there is nothing."""
+    assert manager.get(f"@tasks{where}").status == 200
+    assert manager("GET", "@tasks", Cookie='BODY={"b_size":0}').status == 200

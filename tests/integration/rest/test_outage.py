@@ -1,0 +1,75 @@
+"""The storage is down: 503 and when to come again, never a wrong answer."""
+
+from collective.taskqueue.errors import StorageUnavailable
+import pytest
+
+
+HOOK = "https://example.org/hook"
+
+
+@pytest.fixture
+def down(queue, monkeypatch):
+    """Return a function after which methods of the storage do not answer any more."""
+
+    def down(*names):
+        def fail(*args, **kwargs):
+            raise StorageUnavailable("ConnectionError: secret host")
+
+        for name in names:
+            monkeypatch.setattr(queue.storage, name, fail)
+
+    return down
+
+
+def assert_unavailable(answer):
+    assert answer.error == (503, "ServiceUnavailable", None)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.headers["Content-Type"] == "application/json"
+    assert b"secret" not in answer.body
+
+
+def test_nothing_is_promised(adder, queue, down):
+    """C34: what cannot be queued is not said to be, also if it turns out in the commit."""
+    down("stage")
+    answer = adder.post("@tasks", {"url": HOOK})
+    assert_unavailable(answer)
+    assert "Location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "@tasks"),
+        ("GET", "@tasks?user=adder"),
+        ("GET", "@tasks/1"),
+        ("DELETE", "@tasks/1"),
+        ("POST", "@tasks/1/run"),
+        ("GET", "@tasks/1/response?wait=30"),
+        ("GET", "@taskqueues/default"),
+        ("POST", "@taskqueues/default/pause"),
+        ("POST", "@taskqueues/default/purge"),
+        ("DELETE", "@taskqueues/default/tasks"),
+    ],
+)
+def test_nothing_is_made_up(manager, down, method, path):
+    """C47: neither an empty list nor a 404."""
+    down("get", "tasks", "counts", "consumers", "pause", "purge", "clear")
+    assert_unavailable(manager(method, path))
+
+
+def test_a_task_of_another_queue_is_still_there(adder, editor, other_queue, down):
+    """Those who may not see it are told what they are told of any other id."""
+    task_id = adder.add(url=HOOK, queue="hooks")
+    down("get")
+    assert adder.get(f"@tasks/{task_id}").status == 200
+    for each in (task_id, "unknown"):
+        assert_unavailable(editor.get(f"@tasks/{each}"))
+
+
+def test_the_list_of_queues_says_so(manager, other_queue, down):
+    """C47: of the others it tells as ever."""
+    down("counts")
+    first, second = manager.get("@taskqueues").json["items"]
+    assert (first["name"], first["available"]) == ("default", False)
+    assert "counts" not in first
+    assert (second["available"], second["counts"]["queued"]) == (True, 0)
