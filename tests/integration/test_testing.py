@@ -1,6 +1,7 @@
 """What add-ons get for their tests keeps its promises."""
 
 from AccessControl import getSecurityManager
+from collective.taskqueue import task
 from collective.taskqueue import taskqueue
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskQueueError
@@ -178,7 +179,8 @@ def test_what_is_due_later_waits(view, queue):
     assert queue.counts()["scheduled"] == 2
 
 
-def test_a_record_that_is_not_kept(view):
+def test_a_record_that_is_not_kept(view, monkeypatch):
+    monkeypatch.setattr(task, "LINGER", 0.0)
     taskqueue.add(view("fine", lambda context, request: ""), keep=0)
     taskqueue.add("/plone/@@fine")
     transaction.commit()
