@@ -84,7 +84,7 @@ def test_one_access_line_for_each_task(plone):
         (missing, "GET /Plone/missing", 404),
     ):
         plone.finished(task_id)
-        [line] = plone.lines("collective.taskqueue.access", task_id)
+        [line] = plone.lines("collective.taskqueue.access", f"task {task_id}:")
         pattern = (
             rf'.* INFO .*task {task_id}: "{re.escape(what)}" {status} \d+\.\d{{3}} s,'
             r" attempt 1, user jane"
