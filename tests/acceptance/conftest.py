@@ -42,7 +42,7 @@ getSiteManager(site).registerUtility(site.MailHost, IMailHost)
 transaction.commit()
 """
 
-#: The seed's sections verbatim, several queues, and sections with names.
+#: The predecessor's sections verbatim, several queues, and sections with names.
 QUEUES = """\
 %import collective.taskqueue
 <taskqueue />
@@ -112,8 +112,8 @@ def plone(template, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory):
-    """A running instance of bare Zope with exactly the seed's sections, a user folder that
-    is not pluggable, and a task that was queued before the process was ready."""
+    """A running instance of bare Zope with exactly the predecessor's sections, a user folder
+    that is not pluggable, and a task that was queued before the process was ready."""
     home = tmp_path_factory.mktemp("bare")
     instance = Instance(home, SNIPPET, ZOPE_ZCML, environ={"TASKQUEUE_TEST_EARLY": "1"})
     (home / "inituser").write_text("root:secret-root")

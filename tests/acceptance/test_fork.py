@@ -27,7 +27,7 @@ def forked(zope):
 
 
 def test_forked_workers(forked):
-    """issue 2, code 5: whoever queues a task runs it, once; nobody runs the parent's."""
+    """Whoever queues a task runs it, once; nobody runs the parent's."""
     instance, ports, workers = forked
 
     # Children that are no servers have no consumer; their tasks are theirs alone.

@@ -54,7 +54,7 @@ def receiver():
 
 
 def test_web_hooks(zope, receiver):
-    """N01, D24: after the commit and not without it, and only where the queue allows it."""
+    """N62, D15: after the commit and not without it, and only where the queue allows it."""
     url = f"http://127.0.0.1:{receiver.server_port}"
     instance = zope(SECTIONS.format(port=receiver.server_port)).start()
     visitor = {"Cookie": "__ac=secret-visitor", **basic("visitor"), "Accept-Language": "fi"}

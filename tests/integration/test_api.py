@@ -83,7 +83,7 @@ def test_add(url, queue):
 
 
 def test_add_to_a_queue(url, queue, other):
-    """C38: by default it is the alphabetically first one."""
+    """C21: by default it is the alphabetically first one."""
     with task_queue("a") as first:
         add(url, queue="other")
         add(url)
@@ -390,7 +390,7 @@ def test_reset(url, other):
 
 @pytest.mark.parametrize("name", ["tasks", "counts", "pause", "resume", "purge", "reset"])
 def test_unknown_queue(name, url, queue):
-    """C39: the known ones are listed; nothing is changed."""
+    """C22: the known ones are listed; nothing is changed."""
     task_id = add(url)
     with pytest.raises(UnknownQueue, match=r"'missing' \(known: default\)"):
         getattr(taskqueue, name)(queue="missing")

@@ -729,7 +729,7 @@ def test_a_port_that_is_allowed(functional, url):
 
 
 def test_options_of_a_web_hook(added):
-    """O01: patience is built in; a task of Zope has none of it."""
+    """N06, N41: patience is built in; a task of Zope has none of it."""
     task = added(HOOK)
     assert (task.max_attempts, task.timeout) == (36, 60.0)
     assert (task.backoff, task.min_backoff, task.max_backoff) == ("exponential", 2.0, 7200.0)

@@ -507,7 +507,7 @@ def test_limit_of_conflicts_is_the_consumers(view, queue, delays, limit, executi
 
 
 def test_conflicts_that_outlast_an_attempt(run, view, delays):
-    """Design §7: then it counts as an attempt, and the next one is scheduled."""
+    """Then it counts as an attempt, and the next one is scheduled."""
     done = run(view("work", Conflicting(1000)), max_attempts=2)
     assert done.status.state == "scheduled"
 
@@ -609,7 +609,7 @@ def test_status_that_is_set(run, view):
 
 
 def test_redirect_is_not_followed(run, view):
-    """C87, design §7."""
+    """C87: it may lead to a login form, which is no success."""
     done = run(view("away", lambda context, request: request.response.redirect("/elsewhere")))
     assert done.outcome.status == 302
     assert done.outcome.reason == "status 302, redirected to /elsewhere, not followed"
@@ -618,7 +618,7 @@ def test_redirect_is_not_followed(run, view):
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_any_2xx_is_success(run, view, status):
-    """Design §7."""
+    """N36, T08: not 200 alone."""
 
     def work(context, request):
         request.response.setStatus(status)
@@ -828,7 +828,7 @@ def test_failures_are_logged(run, view, caplog, error, text):
 
 
 def test_write_on_get_persists(run, view, portal, http):
-    """Design §7: a task is not cross-site; the same from outside is what it is protected from."""
+    """A task is not cross-site; the same from outside is what it is protected from."""
     setRoles(portal, TEST_USER_ID, ["Manager"])
     transaction.commit()
 

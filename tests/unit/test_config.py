@@ -19,7 +19,7 @@ import sys
 
 COMPONENT = ElementTree.parse(Path(config.__file__).with_name("component.xml")).getroot()
 
-#: The keys of behaviours.md, C112, with their defaults.
+#: The keys that the predecessor had (C112), with their defaults.
 C112_QUEUE = {
     "queue": "default",
     "type": "local",
@@ -36,7 +36,7 @@ C112_SERVER = {
     "retry_max_count": 10,
 }
 
-#: Ours, added by design.md, section 6, and later.
+#: The keys that it had not.
 OUR_QUEUE = {
     "url": "",
     "max_attempts": None,

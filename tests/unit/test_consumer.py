@@ -197,7 +197,7 @@ def test_the_schedule_follows_the_clock_of_the_consumer(make, storage, clock):
     "failure", [ValueError("no"), SystemExit(3), KeyboardInterrupt(), TaskTimeout("late")]
 )
 def test_what_perform_raises_ends_the_attempt(make, storage, failure, caplog):
-    """D54: whatever it is, with a traceback in the record and in the log, once."""
+    """D08: whatever it is, with a traceback in the record and in the log, once."""
 
     def perform(attempt):
         raise failure
@@ -436,7 +436,7 @@ def test_a_thread_lives_on_whatever_a_chore_raises(make, storage, told, quick, c
 
 
 def test_a_thread_lives_on_after_poisonous_tasks(make, storage, told, caplog):
-    """D54: whatever they raise, the next one is run."""
+    """D08: whatever they raise, the next one is run."""
     poisons = [ValueError("no"), SystemExit(1), KeyboardInterrupt(), GeneratorExit(), TaskTimeout()]
 
     def perform(attempt):

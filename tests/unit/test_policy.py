@@ -132,7 +132,7 @@ def test_client_errors_fail_at_once_unless_time_may_heal_them(status):
 
 
 def test_the_statuses_that_time_may_heal():
-    """design.md, section 7."""
+    """N38: these and no others."""
     assert {408, 423, 425, 429, 449} == TRANSIENT_STATUSES
 
 

@@ -1,4 +1,4 @@
-"""The rooms of design.md, section 3: who imports whom, and how large a room may be.
+"""The rooms of docs/design.rst: who imports whom, and how large a room may be.
 
 Read from the source, not from what happens to be loaded: an import inside a function counts
 like any other.

@@ -18,6 +18,9 @@ storage that asks a server for the time brings a clock that shifts the server's 
 
 Times are only compared to within five seconds, so the clock may run. Nothing sleeps; a
 test that waits gives up after `base.BOUND` seconds.
+
+Ids such as C30 are explained in docs/behaviours.rst of the repository, numbers of
+guarantees in its README.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ class Steering(Base):
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_a_removed_task_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:
-        """H17: it alone, and for good."""
+        """T04: it alone, and for good."""
         task = bring_to(storage, clock, state)
         other = bring_to(storage, clock, state)
         assert storage.remove(task.id) is None
@@ -227,7 +227,7 @@ class Steering(Base):
             storage.remove(task.id)
 
     def test_clear_touches_only_what_waits(self, storage: Any, clock: Any) -> None:
-        """D25, H18: running tasks end as usual, finished ones are kept, staged ones come."""
+        """D25, T05: running tasks end as usual, finished ones are kept, staged ones come."""
         kept = [bring_to(storage, clock, state) for state in (*FINISHED, RUNNING)]
         waiting = [*add(storage, new_task(), new_task()), add_one(storage, due=clock() + 100)]
         staged = new_task()
