@@ -144,7 +144,7 @@ def login(name: str, password: str | None = None) -> Client:
 
 
 @pytest.fixture(scope="package")
-def rest_site(layers):
+def rest_site():
     with set_up(REST_FUNCTIONAL):
         yield
 
