@@ -10,6 +10,7 @@ from collective.taskqueue.keeper import STUCK_INTERVAL
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
 from itertools import pairwise
+from math import ceil
 import logging
 import pytest
 import threading
@@ -271,7 +272,8 @@ def test_a_stuck_task_is_reported_every_minute(keeper, storage, caplog):
     attempt = make_attempt(storage, timeout=50.0)
     attempt.interrupt = lambda: False
     with keeper.watch(attempt):
-        now = time.monotonic()
+        # Whole seconds: their differences are exact.
+        now = ceil(time.monotonic())
         for second in range(40, 300):
             keeper.look(now + second)
     reports = stuck(caplog)
