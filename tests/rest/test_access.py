@@ -199,3 +199,12 @@ def test_a_preflight_is_answered(anonymous):
 def test_nothing_is_cached(adder):
     """What is true of a task now is not true in a moment."""
     assert adder.get("@tasks").headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("spelling", ["../..", "%2e%2e/%2e%2e", "%2E%2e/.."])
+def test_a_task_that_climbs_out_of_the_site_is_not_the_sites(viewer, queue, spelling):
+    """However its way out is spelled: who may see tasks of the site does not see it."""
+    put(queue, "/plone/news", user=None)
+    assert viewer.get("@tasks").json["items_total"] == 1
+    put(queue, f"/plone/news/{spelling}/other", user=None)
+    assert viewer.get("@tasks").json["items_total"] == 1

@@ -13,6 +13,7 @@ from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Task
 from typing import Any
+from urllib.parse import unquote
 from zExceptions import Unauthorized
 
 
@@ -75,7 +76,8 @@ class Access:
     def _is_here(self, task: Task) -> bool:
         if task.user is not None and task.user.folder.startswith(f"{self._path}/"):
             return True
-        path = task.url.partition("?")[0]
+        # As the publisher reads it.
+        path = unquote(task.url.partition("?")[0])
         foreign = task.user is not None and task.user.folder.count("/") > 1
         return not foreign and ".." not in path and f"{path}/".startswith(f"{self._path}/")
 
