@@ -205,6 +205,6 @@ def test_nothing_is_cached(adder):
 def test_a_task_that_climbs_out_of_the_site_is_not_the_sites(viewer, queue, spelling):
     """However its way out is spelled: who may see tasks of the site does not see it."""
     put(queue, "/plone/news", user=None)
-    assert viewer.get("@tasks").json["items_total"] == 1
+    assert len(viewer.get("@tasks").json["items"]) == 1
     put(queue, f"/plone/news/{spelling}/other", user=None)
-    assert viewer.get("@tasks").json["items_total"] == 1
+    assert len(viewer.get("@tasks").json["items"]) == 1
