@@ -10,6 +10,6 @@ setup(
     packages=find_packages("src"),
     include_package_data=True,
     zip_safe=False,
-    install_requires=["collective.taskqueue", "plone.api"],
+    install_requires=["collective.taskqueue", "plone.api", "plone.restapi"],
     entry_points={"plone.autoinclude.plugin": ["target = plone"]},
 )

@@ -11,12 +11,15 @@ from collective.taskqueue.errors import UnknownQueue
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.publisher import current_attempt
+from collective.taskqueue.services.shape import task_url
 from collective.taskqueue.task import Result
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
 from typing import Any
 from zope.component import getUtilitiesFor
 from zope.component import queryUtility
+from zope.component.hooks import getSite
+from zope.globalrequest import getRequest
 
 
 def add(
@@ -46,6 +49,24 @@ def add(
         joined the transaction.
     """
     return _queue(queue).add(url, method, params, headers, payload, **options)
+
+
+def accepted(task_id: str) -> dict[str, str]:
+    """Answer the current request with 202, and with the url that tells how the task is doing.
+
+    Called by a view or a service after `add`, for work that nobody should wait for.
+    Returns the body, to be sent as JSON: the url as ``@id``, and the id. Whoever queued the
+    task may ask there.
+
+    Raises `RuntimeError` without a request or without a site.
+    """
+    request, site = getRequest(), getSite()
+    if request is None or site is None:
+        raise RuntimeError("there is no request to answer, or no site to ask later")
+    url = task_url(site.absolute_url(), task_id)
+    request.response.setStatus(202)
+    request.response.setHeader("Location", url)
+    return {"@id": url, "id": task_id}
 
 
 def status(task_id: str, queue: str | None = None) -> TaskStatus:
