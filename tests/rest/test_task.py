@@ -73,6 +73,16 @@ def test_progress(adder, queue):
     assert (task["state"], task["consumer"]) == ("running", "one")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_progress_that_no_json_can_tell(adder, queue, number):
+    """A view may say anything."""
+    task_id = adder.add(url="/plone/@@view")
+    (lease,) = queue.storage.reserve("one", timeout=0)
+    queue.storage.report(lease, Progress(number, number, "", 0.0))
+    progress = adder.get(f"@tasks/{task_id}").json["progress"]
+    assert (progress["done"], progress["total"]) == (None, None)
+
+
 @pytest.mark.parametrize("delay", [0, 60])
 def test_cancel_a_task_that_waits(adder, queue, delay):
     """H13, H14, T04, U41, U48: it never runs, and there is no response."""

@@ -27,6 +27,11 @@ DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"
 QUOTED = [path for kind in ("py", "zcml", "xml") for path in sorted(DEMO.rglob(f"*.{kind}"))]
 QUOTED += sorted((ROOT / "tests").rglob("test_example_*.py"))
 
+#: Requests and responses, as they were; see `tests/rest/test_recordings.py`.
+RECORDINGS = {
+    path.read_text(encoding="utf-8") for path in (ROOT / "tests/rest/recordings").glob("*.http")
+}
+
 #: What is no room: registrations, and the vocabulary for forms.
 GLUE = {"configure.zcml", "vocabulary.py"}
 
@@ -70,6 +75,11 @@ def check_quotation(text, folder):
     sources = [path.read_text(encoding="utf-8") for path in QUOTED]
     spellings = [f"{indent(text, ' ' * width)}\n" for width in (0, 2, 4)]
     assert any(f"\n{spelling}" in source for spelling in spellings for source in sources), text
+
+
+def check_recording(text, folder):
+    """A request and its response are what a test has recorded."""
+    assert f"{text}\n" in RECORDINGS, text
 
 
 def check_zope_conf(text, folder):
@@ -122,6 +132,7 @@ def check_outline(text, folder):
 CHECKS = {
     "python": check_quotation,
     "xml": check_quotation,
+    "http": check_recording,
     "apacheconf": check_zope_conf,
     "console": check_command,
     "ini": check_logging,
@@ -148,6 +159,12 @@ def test_names(path):
             resolve(text)
         elif re.fullmatch(r"make [a-z-]+", text):
             check_command(text, None)
+
+
+def test_recordings():
+    """All of them are shown; what nobody reads need not be recorded."""
+    cases = [case.values for case in snippets()]
+    assert {f"{text}\n" for language, text in cases if language == "http"} == RECORDINGS
 
 
 def test_rooms():

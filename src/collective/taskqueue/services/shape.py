@@ -13,6 +13,7 @@ from collective.taskqueue.task import TaskStatus
 from datetime import datetime
 from datetime import UTC
 from typing import Any
+import math
 
 
 def summary(status: TaskStatus, site: str) -> dict[str, Any]:
@@ -92,10 +93,13 @@ def task_url(site: str, task_id: str) -> str:
 
 
 def moment(seconds: float | None) -> str | None:
-    """Return a moment as ISO 8601 in UTC."""
+    """Return a moment as ISO 8601 in UTC; None also for one that no calendar has."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    except (OSError, OverflowError, ValueError):
+        return None
 
 
 def _attempt(attempt: AttemptRecord, inside: bool) -> dict[str, Any]:
@@ -113,7 +117,13 @@ def _attempt(attempt: AttemptRecord, inside: bool) -> dict[str, Any]:
 def _progress(progress: Progress | None) -> dict[str, Any] | None:
     if progress is None:
         return None
-    return {"done": progress.done, "total": progress.total, "message": progress.message}
+    total = None if progress.total is None else _finite(progress.total)
+    return {"done": _finite(progress.done), "total": total, "message": progress.message}
+
+
+def _finite(number: float) -> float | None:
+    # A view may say anything, and JSON has no word for the rest.
+    return number if math.isfinite(number) else None
 
 
 def _headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
