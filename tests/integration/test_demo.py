@@ -127,9 +127,10 @@ def test_no_folder_for_the_letters(page, tmp_path):
     """A mail host that cannot send refuses the commit, and the task fails."""
     (tmp_path / "mails").write_text("a file where the folder should be")
     send(page, 1)
-    run, *_ = run_tasks()
+    run, notice = run_tasks()
     assert run.status.state == "failed"
     assert "FileExistsError" in run.status.reason
+    assert notice.task.url.startswith("/plone/@@demo-failure-letter")
 
 
 def test_no_mail_server(page, portal):
@@ -142,7 +143,7 @@ def test_no_mail_server(page, portal):
         api.portal.set_registry_record("plone.smtp_port", nobody.getsockname()[1])
         transaction.commit()
         send(page, 1)
-        run, *_ = run_tasks()
+        run, _ = run_tasks()
     assert run.status.state == "failed"
     assert "ConnectionRefusedError" in run.status.reason
 
