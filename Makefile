@@ -76,6 +76,7 @@ format: $(STAMP) ## Bring the code into its form
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.shared
+	$(BIN)/python -m benchmarks.web
 
 # Versions that only some machines need become sections with the same condition. Buildout
 # overlooks the versions of its own packages unless their names are written with dots.

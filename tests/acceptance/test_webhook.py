@@ -5,7 +5,9 @@ from acceptance.instance import wait_for
 from acceptance.instance import WAIT_TIMEOUT
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 import pytest
+import re
 import threading
 
 
@@ -22,6 +24,12 @@ SECTIONS = """\
   queue strict
 </taskqueue-server>
 """
+
+
+FIFTY = """\
+<taskqueue-server>
+  concurrent_limit 50
+</taskqueue-server>"""
 
 
 @pytest.fixture
@@ -86,3 +94,45 @@ def test_web_hooks(zope, receiver):
     assert status["reason"] == "refused: 127.0.0.1 is at 127.0.0.1, which is no public address"
     assert len(status["attempts"]) == 1
     assert len(receiver.calls) == 2
+
+
+#: What a process of fifty slow web hooks may take, in bytes.
+MEMORY = 150 * 1024 * 1024
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Answers no call before fifty are there."""
+
+    def log_message(self, *args):
+        """The test counts the calls."""
+
+    def do_POST(self):
+        self.server.barrier.wait(WAIT_TIMEOUT)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_fifty_at_once(zope):
+    """Each of them waits for all the others; the process stays small."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.request_queue_size = 50
+    server.barrier = threading.Barrier(50)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        sections = SECTIONS.format(port=server.server_port)
+        sections = sections.replace("<taskqueue-server />", FIFTY)
+        instance = zope(sections).start()
+        url = f"http://127.0.0.1:{server.server_port}/slow"
+        asked = instance.add(*[{"url": url, "max_attempts": 1}] * 50, path="")
+        states = {instance.finished(task_id)["state"] for task_id in asked["ids"]}
+        assert states == {"succeeded"}
+        status = Path(f"/proc/{instance.process.pid}/status").read_text()
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+        assert int(peak) * 1024 < MEMORY
+    finally:
+        server.barrier.abort()
+        server.shutdown()
+        server.server_close()
+        thread.join(WAIT_TIMEOUT)

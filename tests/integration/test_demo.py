@@ -192,6 +192,53 @@ def test_slow_work(page):
     assert run.outcome.body == b"worked for 0.01 s"
 
 
+@pytest.fixture
+def ask(open_browser, page):
+    """Return a function that asks as the script of the page does."""
+    token = page.getForm(id="demo-bulk").getControl(name="_authenticator").value
+
+    def ask(url, body=None, token=token):
+        browser = open_browser()
+        browser.raiseHttpErrors = False
+        browser.addHeader("Accept", "application/json")
+        browser.addHeader("X-CSRF-TOKEN", token)
+        if body is None:
+            browser.open(url)
+        else:
+            browser.post(url, json.dumps(body), "application/json")
+        return int(browser.headers["Status"].split()[0]), json.loads(browser.contents)
+
+    return ask
+
+
+def test_a_bulk_operation(page, ask, portal):
+    """202 and a url, which tells how far it has come, and at last how it went."""
+    page.getControl("Create and publish").click()
+    run_tasks()
+    page.open("http://nohost/plone/@@taskqueue-demo")
+    status, accepted = ask("http://nohost/plone/@demo-tag", {"tag": "checked"})
+    assert status == 202
+    assert accepted["@id"] == f"http://nohost/plone/@tasks/{accepted['id']}"
+    status, task = ask(accepted["@id"])
+    assert (status, task["state"], task["progress"]) == (200, "queued", None)
+    run_tasks()
+    _, task = ask(accepted["@id"])
+    assert (task["state"], task["progress"]["done"], task["progress"]["total"]) == (
+        "succeeded",
+        4,
+        4,
+    )
+    assert ask(task["response"])[1]["body"] == "tagged 4 pages"
+    assert len(api.content.find(Subject="checked")) == 4
+
+
+def test_a_bulk_operation_for_somebody_else(ask, queue):
+    """Without the token of the page nothing is queued."""
+    status, _ = ask("http://nohost/plone/@demo-tag", {"tag": "a"}, token="forged")
+    assert status == 403
+    assert len(queue) == 0
+
+
 def test_whoami(page):
     """The task runs as who pressed the button, and at the same address."""
     page.getControl("Ask").click()

@@ -322,6 +322,15 @@ def test_who_may_add(anonymous, member, viewer, manager, root):
         assert person.post("@tasks", {"bad": 1}).error == (400, "BadRequest", "bad")
 
 
+def test_the_order_is_kept(adder, queue):
+    """N31, O13, T01, U24, U26: first in, first out, and equal tasks are different tasks."""
+    assert len(queue) == 0
+    ids = [adder.add(url=HOOK) for _ in range(12)]
+    assert len(queue) == 12
+    assert len(set(ids)) == 12
+    assert [lease.task.id for lease in queue.storage.reserve("one", 20, 0)] == ids
+
+
 def test_a_root_user_is_one(root, queue):
     """Who is known by the root of Zope stays known by it."""
     task = task_of(queue, root.post("@tasks", {"url": HOOK}))

@@ -29,7 +29,8 @@ def assert_unavailable(answer):
 
 
 def test_nothing_is_promised(adder, queue, down):
-    """C34: what cannot be queued is not said to be, also if it turns out in the commit."""
+    """C34, N30, U28: what cannot be queued is not said to be, even if the commit is the first
+    to know."""
     down("stage")
     answer = adder.post("@tasks", {"url": HOOK})
     assert_unavailable(answer)

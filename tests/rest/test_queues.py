@@ -26,7 +26,7 @@ def perform(queue, *statuses):
 
 
 def test_all_queues(manager, viewer, queue, other_queue, adder):
-    """T02: each with its address and its numbers."""
+    """N01, T02, U12: each with its address and its numbers, for those who may view them."""
     adder.add(url=HOOK, queue="hooks")
     other_queue.pause()
     for person in (manager, viewer):

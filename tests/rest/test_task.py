@@ -35,7 +35,7 @@ def perform(queue, *outcomes):
 
 
 def test_a_task_that_waits(adder, queue):
-    """N10, H06, H07, U39, U46: what it is, and in which state."""
+    """N10, H04, H06, H07, T03, U39, U46: what it is, and in which state."""
     task_id = adder.add(url=HOOK, method="PUT", timeout=5, description="D", delay=60)
     task = adder.get(f"@tasks/{task_id}").json
     assert task["url"] == HOOK
@@ -48,7 +48,7 @@ def test_a_task_that_waits(adder, queue):
 
 
 def test_a_task_that_has_ended(adder, queue):
-    """H08, H12, U30, U38: its history, and how it went."""
+    """H08, H09, H12, N11, T06, U30, U38: its history, and how it went."""
     task_id = adder.add(url=HOOK, max_attempts=2)
     perform(queue, Outcome(503, "status 503", error="Traceback: secret"))
     task = adder.get(f"@tasks/{task_id}").json

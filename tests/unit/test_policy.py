@@ -50,7 +50,7 @@ def follow(status, **fields):
 
 
 def test_the_exponential_schedule():
-    """N39: it doubles, from `min_backoff` up to `max_backoff`."""
+    """N39, U34: it doubles, from `min_backoff` up to `max_backoff`."""
     expected = [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 7200, 7200, 7200]
     assert pauses(15) == pytest.approx(expected)
 

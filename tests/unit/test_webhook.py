@@ -184,7 +184,7 @@ def test_signature(run, receiver):
     ],
 )
 def test_outcomes(run, receiver, code, state, word):
-    """N35 to N38: what succeeds, what fails, what is tried again."""
+    """N35, N36, N37, N38, U31: what succeeds, what fails, what is tried again."""
     receiver.answer = say(code)
     status = run(max_attempts=3)
     assert status.state == state

@@ -1,0 +1,198 @@
+"""The HTTP interface of a real process: over the wire, with a consumer, to somebody's server."""
+
+from acceptance.instance import basic
+from acceptance.instance import wait_for
+from acceptance.instance import WAIT_TIMEOUT
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
+from http.server import ThreadingHTTPServer
+import json
+import pytest
+import threading
+
+
+SECTIONS = """\
+%import collective.taskqueue
+<taskqueue>
+  allow_hosts 127.0.0.1:{port}
+  max_attempts 2
+  min_backoff 0
+</taskqueue>
+<taskqueue-server>
+  concurrent_limit 2
+</taskqueue-server>
+"""
+
+
+class Receiver(ThreadingHTTPServer):
+    """Somebody else's server; it remembers what it was sent, and answers slowly if asked to."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.calls = []
+        self.gate = threading.Event()
+
+    def of(self, path):
+        return [call for call in self.calls if call[1] == path]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        """The test looks at the calls."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.calls.append((self.command, self.path, dict(self.headers), body))
+        if self.path == "/slow" and self.command == "POST":
+            self.server.gate.wait(WAIT_TIMEOUT)
+        self.send_response(500 if self.path == "/broken" else 200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(b"thanks")
+
+    do_PUT = do_DELETE = do_POST
+
+
+@pytest.fixture(scope="module")
+def receiver():
+    server = Receiver()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.gate.set()
+    server.shutdown()
+    server.server_close()
+    thread.join(WAIT_TIMEOUT)
+
+
+@pytest.fixture(scope="module")
+def instance(template, tmp_path_factory, receiver):
+    sections = SECTIONS.format(port=receiver.server_port)
+    instance = template.copy(tmp_path_factory.mktemp("rest"), sections)
+    try:
+        yield instance.start()
+    finally:
+        instance.kill()
+
+
+@pytest.fixture
+def call(instance):
+    """Make a request of the interface; return its status and what it says."""
+
+    def call(method, path, body=None, user="editor", **headers):
+        if isinstance(body, dict):
+            body, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        headers = {"Accept": "application/json", **basic(user), **headers}
+        path = path if path.startswith("/") else f"/Plone/{path}"
+        status, found, content = instance.request(method, path, body, headers)
+        return status, json.loads(content) if content else found
+
+    return call
+
+
+@pytest.fixture
+def url(receiver):
+    return f"http://127.0.0.1:{receiver.server_port}"
+
+
+def test_send_and_receive(call, url):
+    """U38, U46, U47: add, wait for the response, remove it."""
+    status, task = call("POST", "@tasks", {"url": f"{url}/hook", "payload": {"a": "€"}})
+    assert status == 201
+    status, response = call("GET", f"@tasks/{task['id']}/response?wait=30")
+    assert (status, response["status"], response["body"]) == (200, 200, "thanks")
+    assert response["headers"]["Content-Type"] == "text/plain"
+    assert call("GET", f"@tasks/{task['id']}")[1]["state"] == "succeeded"
+    assert call("DELETE", f"@tasks/{task['id']}/response")[0] == 204
+    assert call("DELETE", f"@tasks/{task['id']}/response")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/octet-stream", bytes(range(256))),
+        ("application/x-www-form-urlencoded; charset=latin-1", "a=ä".encode("latin-1")),
+        ("application/json; charset=utf-8", '{"a": "€"}'.encode()),
+    ],
+)
+def test_the_raw_body_arrives(call, url, receiver, kind, body):
+    """U19, U20, U32, N07, N09, N42: byte by byte, with its type and the passed headers alone."""
+    headers = {"Content-Type": kind, "Task-Passthrough-FOO": "Bar", "Cookie": "mine=1"}
+    status, task = call("POST", f"@tasks?url={url}/raw&method=PUT", body, **headers)
+    assert status == 201
+    assert call("GET", f"@tasks/{task['id']}/response?wait=30")[0] == 200
+    (method, _, received, content) = receiver.of("/raw")[-1]
+    assert (method, content) == ("PUT", body)
+    assert (received["Content-Type"], received["Foo"]) == (kind, "Bar")
+    assert (received["X-Task-Id"], received["X-Task-Attempt"]) == (task["id"], "1")
+    assert {"Cookie", "Authorization", "Accept"} & set(received) <= {"Accept"}
+
+
+def test_a_task_that_is_cancelled_while_it_runs(call, url, receiver):
+    """H15, H24: the call is dropped, a DELETE is sent to the same url, and no response is kept."""
+    _, task = call("POST", "@tasks", {"url": f"{url}/slow"})
+    wait_for(lambda: receiver.of("/slow"), "the call")
+    assert call("DELETE", f"@tasks/{task['id']}")[0] == 204
+    status, _ = call("GET", f"@tasks/{task['id']}/response?wait=30")
+    assert call("GET", f"@tasks/{task['id']}")[1]["state"] == "cancelled"
+    assert status == 200
+    calls = wait_for(lambda: receiver.of("/slow")[1:], "the DELETE")
+    assert [(method, headers["X-Task-Id"]) for method, _, headers, _ in calls] == [
+        ("DELETE", task["id"])
+    ]
+
+
+def test_errors(call, url):
+    """U30, U37, U40: tried again while attempts are left, then failed."""
+    _, task = call("POST", "@tasks", {"url": f"{url}/broken"})
+    _, response = call("GET", f"@tasks/{task['id']}/response?wait=30")
+    assert (response["state"], response["status"], response["attempts"]) == ("failed", 500, 2)
+    assert call("POST", f"@tasks/{task['id']}/run")[0] == 409
+    assert call("POST", f"@tasks/{task['id']}/retry")[1]["state"] in ("queued", "running")
+
+
+def test_other_people(call, url):
+    """U13, U23: neither Anonymous nor another member."""
+    _, task = call("POST", "@tasks", {"url": f"{url}/hook"})
+    assert call("POST", "@tasks", {"url": url}, user="nobody")[0] == 401
+    assert call("GET", f"@tasks/{task['id']}", user="nobody")[0] == 401
+    # A permission of plone.restapi that this site gives to Managers only.
+    assert call("GET", f"@tasks/{task['id']}", user="jane")[0] in (401, 404)
+    assert call("GET", f"/Auth/@tasks/{task['id']}", user="editor")[0] == 404
+
+
+def test_the_site_answers_while_clients_wait(call, url, receiver):
+    """D64: however many ask to wait, threads are left for everybody else."""
+    receiver.gate.clear()
+    _, task = call("POST", "@tasks", {"url": f"{url}/slow"})
+    wait_for(lambda: receiver.of("/slow"), "the call")
+    with ThreadPoolExecutor(6) as pool:
+        path = f"@tasks/{task['id']}/response?wait=30"
+        waiting = [pool.submit(call, "GET", path) for _ in range(6)]
+        wait_for(lambda: sum(each.done() for each in waiting) == 4, "those that are too many")
+        assert call("GET", "@taskqueues/default")[1]["counts"]["running"] >= 1
+        assert not all(each.done() for each in waiting)
+        receiver.gate.set()
+        answers = sorted(each.result()[0] for each in waiting)
+    assert answers == [200, 200, 202, 202, 202, 202]
+
+
+def test_consumers(call):
+    """T02: who they are, and that they are well."""
+    (consumer,) = call("GET", "@taskqueues/default")[1]["consumers"]
+    assert consumer["name"] == "default"
+    assert consumer["pid"] > 0
+
+
+def test_keys_of_clients(call, url):
+    """H20, U44: the first is cancelled, the second runs."""
+    fields = {"url": f"{url}/keyed", "delay": 60, "key": "k", "on_conflict": "replace"}
+    (_, first), (_, second) = call("POST", "@tasks", fields), call("POST", "@tasks", fields)
+    assert call("GET", f"@tasks/{first['id']}")[1]["state"] == "cancelled"
+    assert call("POST", f"@tasks/{second['id']}/run")[0] == 200
+    assert call("GET", f"@tasks/{second['id']}/response?wait=30")[0] == 200
