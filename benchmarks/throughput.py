@@ -95,5 +95,5 @@ def _fill(queue: TaskQueue, size: int, member: str | None) -> None:
 
 
 def _drain(consumer: Any, size: int) -> None:
-    for _ in range(size):
-        consumer.step()
+    for number in range(size):
+        consumer.step(ahead=number < size - 1)
