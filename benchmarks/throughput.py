@@ -95,5 +95,7 @@ def _fill(queue: TaskQueue, size: int, member: str | None) -> None:
 
 
 def _drain(consumer: Any, size: int) -> None:
-    for _ in range(size):
-        consumer.step()
+    # What `run` does.
+    for number in range(size):
+        consumer.step(ahead=number < size - 1)
+        consumer._do_chores()

@@ -168,8 +168,7 @@ def test_frozen_server_vetoes_in_time(server, storage, root, fresh):
 def test_frozen_server_after_idling(server, storage):
     """A connection that is checked first, because it was idle, is not waited for twice."""
     add(storage, "/before")
-    for connection in storage._client.connection_pool._available_connections:
-        connection.next_health_check = 1
+    storage._server._mine.connection.next_health_check = 1
     with frozen(server):
         started = time.monotonic()
         with pytest.raises(StorageUnavailable):

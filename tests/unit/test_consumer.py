@@ -701,3 +701,87 @@ def test_an_outage_while_it_stops_is_waited_for(make, storage, perform, running,
     door.set()
     stopping.result(BOUND)
     assert storage.get(task.id).state == SUCCEEDED
+
+
+# the next task with the end of one
+
+
+class InOne(LocalStorage):
+    """A storage that can do both in one call; `calls` is what it was asked."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.calls = []
+        self.failures = 0
+        self.ended = lambda: None
+
+    def reserve(self, *args, **more):
+        self.calls.append("reserve")
+        return super().reserve(*args, **more)
+
+    def finish(self, *args):
+        self.calls.append("finish")
+        return super().finish(*args)
+
+    def finish_and_reserve(self, lease, transition, consumer, seconds=30.0):
+        self.calls.append("both")
+        if self.failures:
+            self.failures -= 1
+            raise StorageUnavailable("gone")
+        state = super().finish(lease, transition)
+        leases = super().reserve(consumer, timeout=0, lease=seconds)
+        self.ended()
+        return state, leases
+
+
+@pytest.fixture
+def in_one():
+    storage = InOne(QueueSettings())
+    consumer = Consumer(storage, lambda attempt: Outcome(200), ServerSettings(grace=BOUND))
+    # Chores come first; here they are done.
+    consumer._do_chores()
+    add(storage, *(new_task() for _ in range(3)))
+    yield storage, consumer
+    consumer.stop()
+
+
+def test_the_next_task_comes_with_the_end_of_one(in_one):
+    storage, consumer = in_one
+    assert [consumer.step(ahead=True) for _ in range(4)] == [1, 1, 1, 0]
+    assert storage.calls == ["reserve", "both", "both", "both", "reserve"]
+    assert storage.counts()[SUCCEEDED] == 3
+
+
+def test_who_does_not_come_again_reserves_nothing(in_one):
+    """A task under a lease that nobody runs would have to wait until that ends."""
+    storage, consumer = in_one
+    consumer.step(ahead=True)
+    consumer.step()
+    assert storage.calls == ["reserve", "both", "finish"]
+    assert storage.counts()[RUNNING] == 0
+
+
+def test_chores_are_not_put_off_by_tasks(in_one):
+    """Nor does a reserved task wait for them."""
+    storage, consumer = in_one
+    consumer._next_chores = time.monotonic()
+    consumer.step(ahead=True)
+    assert storage.calls == ["reserve", "finish"]
+
+
+def test_what_was_reserved_in_an_outage_is_asked_for_again(in_one, quick):
+    storage, consumer = in_one
+    storage.failures = 2
+    consumer.step(ahead=True)
+    assert storage.calls == ["reserve", "both", "both", "both"]
+    assert consumer.step() == 1
+
+
+def test_a_stop_runs_what_is_reserved(in_one):
+    """It was taken at the last moment, as any other."""
+    storage, consumer = in_one
+    storage.ended = consumer._stopping.set
+    consumer.run()
+    assert storage.calls == ["reserve", "both", "finish"]
+    counts = storage.counts()
+    assert (counts[SUCCEEDED], counts[RUNNING], len(storage)) == (2, 0, 1)

@@ -57,7 +57,7 @@ RESERVED = {
     # In startup, the event that tells of the first request.
     "ZPublisher": {"publisher", "startup"},
     "ZODB": {"indoubt"},
-    "redis": {"storages.redis"},
+    "redis": {"storages.redis", "storages._server"},
     "msgpack": {"storages._wire"},
     "sqlalchemy": {"storages.sql"},
     "urllib3": {"webhook"},

@@ -74,8 +74,11 @@ class Consumer:
         self._ready = ready
         self._chores = chores
         self._next_chores = time.monotonic()
+        self._in_one = hasattr(storage, "finish_and_reserve")
         self._label = f"taskqueue-{settings.queue}-{settings.name}"
         self._keeper = Keeper(storage, settings.lease, f"{self._label}-keeper")
+        #: What a thread has reserved ahead, and whether it may.
+        self._thread = threading.local()
         self._stopping = threading.Event()
         self._hurried = threading.Event()
         #: Monotonic time at which running tasks are waited for no longer.
@@ -142,9 +145,9 @@ class Consumer:
     def run(self) -> None:
         """Take and run tasks until `stop`; whatever happens, the thread lives on."""
         errors = 0
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() or self._reserved():
             try:
-                self.step(timeout=None)
+                self.step(timeout=None, ahead=True)
                 self._do_chores()
                 errors = 0
             except StorageUnavailable as exc:
@@ -165,16 +168,22 @@ class Consumer:
             if errors:
                 self._stopping.wait(_pause(errors))
 
-    def step(self, timeout: float | None = 0.0) -> int:
+    def step(self, timeout: float | None = 0.0, ahead: bool = False) -> int:
         """Wait up to `timeout` seconds (None: without limit) for a task, and run it.
 
-        Returns how many tasks were taken: 1, or 0 if none came.
+        `ahead` reserves the next one with the end of this one, if the storage can do that;
+        the caller must come again at once. Returns how many tasks were taken: 1, or 0 if
+        none came.
         """
-        leases: list[Lease] = self._storage.reserve(
-            self.settings.name, limit=1, timeout=timeout, lease=self.settings.lease
-        )
+        leases = self._reserved()
+        self._thread.leases = []
+        if not leases:
+            leases = self._storage.reserve(
+                self.settings.name, limit=1, timeout=timeout, lease=self.settings.lease
+            )
         for lease in leases:
             if self.settings.concurrent_limit:
+                self._thread.ahead = ahead
                 self.work(lease)
             else:
                 self._work_aside(lease)
@@ -193,9 +202,15 @@ class Consumer:
             self._notify(state, lease.task.id)
         return outcome
 
+    def _reserved(self) -> list[Lease]:
+        """The task that this thread has reserved with the end of another, and not begun."""
+        leases: list[Lease] = getattr(self._thread, "leases", [])
+        return leases
+
     def _do_chores(self) -> None:
         now = time.monotonic()
-        if now >= self._next_chores:
+        # What is reserved does not wait for them.
+        if now >= self._next_chores and not self._reserved():
             self._next_chores = now + CHORES_INTERVAL
             self._chores()
 
@@ -266,9 +281,11 @@ class Consumer:
 
     def _finish(self, lease: Lease, transition: Transition) -> State | None:
         errors = 0
+        # Decided once: what a try has reserved of which nobody has heard is found by the next.
+        ahead = self._may_reserve_ahead()
         while True:
             try:
-                state: State | None = self._storage.finish(lease, transition)
+                state = self._finish_once(lease, transition, ahead)
             except Exception as exc:
                 errors += 1
                 away = isinstance(exc, StorageUnavailable)
@@ -299,6 +316,19 @@ class Consumer:
             return True
         left = self._deadline - time.monotonic()
         return left > 0 and not self._hurried.wait(min(pause, left))
+
+    def _may_reserve_ahead(self) -> bool:
+        wanted = self._in_one and getattr(self._thread, "ahead", False)
+        return wanted and not self._stopping.is_set() and time.monotonic() < self._next_chores
+
+    def _finish_once(self, lease: Lease, transition: Transition, ahead: bool) -> State | None:
+        if not ahead:
+            state: State | None = self._storage.finish(lease, transition)
+            return state
+        state, self._thread.leases = self._storage.finish_and_reserve(
+            lease, transition, self.settings.name, self.settings.lease
+        )
+        return state
 
 
 def _without_response(transition: Transition) -> Transition:

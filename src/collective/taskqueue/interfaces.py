@@ -201,6 +201,19 @@ class ITaskStorage(Interface):
         """Let go of connections; called once, at exit."""
 
 
+class IFinishAndReserve(Interface):
+    """A storage may provide this, too, if it has a backend that is far away."""
+
+    def finish_and_reserve(
+        lease: Lease, transition: Transition, consumer: str, seconds: float = 30.0
+    ) -> tuple[State | None, list[Lease]]:
+        """`finish`, then `reserve` one task for `seconds` without waiting, in one round trip.
+
+        Returns what both return. If an error is raised nobody knows how much of it was done;
+        the same call, repeated by the same thread, returns what had been reserved then.
+        """
+
+
 class ITaskQueue(Interface):
     """A queue, as a named utility. See `ITaskStorage` for the life of a task."""
 

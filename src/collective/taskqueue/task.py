@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collective.taskqueue.errors import TaskDecodeError
-from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
@@ -110,10 +109,20 @@ class Task:
         return self.url.startswith(("http://", "https://"))
 
     def encode(self) -> dict[str, Any]:
-        """Return the wire form: a mapping of str, bytes, numbers, lists and None."""
-        record = asdict(self)
+        """Return the wire form: a mapping of str, bytes, numbers and lists.
+
+        What is at its default is left out.
+        """
+        record: dict[str, Any] = {"format": FORMAT}
+        for name, default in _DEFAULTS:
+            value = getattr(self, name)
+            if value != default:
+                record[name] = value
         record["headers"] = [list(pair) for pair in self.headers]
-        return {"format": FORMAT, **record}
+        for name in ("user", "origin"):
+            if name in record:
+                record[name] = {key: getattr(record[name], key) for key in record[name].__slots__}
+        return record
 
     @classmethod
     def decode(cls, record: object) -> Task:
@@ -176,6 +185,7 @@ _TYPES: dict[str, Any] = {
 }
 _TYPES |= {f.name: str for f in fields(Task) if f.name not in _TYPES}
 _REQUIRED = {"id", "queue", "url"}
+_DEFAULTS = tuple((f.name, f.default) for f in fields(Task))
 
 
 @dataclass(frozen=True, slots=True)

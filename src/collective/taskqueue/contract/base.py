@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collective.taskqueue.interfaces import IFinishAndReserve
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FINISHED
@@ -96,6 +97,19 @@ def take(storage: Any, **arguments: Any) -> Lease:
     lease: Lease
     (lease,) = storage.reserve("consumer", timeout=0, **{"lease": LONG, **arguments})
     return lease
+
+
+def finish_and_take(
+    storage: Any, lease: Lease, transition: Transition
+) -> tuple[State | None, list[Lease]]:
+    """End the attempt and reserve the next task, in one call if the storage has it."""
+    if IFinishAndReserve.providedBy(storage):
+        found: tuple[State | None, list[Lease]] = storage.finish_and_reserve(
+            lease, transition, "consumer", LONG
+        )
+        return found
+    state = storage.finish(lease, transition)
+    return state, storage.reserve("consumer", timeout=0, lease=LONG)
 
 
 def take_all(storage: Any) -> list[str]:

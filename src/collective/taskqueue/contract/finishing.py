@@ -8,7 +8,9 @@ from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import Base
 from collective.taskqueue.contract.base import bring_to
 from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import finish_and_take
 from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import LONG
 from collective.taskqueue.contract.base import lose
 from collective.taskqueue.contract.base import near
 from collective.taskqueue.contract.base import new_task
@@ -77,6 +79,50 @@ WAYS_TO_LOSE_IT = [
 
 class Finishing(Base):
     """Only the holder of the token ends an attempt, and what it says is kept."""
+
+    def test_the_end_of_one_and_the_beginning_of_the_next(self, storage: Any, clock: Any) -> None:
+        """In one call, if the storage has it: as `finish` and `reserve` one after the other."""
+        first, second, third = add(storage, new_task(), new_task(key="k"), new_task())
+        lease = take(storage)
+        state, (following,) = finish_and_take(storage, lease, ending(lease, FAILED))
+        assert (state, following.task, following.attempt) == (FAILED, second, 1)
+        assert following.consumer == "consumer"
+        assert following.expires == near(clock() + LONG)
+        assert storage.get(first.id).attempts == (ending(lease, FAILED).attempt,)
+        assert storage.get(second.id).state == RUNNING
+        assert storage.report(following) is False
+        retry = ending(following, SCHEDULED, due=clock())
+        state, (last,) = finish_and_take(storage, following, retry)
+        assert (state, last.task) == (SCHEDULED, third)
+        state, (again,) = finish_and_take(storage, last, ending(last))
+        assert (state, again.task, again.attempt) == (SUCCEEDED, second, 2)
+        assert finish_and_take(storage, again, ending(again)) == (SUCCEEDED, [])
+
+    def test_a_stale_finisher_may_still_begin_the_next(self, storage: Any, clock: Any) -> None:
+        """What it says is dropped; what it gets is its own."""
+        lost = add_one(storage)
+        stale = lose(storage, clock)
+        storage.recover()
+        state, (lease,) = finish_and_take(storage, stale, ending(stale))
+        assert (state, lease.task, lease.attempt) == (None, lost, 2)
+        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+
+    def test_a_paused_queue_gives_out_nothing_at_the_end_of_a_task(self, storage: Any) -> None:
+        """Nor does a key that is blocked; its next one comes at once."""
+        fields = {"key": "k", "on_conflict": "after_running"}
+        add_one(storage, **fields)
+        lease = take(storage)
+        following = add_one(storage, **fields)
+        assert take_all(storage) == []
+        storage.pause()
+        assert finish_and_take(storage, lease, ending(lease)) == (SUCCEEDED, [])
+        storage.resume()
+        lease = take(storage)
+        assert lease.task == following
+        after = add_one(storage, **fields)
+        assert take_all(storage) == []
+        state, (lease,) = finish_and_take(storage, lease, ending(lease))
+        assert (state, lease.task) == (SUCCEEDED, after)
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
     def test_a_finished_task_keeps_its_result(self, storage: Any, clock: Any, state: State) -> None:

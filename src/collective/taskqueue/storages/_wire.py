@@ -14,9 +14,13 @@ from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import asdict
+from dataclasses import fields as fields_of
 from typing import Any
 import json
 import msgpack
+
+
+_ATTEMPT = tuple(field.name for field in fields_of(AttemptRecord))
 
 
 def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
@@ -44,7 +48,7 @@ def decode(body: object) -> Task:
 
 def pack_attempt(attempt: AttemptRecord) -> str:
     """Return one line of a history."""
-    return json.dumps(asdict(attempt))
+    return json.dumps({name: getattr(attempt, name) for name in _ATTEMPT})
 
 
 def lost_attempt(number: int, consumer: str, reason: str) -> str:

@@ -484,6 +484,14 @@ function operation.finish(id, token, state, reason, due, attempt, last, counts)
   return { state, news }
 end
 
+function operation.finish_and_reserve(id, token, state, reason, due, attempt, last, counts, ...)
+  local ended, news = unpack(operation.finish(id, token, state, reason, due, attempt, last, counts))
+  local consumer, process, nonce, seconds = ...
+  local _, more, leases = unpack(operation.reserve(consumer, process, nonce, 1, seconds))
+  for _, item in ipairs(more) do table.insert(news, item) end
+  return { ended, news, leases }
+end
+
 function operation.report(id, token, progress)
   if not holds(id, token) then return 1 end
   if progress ~= '' then set(id, 'progress', progress) end

@@ -41,16 +41,18 @@ script redis.lua, one atomic call for each transition; a repeated call does no h
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import IFinishAndReserve
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._server import BLOCK
+from collective.taskqueue.storages._server import Server
+from collective.taskqueue.storages._server import translated
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -63,25 +65,18 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
-from contextlib import contextmanager
-from pathlib import Path
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from hashlib import sha256
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 from zope.interface import implementer
 import json
 import logging
-import redis
 import redis.exceptions
 import threading
 import time
 
 
 logger = logging.getLogger("collective.taskqueue")
-
-#: Longest time in seconds that an idle consumer blocks; a lost marker costs no more.
-BLOCK = 10.0
 
 #: Seconds that a promoted batch is remembered; a promote may be repeated that long.
 REMEMBER = 7200
@@ -93,7 +88,7 @@ MINIMUM_VERSION = (6, 2)
 WAKE_MARKERS = 64
 
 
-@implementer(ITaskStorage)
+@implementer(ITaskStorage, IFinishAndReserve)
 class RedisStorage:
     """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
 
@@ -106,12 +101,7 @@ class RedisStorage:
 
     def _connect(self) -> None:
         self._process = _process.identity()
-        self._client = _client(self.settings, self.settings.stage_timeout)
-        # Blocks longer than any other call may take.
-        self._blocking = _client(self.settings, BLOCK + self.settings.stage_timeout)
-        self._script = self._client.register_script(
-            Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
-        )
+        self._server = Server(self.settings)
         self._wakes = 0
         self._adopted: set[str] = set()
         self._local = threading.local()
@@ -127,7 +117,7 @@ class RedisStorage:
         self._encoded = {again: json.dumps({**options, "again": again}) for again in (False, True)}
 
     def _call(self, operation: str, *args: Any, again: bool = False) -> Any:
-        with _translated():
+        with translated():
             try:
                 return self._call_once(operation, again, *args)
             except redis.exceptions.ConnectionError:
@@ -139,7 +129,7 @@ class RedisStorage:
         encoded = self._encoded[again]
         if self._clock is not None:
             encoded = json.dumps({**self._options, "again": again, "now": self._clock()})
-        return self._script(keys=[self._prefix], args=[operation, encoded, *args])
+        return self._server.run(self._prefix, operation, encoded, *args)
 
     # in
 
@@ -182,14 +172,17 @@ class RedisStorage:
         # the same nonce, they are not lost until their leases expire.
         again = hasattr(self._local, "nonce")
         if not again:
-            self._local.nonce = uuid4().hex
+            self._local.nonce = token_hex(16)
         nonce = self._local.nonce
         found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
         del self._local.nonce
         soonest, news, reserved = found
         self._tell(news)
+        return float(soonest or "inf"), self._leases(consumer, reserved)
+
+    def _leases(self, consumer: str, reserved: Sequence[Sequence[bytes]]) -> list[Lease]:
         leases = [self._lease(consumer, *record) for record in reserved]
-        return float(soonest or "inf"), [lease for lease in leases if lease is not None]
+        return [lease for lease in leases if lease is not None]
 
     def _lease(
         self,
@@ -228,8 +221,8 @@ class RedisStorage:
 
     def _wait(self, seconds: float) -> None:
         markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
-        with _translated():
-            self._blocking.brpop(markers, timeout=max(seconds, 0.001))
+        with translated():
+            self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
 
     def _adopt(self, consumer: str) -> None:
         """Recover what this consumer ran in processes of this machine that are dead."""
@@ -245,7 +238,7 @@ class RedisStorage:
         self._wakes += 1
         marker = f"{self._prefix}:wake:{self._process}"
         try:
-            with _translated(), self._client.pipeline() as pipeline:
+            with translated(), self._server.client.pipeline() as pipeline:
                 pipeline.lpush(marker, *["1"] * WAKE_MARKERS)
                 pipeline.expire(marker, 60)
                 pipeline.execute()
@@ -256,10 +249,28 @@ class RedisStorage:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))
 
     def finish(self, lease: Lease, transition: Transition) -> State | None:
+        state, news = self._end("finish", lease, transition)
+        self._tell(news)
+        return state.decode() or None
+
+    def finish_and_reserve(
+        self, lease: Lease, transition: Transition, consumer: str, seconds: float = 30.0
+    ) -> tuple[State | None, list[Lease]]:
+        # The nonce of what is reserved is that of what has ended: a call that is repeated
+        # after its reply was lost finds the same lease.
+        nonce = sha256(lease.token.encode()).hexdigest()[:32]
+        found = self._end(
+            "finish_and_reserve", lease, transition, consumer, self._process, nonce, seconds
+        )
+        state, news, reserved = found
+        self._tell(news)
+        return state.decode() or None, self._leases(consumer, reserved)
+
+    def _end(self, operation: str, lease: Lease, transition: Transition, *more: Any) -> Any:
         again = getattr(self._local, "unfinished", None) == lease.token
         self._local.unfinished = lease.token
-        state, news = self._call(
-            "finish",
+        answer = self._call(
+            operation,
             lease.task.id,
             lease.token,
             transition.state,
@@ -268,11 +279,11 @@ class RedisStorage:
             _wire.pack_attempt(transition.attempt),
             _wire.pack_response(transition),
             "1" if transition.counts else "0",
+            *more,
             again=again,
         )
         self._local.unfinished = None
-        self._tell(news)
-        return state.decode() or None
+        return answer
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
         packed = "" if progress is None else _wire.pack_progress(progress)
@@ -372,22 +383,22 @@ class RedisStorage:
         return number
 
     def pause(self) -> None:
-        with _translated():
-            self._client.set(f"{self._prefix}:paused", "1")
+        with translated():
+            self._server.client.set(f"{self._prefix}:paused", "1")
 
     def resume(self) -> None:
         self._call("resume")
 
     def paused(self) -> bool:
-        with _translated():
-            return bool(self._client.exists(f"{self._prefix}:paused"))
+        with translated():
+            return bool(self._server.client.exists(f"{self._prefix}:paused"))
 
     # the process
 
     def check(self) -> None:
-        with _translated():
-            server = self._client.info("server")
-            policy = self._client.info("memory").get("maxmemory_policy", "")
+        with translated():
+            server = self._server.client.info("server")
+            policy = self._server.client.info("memory").get("maxmemory_policy", "")
         version = str(server.get("valkey_version") or server.get("redis_version", "0"))
         if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
             logger.error(
@@ -408,8 +419,7 @@ class RedisStorage:
         self._connect()
 
     def close(self) -> None:
-        self._client.close()
-        self._blocking.close()
+        self._server.close()
 
     def _tell(self, news: Sequence[Sequence[bytes]]) -> None:
         for kind, task_id, detail in ([part.decode() for part in item] for item in news):
@@ -435,45 +445,3 @@ _LOG: dict[str, Callable[[str, str], None]] = {
 
 def _decoded(ids: Sequence[bytes]) -> tuple[str, ...]:
     return tuple(task_id.decode() for task_id in ids)
-
-
-def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
-    options: dict[str, Any] = {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": settings.stage_timeout,
-        "socket_keepalive": True,
-        "health_check_interval": 30,
-        # What may be repeated, and how often, is for the caller to decide.
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "collective.taskqueue",
-    }
-    if settings.url:
-        return redis.Redis.from_url(settings.url, **options)
-    if settings.unix_socket_path:
-        options.pop("socket_keepalive")
-        options["unix_socket_path"] = settings.unix_socket_path
-    else:
-        options |= {"host": settings.host, "port": settings.port}
-    return redis.Redis(db=int(settings.db), password=settings.password or None, **options)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except redis.exceptions.ResponseError as exc:
-        kind, _, detail = str(exc).partition(" ")
-        if kind == "UNKNOWN":
-            raise UnknownTask(f"no task {detail} in this queue") from None
-        if kind in _TEMPORARY:
-            raise StorageUnavailable(str(exc)) from exc
-        raise
-    except (redis.exceptions.RedisError, OSError) as exc:
-        raise StorageUnavailable(f"{type(exc).__name__}: {exc}") from exc
-
-
-#: Replies of a server that is there but cannot do what is asked of it right now.
-_TEMPORARY = frozenset(
-    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM"}
-    | {"READONLY", "WRONGPASS", "TRYAGAIN", "UNBLOCKED"}
-)

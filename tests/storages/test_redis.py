@@ -1,0 +1,116 @@
+"""What only the Redis storage promises: answers that are lost, and connections."""
+
+from collections import Counter
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import add
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import finish_and_take
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.contract.base import take
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SUCCEEDED
+from pathlib import Path
+from services import RedisServer
+import pytest
+import redis
+import time
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = RedisServer(Path(tmp_path_factory.mktemp("redis"))).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def storage(server):
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.flushall()
+    storage = RedisStorage(QueueSettings(type="redis", unix_socket_path=server.socket))
+    yield storage
+    storage.close()
+
+
+def lose_answers(storage, monkeypatch, number, error):
+    """The next calls are carried out, but nobody hears of it."""
+    run, lost = storage._server.run, [error] * number
+
+    def run_in_vain(*args):
+        answer = run(*args)
+        if lost:
+            raise lost.pop()
+        return answer
+
+    monkeypatch.setattr(storage._server, "run", run_in_vain)
+
+
+def test_an_answer_that_was_lost_is_asked_for_again(storage, monkeypatch):
+    """Of the end of a task and the beginning of the next: neither happens twice."""
+    add(storage, *(new_task() for _ in range(3)))
+    lease = take(storage)
+    lose_answers(storage, monkeypatch, 1, redis.ConnectionError("gone"))
+    state, (following,) = finish_and_take(storage, lease, ending(lease))
+    assert state == SUCCEEDED
+    assert len(storage.get(lease.task.id).attempts) == 1
+    assert storage.counts()[RUNNING] == 1
+    assert storage.report(following) is False
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.TimeoutError("late")])
+def test_a_call_that_failed_may_be_repeated(storage, monkeypatch, error):
+    """By the same thread, as the consumer does: it gets what it has reserved."""
+    add(storage, *(new_task() for _ in range(3)))
+    lease = take(storage)
+    lose_answers(storage, monkeypatch, 2, error)
+    for _ in range(1 if isinstance(error, redis.ConnectionError) else 2):
+        with pytest.raises(StorageUnavailable):
+            finish_and_take(storage, lease, ending(lease))
+    state, (following,) = finish_and_take(storage, lease, ending(lease))
+    assert (state, following.attempt) == (SUCCEEDED, 1)
+    assert storage.counts()[RUNNING] == 1
+
+
+def test_what_interrupts_a_call_does_not_disturb_the_next(storage, monkeypatch):
+    """A task's timeout may hit the moment between question and answer."""
+    add(storage, new_task())
+    connection = storage._server._mine.connection
+    read = connection.read_response
+
+    def interrupted():
+        monkeypatch.setattr(connection, "read_response", read)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, "read_response", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.counts()
+    assert storage.get(take(storage).task.id).state == RUNNING
+
+
+def test_a_thread_that_ends_takes_its_connection_along(storage, server):
+    """A server of many short threads is not left with as many connections."""
+
+    def connections():
+        with redis.Redis(unix_socket_path=server.socket) as client:
+            return Counter(item["name"] for item in client.client_list())["collective.taskqueue"]
+
+    len(storage)
+    before = connections()
+    for _ in range(20):
+        aside(lambda: len(storage)).result(BOUND)
+    deadline = time.monotonic() + BOUND
+    # The last thread may not have ended yet.
+    while connections() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert connections() <= before
+
+
+def test_a_server_that_has_forgotten_the_script_gets_it_again(storage, server):
+    add(storage, new_task())
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.script_flush()
+    assert len(storage) == 1
