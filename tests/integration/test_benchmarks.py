@@ -4,11 +4,13 @@ from docutils.core import publish_doctree
 from docutils.nodes import row
 from pathlib import Path
 import os
+import re
 import subprocess
 import sys
 
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.rst").read_text()
 
 #: A quick run takes fifteen seconds, most of them for making a Plone site.
 RUN_TIMEOUT = 180.0
@@ -53,6 +55,10 @@ def test_a_quick_run_prints_a_table_for_the_readme():
     assert len(texts) == len(ROWS)
     assert all(word in text for word, text in zip(ROWS, texts, strict=True)), texts
     assert all(line.children[1].astext() for line in rows)
+    # The README quotes what is printed, line by line; only the figures are of another run.
+    quoted = README.partition("\n.. bench\n")[2].strip().split("\n\n")[0]
+    lines = [line.children[0].astext() for line in publish_doctree(quoted).findall(row)]
+    assert lines == [re.sub(r"in 0\.5 s$", "in 30 s", text) for text in texts]
 
 
 def test_without_redis_it_says_what_to_type(tmp_path):
