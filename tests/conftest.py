@@ -13,5 +13,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def nothing_unfinished(monkeypatch):
-    """What other tests have left to be done in the background is theirs."""
-    monkeypatch.setattr(unfinished, "_backlog", unfinished.Backlog())
+    """What a test leaves to be done in the background is done by nobody after it."""
+    backlog = unfinished.Backlog()
+    monkeypatch.setattr(unfinished, "_backlog", backlog)
+    yield
+    backlog._jobs.clear()
