@@ -9,7 +9,14 @@ from collective.taskqueue.services.access import VIEW
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from plone.rest.cors import CORSPolicy
+from plone.rest.interfaces import ICORSPolicy
+from rest.conftest import Client
+from urllib.parse import quote
 from uuid import uuid4
+from zope.component import getGlobalSiteManager
+from zope.interface import Interface
+from zope.publisher.interfaces.browser import IDefaultBrowserLayer
 import pytest
 import transaction
 
@@ -182,6 +189,37 @@ def test_pages_of_other_sites(adder, queue, origin, status):
     kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
     assert adder("POST", path, body=b"a=b", Origin=origin, **kind).status == status
     assert len(queue) == (2 if status == 201 else 0)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "credentials", "auth", "status"),
+    [
+        ("https://friend.example.org", True, "cookie", 201),
+        ("https://friend.example.org", False, "cookie", 403),
+        ("https://friend.example.org", False, "header", 201),
+        ("https://other.example.org", True, "cookie", 403),
+        ("*", False, "cookie", 403),
+    ],
+)
+def test_a_policy_of_the_site(site, portal, adder, queue, allowed, credentials, auth, status):
+    """CORS: a site may trust the pages of another one, with or without its cookies."""
+    body = {"allow_origin": [allowed], "allow_credentials": credentials, "expose_headers": []}
+    policy = type("Policy", (CORSPolicy,), body)
+    registry = getGlobalSiteManager()
+    arguments = (policy, (Interface, IDefaultBrowserLayer), ICORSPolicy)
+    registry.registerAdapter(*arguments)
+    headers = {"Origin": "https://friend.example.org"}
+    client = adder
+    if auth == "cookie":
+        client = Client()
+        response = site["request"].response
+        portal.acl_users.session._setupSession("adder", response)
+        headers["Cookie"] = f"__ac={quote(response.cookies['__ac']['value'])}"
+    try:
+        assert client.post("@tasks", {"url": HOOK}, **headers).status == status
+    finally:
+        registry.unregisterAdapter(*arguments)
+    assert len(queue) == (status == 201)
 
 
 def test_only_what_asks_for_json_is_answered(adder):

@@ -84,7 +84,9 @@ class TaskQueueService(Service):
         if not origin or origin == _origin(self.request["SERVER_URL"]):
             return
         policy = queryMultiAdapter((self.context, self.request), ICORSPolicy)
-        if policy is None or not policy._allowed_origin():
+        allowed = policy is not None and policy.process_simple_request()
+        # A policy that wants no cookies of ours does not mean requests that carry them.
+        if not allowed or not (policy.allow_credentials or self.request._auth):
             raise Refusal(403, "A page of another site may not do this.")
 
 
