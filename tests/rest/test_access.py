@@ -192,6 +192,17 @@ def test_pages_of_other_sites(adder, queue, origin, status):
 
 
 @pytest.mark.parametrize(
+    ("relation", "status"),
+    [("same-origin", 201), ("none", 201), ("same-site", 403), ("cross-site", 403)],
+)
+def test_what_the_browser_says_of_a_page(adder, relation, status):
+    """It knows better than a comparison of addresses."""
+    origin = "https://www.example.org" if status == 201 else "http://localhost:8080"
+    headers = {"Origin": origin, "Sec-Fetch-Site": relation}
+    assert adder.post("@tasks", {"url": HOOK}, **headers).status == status
+
+
+@pytest.mark.parametrize(
     ("allowed", "credentials", "auth", "status"),
     [
         ("https://friend.example.org", True, "cookie", 201),
