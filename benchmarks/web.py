@@ -100,12 +100,12 @@ def _ours(server: str, url: str, concurrency: int, number: int) -> float:
 
 
 def _celery(server: str, url: str, concurrency: int, number: int) -> float:
-    from benchmarks.hook_peers import celery_post
+    from benchmarks.hook_celery import celery_post
 
     celery_post.app.conf.broker_url = f"redis+socket://{server}"
     options = ["--pool", "threads", "--concurrency", str(concurrency), "--loglevel", "ERROR"]
     options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    command = ["-m", "celery", "-A", "benchmarks.hook_peers:celery", "worker", *options]
+    command = ["-m", "celery", "-A", "benchmarks.hook_celery:celery", "worker", *options]
     return _with_workers(
         command, server, url, number, lambda: celery_post.delay(f"{url}/hook"), concurrency
     )
@@ -117,13 +117,15 @@ def _rq(server: str, url: str, concurrency: int, number: int) -> float:
 
     queue = Queue("bench-rq", connection=Redis(unix_socket_path=server))
     options = ["--url", f"unix://{server}", "--num-workers", str(concurrency), "--quiet"]
-    command = ["-m", "rq.cli", "worker-pool", "bench-rq", *options]
+    # Without a fork for each job, which would lose its connection.
+    options += ["--worker-class", "rq.SimpleWorker"]
+    command = ["-c", "from rq.cli import main; main()", "worker-pool", "bench-rq", *options]
     return _with_workers(
         command,
         server,
         url,
         number,
-        lambda: queue.enqueue("benchmarks.hook_peers.post", f"{url}/hook", result_ttl=0),
+        lambda: queue.enqueue("benchmarks.hook_call.post", f"{url}/hook", result_ttl=0),
         concurrency,
     )
 

@@ -166,6 +166,15 @@ def test_other_people(call, url):
     assert call("GET", f"/Auth/@tasks/{task['id']}", user="editor")[0] == 404
 
 
+def test_a_page_that_makes_this_site_look_like_its_own(call, url):
+    """CSRF: by a path of virtual hosting; the browser is not deceived by it."""
+    path = "/VirtualHostBase/https/evil.example.org:443/Plone/VirtualHostRoot/@tasks"
+    headers = {"Origin": "https://evil.example.org"}
+    for relation, expected in (("cross-site", 403), ("same-origin", 201)):
+        headers["Sec-Fetch-Site"] = relation
+        assert call("POST", path, {"url": f"{url}/hook"}, **headers)[0] == expected
+
+
 def test_the_site_answers_while_clients_wait(call, url, receiver):
     """D64: however many ask to wait, threads are left for everybody else."""
     receiver.gate.clear()

@@ -35,9 +35,9 @@ ROWS = (
 )
 
 
-def bench(*options, **environ):
+def bench(*options, module="benchmarks", **environ):
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *options],
+        [sys.executable, "-m", module, *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "ignore", **environ},
         capture_output=True,
@@ -59,6 +59,16 @@ def test_a_quick_run_prints_a_table_for_the_readme():
     quoted = README.partition("\n.. bench\n")[2].strip().split("\n\n")[0]
     lines = [line.children[0].astext() for line in publish_doctree(quoted).findall(row)]
     assert lines == [re.sub(r"in 0\.5 s$", "in 30 s", text) for text in texts]
+
+
+def test_web_hooks_and_the_http_interface():
+    """A line for each number of calls at once, and how long a client waits."""
+    options = ("--number", "20", "--rounds", "1", "--requests", "5", "--no-peers")
+    done = bench(*options, module="benchmarks.web")
+    assert done.returncode == 0, done.stderr
+    lines = [line.rpartition(": ")[0] for line in done.stdout.splitlines()[1:]]
+    speeds = [f"web hooks per second, {number} at once, ours, on Redis" for number in (1, 10, 50)]
+    assert lines == [*speeds, "POST /@tasks, p50", "POST /@tasks, p95"]
 
 
 def test_without_redis_it_says_what_to_type(tmp_path):

@@ -9,7 +9,14 @@ from collective.taskqueue.services.access import VIEW
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from plone.rest.cors import CORSPolicy
+from plone.rest.interfaces import ICORSPolicy
+from rest.conftest import Client
+from urllib.parse import quote
 from uuid import uuid4
+from zope.component import getGlobalSiteManager
+from zope.interface import Interface
+from zope.publisher.interfaces.browser import IDefaultBrowserLayer
 import pytest
 import transaction
 
@@ -91,16 +98,15 @@ def test_an_owner_who_may_not_add(member, queue):
 
 
 def test_a_viewer(adder, viewer, queue):
-    """May see all tasks, and nothing that is inside of them, and change none."""
+    """May see all tasks, but neither what is inside nor the responses, and change none."""
     task_id = adder.add(**SECRETS)
     fail(queue)
-    for path in (f"@tasks/{task_id}", "@tasks", f"@tasks/{task_id}/response"):
+    for path in (f"@tasks/{task_id}", "@tasks"):
         answer = viewer.get(path)
         assert answer.status == 200
         assert b"secret" not in answer.body
-    for method, path in REQUESTS:
-        if method != "GET":
-            assert viewer(method, path.format(id=task_id)).error == (403, "Forbidden", None)
+    for method, path in REQUESTS[1:]:
+        assert viewer(method, path.format(id=task_id)).error == (403, "Forbidden", None)
 
 
 def test_a_manager(adder, manager, queue):
@@ -111,6 +117,7 @@ def test_a_manager(adder, manager, queue):
     assert task["headers"]["X-Key"] == "secret-1"
     assert task["payload"] == "secret-2"
     assert task["history"][0]["traceback"] == "Traceback: secret-3"
+    assert manager.get(f"@tasks/{task_id}/response").json["body"] == "said"
     assert manager.post(f"@tasks/{task_id}/retry").status == 200
     assert manager.delete(f"@tasks/{task_id}").status == 204
     assert manager.delete(f"@tasks/{task_id}").status == 204
@@ -182,6 +189,48 @@ def test_pages_of_other_sites(adder, queue, origin, status):
     kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
     assert adder("POST", path, body=b"a=b", Origin=origin, **kind).status == status
     assert len(queue) == (2 if status == 201 else 0)
+
+
+@pytest.mark.parametrize(
+    ("relation", "status"),
+    [("same-origin", 201), ("none", 201), ("same-site", 403), ("cross-site", 403)],
+)
+def test_what_the_browser_says_of_a_page(adder, relation, status):
+    """It knows better than a comparison of addresses."""
+    origin = "https://www.example.org" if status == 201 else "http://localhost:8080"
+    headers = {"Origin": origin, "Sec-Fetch-Site": relation}
+    assert adder.post("@tasks", {"url": HOOK}, **headers).status == status
+
+
+@pytest.mark.parametrize(
+    ("allowed", "credentials", "auth", "status"),
+    [
+        ("https://friend.example.org", True, "cookie", 201),
+        ("https://friend.example.org", False, "cookie", 403),
+        ("https://friend.example.org", False, "header", 201),
+        ("https://other.example.org", True, "cookie", 403),
+        ("*", False, "cookie", 403),
+    ],
+)
+def test_a_policy_of_the_site(site, portal, adder, queue, allowed, credentials, auth, status):
+    """CORS: a site may trust the pages of another one, with or without its cookies."""
+    body = {"allow_origin": [allowed], "allow_credentials": credentials, "expose_headers": []}
+    policy = type("Policy", (CORSPolicy,), body)
+    registry = getGlobalSiteManager()
+    arguments = (policy, (Interface, IDefaultBrowserLayer), ICORSPolicy)
+    registry.registerAdapter(*arguments)
+    headers = {"Origin": "https://friend.example.org"}
+    client = adder
+    if auth == "cookie":
+        client = Client()
+        response = site["request"].response
+        portal.acl_users.session._setupSession("adder", response)
+        headers["Cookie"] = f"__ac={quote(response.cookies['__ac']['value'])}"
+    try:
+        assert client.post("@tasks", {"url": HOOK}, **headers).status == status
+    finally:
+        registry.unregisterAdapter(*arguments)
+    assert len(queue) == (status == 201)
 
 
 def test_only_what_asks_for_json_is_answered(adder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from Acquisition import aq_chain
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.capture import CURRENT
@@ -15,6 +16,7 @@ from collective.taskqueue.services.shape import task_url
 from collective.taskqueue.task import Result
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
+from Products.CMFCore.interfaces import ISiteRoot
 from typing import Any
 from zope.component import getUtilitiesFor
 from zope.component import queryUtility
@@ -60,7 +62,8 @@ def accepted(task_id: str) -> dict[str, str]:
 
     Raises `RuntimeError` without a request or without a site.
     """
-    request, site = getRequest(), getSite()
+    request = getRequest()
+    site = next((item for item in aq_chain(getSite()) if ISiteRoot.providedBy(item)), None)
     if request is None or site is None:
         raise RuntimeError("there is no request to answer, or no site to ask later")
     url = task_url(site.absolute_url(), task_id)

@@ -54,8 +54,8 @@ class Access:
         """Whether the user may know of the task."""
         return self._owns(task) or self._has_for(VIEW, task) or self._has_for(MANAGE, task)
 
-    def may_cancel(self, task: Task) -> bool:
-        """Whether the user may cancel the task, and remove what is left of it."""
+    def may_steer(self, task: Task) -> bool:
+        """Whether the user may read the response, cancel the task, and remove what is left."""
         return self._owns(task) or self._has_for(MANAGE, task)
 
     def may_run(self, task: Task) -> bool:

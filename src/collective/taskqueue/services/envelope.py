@@ -33,6 +33,17 @@ PASSTHROUGH = "HTTP_TASK_PASSTHROUGH_"
 #: Headers that a client may not set: they are about a connection that is not theirs.
 REFUSED = ("content-length", "host", "transfer-encoding")
 
+#: All that it may set for a view of this Zope. A server in front of it may vouch for users by
+#: other headers, and takes them away from what comes from outside.
+OF_VIEWS = (
+    "accept",
+    "accept-language",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "prefer",
+)
+
 #: Fields that the query may have if the body of the request is the body of the task.
 TEXTS = ("url", "method", "queue", "key", "on_conflict", "description")
 
@@ -52,7 +63,7 @@ def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any
         raise InvalidTask("url", "a task needs a url")
     if len(arguments["url"]) > MAX_URL:
         raise InvalidTask("url", f"the url has more than {MAX_URL} characters")
-    _check_headers(arguments.get("headers", {}))
+    _check_headers(arguments.get("headers", {}), _is_hook(arguments))
     if "key" in arguments:
         arguments["key"] = own_key(user, arguments["key"])
     return arguments
@@ -160,13 +171,13 @@ def _from_json(envelope: Mapping[str, Any]) -> dict[str, Any]:
         headers = arguments.setdefault("headers", {})
         if "content-type" not in {name.lower() for name in headers}:
             headers["Content-Type"] = "application/json"
-    if "payload" not in arguments and not _is_form(arguments):
+    if "payload" not in arguments and not _is_hook(arguments):
+        # The body of this request is none for a view; that of a web hook is its params.
         arguments["payload"] = None
     return arguments
 
 
-def _is_form(arguments: Mapping[str, Any]) -> bool:
-    # O01: without a payload the params are the form that a web hook is posted.
+def _is_hook(arguments: Mapping[str, Any]) -> bool:
     url = str(arguments.get("url", "")).lower()
     return url.startswith(("http:", "https:"))
 
@@ -218,9 +229,10 @@ def _headers(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_headers(headers: Mapping[str, Any]) -> None:
+def _check_headers(headers: Mapping[str, Any], is_hook: bool) -> None:
     for name in headers:
-        if name.lower().replace("_", "-") in REFUSED:
+        key = name.lower().replace("_", "-")
+        if key in REFUSED or not (is_hook or key in OF_VIEWS):
             raise InvalidTask("headers", f"header {name} cannot be set")
     if sum(len(name) + len(str(value)) for name, value in headers.items()) > MAX_HEADERS:
         raise InvalidTask("headers", f"headers have more than {MAX_HEADERS} characters")

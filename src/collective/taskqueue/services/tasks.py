@@ -74,7 +74,7 @@ class Tasks(TaskQueueService):
     def delete(self, task_id: str) -> Any:
         """Cancel a task that waits or runs, remove the record of a finished one; 204."""
         queue, status = self._find(task_id)
-        if not self.access.may_cancel(status.task):
+        if not self.access.may_steer(status.task):
             raise Refusal(403, "This is somebody else's task.")
         if status.finished:
             queue.remove(task_id)
@@ -97,6 +97,8 @@ class Tasks(TaskQueueService):
     def response(self, task_id: str) -> dict[str, Any]:
         """Return the last response, or 202 and the task as long as it is not finished."""
         seconds = self._wait()
+        if not self.access.may_steer(self._find(task_id)[1].task):
+            raise Refusal(403, "This is somebody else's task.")
         status = wait_until_finished(lambda: self._find(task_id)[1], seconds)
         if not status.finished:
             self.request.response.setStatus(202)
@@ -109,7 +111,7 @@ class Tasks(TaskQueueService):
     def delete_response(self, task_id: str) -> Any:
         """Forget the response of a finished task, and keep the rest of its record; 204."""
         queue, status = self._find(task_id)
-        if not self.access.may_cancel(status.task):
+        if not self.access.may_steer(status.task):
             raise Refusal(403, "This is somebody else's task.")
         if not queue.forget_response(task_id):
             raise Refusal(404, "There is no response, or not any more.")
