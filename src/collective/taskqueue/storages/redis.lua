@@ -426,6 +426,12 @@ function operation.promote(batch, tid)
   return { 1, news }
 end
 
+local function born()
+  -- Whoever remembers another one knows that all else is gone, too.
+  call('SETNX', P .. ':born', text(now))
+  return call('GET', P .. ':born')
+end
+
 function operation.reserve(consumer, process, nonce, limit, seconds)
   local news, leases = {}, {}
   hear_of(consumer, process)
@@ -457,9 +463,9 @@ function operation.reserve(consumer, process, nonce, limit, seconds)
       table.insert(leases, start(id, record, consumer, process, token, tonumber(seconds)))
     end
   end
-  if #leases == 0 then return { looked == PORTION and '0' or soonest(), news, leases } end
+  if #leases == 0 then return { looked == PORTION and '0' or soonest(), news, leases, born() } end
   if call('LLEN', P) > 0 then wake(1) end
-  return { '', news, leases }
+  return { '', news, leases, born() }
 end
 
 function operation.renew(id, token, seconds)
@@ -498,9 +504,9 @@ end
 function operation.finish_and_reserve(id, token, state, reason, due, attempt, last, counts, ...)
   local ended, news = unpack(operation.finish(id, token, state, reason, due, attempt, last, counts))
   local consumer, process, nonce, seconds = ...
-  local _, more, leases = unpack(operation.reserve(consumer, process, nonce, 1, seconds))
+  local _, more, leases, since = unpack(operation.reserve(consumer, process, nonce, 1, seconds))
   for _, item in ipairs(more) do table.insert(news, item) end
-  return { ended, news, leases }
+  return { ended, news, leases, since }
 end
 
 function operation.report(id, token, progress)
