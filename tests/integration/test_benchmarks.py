@@ -35,9 +35,27 @@ ROWS = (
 )
 
 
-def bench(*options, **environ):
+SHARED = (
+    "two worker processes",
+    "backlog of 1000",
+    "reserve+finish",
+    "memory per waiting task",
+    "throughput",
+    "1 per transaction",
+    "10 per transaction",
+    "1000 per transaction",
+    "Huey",
+    "RQ",
+    "Dramatiq",
+    "Celery",
+    "commit to first line",
+    "commands of an idle consumer per minute",
+)
+
+
+def bench(*options, module="benchmarks", **environ):
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *options],
+        [sys.executable, "-m", module, *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "ignore", **environ},
         capture_output=True,
@@ -59,6 +77,17 @@ def test_a_quick_run_prints_a_table_for_the_readme():
     quoted = README.partition("\n.. bench\n")[2].strip().split("\n\n")[0]
     lines = [line.children[0].astext() for line in publish_doctree(quoted).findall(row)]
     assert lines == [re.sub(r"in 0\.5 s$", "in 30 s", text) for text in texts]
+
+
+def test_what_is_measured_on_a_shared_queue():
+    """An idle consumer asks now and then, and no more."""
+    options = ("--backlog", "1000", "--size", "10", "--idle", "1", "--rounds", "1")
+    done = bench(*options, module="benchmarks.shared")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(SHARED)
+    assert all(word in line for word, line in zip(SHARED, lines, strict=True)), lines
+    assert re.fullmatch(r".*per minute: \d+\.\d", lines[-1])
 
 
 def test_without_redis_it_says_what_to_type(tmp_path):
