@@ -52,7 +52,7 @@ setup(
         "zope.processlifetime",
     ],
     extras_require={
-        "redis": ["msgpack", "redis >= 5"],
+        "redis": ["msgpack", "redis[hiredis] >= 5"],
         "demo": ["plone.api", "tempstorage", "waitress", "Zope[wsgi]"],
         "test": [
             "RelStorage",
@@ -65,7 +65,7 @@ setup(
             "pytest-cov",
             "hypothesis",
             "msgpack",
-            "redis >= 5",
+            "redis[hiredis] >= 5",
             "schemathesis",
             "tempstorage",
             "waitress",
@@ -77,7 +77,7 @@ setup(
             "dramatiq[redis]",
             "huey",
             "msgpack",
-            "redis >= 5",
+            "redis[hiredis] >= 5",
             "requests",
             "rq",
         ],

@@ -47,16 +47,18 @@ PORTION = 1000
 WORK = 0.0015
 
 
-def measure(socket: str, backlog: int, size: int, idle: float) -> Iterator[tuple[str, str]]:
+def measure(
+    socket: str, backlog: int, size: int, idle: float, rounds: int
+) -> Iterator[tuple[str, str]]:
     """Yield what was measured, and the value."""
-    yield from _scaling(socket, 1000)
-    yield from _backlog(socket, backlog)
+    yield from _scaling(socket, 1000, min(rounds, 3))
+    yield from _backlog(socket, backlog, rounds)
     queue = _queue(socket, "shared")
     with TemporaryDirectory() as folder, plone_site(Path(folder)):
         getGlobalSiteManager().registerUtility(queue, ITaskQueue, name=queue.name)
-        ratio, bare, ours = throughput(queue, 9, size, "jane")
+        ratio, bare, ours = throughput(queue, rounds, size, "jane")
         yield "throughput ÷ bare loop (≥ 0.92)", f"{ratio:.3f} ({_ms(bare)}, {_ms(ours)})"
-        for name, seconds in _enqueue(queue, socket).items():
+        for name, seconds in _enqueue(queue, socket, min(rounds, 5)).items():
             yield f"enqueue, {name}, each", _ms(seconds)
         with running_consumer(queue):
             p50, p95 = latency(queue, size)
@@ -76,7 +78,7 @@ def _queue(socket: str, name: str) -> TaskQueue:
     return TaskQueue(settings, RedisStorage(settings))
 
 
-def _enqueue(queue: TaskQueue, socket: str) -> dict[str, float]:
+def _enqueue(queue: TaskQueue, socket: str, rounds: int) -> dict[str, float]:
     size = 1000
     peers = {
         "Huey": huey_enqueue(socket),
@@ -89,7 +91,7 @@ def _enqueue(queue: TaskQueue, socket: str) -> dict[str, float]:
     }
     ways |= {name: _calls(call, size) for name, call in peers.items()}
     with _request_of_member():
-        return _medians(ways, 5, size, queue)
+        return _medians(ways, rounds, size, queue)
 
 
 def _commits(queue: TaskQueue, tasks: int, count: int) -> Callable[[], None]:
@@ -120,7 +122,7 @@ def _fill(storage: RedisStorage, number: int) -> None:
         storage.promote(batch, None)
 
 
-def _backlog(socket: str, number: int) -> Iterator[tuple[str, str]]:
+def _backlog(socket: str, number: int, rounds: int) -> Iterator[tuple[str, str]]:
     small = _queue(socket, "small").storage
     _fill(small, 3000)
     with Redis(unix_socket_path=socket) as client:
@@ -128,7 +130,7 @@ def _backlog(socket: str, number: int) -> Iterator[tuple[str, str]]:
         large = _queue(socket, "large").storage
         _fill(large, number)
         each = (client.info("memory")["used_memory"] - before) / number
-        ratios = [_cost(large, 200) / _cost(small, 200) for _ in range(9)]
+        ratios = [_cost(large, 200) / _cost(small, 200) for _ in range(rounds)]
         yield f"backlog of {number}: reserve+finish ÷ at 1000 (≤ 1.1)", f"{median(ratios):.3f}"
         yield "reserve+finish", _ms(_cost(large, 500))
         yield "memory per waiting task", f"{each:.0f} bytes"
@@ -144,9 +146,9 @@ def _cost(storage: RedisStorage, number: int) -> float:
     return (perf_counter() - started) / number
 
 
-def _scaling(socket: str, number: int) -> Iterator[tuple[str, str]]:
+def _scaling(socket: str, number: int, rounds: int) -> Iterator[tuple[str, str]]:
     ratios = []
-    for _ in range(3):
+    for _ in range(rounds):
         one, two = (_drain(socket, number, workers) for workers in (1, 2))
         ratios.append(one / two)
     yield "two worker processes ÷ one (≥ 1.8)", f"{median(ratios):.2f}"
@@ -196,9 +198,11 @@ def main() -> None:
     parser.add_argument("--backlog", type=int, default=1_000_000)
     parser.add_argument("--size", type=int, default=300)
     parser.add_argument("--idle", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
+    effort = (options.backlog, options.size, options.idle, options.rounds)
     with redis_server() as socket:
-        for what, value in measure(socket, options.backlog, options.size, options.idle):
+        for what, value in measure(socket, *effort):
             print(f"{what}: {value}", flush=True)
 
 

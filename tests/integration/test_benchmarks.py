@@ -35,6 +35,24 @@ ROWS = (
 )
 
 
+SHARED = (
+    "two worker processes",
+    "backlog of 1000",
+    "reserve+finish",
+    "memory per waiting task",
+    "throughput",
+    "1 per transaction",
+    "10 per transaction",
+    "1000 per transaction",
+    "Huey",
+    "RQ",
+    "Dramatiq",
+    "Celery",
+    "commit to first line",
+    "commands of an idle consumer per minute",
+)
+
+
 def bench(*options, module="benchmarks", **environ):
     return subprocess.run(
         [sys.executable, "-m", module, *options],
@@ -69,6 +87,17 @@ def test_web_hooks_and_the_http_interface():
     lines = [line.rpartition(": ")[0] for line in done.stdout.splitlines()[1:]]
     speeds = [f"web hooks per second, {number} at once, ours, on Redis" for number in (1, 10, 50)]
     assert lines == [*speeds, "POST /@tasks, p50", "POST /@tasks, p95"]
+
+
+def test_what_is_measured_on_a_shared_queue():
+    """An idle consumer asks now and then, and no more."""
+    options = ("--backlog", "1000", "--size", "10", "--idle", "1", "--rounds", "1")
+    done = bench(*options, module="benchmarks.shared")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(SHARED)
+    assert all(word in line for word, line in zip(SHARED, lines, strict=True)), lines
+    assert re.fullmatch(r".*per minute: \d+\.\d", lines[-1])
 
 
 def test_without_redis_it_says_what_to_type(tmp_path):

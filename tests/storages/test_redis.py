@@ -109,6 +109,22 @@ def test_a_thread_that_ends_takes_its_connection_along(storage, server):
     assert connections() <= before
 
 
+def test_a_server_that_was_flushed_is_said_to_be(storage, server, caplog):
+    """One line; what is queued afterwards runs, what ends then is dropped."""
+    add(storage, new_task(), new_task())
+    lease = take(storage)
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.flushall()
+    add(storage, *(new_task() for _ in range(3)))
+    assert storage.finish(lease, ending(lease)) is None
+    state, (lease,) = finish_and_take(storage, lease, ending(lease))
+    assert state is None
+    take(storage)
+    lines = [line for line in caplog.messages if "FLUSHALL" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("queue default: the server has lost all data")
+
+
 def test_a_server_that_has_forgotten_the_script_gets_it_again(storage, server):
     add(storage, new_task())
     with redis.Redis(unix_socket_path=server.socket) as client:

@@ -17,6 +17,7 @@ from collective.taskqueue.pasplugin.plugin import is_active
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Task
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 from urllib.parse import unquote
@@ -132,8 +133,11 @@ def _zope_request(
 ) -> dict[str, Any]:
     request = getRequest()
     user = current_user()
+    # Credentials are copied only if the task cannot be authenticated without, and only
+    # those of the person who asks: an anonymous request may carry somebody's old cookie.
+    by_id = user is not None and is_active(user[0])
     own = _own_headers(headers or {})
-    copied = {} if request is None else _copied_headers(request, user)
+    copied = {} if request is None else _copied_headers(request, user is not None and not by_id)
     if payload is CURRENT:
         body = b"" if request is None else current_body(request, settings.max_payload)
         if body:
@@ -141,7 +145,7 @@ def _zope_request(
     else:
         body = _body(payload)
         copied.setdefault("content-type", ("Content-Type", CONTENT_TYPE))
-    if user is not None and is_active(user[0]):
+    if by_id:
         _refuse_credentials(own)
     return {
         "url": _with_params(url, _query(params)),
@@ -287,21 +291,26 @@ def _refuse_credentials(own: Mapping[str, tuple[str, str]]) -> None:
             )
 
 
-def _copied_headers(request: Any, user: tuple[Any, str] | None) -> dict[str, tuple[str, str]]:
-    # Credentials are copied only if the task cannot be authenticated without, and only
-    # those of the person who asks: an anonymous request may carry somebody's old cookie.
-    without = () if user is not None and not is_active(user[0]) else CREDENTIALS
+def _copied_headers(request: Any, credentials: bool) -> dict[str, tuple[str, str]]:
+    without = () if credentials else CREDENTIALS
     copied = {}
     for key, value in _environ(request).items():
         if not key.startswith("HTTP_") or not isinstance(value, str):
             continue
         name = _key(key[5:])
-        left_out = any(
-            name.startswith(item) if item.endswith("-") else name == item for item in NOT_COPIED
-        )
-        if not left_out and name not in without and value.strip() and not _CONTROL.search(value):
+        if not _is_copied(name) or name in without:
+            continue
+        if value.strip() and not _CONTROL.search(value):
             copied[name] = (name.title(), value.strip())
     return copied
+
+
+# For each task that is added, and for the same few names.
+@lru_cache(maxsize=1000)
+def _is_copied(name: str) -> bool:
+    return not any(
+        name.startswith(item) if item.endswith("-") else name == item for item in NOT_COPIED
+    )
 
 
 def _environ(request: Any) -> Mapping[str, Any]:

@@ -31,10 +31,14 @@ local function wake(number)
   for _ = 1, missing do call('LPUSH', P .. ':wake', '1') end
 end
 
-local function enter(id, state, reason)
-  local changes = get(id, 'changes') or ''
+local function changed(changes, state)
   if #changes > HISTORY * 30 then changes = string.sub(changes, string.find(changes, ';', 30) + 1) end
-  set(id, 'state', state, 'reason', reason or '', 'changes', changes .. state .. ' ' .. text(now) .. ';')
+  return changes .. state .. ' ' .. text(now) .. ';'
+end
+
+local function enter(id, state, reason)
+  local changes = changed(get(id, 'changes') or '', state)
+  set(id, 'state', state, 'reason', reason or '', 'changes', changes)
   unset(id, 'token')
 end
 
@@ -90,8 +94,7 @@ end
 local function withdraw(id, popped)
   -- An entry in the middle of the list is left there as a ghost: to look for it would take
   -- as long as the list is. Ghosts are skipped when their turn comes.
-  local state = get(id, 'state')
-  local key = get(id, 'key')
+  local state, key = unpack(call('HMGET', task_key(id), 'state', 'key'))
   if state == 'scheduled' then
     call('ZREM', P .. ':scheduled', get(id, 'place'))
   elseif not popped then
@@ -138,8 +141,9 @@ local function count_end(state)
 end
 
 local function hear_of(consumer, process)
-  call('ZADD', P .. ':consumers', text(now), consumer .. ' ' .. process)
-  call('ZREMRANGEBYSCORE', P .. ':consumers', '-inf', text(now - HOUR))
+  if call('ZADD', P .. ':consumers', text(now), consumer .. ' ' .. process) == 1 then
+    call('ZREMRANGEBYSCORE', P .. ':consumers', '-inf', text(now - HOUR))
+  end
 end
 
 local function conclude(id, state, reason)
@@ -155,8 +159,9 @@ local function conclude(id, state, reason)
   for _, old in ipairs(call('ZRANGEBYSCORE', P .. ':expiry', '-inf', text(now), 'LIMIT', 0, 100)) do
     forget(old)
   end
-  for _, old in ipairs(call('ZRANGE', line, 0, call('ZCARD', line) - settings.max_finished - 1)) do
-    if call('ZCARD', line) > settings.max_finished then forget(old) end
+  local surplus = call('ZCARD', line) - settings.max_finished
+  if surplus > 0 then
+    for _, old in ipairs(call('ZRANGE', line, 0, surplus - 1)) do forget(old) end
   end
 end
 
@@ -266,8 +271,8 @@ local function release(id)
 end
 
 local function remember(id, attempt)
-  call('RPUSH', P .. ':history:' .. id, attempt)
-  call('LTRIM', P .. ':history:' .. id, -HISTORY, -1)
+  local line = P .. ':history:' .. id
+  if call('RPUSH', line, attempt) > HISTORY then call('LTRIM', line, -HISTORY, -1) end
 end
 
 local function lose(id, news)
@@ -318,28 +323,41 @@ local function lease_of(id)
            call('ZSCORE', P .. ':leases', id), record[5] or '' }
 end
 
-local function start(id, consumer, process, token, seconds)
-  withdraw(id, true)
-  enter(id, 'running')
-  set(id, 'token', token, 'consumer', consumer, 'process', process, 'started', text(now))
-  unset(id, 'progress')
-  call('HINCRBY', task_key(id), 'number', 1)
-  call('ZADD', P .. ':leases', text(now + seconds), id)
+local RECORD = { 'state', 'key', 'mode', 'body', 'number', 'counted', 'tid', 'changes' }
+
+local function record_of(id)
+  local record = {}
+  for i, value in ipairs(call('HMGET', task_key(id), unpack(RECORD))) do
+    record[RECORD[i]] = value or nil
+  end
+  return record
+end
+
+local function soonest()
+  -- Seconds until something falls due or a lease expires, empty if nothing does.
+  local least
+  for _, line in ipairs({ P .. ':scheduled', P .. ':leases' }) do
+    local first = call('ZRANGE', line, 0, 0, 'WITHSCORES')[2]
+    if first then least = math.min(least or math.huge, math.max(tonumber(first) - now, 0.001)) end
+  end
+  return least and text(least) or ''
+end
+
+local function start(id, record, consumer, process, token, seconds)
+  local key, number, expires = record.key, tonumber(record.number or 0) + 1, text(now + seconds)
+  if key then
+    free_key(key, id)
+    call('HINCRBY', P .. ':running-keys', key, 1)
+  end
+  set(id, 'state', 'running', 'reason', '', 'changes', changed(record.changes, 'running'),
+      'token', token, 'consumer', consumer, 'process', process, 'started', text(now),
+      'number', number)
+  if number > 1 then unset(id, 'progress') end
+  call('ZADD', P .. ':leases', expires, id)
   call('ZADD', P .. ':running', call('INCR', P .. ':number'), id)
-  local key = get(id, 'key')
-  if key then call('HINCRBY', P .. ':running-keys', key, 1) end
+  return { id, record.body, token, tostring(number), record.counted or '0', expires,
+           record.tid or '' }
 end
-
-local function known(id)
-  return call('HGET', P .. ':aliases', id) or id
-end
-
-local function status_of(id)
-  return { id, call('HGETALL', task_key(id)), call('LRANGE', P .. ':history:' .. id, 0, -1),
-           call('ZSCORE', P .. ':scheduled', get(id, 'place') or '') or '' }
-end
-
-local UNKNOWN = 'UNKNOWN '
 
 -- operations
 
@@ -408,6 +426,12 @@ function operation.promote(batch, tid)
   return { 1, news }
 end
 
+local function born()
+  -- Whoever remembers another one knows that all else is gone, too.
+  call('SETNX', P .. ':born', text(now))
+  return call('GET', P .. ':born')
+end
+
 function operation.reserve(consumer, process, nonce, limit, seconds)
   local news, leases = {}, {}
   hear_of(consumer, process)
@@ -427,28 +451,21 @@ function operation.reserve(consumer, process, nonce, limit, seconds)
     looked = looked + 1
     local id = call('RPOPLPUSH', P, mine)
     if not id then break end
-    local state, key, mode = unpack(call('HMGET', task_key(id), 'state', 'key', 'mode'))
-    if exorcise(id) or state ~= 'queued' then
+    local record = record_of(id)
+    if exorcise(id) or record.state ~= 'queued' then
       call('LREM', mine, 1, id)
-    elseif key and mode == 'after_running'
-        and tonumber(call('HGET', P .. ':running-keys', key) or '0') > 0 then
+    elseif record.key and record.mode == 'after_running'
+        and tonumber(call('HGET', P .. ':running-keys', record.key) or '0') > 0 then
       call('LREM', mine, 1, id)
-      call('HSET', P .. ':parked', key, id)
+      call('HSET', P .. ':parked', record.key, id)
     else
-      start(id, consumer, process, nonce .. '.' .. (#leases + 1), tonumber(seconds))
-      table.insert(leases, lease_of(id))
+      local token = nonce .. '.' .. (#leases + 1)
+      table.insert(leases, start(id, record, consumer, process, token, tonumber(seconds)))
     end
   end
-  if call('LLEN', P) > 0 and #leases > 0 then wake(1) end
-  local soonest = looked == PORTION and '0' or ''
-  for _, line in ipairs({ P .. ':scheduled', P .. ':leases' }) do
-    local first = call('ZRANGE', line, 0, 0, 'WITHSCORES')[2]
-    if first and soonest ~= '0' then
-      local pause = math.max(tonumber(first) - now, 0.001)
-      if soonest == '' or pause < tonumber(soonest) then soonest = text(pause) end
-    end
-  end
-  return { soonest, news, leases }
+  if #leases == 0 then return { looked == PORTION and '0' or soonest(), news, leases, born() } end
+  if call('LLEN', P) > 0 then wake(1) end
+  return { '', news, leases, born() }
 end
 
 function operation.renew(id, token, seconds)
@@ -487,9 +504,9 @@ end
 function operation.finish_and_reserve(id, token, state, reason, due, attempt, last, counts, ...)
   local ended, news = unpack(operation.finish(id, token, state, reason, due, attempt, last, counts))
   local consumer, process, nonce, seconds = ...
-  local _, more, leases = unpack(operation.reserve(consumer, process, nonce, 1, seconds))
+  local _, more, leases, since = unpack(operation.reserve(consumer, process, nonce, 1, seconds))
   for _, item in ipairs(more) do table.insert(news, item) end
-  return { ended, news, leases }
+  return { ended, news, leases, since }
 end
 
 function operation.report(id, token, progress)
@@ -497,6 +514,22 @@ function operation.report(id, token, progress)
   if progress ~= '' then set(id, 'progress', progress) end
   return get(id, 'cancel') and 1 or 0
 end
+
+-- What follows is asked for seldom: to make these functions takes longer than most calls do.
+if operation[ARGV[1]] then
+  return operation[ARGV[1]](unpack(ARGV, 3, math.min(#ARGV, 3 + PORTION)))
+end
+
+local function known(id)
+  return call('HGET', P .. ':aliases', id) or id
+end
+
+local function status_of(id)
+  return { id, call('HGETALL', task_key(id)), call('LRANGE', P .. ':history:' .. id, 0, -1),
+           call('ZSCORE', P .. ':scheduled', get(id, 'place') or '') or '' }
+end
+
+local UNKNOWN = 'UNKNOWN '
 
 function operation.recover()
   local news = {}

@@ -30,6 +30,7 @@ and no colon, so that no two keys can be the same:
     P:ghosts              hash    id → entries in P that are to be skipped
     P:ghosts:number       string  their sum
     P:number              string  the last number that was given out
+    P:born                string  when the queue was first used; another one if data was lost
     P:paused              string  exists while the queue is paused
     P:wake                list    markers; an idle consumer blocks on it
     P:wake:<process>      list    markers for the threads of one process; expires
@@ -103,6 +104,7 @@ class RedisStorage:
         self._process = _process.identity()
         self._server = Server(self.settings)
         self._wakes = 0
+        self._born = b""
         self._adopted: set[str] = set()
         self._local = threading.local()
         options = {
@@ -176,9 +178,19 @@ class RedisStorage:
         nonce = self._local.nonce
         found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
         del self._local.nonce
-        soonest, news, reserved = found
+        soonest, news, reserved, born = found
+        self._notice_loss(born)
         self._tell(news)
         return float(soonest or "inf"), self._leases(consumer, reserved)
+
+    def _notice_loss(self, born: bytes) -> None:
+        before, self._born = self._born, born
+        if before not in (b"", born):
+            logger.error(
+                "queue %s: the server has lost all data since it was asked last (FLUSHALL, or a"
+                " restart without persistence); tasks that waited are gone",
+                self.settings.queue,
+            )
 
     def _leases(self, consumer: str, reserved: Sequence[Sequence[bytes]]) -> list[Lease]:
         leases = [self._lease(consumer, *record) for record in reserved]
@@ -262,7 +274,8 @@ class RedisStorage:
         found = self._end(
             "finish_and_reserve", lease, transition, consumer, self._process, nonce, seconds
         )
-        state, news, reserved = found
+        state, news, reserved, born = found
+        self._notice_loss(born)
         self._tell(news)
         return state.decode() or None, self._leases(consumer, reserved)
 
