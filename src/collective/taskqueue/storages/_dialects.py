@@ -1,0 +1,286 @@
+"""All that differs between the databases: the clock, numbers, locks, and who is woken how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.storages._tables import NUMBERS
+from collective.taskqueue.storages._tables import QUEUE
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from sqlalchemy import bindparam
+from sqlalchemy import BigInteger
+from sqlalchemy import cast
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import create_engine
+from sqlalchemy import Double
+from sqlalchemy import Engine
+from sqlalchemy import event
+from sqlalchemy import extract
+from sqlalchemy import func
+from sqlalchemy import select
+from sqlalchemy import update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
+from typing import Any
+import math
+import re
+import threading
+import time
+
+
+#: Connections that are kept, and those that may be opened on top of them.
+POOL, OVERFLOW = 5, 15
+
+#: Seconds between two looks whether another process has written to the file.
+PROBE = 0.05
+
+#: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
+POLL = 2.0
+
+
+def dialect_of(settings: QueueSettings) -> SQLite | PostgreSQL:
+    """Return the dialect of the settings' url; raises `ConfigurationError`."""
+    try:
+        url = make_url(settings.url)
+    except ArgumentError:
+        url = None
+    if url is not None and url.drivername in ("sqlite", "sqlite+pysqlite"):
+        return SQLite(settings, url)
+    if url is not None and url.drivername in ("postgresql", "postgresql+psycopg"):
+        return PostgreSQL(settings, url)
+    raise ConfigurationError(
+        f"{settings.place}: type sql needs a url, sqlite:///… or postgresql://…"
+    )
+
+
+class SQLite:
+    """A file, written by one process at a time; its clock is that of the machine."""
+
+    now: ColumnElement[float] | None = None
+    number: ColumnElement[int] = bindparam("number_", type_=BigInteger)
+    insert = staticmethod(sqlite.insert)
+    #: One transaction at a time: no row, no key has to be locked.
+    serial = True
+
+    def __init__(self, settings: QueueSettings, url: Any) -> None:
+        self.settings = settings
+        path = url.database
+        if not path or path == ":memory:":
+            raise ConfigurationError(f"{settings.place}: the url must name a file")
+        _refuse_network(settings, Path(path.removeprefix("file:").partition("?")[0]))
+        self._url = url
+        self._gate = threading.Lock()
+
+    def engine(self) -> Engine:
+        engine = create_engine(
+            self._url,
+            poolclass=QueuePool,
+            pool_size=POOL,
+            max_overflow=OVERFLOW,
+            pool_timeout=self.settings.stage_timeout,
+            connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
+        )
+        event.listen(engine, "connect", _prepare)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(_begin(connection)))
+        return engine
+
+    def clock(self) -> float:
+        return time.time()
+
+    @contextmanager
+    def turn(self, writes: bool) -> Iterator[None]:
+        """Let the threads of this process write in turns: those who wait in SQLite sleep."""
+        if not writes:
+            yield
+            return
+        if not self._gate.acquire(timeout=self.settings.stage_timeout):
+            raise PoolTimeout("another thread of this process is writing")
+        try:
+            yield
+        finally:
+            self._gate.release()
+
+    def numbers(self, connection: Connection, count: int) -> list[int]:
+        step = update(QUEUE).where(QUEUE.c.name == self.settings.queue)
+        last = connection.execute(
+            step.values(number=QUEUE.c.number + count).returning(QUEUE.c.number)
+        ).scalar_one()
+        return list(range(last - count + 1, last + 1))
+
+    def lock_schema(self, connection: Connection) -> None:
+        """The transaction is the lock."""
+
+    def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
+        """The transaction is the lock."""
+
+    def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
+        return True
+
+    def after_fork(self) -> None:
+        """The thread that had the gate is not in this process."""
+        self._gate = threading.Lock()
+
+    def announce(self, connection: Connection) -> None:
+        """Other processes see that the file has changed."""
+
+    def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
+        """Call `wake` whenever another process has written, until stopped."""
+        with engine.connect() as connection:
+            probe = connection.connection.cursor()
+            seen = None
+            rounds = 0
+            while not stopped.wait(PROBE):
+                version = probe.execute("PRAGMA data_version").fetchone()
+                rounds += 1
+                if version != seen or rounds * PROBE >= POLL:
+                    seen, rounds = version, 0
+                    wake()
+
+
+class PostgreSQL:
+    """A server, with row locks, and a clock of its own."""
+
+    now: ColumnElement[float] | None = cast(
+        extract("epoch", func.statement_timestamp()), Double
+    )
+    number: ColumnElement[int] = NUMBERS.next_value()
+    insert = staticmethod(postgresql.insert)
+    serial = False
+
+    def __init__(self, settings: QueueSettings, url: Any) -> None:
+        self.settings = settings
+        try:
+            from collective.taskqueue.storages import _psycopg
+        except ModuleNotFoundError as exc:
+            raise ConfigurationError(
+                f"{settings.place}: a url of PostgreSQL needs the extra"
+                f" collective.taskqueue[postgresql], there is no {exc.name}"
+            ) from exc
+        self._driver = _psycopg
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._channel = f"taskqueue_{_digest(settings.queue)}"
+
+    def engine(self) -> Engine:
+        seconds = self.settings.stage_timeout
+        engine = create_engine(
+            self._url,
+            pool_size=POOL,
+            max_overflow=OVERFLOW,
+            pool_timeout=seconds,
+            connect_args={
+                "connect_timeout": max(2, math.ceil(seconds)),
+                "application_name": "collective.taskqueue",
+                # A pooler in transaction mode hands each transaction another session.
+                "prepare_threshold": None,
+            },
+        )
+        event.listen(
+            engine,
+            "do_connect",
+            lambda dialect, record, args, options: self._driver.connect(*args, **options),
+        )
+        return engine
+
+    def clock(self) -> None:
+        return None
+
+    @contextmanager
+    def turn(self, writes: bool) -> Iterator[None]:
+        with self._driver.patience(self.settings.stage_timeout):
+            yield
+
+    def numbers(self, connection: Connection, count: int) -> list[int]:
+        series = func.generate_series(1, count).table_valued("n")
+        return list(connection.scalars(select(NUMBERS.next_value()).select_from(series)))
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.execute(select(func.pg_advisory_xact_lock(_number("schema"))))
+
+    def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
+        for number in self._locks(keys):
+            connection.execute(select(func.pg_advisory_xact_lock(number)))
+
+    def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
+        return all(
+            connection.scalar(select(func.pg_try_advisory_xact_lock(number)))
+            for number in self._locks(keys)
+        )
+
+    def after_fork(self) -> None:
+        """Own nothing but connections."""
+
+    def announce(self, connection: Connection) -> None:
+        connection.execute(select(func.pg_notify(self._channel, "")))
+
+    def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
+        with engine.connect() as connection:
+            self._driver.listen(connection.connection.dbapi_connection, self._channel, wake, stopped, POLL)
+
+    def _locks(self, keys: Iterable[str]) -> list[int]:
+        # In one order for everybody, so that no two wait for each other.
+        return sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
+
+
+def _prepare(connection: Any, record: object) -> None:
+    # The driver begins no transaction by itself; each one says what it is.
+    connection.isolation_level = None
+    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> str:
+    # Who reads first and then wants to write would be told that somebody else was faster.
+    return "BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE"
+
+
+#: File systems on which a lock of one machine is not seen by another.
+NETWORK = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|ocfs2|gfs2|fuse\.(sshfs|.*gluster.*)")
+
+
+def _refuse_network(settings: QueueSettings, path: Path) -> None:
+    kind = _file_system(path)
+    if kind and NETWORK.fullmatch(kind):
+        raise ConfigurationError(
+            f"{settings.place}: {path} is on a network file system ({kind}), where SQLite"
+            " loses data; use a local disk or PostgreSQL"
+        )
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system of a path; empty if it cannot be told."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    place, found = path.absolute().resolve(), ("", "")
+    for line in lines:
+        mount, _, rest = line.partition(" - ")
+        # Blanks are written in octal.
+        point = mount.split()[4].encode().decode("unicode_escape")
+        # Of two on one point the later one is seen.
+        if place.is_relative_to(point) and len(point) >= len(found[0]):
+            found = point, rest.split()[0]
+    return found[1]
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _number(text: str) -> int:
+    """Return a number for a name that is like no other of ours, as advisory locks want it."""
+    digest = blake2b(f"collective.taskqueue:{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

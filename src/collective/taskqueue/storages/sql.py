@@ -1,0 +1,498 @@
+"""The SQL storage: one queue in SQLite or PostgreSQL; the tables are described in _tables.py.
+
+Each transition is one transaction, most of them one statement. Where the two databases
+differ is in _dialects.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages import _process
+from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._admission import Admission
+from collective.taskqueue.storages._alarm import Alarm
+from collective.taskqueue.storages._alarm import Debounced
+from collective.taskqueue.storages._dialects import dialect_of
+from collective.taskqueue.storages._news import News
+from collective.taskqueue.storages._news import tell
+from collective.taskqueue.storages._session import Conflict
+from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._statements import one_of
+from collective.taskqueue.storages._statements import page
+from collective.taskqueue.storages._tables import QUEUE
+from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from sqlalchemy import Connection
+from sqlalchemy import delete
+from sqlalchemy import select
+from sqlalchemy import update
+from typing import Any
+from uuid import uuid4
+from zope.interface import implementer
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Longest time in seconds that an idle consumer blocks.
+BLOCK = 10.0
+
+#: Seconds that a promoted batch is remembered; a promote may be repeated that long.
+REMEMBER = 7200.0
+
+#: Of so many batches one looks for others that need not be remembered any more.
+MARKS = 100
+
+#: Seconds between two notifications of other processes.
+NOTIFY_INTERVAL = 0.1
+
+#: Characters of changes and of history after which the oldest give way.
+LONG_CHANGES, LONG_HISTORY = 4000, 40_000
+
+
+@implementer(ITaskStorage)
+class SqlStorage:
+    """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
+
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
+        self.settings = settings
+        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        self._session = Session(settings, dialect_of(settings), clock)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = _process.identity()
+        self._statements = self._session.statements
+        self._here = TASK.c.queue == self.settings.queue
+        self._mine = QUEUE.c.name == self.settings.queue
+        self._alarm = Alarm(self._session.listen)
+        self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
+        self._tidy = _endings.Tidy(self._session)
+        self._adopted: set[str] = set()
+        self._local = threading.local()
+
+    # in
+
+    def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        self._single(
+            self._statements.stage,
+            batch=batch_id,
+            witness_=witness,
+            size_=len(tasks),
+            tasks_=_wire.pack_batch(tasks),
+        )
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        def work(connection: Connection, again: bool) -> News | None:
+            staged, now = self._unstage(connection, batch_id)
+            batch = staged or _wire.staged(tasks)
+            # Not used up if there is nothing: who still holds the tasks of a lost batch may
+            # come later.
+            if not batch or not self._mark(connection, batch_id):
+                return None
+            if not staged:
+                logger.warning(
+                    "batch %s: lost by the database, %d tasks queued", batch_id, len(batch)
+                )
+            admission = Admission(self._session, connection, tid, now)
+            admission.admit(batch)
+            return admission.news
+
+        self._changed(self._session.write(work))
+
+    def discard(self, batch_id: str) -> None:
+        self._single(self._statements.unstage, batch=batch_id)
+
+    def condemn(self, batch_id: str, reason: str) -> None:
+        def work(connection: Connection, again: bool) -> News | None:
+            batch, now = self._unstage(connection, batch_id)
+            if not batch or not self._mark(connection, batch_id):
+                return None
+            admission = Admission(self._session, connection, None, now)
+            admission.condemn(batch, reason)
+            return admission.news
+
+        self._changed(self._session.write(work))
+
+    def _unstage(self, connection: Connection, batch_id: str) -> tuple[list[_wire.Staged], float]:
+        row = self._session.execute(connection, self._statements.unstage, batch=batch_id).first()
+        if row is None:
+            return [], self._session.now(connection)
+        return _wire.unpack_batch(row[0]), row[1]
+
+    def _mark(self, connection: Connection, batch_id: str) -> bool:
+        """Remember that a batch is not staged any more; return whether this was news."""
+        marked = self._session.execute(connection, self._statements.mark, batch=batch_id)
+        if uuid4().int % MARKS == 0:
+            self._session.execute(connection, self._statements.forget_marks, remember=REMEMBER)
+        return bool(marked.rowcount)
+
+    # out
+
+    def reserve(
+        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        # Without a limit it returns now and then all the same: a consumer has other things
+        # to do as well.
+        deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
+        self._adopt(consumer)
+        wakes = self._alarm.wakes
+        while True:
+            changes = self._alarm.changes
+            soonest, leases = self._take(consumer, limit, lease)
+            rest = deadline - time.monotonic()
+            if leases or wakes != self._alarm.wakes or rest <= 0:
+                # Somebody who still waits has to watch over these leases.
+                self._alarm.ring()
+                return leases
+            self._alarm.sleep(min(rest, soonest, BLOCK), changes, wakes)
+
+    def _take(self, consumer: str, limit: int, seconds: float) -> tuple[float, list[Lease]]:
+        """Return leases, and the seconds until something has to be done unasked."""
+        rows = self._claim(self._statements.claim, consumer, limit, seconds)
+        soonest = float("inf")
+        while not rows:
+            [look] = self._read(self._statements.look)
+            if look.expires is not None and look.expires <= look.now:
+                self.recover()
+            elif look.due is not None and look.due <= look.now:
+                self._session.write(self._ripen)
+            else:
+                moments = [when for when in (look.due, look.expires) if when is not None]
+                soonest = max(min(moments, default=soonest) - look.now, 0.001)
+                if look.waits and not look.paused:
+                    rows = self._claim(self._statements.claim_keyed, consumer, limit, seconds)
+                break
+        leases = [self._lease(consumer, row) for row in rows]
+        return soonest, [lease for lease in leases if lease is not None]
+
+    def _ripen(self, connection: Connection, again: bool) -> None:
+        _endings.ripen(self._session, connection)
+
+    def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
+        # If the answer is lost the tasks are reserved all the same: looked for under the same
+        # nonce they are not lost until their leases expire.
+        asked = hasattr(self._local, "nonce")
+        if not asked:
+            self._local.nonce = uuid4().hex
+        nonce = self._local.nonce
+
+        def work(connection: Connection, again: bool) -> list[Any]:
+            execute = self._session.execute
+            if again or asked:
+                mine = {"nonce": nonce, "consumer_": consumer}
+                rows = execute(connection, self._statements.reserved, **mine).all()
+                if rows:
+                    return list(rows)
+            values = {"consumer_": consumer, "process_": self._process, "lease": seconds}
+            rows = execute(connection, statement, nonce=nonce, limit_=limit, **values).all()
+            for row in rows:
+                if row.changed > LONG_CHANGES or row.past > LONG_HISTORY:
+                    _endings.shorten(self._session, connection, row.id)
+            if statement is self._statements.claim_keyed:
+                self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
+            return list(rows)
+
+        single = statement is self._statements.claim
+        rows = self._session.single(work) if single else self._session.write(work)
+        del self._local.nonce
+        return sorted(rows, key=lambda row: row.place)
+
+    def _lock_keys(self, connection: Connection, nonce: str, keys: set[str]) -> None:
+        """Make sure that of these keys no other task was started at the same moment."""
+        if keys and not self._session.dialect.try_keys(connection, keys):
+            # Whoever has the key may wait for the very rows that were just taken.
+            raise Conflict("a key is locked by another transaction")
+        overtaken = self._statements.overtaken
+        if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
+            raise Conflict("another task of a key was started")
+
+    def _lease(self, consumer: str, row: Any) -> Lease | None:
+        try:
+            task = _wire.decode(bytes(row.body))
+        except TaskDecodeError as exc:
+            reason = f"cannot be decoded: {exc}"
+            attempt = AttemptRecord(row.attempts, consumer, 0.0, 0.0, None, reason)
+            self._end(row.id, row.token, Transition(FAILED, attempt, reason), None)
+            logger.error("task %s: %s, failed", row.id, reason)
+            self.notify(FAILED, row.id)
+            return None
+        tid = None if row.tid is None else bytes(row.tid)
+        return Lease(task, row.token, consumer, row.attempts, row.counted, row.expires, tid)
+
+    def _adopt(self, consumer: str) -> None:
+        """Recover what this consumer ran in processes of this machine that are dead."""
+        if consumer in self._adopted:
+            return
+        mine = TASK.c.consumer == consumer
+        query = select(TASK.c.process).where(self._here, one_of(RUNNING), mine).distinct()
+        found = self._session.read(lambda connection: list(connection.scalars(query)))
+        dead = [name for name in found if name and _process.is_dead(name)]
+        if dead:
+            self._recover(mine & TASK.c.process.in_(dead))
+        self._adopted.add(consumer)
+
+    def wake(self) -> None:
+        self._alarm.wake()
+
+    def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
+        held = {"id_": lease.task.id, "token_": lease.token}
+        return bool(self._single(self._statements.renew, lease=seconds, **held))
+
+    def finish(self, lease: Lease, transition: Transition) -> State | None:
+        again = getattr(self._local, "unfinished", None) == lease.token
+        self._local.unfinished = lease.token
+        state = self._end(lease.task.id, lease.token, transition, lease.task, again)
+        self._local.unfinished = None
+        return state
+
+    def _end(
+        self,
+        task_id: str,
+        token: str,
+        transition: Transition,
+        task: Task | None,
+        repeated: bool = False,
+    ) -> State | None:
+        held = {"id_": task_id, "token_": token}
+        values = {
+            **held,
+            "state_": transition.state,
+            "reason_": transition.reason.replace("\0", "\\0"),
+            "attempt": _wire.pack_attempt(transition.attempt) + "\n",
+            "due_": transition.due,
+            "counts_": int(transition.counts),
+            "last_": _wire.pack_response(transition),
+            "keep_succeeded": self.settings.keep_succeeded,
+            "keep_failed": self.settings.keep_failed,
+        }
+
+        def work(connection: Connection, again: bool) -> Any:
+            execute = self._session.execute
+            if replaceable:
+                values.update(self._replaced(connection, task))
+            row = execute(connection, self._statements.finish, **values).first()
+            if row is None and (again or repeated):
+                # The answer to this very call was lost.
+                return execute(connection, self._statements.done, **held).first()
+            return row
+
+        replaceable = transition.state == SCHEDULED and task is not None and task.key is not None
+        row = (self._session.write if replaceable else self._session.single)(work)
+        if row is None:
+            return None
+        if row.state in FINISHED:
+            self._tidy.after(row.state, row.now)
+        self._alarm.ring()
+        if row.state == SCHEDULED or row.key is not None:
+            self._announce()
+        return row.state  # type: ignore[no-any-return]
+
+    def _replaced(self, connection: Connection, task: Task) -> dict[str, Any]:
+        self._session.dialect.lock_keys(connection, [task.key])
+        newer = _endings.newer(self._session, connection, task.key, task.on_conflict)
+        return {} if newer is None else {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
+
+    def report(self, lease: Lease, progress: Progress | None = None) -> bool:
+        def work(connection: Connection, again: bool) -> Any:
+            statement = self._statements.asked if progress is None else self._statements.report
+            return self._session.execute(connection, statement, **values).first()
+
+        values = {"id_": lease.task.id, "token_": lease.token}
+        if progress is not None:
+            values["progress_"] = _wire.pack_progress(progress)
+        row = self._session.single(work)
+        return True if row is None else bool(row.cancel)
+
+    def recover(self) -> list[str]:
+        return self._recover(None)
+
+    def _recover(self, condition: Any) -> list[str]:
+        news: News = []
+
+        def work(connection: Connection, again: bool) -> list[str]:
+            news.clear()
+            return _endings.recover(self._session, connection, condition, news)
+
+        recovered = self._session.write(work)
+        if recovered or news:
+            self._changed(news)
+        return recovered
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        rows = self._read(self._statements.in_doubt, age=age)
+        return [StagedBatch(row.id, row.witness, row.age, row.size) for row in rows]
+
+    # introspection
+
+    def __len__(self) -> int:
+        return int(self._read(self._statements.length)[0][0])
+
+    def counts(self) -> dict[State, int]:
+        return dict(zip(STATES, self._read(self._statements.counts)[0], strict=True))
+
+    def get(self, task_id: str) -> TaskStatus:
+        rows = self._read(self._statements.get, id=task_id)
+        if not rows:
+            raise self._unknown(task_id)
+        return _status(rows[0])
+
+    def tasks(
+        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        return [_status(row) for row in self._read(page(state, user, start, size))]
+
+    # transitions from outside
+
+    def cancel(self, task_id: str) -> State:
+        def work(connection: Connection, again: bool) -> State:
+            row = self._known(connection, task_id, lock=True)
+            if row.state in FINISHED:
+                raise ForbiddenTransition(f"task {task_id} has {row.state}, not cancelled")
+            values: dict[str, Any] = {"cancel": True}
+            if row.state != RUNNING:
+                now = self._session.now(connection)
+                ended = _endings.concluded(self._session, connection, CANCELLED, now, "cancelled")
+                values = ended
+            connection.execute(_endings.of_task(self._session, row.id).values(values))
+            return RUNNING if row.state == RUNNING else CANCELLED
+
+        state = self._session.write(work)
+        if state == CANCELLED:
+            self._changed([], CANCELLED)
+        return state
+
+    def retry(self, task_id: str) -> None:
+        def work(connection: Connection, again: bool) -> None:
+            key = self._known(connection, task_id).key
+            if key is not None:
+                self._session.dialect.lock_keys(connection, [key])
+            row = self._known(connection, task_id, lock=True)
+            if row.state not in (FAILED, CANCELLED):
+                raise ForbiddenTransition(f"task {task_id} is {row.state}, not queued again")
+            newer = _endings.newer(self._session, connection, row.key, row.mode)
+            if newer is not None:
+                raise ForbiddenTransition(f"task {task_id}: {newer} of its key already waits")
+            now = self._session.now(connection)
+            _endings.queue_again(self._session, connection, row.id, now)
+
+        self._session.write(work)
+        self._changed([])
+
+    def remove(self, task_id: str) -> None:
+        def work(connection: Connection, again: bool) -> None:
+            row = self._known(connection, task_id, lock=True)
+            if row.state not in FINISHED:
+                raise ForbiddenTransition(f"task {task_id} is {row.state}, not removed")
+            connection.execute(delete(TASK).where(self._here, TASK.c.id == row.id))
+
+        self._session.write(work)
+
+    def clear(self) -> int:
+        # Not more than there were, so that it ends even if tasks are added faster.
+        counts = self.counts()
+        return self._forget(counts[QUEUED], one_of(QUEUED)) + self._forget(
+            counts[SCHEDULED], one_of(SCHEDULED)
+        )
+
+    def purge(self, state: State) -> int:
+        if state not in FINISHED:
+            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
+        return self._forget(self.counts()[state], one_of(*FINISHED), one_of(state))
+
+    def _forget(self, limit: int, *conditions: Any) -> int:
+        """Delete in portions, so that others come in between."""
+        number, found = 0, 1
+        while found and number < limit:
+            found = self._session.write(
+                lambda connection, again: _endings.forget(self._session, connection, *conditions)
+            )
+            number += found
+        return number
+
+    def pause(self) -> None:
+        self._set_paused(True)
+
+    def resume(self) -> None:
+        self._set_paused(False)
+        self._changed([])
+
+    def paused(self) -> bool:
+        return bool(self._read(select(QUEUE.c.paused).where(self._mine))[0][0])
+
+    def _set_paused(self, paused: bool) -> None:
+        self._single(update(QUEUE).where(self._mine).values(paused=paused))
+
+    # the process
+
+    def check(self) -> None:
+        self._session.check()
+
+    def after_fork(self) -> None:
+        # The connections are the parent's.
+        self._session.after_fork()
+        self._begin()
+
+    def close(self) -> None:
+        self._alarm.close()
+        self._session.close()
+
+    def _single(self, statement: Any, **values: Any) -> int:
+        result = self._session.single(
+            lambda connection, again: self._session.execute(
+                connection, statement, **values
+            ).rowcount
+        )
+        return int(result)
+
+    def _read(self, statement: Any, **values: Any) -> Any:
+        return self._session.read(
+            lambda connection: self._session.execute(connection, statement, **values).all()
+        )
+
+    def _known(self, connection: Connection, task_id: str, lock: bool = False) -> Any:
+        statement = self._statements.lock if lock else self._statements.known
+        row = self._session.execute(connection, statement, id=task_id).first()
+        if row is None:
+            raise self._unknown(task_id)
+        return row
+
+    def _unknown(self, task_id: str) -> UnknownTask:
+        return UnknownTask(f"no task {task_id} in queue {self.settings.queue}")
+
+    def _changed(self, news: News | None, *finished: str) -> None:
+        """After a transaction: tell it to whom it may concern."""
+        if news is None:
+            return
+        tell(news, self.notify)
+        for state in {*finished, *(kind for kind, _, _ in news)} & set(FINISHED):
+            self._tidy.after(state, self._session.time())
+        self._alarm.ring()
+        self._announce()
+
+
+def _status(row: Any) -> TaskStatus:
+    return _wire.status_of(row._mapping, row.history.splitlines())
