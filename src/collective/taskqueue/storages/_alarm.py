@@ -84,7 +84,7 @@ class Debounced:
 
     def __call__(self) -> None:
         with self._lock:
-            if self._timer is not None:
+            if self._timer is not None or self._last == float("inf"):
                 return
             rest = self._last + self._interval - time.monotonic()
             if rest > 0:
@@ -95,8 +95,19 @@ class Debounced:
             self._last = time.monotonic()
         self._call()
 
+    def close(self) -> None:
+        """Call nothing any more; called at exit."""
+        with self._lock:
+            timer, self._timer = self._timer, None
+            self._last = float("inf")
+        if timer is not None:
+            timer.cancel()
+            timer.join()
+
     def _late(self) -> None:
         with self._lock:
+            if self._timer is not threading.current_thread():
+                return
             self._timer = None
             self._last = time.monotonic()
         self._call()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
@@ -80,9 +81,13 @@ class SQLite:
         _refuse_network(settings, Path(path.removeprefix("file:").partition("?")[0]))
         self._url = url
         self._gate = threading.Lock()
+        self._engine: Engine | None = None
+        #: The connection that looks for what other processes have written.
+        self._probe: Any = None
 
     def engine(self) -> Engine:
-        engine = create_engine(
+        FORKS.watch(self)
+        self._engine = engine = create_engine(
             self._url,
             poolclass=QueuePool,
             pool_size=POOL,
@@ -100,15 +105,14 @@ class SQLite:
     @contextmanager
     def turn(self, writes: bool) -> Iterator[None]:
         """Let the threads of this process write in turns: those who wait in SQLite sleep."""
-        if not writes:
-            yield
-            return
-        if not self._gate.acquire(timeout=self.settings.stage_timeout):
+        if writes and not self._gate.acquire(timeout=self.settings.stage_timeout):
             raise PoolTimeout("another thread of this process is writing")
         try:
-            yield
+            with FORKS.none():
+                yield
         finally:
-            self._gate.release()
+            if writes:
+                self._gate.release()
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
         step = update(QUEUE).where(QUEUE.c.name == self.settings.queue)
@@ -135,16 +139,29 @@ class SQLite:
 
     def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
         """Call `wake` whenever another process has written, until stopped."""
-        with engine.connect() as connection:
-            probe = connection.connection.cursor()
-            seen = None
-            rounds = 0
-            while not stopped.wait(PROBE):
-                version = probe.execute("PRAGMA data_version").fetchone()
-                rounds += 1
-                if version != seen or rounds * PROBE >= POLL:
-                    seen, rounds = version, 0
-                    wake()
+        seen, rounds = 0, 0
+        while not stopped.wait(PROBE):
+            with FORKS.none():
+                if self._probe is None:
+                    self._probe = engine.raw_connection()
+                    self._probe.detach()
+                [version] = self._probe.cursor().execute("PRAGMA data_version").fetchone()
+            rounds += 1
+            if version != seen or rounds * PROBE >= POLL:
+                seen, rounds = version, 0
+                wake()
+        self._close_probe()
+
+    def let_go(self) -> None:
+        """A fork is near, and nobody is in SQLite."""
+        self._close_probe()
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _close_probe(self) -> None:
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.close()
 
 
 class PostgreSQL:
@@ -223,8 +240,12 @@ class PostgreSQL:
         connection.execute(select(func.pg_notify(self._channel, "")))
 
     def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
-        with engine.connect() as connection:
-            self._driver.listen(connection.connection.dbapi_connection, self._channel, wake, stopped, POLL)
+        connection = engine.raw_connection()
+        connection.detach()
+        try:
+            self._driver.listen(connection.dbapi_connection, self._channel, wake, stopped, POLL)
+        finally:
+            connection.close()
 
     def _locks(self, keys: Iterable[str]) -> list[int]:
         # In one order for everybody, so that no two wait for each other.

@@ -77,6 +77,11 @@ def entering(state: str | ColumnElement[str], now: Any) -> ColumnElement[str]:
     return name + literal(" ", Text) + cast(now, Text) + literal(";", Text)
 
 
+def _seconds(name: str) -> ColumnElement[float]:
+    # PostgreSQL takes a parameter for a text unless it is told otherwise.
+    return cast(bindparam(name, type_=Double), Double)
+
+
 class Statements:
     """See the module. `now` is an expression, or None for a parameter of that name."""
 
@@ -87,14 +92,14 @@ class Statements:
         insert: Any,
         serial: bool,
     ) -> None:
-        self.now = bindparam("now", type_=Double) if now is None else now
+        self.now = _seconds("now") if now is None else now
         self._number = number
         self.claim = self._claim(keyed=serial)
         self.claim_keyed = self._claim(keyed=True)
         self.overtaken = self._overtaken()
         self.look = self._look()
         self.finish = self._finish()
-        self.renew = self._of_holder().values(expires=self.now + bindparam("lease", type_=Double))
+        self.renew = self._of_holder().values(expires=self.now + _seconds("lease"))
         self.report = (
             self._of_holder()
             .values(
@@ -108,15 +113,15 @@ class Statements:
             TASK.c.consumer == bindparam("consumer_"),
             TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
         )
-        self.done = select(TASK.c.state, TASK.c.key, cast(self.now, Double).label("now")).where(
+        self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
             _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
         self.unstage = (
             delete(BATCH)
             .where(BATCH.c.queue == bindparam("queue_"), BATCH.c.id == bindparam("batch"))
-            .returning(BATCH.c.tasks, cast(self.now, Double))
+            .returning(BATCH.c.tasks, self.now)
         )
-        self.time = select(cast(self.now, Double))
+        self.time = select(self.now)
         self.asked = select(TASK.c.cancel).where(
             _HERE,
             TASK.c.id == bindparam("id_"),
@@ -131,13 +136,13 @@ class Statements:
         self.mark = self._mark(insert)
         self.forget_marks = delete(PROMOTED).where(
             PROMOTED.c.queue == bindparam("queue_"),
-            PROMOTED.c.since < self.now - bindparam("remember", type_=Double),
+            PROMOTED.c.since < self.now - _seconds("remember"),
         )
         self.stage = self._stage(insert)
-        age = cast(self.now, Double) - BATCH.c.staged
+        age = self.now - BATCH.c.staged
         self.in_doubt = (
             select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.size)
-            .where(BATCH.c.queue == bindparam("queue_"), age >= bindparam("age", type_=Double))
+            .where(BATCH.c.queue == bindparam("queue_"), age >= _seconds("age"))
             .order_by(BATCH.c.number)
             .limit(PORTION)
         )
@@ -199,7 +204,7 @@ class Statements:
                 process=bindparam("process_"),
                 claim=newest.scalar_subquery(),
                 started=self.now,
-                expires=self.now + bindparam("lease", type_=Double),
+                expires=self.now + _seconds("lease"),
                 attempts=TASK.c.attempts + 1,
                 progress=None,
             )
@@ -258,7 +263,7 @@ class Statements:
         waits = exists().where(_HERE, one_of(QUEUED))
         paused = exists().where(QUEUE.c.name == bindparam("queue_"), QUEUE.c.paused)
         return select(
-            cast(self.now, Double).label("now"),
+            self.now.label("now"),
             soonest(SCHEDULED, "due").label("due"),
             soonest(RUNNING, "expires").label("expires"),
             waits.label("waits"),
@@ -284,7 +289,7 @@ class Statements:
 
     def _mark(self, insert: Any) -> Any:
         values = {"queue": bindparam("queue_"), "id": bindparam("batch"), "since": self.now}
-        return insert(PROMOTED).values(values).on_conflict_do_nothing()
+        return insert(PROMOTED).values(values).on_conflict_do_nothing().returning(PROMOTED.c.id)
 
     def _of_holder(self) -> Update:
         return update(TASK).where(
@@ -302,9 +307,9 @@ class Statements:
         keep = case(
             (
                 and_(~TASK.c.cancel, asked == SUCCEEDED),
-                bindparam("keep_succeeded", type_=Double),
+                _seconds("keep_succeeded"),
             ),
-            else_=bindparam("keep_failed", type_=Double),
+            else_=_seconds("keep_failed"),
         )
         reason = bindparam("reason_", type_=Text)
         return (
@@ -319,13 +324,13 @@ class Statements:
                 token=None,
                 done=bindparam("token_"),
                 place=self._number,
-                due=case((again, bindparam("due_", type_=Double)), else_=null()),
+                due=case((again, _seconds("due_")), else_=null()),
                 expires=None,
                 counted=TASK.c.counted + bindparam("counts_", type_=Integer),
                 last=bindparam("last_", type_=TASK.c.last.type),
                 forget_at=case((again, null()), else_=self.now + func.coalesce(TASK.c.keep, keep)),
             )
-            .returning(TASK.c.state, TASK.c.key, cast(self.now, Double).label("now"))
+            .returning(TASK.c.state, TASK.c.key, self.now.label("now"))
         )
 
     def _counts(self) -> Select[Any]:

@@ -145,10 +145,11 @@ class SqlStorage:
 
     def _mark(self, connection: Connection, batch_id: str) -> bool:
         """Remember that a batch is not staged any more; return whether this was news."""
-        marked = self._session.execute(connection, self._statements.mark, batch=batch_id)
+        mark = self._session.execute(connection, self._statements.mark, batch=batch_id)
+        marked = mark.first() is not None
         if uuid4().int % MARKS == 0:
             self._session.execute(connection, self._statements.forget_marks, remember=REMEMBER)
-        return bool(marked.rowcount)
+        return marked
 
     # out
 
@@ -457,6 +458,7 @@ class SqlStorage:
         self._begin()
 
     def close(self) -> None:
+        self._announce.close()
         self._alarm.close()
         self._session.close()
 
