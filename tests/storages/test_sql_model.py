@@ -29,9 +29,7 @@ SEQUENCES = settings(
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(
-    request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer
-) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/queue.sqlite"
     return postgres_server.new_database()

@@ -79,12 +79,14 @@ class Debounced:
         self._call = call
         self._interval = interval
         self._lock = threading.Lock()
+        self._calling = threading.Lock()
+        self._closed = False
         self._last = float("-inf")
         self._timer: threading.Timer | None = None
 
     def __call__(self) -> None:
         with self._lock:
-            if self._timer is not None or self._last == float("inf"):
+            if self._timer is not None or self._closed:
                 return
             rest = self._last + self._interval - time.monotonic()
             if rest > 0:
@@ -93,21 +95,24 @@ class Debounced:
                 self._timer.start()
                 return
             self._last = time.monotonic()
-        self._call()
+        self._call_once()
 
     def close(self) -> None:
         """Call nothing any more; called at exit."""
         with self._lock:
-            timer, self._timer = self._timer, None
-            self._last = float("inf")
-        if timer is not None:
-            timer.cancel()
-            timer.join()
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+        with self._calling:
+            return
 
     def _late(self) -> None:
         with self._lock:
-            if self._timer is not threading.current_thread():
-                return
             self._timer = None
             self._last = time.monotonic()
-        self._call()
+        self._call_once()
+
+    def _call_once(self) -> None:
+        with self._calling:
+            if not self._closed:
+                self._call()

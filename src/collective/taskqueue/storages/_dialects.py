@@ -13,8 +13,8 @@ from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from sqlalchemy import bindparam
 from sqlalchemy import BigInteger
+from sqlalchemy import bindparam
 from sqlalchemy import cast
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
@@ -96,7 +96,7 @@ class SQLite:
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
         )
         event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(_begin(connection)))
+        event.listen(engine, "begin", _begin)
         return engine
 
     def clock(self) -> float:
@@ -167,9 +167,7 @@ class SQLite:
 class PostgreSQL:
     """A server, with row locks, and a clock of its own."""
 
-    now: ColumnElement[float] | None = cast(
-        extract("epoch", func.statement_timestamp()), Double
-    )
+    now: ColumnElement[float] | None = cast(extract("epoch", func.statement_timestamp()), Double)
     number: ColumnElement[int] = NUMBERS.next_value()
     insert = staticmethod(postgresql.insert)
     serial = False
@@ -242,8 +240,9 @@ class PostgreSQL:
     def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
         connection = engine.raw_connection()
         connection.detach()
+        driver: Any = connection.driver_connection
         try:
-            self._driver.listen(connection.dbapi_connection, self._channel, wake, stopped, POLL)
+            self._driver.listen(driver, self._channel, wake, stopped, POLL)
         finally:
             connection.close()
 
@@ -262,13 +261,16 @@ def _prepare(connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin(connection: Connection) -> str:
+def _begin(connection: Connection) -> None:
     # Who reads first and then wants to write would be told that somebody else was faster.
-    return "BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE"
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 #: File systems on which a lock of one machine is not seen by another.
-NETWORK = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|ocfs2|gfs2|fuse\.(sshfs|.*gluster.*)")
+NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|ocfs2|gfs2|fuse\.(sshfs|.*gluster.*)"
+)
 
 
 def _refuse_network(settings: QueueSettings, path: Path) -> None:

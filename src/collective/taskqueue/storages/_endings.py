@@ -230,4 +230,6 @@ class Tidy:
         self._forget(one_of(*FINISHED), one_of(state), TASK.c.place <= last)
 
     def _forget(self, *conditions: ColumnElement[bool]) -> None:
-        self._session.single(lambda connection, again: forget(self._session, connection, *conditions))
+        self._session.single(
+            lambda connection, again: forget(self._session, connection, *conditions)
+        )

@@ -79,6 +79,9 @@ def listen(
     connection.execute(f'LISTEN "{channel}"')
     heard = time.monotonic()
     while not stopped.is_set():
-        if list(connection.notifies(timeout=SLICE, stop_after=1)) or time.monotonic() > heard + poll:
+        if (
+            list(connection.notifies(timeout=SLICE, stop_after=1))
+            or time.monotonic() > heard + poll
+        ):
             heard = time.monotonic()
             wake()

@@ -165,9 +165,7 @@ class Session:
                 self.dialect.lock_schema(connection)
                 self._migrate(connection)
                 new = {"name": self.settings.queue, "paused": False, "number": 0}
-                connection.execute(
-                    self.dialect.insert(QUEUE).values(new).on_conflict_do_nothing()
-                )
+                connection.execute(self.dialect.insert(QUEUE).values(new).on_conflict_do_nothing())
         self._ready = True
 
     def _migrate(self, connection: Connection) -> None:

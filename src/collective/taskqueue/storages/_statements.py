@@ -54,6 +54,12 @@ LEASED = tuple(
     for name in ("id", "key", "place", "body", "token", "attempts", "counted", "expires", "tid")
 )
 
+#: What tells whether the history of a task has to give way.
+_LENGTHS = (
+    func.length(TASK.c.changes).label("changed"),
+    func.length(TASK.c.history).label("past"),
+)
+
 #: What a status is made of.
 SHOWN = tuple(
     TASK.c[name]
@@ -65,10 +71,21 @@ _HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 
 def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
     """Return the condition that a task is in one of the states."""
-    names = [literal_column(f"'{state}'") for state in states]
+    names: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
     if len(names) == 1:
-        return table.c.state == names[0]  # type: ignore[no-any-return]
-    return table.c.state.in_(names)  # type: ignore[no-any-return]
+        return table.c.state == names[0]
+    return table.c.state.in_(names)
+
+
+_PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
+
+#: The condition that a token is still good.
+_HELD = (
+    _HERE,
+    TASK.c.id == bindparam("id_"),
+    one_of(RUNNING),
+    TASK.c.token == bindparam("token_"),
+)
 
 
 def entering(state: str | ColumnElement[str], now: Any) -> ColumnElement[str]:
@@ -94,58 +111,63 @@ class Statements:
     ) -> None:
         self.now = _seconds("now") if now is None else now
         self._number = number
-        self.claim = self._claim(keyed=serial)
-        self.claim_keyed = self._claim(keyed=True)
-        self.overtaken = self._overtaken()
-        self.look = self._look()
-        self.finish = self._finish()
-        self.renew = self._of_holder().values(expires=self.now + _seconds("lease"))
-        self.report = (
-            self._of_holder()
-            .values(
-                progress=func.coalesce(bindparam("progress_", type_=Text), TASK.c.progress),
-            )
-            .returning(TASK.c.cancel)
-        )
-        self.reserved = select(*LEASED).where(
-            _HERE,
-            one_of(RUNNING),
-            TASK.c.consumer == bindparam("consumer_"),
-            TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
-        )
-        self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
-            _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
-        )
+        self.time = select(self.now)
+        self._of_batches(insert)
+        self._of_consumers(serial)
+        self._of_people()
+
+    def _of_batches(self, insert: Any) -> None:
+        mine = BATCH.c.queue == bindparam("queue_")
+        age = self.now - BATCH.c.staged
+        self.stage = self._stage(insert)
         self.unstage = (
             delete(BATCH)
-            .where(BATCH.c.queue == bindparam("queue_"), BATCH.c.id == bindparam("batch"))
+            .where(mine, BATCH.c.id == bindparam("batch"))
             .returning(BATCH.c.tasks, self.now)
         )
-        self.time = select(self.now)
-        self.asked = select(TASK.c.cancel).where(
-            _HERE,
-            TASK.c.id == bindparam("id_"),
-            one_of(RUNNING),
-            TASK.c.token == bindparam("token_"),
+        self.in_doubt = (
+            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.size)
+            .where(mine, age >= _seconds("age"))
+            .order_by(BATCH.c.number)
+            .limit(PORTION)
         )
-        self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
-        self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state).where(
-            _HERE, TASK.c.id == _known()
-        )
-        self.lock = self.known.with_for_update()
         self.mark = self._mark(insert)
         self.forget_marks = delete(PROMOTED).where(
             PROMOTED.c.queue == bindparam("queue_"),
             PROMOTED.c.since < self.now - _seconds("remember"),
         )
-        self.stage = self._stage(insert)
-        age = self.now - BATCH.c.staged
-        self.in_doubt = (
-            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.size)
-            .where(BATCH.c.queue == bindparam("queue_"), age >= _seconds("age"))
-            .order_by(BATCH.c.number)
-            .limit(PORTION)
+
+    def _of_consumers(self, serial: bool) -> None:
+        nonce = bindparam("nonce", type_=Text)
+        self.claim = self._claim(keyed=serial)
+        self.claim_keyed = self._claim(keyed=True)
+        self.overtaken = self._overtaken()
+        self.reserved = select(*LEASED).where(
+            _HERE,
+            one_of(RUNNING),
+            TASK.c.consumer == bindparam("consumer_"),
+            TASK.c.token == nonce + TASK.c.id,
         )
+        self.look = self._look()
+        self.renew = update(TASK).where(*_HELD).values(expires=self.now + _seconds("lease"))
+        self.asked = select(TASK.c.cancel).where(*_HELD)
+        self.report = (
+            update(TASK)
+            .where(*_HELD)
+            .values(progress=bindparam("progress_", type_=Text))
+            .returning(TASK.c.cancel)
+        )
+        self.finish = self._finish()
+        self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
+            _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
+        )
+
+    def _of_people(self) -> None:
+        self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
+        self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state).where(
+            _HERE, TASK.c.id == _known()
+        )
+        self.lock = self.known.with_for_update()
         self.counts = self._counts()
         self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
 
@@ -156,22 +178,13 @@ class Statements:
         leases have expired. Unless `keyed`, nothing either if one of them has a key: that
         has to be locked.
         """
-        keys = TASK.alias("keys")
-        blocked = exists().where(
-            keys.c.queue == TASK.c.queue,
-            keys.c.key == TASK.c.key,
-            one_of(*ACTIVE, table=keys),
-            or_(
-                one_of(RUNNING, table=keys),
-                # Of two that one claim would take, the later one waits.
-                and_(one_of(QUEUED, table=keys), keys.c.place < TASK.c.place),
-            ),
-        )
         conditions = [
             _HERE,
             one_of(QUEUED),
-            ~exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused),
-            or_(TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~blocked),
+            ~_PAUSED,
+            or_(
+                TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
+            ),
             ~self._due(TASK.alias("due")),
             ~self._expired(TASK.alias("running")),
         ]
@@ -187,10 +200,6 @@ class Statements:
         wanted = [_HERE, TASK.c.id.in_(select(chosen.c.id))]
         if not keyed:
             wanted.append(~exists(select(literal(1)).where(chosen.c.key.is_not(None))))
-        others = TASK.alias("others")
-        newest = select(func.coalesce(func.max(others.c.claim), 0) + 1).where(
-            others.c.queue == bindparam("queue_", type_=Text), one_of(RUNNING, table=others)
-        )
         return (
             update(TASK)
             .where(*wanted)
@@ -202,17 +211,13 @@ class Statements:
                 token=bindparam("nonce", type_=Text) + TASK.c.id,
                 consumer=bindparam("consumer_"),
                 process=bindparam("process_"),
-                claim=newest.scalar_subquery(),
+                claim=_next_claim(),
                 started=self.now,
                 expires=self.now + _seconds("lease"),
                 attempts=TASK.c.attempts + 1,
                 progress=None,
             )
-            .returning(
-                *LEASED,
-                func.length(TASK.c.changes).label("changed"),
-                func.length(TASK.c.history).label("past"),
-            )
+            .returning(*LEASED, *_LENGTHS)
         )
 
     def _overtaken(self) -> Select[Any]:
@@ -261,13 +266,12 @@ class Statements:
             )
 
         waits = exists().where(_HERE, one_of(QUEUED))
-        paused = exists().where(QUEUE.c.name == bindparam("queue_"), QUEUE.c.paused)
         return select(
             self.now.label("now"),
             soonest(SCHEDULED, "due").label("due"),
             soonest(RUNNING, "expires").label("expires"),
             waits.label("waits"),
-            paused.label("paused"),
+            _PAUSED.label("paused"),
         )
 
     def _stage(self, insert: Any) -> Any:
@@ -291,14 +295,6 @@ class Statements:
         values = {"queue": bindparam("queue_"), "id": bindparam("batch"), "since": self.now}
         return insert(PROMOTED).values(values).on_conflict_do_nothing().returning(PROMOTED.c.id)
 
-    def _of_holder(self) -> Update:
-        return update(TASK).where(
-            _HERE,
-            TASK.c.id == bindparam("id_"),
-            one_of(RUNNING),
-            TASK.c.token == bindparam("token_"),
-        )
-
     def _finish(self) -> Update:
         """End an attempt if the token matches; cancelled if that was asked for."""
         asked = bindparam("state_", type_=Text)
@@ -313,7 +309,8 @@ class Statements:
         )
         reason = bindparam("reason_", type_=Text)
         return (
-            self._of_holder()
+            update(TASK)
+            .where(*_HELD)
             .values(
                 state=state,
                 reason=case(
@@ -353,6 +350,30 @@ class Statements:
 _STATES: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING, *FINISHED)
 
 
+def _blocked() -> ColumnElement[bool]:
+    """Whether a task that is queued comes after another one of its key."""
+    keys = TASK.alias("keys")
+    # Of two that one claim would take, the later one waits.
+    earlier = and_(one_of(QUEUED, table=keys), keys.c.place < TASK.c.place)
+    other = exists().where(
+        keys.c.queue == TASK.c.queue,
+        keys.c.key == TASK.c.key,
+        one_of(*ACTIVE, table=keys),
+        or_(one_of(RUNNING, table=keys), earlier),
+    )
+    serial = TASK.c.mode == literal_column("'after_running'")
+    return and_(TASK.c.key.is_not(None), serial, other)
+
+
+def _next_claim() -> Any:
+    """One more than the newest claim of those that run."""
+    others = TASK.alias("others")
+    newest = select(func.coalesce(func.max(others.c.claim), 0) + 1)
+    return newest.where(
+        others.c.queue == bindparam("queue_", type_=Text), one_of(RUNNING, table=others)
+    ).scalar_subquery()
+
+
 def _known() -> ColumnElement[str]:
     """Return the id a task is stored under: its own, or that of the one it was skipped for."""
     alias = select(ALIAS.c.task).where(
@@ -378,4 +399,3 @@ _ORDER: dict[Any, Iterable[Any]] = {
     SCHEDULED: (TASK.c.due, TASK.c.place),
     RUNNING: (TASK.c.claim, TASK.c.place),
 }
-

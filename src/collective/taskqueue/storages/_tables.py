@@ -19,6 +19,7 @@ from collections.abc import Callable
 from sqlalchemy import BigInteger
 from sqlalchemy import Boolean
 from sqlalchemy import Column
+from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Double
 from sqlalchemy import ForeignKeyConstraint
@@ -120,7 +121,7 @@ PROMOTED = Table(
 
 
 def _partial(name: str, condition: str, *columns: str) -> None:
-    where = literal_column(condition)
+    where: ColumnElement[bool] = literal_column(condition)
     Index(
         f"taskqueue_{name}",
         *(TASK.c[column] for column in ("queue", *columns)),

@@ -119,7 +119,9 @@ def status(
     known = {name: record[name].decode() for name in texts if name in record}
     return status_of(
         {
-            **{"reason": "", "changes": "", "consumer": None},
+            "reason": "",
+            "changes": "",
+            "consumer": None,
             **known,
             "id": task_id.decode(),
             "body": record.get("body"),

@@ -19,10 +19,10 @@ from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
+from collective.taskqueue.storages._claims import Claims
 from collective.taskqueue.storages._dialects import dialect_of
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._news import tell
-from collective.taskqueue.storages._session import Conflict
 from collective.taskqueue.storages._session import Session
 from collective.taskqueue.storages._statements import one_of
 from collective.taskqueue.storages._statements import page
@@ -69,9 +69,6 @@ MARKS = 100
 #: Seconds between two notifications of other processes.
 NOTIFY_INTERVAL = 0.1
 
-#: Characters of changes and of history after which the oldest give way.
-LONG_CHANGES, LONG_HISTORY = 4000, 40_000
-
 
 @implementer(ITaskStorage)
 class SqlStorage:
@@ -91,6 +88,7 @@ class SqlStorage:
         self._alarm = Alarm(self._session.listen)
         self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
         self._tidy = _endings.Tidy(self._session)
+        self._claims = Claims(self._session, self._process, self.recover)
         self._adopted: set[str] = set()
         self._local = threading.local()
 
@@ -163,73 +161,14 @@ class SqlStorage:
         wakes = self._alarm.wakes
         while True:
             changes = self._alarm.changes
-            soonest, leases = self._take(consumer, limit, lease)
+            soonest, rows = self._claims.take(consumer, limit, lease)
+            leases = [held for row in rows if (held := self._lease(consumer, row)) is not None]
             rest = deadline - time.monotonic()
             if leases or wakes != self._alarm.wakes or rest <= 0:
                 # Somebody who still waits has to watch over these leases.
                 self._alarm.ring()
                 return leases
             self._alarm.sleep(min(rest, soonest, BLOCK), changes, wakes)
-
-    def _take(self, consumer: str, limit: int, seconds: float) -> tuple[float, list[Lease]]:
-        """Return leases, and the seconds until something has to be done unasked."""
-        rows = self._claim(self._statements.claim, consumer, limit, seconds)
-        soonest = float("inf")
-        while not rows:
-            [look] = self._read(self._statements.look)
-            if look.expires is not None and look.expires <= look.now:
-                self.recover()
-            elif look.due is not None and look.due <= look.now:
-                self._session.write(self._ripen)
-            else:
-                moments = [when for when in (look.due, look.expires) if when is not None]
-                soonest = max(min(moments, default=soonest) - look.now, 0.001)
-                if look.waits and not look.paused:
-                    rows = self._claim(self._statements.claim_keyed, consumer, limit, seconds)
-                break
-        leases = [self._lease(consumer, row) for row in rows]
-        return soonest, [lease for lease in leases if lease is not None]
-
-    def _ripen(self, connection: Connection, again: bool) -> None:
-        _endings.ripen(self._session, connection)
-
-    def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
-        # If the answer is lost the tasks are reserved all the same: looked for under the same
-        # nonce they are not lost until their leases expire.
-        asked = hasattr(self._local, "nonce")
-        if not asked:
-            self._local.nonce = uuid4().hex
-        nonce = self._local.nonce
-
-        def work(connection: Connection, again: bool) -> list[Any]:
-            execute = self._session.execute
-            if again or asked:
-                mine = {"nonce": nonce, "consumer_": consumer}
-                rows = execute(connection, self._statements.reserved, **mine).all()
-                if rows:
-                    return list(rows)
-            values = {"consumer_": consumer, "process_": self._process, "lease": seconds}
-            rows = execute(connection, statement, nonce=nonce, limit_=limit, **values).all()
-            for row in rows:
-                if row.changed > LONG_CHANGES or row.past > LONG_HISTORY:
-                    _endings.shorten(self._session, connection, row.id)
-            if statement is self._statements.claim_keyed:
-                self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
-            return list(rows)
-
-        single = statement is self._statements.claim
-        rows = self._session.single(work) if single else self._session.write(work)
-        del self._local.nonce
-        return sorted(rows, key=lambda row: row.place)
-
-    def _lock_keys(self, connection: Connection, nonce: str, keys: set[str]) -> None:
-        """Make sure that of these keys no other task was started at the same moment."""
-        if keys and not self._session.dialect.try_keys(connection, keys):
-            # Whoever has the key may wait for the very rows that were just taken.
-            raise Conflict("a key is locked by another transaction")
-        overtaken = self._statements.overtaken
-        if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
-            raise Conflict("another task of a key was started")
 
     def _lease(self, consumer: str, row: Any) -> Lease | None:
         try:
@@ -291,18 +230,21 @@ class SqlStorage:
             "keep_failed": self.settings.keep_failed,
         }
 
+        key, mode = None, ""
+        if task is not None and transition.state == SCHEDULED:
+            key, mode = task.key, task.on_conflict
+
         def work(connection: Connection, again: bool) -> Any:
             execute = self._session.execute
-            if replaceable:
-                values.update(self._replaced(connection, task))
+            if key is not None:
+                values.update(self._replaced(connection, key, mode))
             row = execute(connection, self._statements.finish, **values).first()
             if row is None and (again or repeated):
                 # The answer to this very call was lost.
                 return execute(connection, self._statements.done, **held).first()
             return row
 
-        replaceable = transition.state == SCHEDULED and task is not None and task.key is not None
-        row = (self._session.write if replaceable else self._session.single)(work)
+        row = (self._session.single if key is None else self._session.write)(work)
         if row is None:
             return None
         if row.state in FINISHED:
@@ -310,11 +252,11 @@ class SqlStorage:
         self._alarm.ring()
         if row.state == SCHEDULED or row.key is not None:
             self._announce()
-        return row.state  # type: ignore[no-any-return]
+        return row.state
 
-    def _replaced(self, connection: Connection, task: Task) -> dict[str, Any]:
-        self._session.dialect.lock_keys(connection, [task.key])
-        newer = _endings.newer(self._session, connection, task.key, task.on_conflict)
+    def _replaced(self, connection: Connection, key: str, mode: str) -> dict[str, Any]:
+        self._session.dialect.lock_keys(connection, [key])
+        newer = _endings.newer(self._session, connection, key, mode)
         return {} if newer is None else {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
@@ -464,9 +406,9 @@ class SqlStorage:
 
     def _single(self, statement: Any, **values: Any) -> int:
         result = self._session.single(
-            lambda connection, again: self._session.execute(
-                connection, statement, **values
-            ).rowcount
+            lambda connection, again: (
+                self._session.execute(connection, statement, **values).rowcount
+            )
         )
         return int(result)
 

@@ -1,0 +1,94 @@
+"""How consumers of a SQL queue are given tasks: in one statement, unless something comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages._session import Conflict
+from collective.taskqueue.storages._session import Session
+from sqlalchemy import Connection
+from typing import Any
+from uuid import uuid4
+import threading
+
+
+#: Characters of changes and of history after which the oldest give way.
+LONG_CHANGES, LONG_HISTORY = 4000, 40_000
+
+
+class Claims:
+    """See the module. `recover` returns tasks to the queue whose lease has expired."""
+
+    def __init__(self, session: Session, process: str, recover: Callable[[], object]) -> None:
+        self._session = session
+        self._statements = session.statements
+        self._process = process
+        self._recover = recover
+        self._local = threading.local()
+
+    def take(self, consumer: str, limit: int, seconds: float) -> tuple[float, list[Any]]:
+        """Return rows of tasks that are running now, oldest first.
+
+        And the seconds until something has to be done without being woken for it.
+        """
+        rows = self._claim(self._statements.claim, consumer, limit, seconds)
+        soonest = float("inf")
+        while not rows:
+            look = self._session.read(
+                lambda connection: self._session.execute(connection, self._statements.look).one()
+            )
+            if look.expires is not None and look.expires <= look.now:
+                self._recover()
+            elif look.due is not None and look.due <= look.now:
+                self._session.write(
+                    lambda connection, again: _endings.ripen(self._session, connection)
+                )
+            else:
+                moments = [when for when in (look.due, look.expires) if when is not None]
+                soonest = max(min(moments, default=soonest) - look.now, 0.001)
+                if look.waits and not look.paused:
+                    # Some of them have keys, or came in between.
+                    rows = self._claim(self._statements.claim_keyed, consumer, limit, seconds)
+                break
+        return soonest, rows
+
+    def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
+        # If the answer is lost the tasks are reserved all the same: looked for under the same
+        # nonce they are not lost until their leases expire.
+        asked = hasattr(self._local, "nonce")
+        if not asked:
+            self._local.nonce = uuid4().hex
+        nonce = self._local.nonce
+        values = {"consumer_": consumer, "process_": self._process, "lease": seconds}
+
+        def work(connection: Connection, again: bool) -> list[Any]:
+            rows = self._reserved(connection, consumer, nonce) if again or asked else []
+            if rows:
+                return rows
+            rows = self._session.execute(
+                connection, statement, nonce=nonce, limit_=limit, **values
+            ).all()
+            for row in rows:
+                if row.changed > LONG_CHANGES or row.past > LONG_HISTORY:
+                    _endings.shorten(self._session, connection, row.id)
+            if statement is self._statements.claim_keyed:
+                self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
+            return rows
+
+        single = statement is self._statements.claim
+        rows = self._session.single(work) if single else self._session.write(work)
+        del self._local.nonce
+        return sorted(rows, key=lambda row: row.place)
+
+    def _reserved(self, connection: Connection, consumer: str, nonce: str) -> list[Any]:
+        mine = {"nonce": nonce, "consumer_": consumer}
+        return list(self._session.execute(connection, self._statements.reserved, **mine).all())
+
+    def _lock_keys(self, connection: Connection, nonce: str, keys: set[str]) -> None:
+        """Make sure that of these keys no other task was started at the same moment."""
+        if keys and not self._session.dialect.try_keys(connection, keys):
+            # Whoever has the key may wait for the very rows that were just taken.
+            raise Conflict("a key is locked by another transaction")
+        overtaken = self._statements.overtaken
+        if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
+            raise Conflict("another task of a key was started")
