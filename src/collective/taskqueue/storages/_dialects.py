@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
@@ -30,10 +31,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 from typing import Any
 import math
+import os
 import re
 import threading
 import time
@@ -78,10 +79,13 @@ class SQLite:
         path = url.database
         if not path or path == ":memory:":
             raise ConfigurationError(f"{settings.place}: the url must name a file")
-        _refuse_network(settings, Path(path.removeprefix("file:").partition("?")[0]))
+        self._path = Path(path.removeprefix("file:").partition("?")[0]).absolute()
+        _refuse_network(settings, self._path)
         self._url = url
         self._gate = threading.Lock()
         self._engine: Engine | None = None
+        #: The inode of the write-ahead log, as long as a connection has it open.
+        self._log = 0
         #: The connection that looks for what other processes have written.
         self._probe: Any = None
 
@@ -106,13 +110,33 @@ class SQLite:
     def turn(self, writes: bool) -> Iterator[None]:
         """Let the threads of this process write in turns: those who wait in SQLite sleep."""
         if writes and not self._gate.acquire(timeout=self.settings.stage_timeout):
-            raise PoolTimeout("another thread of this process is writing")
+            raise StorageUnavailable("another thread of this process writes for too long")
         try:
             with FORKS.none():
+                self._look_after_log()
                 yield
         finally:
             if writes:
                 self._gate.release()
+
+    def _look_after_log(self) -> None:
+        # Without its write-ahead log the file is not what was committed. This process still
+        # has the log open, and puts what is in there into the file when it ends; others that
+        # begin a new log now would spoil that.
+        found = _inode(f"{self._path}-wal")
+        if self._log and found != self._log:
+            raise StorageUnavailable(
+                f"the write-ahead log of {self._path} was moved away or replaced; stop all"
+                " processes that use it, then start them again"
+            )
+        self._log = found
+
+    def check(self) -> None:
+        """Raises `ConfigurationError` if there is no folder for the file."""
+        if not self._path.parent.is_dir():
+            raise ConfigurationError(
+                f"{self.settings.place}: there is no folder {self._path.parent}"
+            )
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
         step = update(QUEUE).where(QUEUE.c.name == self.settings.queue)
@@ -153,10 +177,16 @@ class SQLite:
         self._close_probe()
 
     def let_go(self) -> None:
-        """A fork is near, and nobody is in SQLite."""
+        """A fork or the end is near, and nobody is in SQLite."""
         self._close_probe()
         if self._engine is not None:
             self._engine.dispose()
+        self._log = 0
+
+    def close(self, engine: Engine) -> None:
+        """Close the files: what is in the log goes into the file, if nobody else has it open."""
+        with FORKS.none():
+            self.let_go()
 
     def _close_probe(self) -> None:
         probe, self._probe = self._probe, None
@@ -234,6 +264,13 @@ class PostgreSQL:
     def after_fork(self) -> None:
         """Own nothing but connections."""
 
+    def check(self) -> None:
+        """The server tells what is wrong."""
+
+    def close(self, engine: Engine) -> None:
+        """Close the connections that are not in use."""
+        engine.dispose()
+
     def announce(self, connection: Connection) -> None:
         connection.execute(select(func.pg_notify(self._channel, "")))
 
@@ -273,6 +310,10 @@ NETWORK = re.compile(
 )
 
 
+#: What is mounted where, on Linux.
+MOUNTS = Path("/proc/self/mountinfo")
+
+
 def _refuse_network(settings: QueueSettings, path: Path) -> None:
     kind = _file_system(path)
     if kind and NETWORK.fullmatch(kind):
@@ -285,7 +326,7 @@ def _refuse_network(settings: QueueSettings, path: Path) -> None:
 def _file_system(path: Path) -> str:
     """Return the type of the file system of a path; empty if it cannot be told."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = MOUNTS.read_text().splitlines()
     except OSError:
         return ""
     place, found = path.absolute().resolve(), ("", "")
@@ -297,6 +338,13 @@ def _file_system(path: Path) -> str:
         if place.is_relative_to(point) and len(point) >= len(found[0]):
             found = point, rest.split()[0]
     return found[1]
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
 
 
 def _digest(text: str) -> str:

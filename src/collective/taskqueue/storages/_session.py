@@ -123,6 +123,7 @@ class Session:
 
     def check(self) -> None:
         """Make or migrate the tables; raises `ConfigurationError` for those of a newer version."""
+        self.dialect.check()
         with self.dialect.turn(True):
             try:
                 self._prepare()
@@ -137,7 +138,7 @@ class Session:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self.engine.dispose()
+        self.dialect.close(self.engine)
 
     def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
         deadline = time.monotonic() + self.settings.stage_timeout
