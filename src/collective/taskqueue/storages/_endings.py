@@ -190,10 +190,15 @@ def shorten(session: Session, connection: Connection, task_id: str) -> None:
     connection.execute(of_task(session, task_id).values(values))
 
 
-def forget(session: Session, connection: Connection, *conditions: ColumnElement[bool]) -> int:
-    """Delete a portion of the tasks for which all conditions are true; return how many."""
+def forget(
+    session: Session, connection: Connection, order: Any, *conditions: ColumnElement[bool]
+) -> int:
+    """Delete a portion of the tasks for which all conditions are true; return how many.
+
+    `order` is the column by which their index has them.
+    """
     here = TASK.c.queue == session.settings.queue
-    ids = select(TASK.c.id).where(here, *conditions).limit(PORTION)
+    ids = select(TASK.c.id).where(here, *conditions).order_by(order).limit(PORTION)
     chosen = ids.with_for_update(skip_locked=True)
     return connection.execute(delete(TASK).where(here, TASK.c.id.in_(chosen))).rowcount
 
@@ -213,7 +218,7 @@ class Tidy:
         """A task has finished; called outside of any transaction."""
         if abs(now - self._looked) >= self.INTERVAL:
             self._looked = now
-            self._forget(TASK.c.forget_at <= now)
+            self._forget(TASK.c.forget_at, TASK.c.forget_at <= now)
         most = self._session.settings.max_finished
         # From the first one on: nobody knows how many there were before.
         number = self._finished.get(state, most) + 1
@@ -227,9 +232,8 @@ class Tidy:
         line = (TASK.c.queue == self._session.settings.queue, one_of(*FINISHED), one_of(state))
         surplus = select(TASK.c.place).where(*line).order_by(TASK.c.place.desc())
         last = surplus.offset(most).limit(1).scalar_subquery()
-        self._forget(one_of(*FINISHED), one_of(state), TASK.c.place <= last)
+        self._forget(TASK.c.place, one_of(*FINISHED), one_of(state), TASK.c.place <= last)
 
-    def _forget(self, *conditions: ColumnElement[bool]) -> None:
-        self._session.single(
-            lambda connection, again: forget(self._session, connection, *conditions)
-        )
+    def _forget(self, order: Any, *conditions: ColumnElement[bool]) -> None:
+        session = self._session
+        session.single(lambda connection, again: forget(session, connection, order, *conditions))

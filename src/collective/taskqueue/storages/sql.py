@@ -357,21 +357,22 @@ class SqlStorage:
     def clear(self) -> int:
         # Not more than there were, so that it ends even if tasks are added faster.
         counts = self.counts()
-        return self._forget(counts[QUEUED], one_of(QUEUED)) + self._forget(
-            counts[SCHEDULED], one_of(SCHEDULED)
-        )
+        queued = self._forget(counts[QUEUED], TASK.c.place, one_of(QUEUED))
+        return queued + self._forget(counts[SCHEDULED], TASK.c.due, one_of(SCHEDULED))
 
     def purge(self, state: State) -> int:
         if state not in FINISHED:
             raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
-        return self._forget(self.counts()[state], one_of(*FINISHED), one_of(state))
+        return self._forget(self.counts()[state], TASK.c.place, one_of(*FINISHED), one_of(state))
 
-    def _forget(self, limit: int, *conditions: Any) -> int:
+    def _forget(self, limit: int, order: Any, *conditions: Any) -> int:
         """Delete in portions, so that others come in between."""
         number, found = 0, 1
         while found and number < limit:
             found = self._session.write(
-                lambda connection, again: _endings.forget(self._session, connection, *conditions)
+                lambda connection, again: _endings.forget(
+                    self._session, connection, order, *conditions
+                )
             )
             number += found
         return number
