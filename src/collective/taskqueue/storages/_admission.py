@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
+from collective.taskqueue.storages._endings import see
 from collective.taskqueue.storages._endings import supersede
 from collective.taskqueue.storages._endings import waiting_of
 from collective.taskqueue.storages._news import News
+from collective.taskqueue.storages._record import ALIASES
 from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.storages._wire import Staged
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED
 from sqlalchemy import Connection
-from sqlalchemy import or_
+from sqlalchemy import delete
 from sqlalchemy import select
+from sqlalchemy import union_all
 from typing import Any
 
 
@@ -35,65 +41,78 @@ class Admission:
         self._tid = tid
         self._now = now
         self._rows: dict[str, Row] = {}
-        self._aliases: dict[str, str] = {}
+        self._aliases: list[Row] = []
         self.news: News = []
 
     def admit(self, tasks: Sequence[Staged]) -> None:
         """Queue or schedule the tasks in this order, or skip them, or let them replace."""
         keys = {task.key for task in tasks if task.key}
         same: dict[str, list[str]] = {}
-        known: set[str] = set()
         if keys:
             self._session.dialect.lock_keys(self._connection, keys)
             same = waiting_of(self._session, self._connection, keys)
-            known = self._known([task.id for task in tasks if task.key])
-        numbers = self._session.dialect.numbers(self._connection, len(tasks))
-        for task, number in zip(tasks, numbers, strict=True):
-            if task.id in known:
-                continue
+        for task, number in self._numbered(tasks):
             waiting = same.setdefault(task.key, []) if task.key else []
             if waiting and task.mode == "skip":
-                self._skip(task, waiting[-1])
+                self._skip(task, waiting[-1], number)
                 continue
+            row = self._row(task, number)
             for earlier in waiting:
-                self._supersede(earlier, task.id)
-            self._rows[task.id] = self._row(task, number)
+                self._supersede(earlier, row)
+            self._rows[task.id] = row
             waiting[:] = [task.id]
         self._store()
 
     def condemn(self, tasks: Sequence[Staged], reason: str) -> None:
-        """Let the tasks be failed from the beginning; they have no key and are not due."""
-        numbers = self._session.dialect.numbers(self._connection, len(tasks))
-        for task, number in zip(tasks, numbers, strict=True):
-            row = self._row(task._replace(due="", key=""), number)
+        """Let the tasks be failed from the beginning; they stand in no line."""
+        for task, number in self._numbered(tasks):
+            row = self._row(task._replace(due=""), number)
             self._conclude(row, FAILED, reason)
             self._rows[task.id] = row
             self.news.append((FAILED, task.id, reason))
         self._store()
 
+    def _numbered(self, tasks: Sequence[Staged]) -> Iterator[tuple[Staged, int]]:
+        """Yield those that are not there yet, each with a number."""
+        numbers = self._session.dialect.numbers(self._connection, len(tasks))
+        known = self._known([task.id for task in tasks])
+        for task, number in zip(tasks, numbers, strict=True):
+            if task.id in known:
+                self.news.append(("known", task.id, ""))
+                continue
+            known.add(task.id)
+            yield task, number
+
     def _known(self, ids: list[str]) -> set[str]:
         found: set[str] = set()
-        for table in (TASK, ALIAS):
-            query = select(table.c.id).where(table.c.queue == self._queue, table.c.id.in_(ids))
-            found |= set(self._connection.scalars(query))
+        for start in range(0, len(ids), PORTION):
+            portion = ids[start : start + PORTION]
+            queries = [
+                select(table.c.id).where(table.c.queue == self._queue, table.c.id.in_(portion))
+                for table in (TASK, ALIAS)
+            ]
+            found |= set(self._connection.scalars(union_all(*queries)))
         return found
 
-    def _skip(self, task: Staged, earlier: str) -> None:
-        self._aliases[task.id] = earlier
+    def _skip(self, task: Staged, earlier: str, number: int) -> None:
+        self._aliases.append(
+            {"queue": self._queue, "id": task.id, "task": earlier, "number": number}
+        )
         self.news.append(("skipped", task.id, earlier))
-        if self._tid is None or earlier in self._rows:
-            return
-        # It has to see what the later transaction has written, too.
-        older = or_(TASK.c.tid.is_(None), TASK.c.tid < self._tid)
-        mine = TASK.c.queue == self._queue, TASK.c.id == earlier
-        self._connection.execute(TASK.update().where(*mine, older).values(tid=self._tid))
+        if earlier not in self._rows:
+            # It has to see what the later transaction has written, too.
+            see(self._session, self._connection, earlier, self._tid)
 
-    def _supersede(self, earlier: str, newer: str) -> None:
+    def _supersede(self, earlier: str, row: Row) -> None:
+        reason = f"replaced by {row['id']}"
         if earlier in self._rows:
-            self._conclude(self._rows[earlier], CANCELLED, f"replaced by {newer}")
-        elif not supersede(self._session, self._connection, earlier, newer, self._now):
-            return
-        self.news.append((CANCELLED, earlier, f"replaced by {newer}"))
+            self._conclude(self._rows[earlier], CANCELLED, reason)
+        else:
+            tid = supersede(self._session, self._connection, earlier, row["id"], self._now)
+            if tid is None:
+                return
+            row["tid"] = max(tid, row["tid"] or b"") or None
+        self.news.append((CANCELLED, earlier, reason))
 
     def _row(self, task: Staged, number: int) -> Row:
         later = isinstance(task.due, (int, float)) and task.due > self._now
@@ -108,7 +127,7 @@ class Admission:
             "key": task.key or None,
             "mode": task.mode,
             "user": task.user or None,
-            "keep": None if task.keep == "" else task.keep,
+            "keep": max(task.keep, LINGER) if isinstance(task.keep, (int, float)) else None,
             "tid": self._tid,
             "body": task.body,
             "reason": "",
@@ -118,11 +137,14 @@ class Admission:
             "counted": 0,
             "lost": 0,
             "cancel": False,
+            "forgotten": False,
             "forget_at": None,
         }
 
     def _conclude(self, row: Row, state: str, reason: str) -> None:
-        keep = self._session.settings.keep_failed if row["keep"] is None else row["keep"]
+        keep = max(self._session.settings.keep_failed, LINGER)
+        if row["keep"] is not None:
+            keep = row["keep"]
         row["changes"] += f"{state} {self._now:.6f};"
         row["place"] = self._session.number(self._connection)
         row |= {"state": state, "reason": reason, "due": None, "forget_at": self._now + keep}
@@ -134,8 +156,12 @@ class Admission:
             rows = list(self._rows.values())
             self._connection.execute(insert(TASK).on_conflict_do_nothing(), rows)
         if self._aliases:
-            aliases = [
-                {"queue": self._queue, "id": skipped, "task": earlier}
-                for skipped, earlier in self._aliases.items()
-            ]
-            self._connection.execute(insert(ALIAS).on_conflict_do_nothing(), aliases)
+            self._connection.execute(insert(ALIAS).on_conflict_do_nothing(), self._aliases)
+            for task_id in {alias["task"] for alias in self._aliases}:
+                self._cap_aliases(task_id)
+
+    def _cap_aliases(self, task_id: str) -> None:
+        mine = ALIAS.c.queue == self._queue, ALIAS.c.task == task_id
+        numbers = select(ALIAS.c.number).where(*mine).order_by(ALIAS.c.number.desc())
+        last = numbers.offset(ALIASES).limit(1).scalar_subquery()
+        self._connection.execute(delete(ALIAS).where(*mine, ALIAS.c.number <= last))

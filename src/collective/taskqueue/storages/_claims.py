@@ -26,17 +26,19 @@ class Claims:
         self._recover = recover
         self._local = threading.local()
 
-    def take(self, consumer: str, limit: int, seconds: float) -> tuple[float, list[Any]]:
+    def take(self, consumer: str, limit: int, seconds: float) -> tuple[list[Any], float, float]:
         """Return rows of tasks that are running now, oldest first.
 
-        And the seconds until something has to be done without being woken for it.
+        And the time, and the seconds until something has to be done without being woken for it.
         """
         rows = self._claim(self._statements.claim, consumer, limit, seconds)
         soonest = float("inf")
+        now = rows[0].expires - seconds if rows else 0.0
         while not rows:
             look = self._session.read(
                 lambda connection: self._session.execute(connection, self._statements.look).one()
             )
+            now = look.now
             if look.expires is not None and look.expires <= look.now:
                 self._recover()
             elif look.due is not None and look.due <= look.now:
@@ -50,7 +52,7 @@ class Claims:
                     # Some of them have keys, or came in between.
                     rows = self._claim(self._statements.claim_keyed, consumer, limit, seconds)
                 break
-        return soonest, rows
+        return rows, now, soonest
 
     def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
         # If the answer is lost the tasks are reserved all the same: looked for under the same

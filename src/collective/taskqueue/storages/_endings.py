@@ -14,6 +14,7 @@ from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
@@ -22,6 +23,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import func
+from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
@@ -57,17 +59,28 @@ def concluded(
     return {
         **entered(state, now, reason),
         "place": session.number(connection),
-        "forget_at": now + func.coalesce(TASK.c.keep, session.settings.keep_failed),
+        "forget_at": now + func.coalesce(TASK.c.keep, max(session.settings.keep_failed, LINGER)),
     }
 
 
 def supersede(
     session: Session, connection: Connection, task_id: str, newer: str, now: float
-) -> bool:
-    """Cancel a waiting task for a newer one of its key; return whether it still waited."""
+) -> bytes | None:
+    """Cancel a waiting task for a newer one of its key.
+
+    Returns its transaction, empty if there is none; None if the task does not wait any more.
+    """
     values = concluded(session, connection, CANCELLED, now, f"replaced by {newer}")
     waiting = of_task(session, task_id).where(one_of(QUEUED, SCHEDULED))
-    return bool(connection.execute(waiting.values(values)).rowcount)
+    row = connection.execute(waiting.values(values).returning(TASK.c.tid)).first()
+    return None if row is None else bytes(row.tid or b"")
+
+
+def see(session: Session, connection: Connection, task_id: str, tid: bytes | None) -> None:
+    """Let a task run only when this transaction, too, can be seen."""
+    if tid:
+        older = or_(TASK.c.tid.is_(None), TASK.c.tid < tid)
+        connection.execute(of_task(session, task_id).where(older).values(tid=tid))
 
 
 def newer(session: Session, connection: Connection, key: str | None, mode: str) -> str | None:
@@ -96,13 +109,16 @@ def waiting_of(
 
 
 def queue_again(
-    session: Session, connection: Connection, task_id: str, now: float, front: bool = False
+    session: Session,
+    connection: Connection,
+    task_id: str,
+    now: float,
+    front: bool = False,
+    **values: Any,
 ) -> None:
     """Put a task at the end of the line of waiting tasks, or at its front."""
     number = session.number(connection)
-    values = {**entered(QUEUED, now), "place": -number if front else number}
-    if not front:
-        values |= {"counted": 0, "lost": 0, "cancel": False}
+    values |= {**entered(QUEUED, now), "place": -number if front else number}
     connection.execute(of_task(session, task_id).values(values))
 
 
@@ -174,6 +190,8 @@ def _lose(session: Session, connection: Connection, row: Any, now: float, news: 
         queue_again(session, connection, row.id, now, front=True)
         news.append(("recovered", row.id, row.consumer))
         return True
+    if replaced is not None and not row.cancel:
+        see(session, connection, replaced, row.tid)
     values = concluded(session, connection, end, now, reason)
     connection.execute(of_task(session, row.id).values(values))
     news.append((end, row.id, reason))
@@ -192,15 +210,16 @@ def shorten(session: Session, connection: Connection, task_id: str) -> None:
 
 def forget(
     session: Session, connection: Connection, order: Any, *conditions: ColumnElement[bool]
-) -> int:
-    """Delete a portion of the tasks for which all conditions are true; return how many.
+) -> list[str]:
+    """Delete a portion of the tasks for which all conditions are true; return their ids.
 
     `order` is the column by which their index has them.
     """
     here = TASK.c.queue == session.settings.queue
     ids = select(TASK.c.id).where(here, *conditions).order_by(order).limit(PORTION)
     chosen = ids.with_for_update(skip_locked=True)
-    return connection.execute(delete(TASK).where(here, TASK.c.id.in_(chosen))).rowcount
+    gone = delete(TASK).where(here, TASK.c.id.in_(chosen)).returning(TASK.c.id)
+    return list(connection.scalars(gone))
 
 
 class Tidy:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collective.taskqueue.task import FINISHED
+from typing import Any
 import logging
 
 
 logger = logging.getLogger("collective.taskqueue")
 
 #: What has happened, to which task, and why.
-News = list[tuple[str, str, str]]
+News = list[tuple[Any, str, str]]
 
 
-def tell(news: Iterable[tuple[str, str, str]], notify: Callable[[str, str], None]) -> None:
+def tell(news: Iterable[tuple[Any, str, str]], notify: Callable[[str, str], None]) -> None:
     """Log each one, and tell the queue of those that end a task; never under a lock."""
     for kind, task_id, detail in news:
         _LOG[kind](task_id, detail)
@@ -23,6 +24,9 @@ def tell(news: Iterable[tuple[str, str, str]], notify: Callable[[str, str], None
 
 
 _LOG: dict[str, Callable[[str, str], None]] = {
+    "known": lambda task_id, detail: logger.warning(
+        "task %s: is there already, not added again", task_id
+    ),
     "skipped": lambda task_id, detail: logger.info(
         "task %s: its key already waits as %s, skipped", task_id, detail
     ),

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy import inspect
 from sqlalchemy import select
 from sqlalchemy import update
+from sqlalchemy.exc import DataError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -155,6 +156,9 @@ class Session:
                             raise
                         again = again or _is_disconnect(exc)
                         time.sleep(CONFLICT_PAUSE)
+        except DataError:
+            # A value that this database cannot hold; later it still could not.
+            raise
         except (DBAPIError, PoolTimeout, Conflict) as exc:
             raise _unavailable(exc) from exc
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
+from collective.taskqueue.storages._tables import CONSUMER
+from collective.taskqueue.storages._tables import ENDED
 from collective.taskqueue.storages._tables import PROMOTED
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
@@ -28,6 +30,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import delete
 from sqlalchemy import Double
 from sqlalchemy import exists
+from sqlalchemy import false
 from sqlalchemy import func
 from sqlalchemy import Integer
 from sqlalchemy import literal
@@ -44,6 +47,12 @@ from typing import Any
 
 #: Most tasks that one statement deletes, so that others come in between.
 PORTION = 1000
+
+#: Seconds that a consumer is remembered that is not heard of.
+HOUR = 3600.0
+
+#: Most batches in doubt that are looked at together.
+DOUBTS = 100
 
 #: States in which a task has its key.
 ACTIVE: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING)
@@ -64,7 +73,7 @@ _LENGTHS = (
 SHOWN = tuple(
     TASK.c[name]
     for name in ("id", "body", "state", "reason", "changes", "history", "due", "consumer")
-) + tuple(TASK.c[name] for name in ("progress", "cancel", "last"))
+) + tuple(TASK.c[name] for name in ("progress", "cancel", "last", "forgotten"))
 
 _HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 
@@ -126,10 +135,10 @@ class Statements:
             .returning(BATCH.c.tasks, self.now)
         )
         self.in_doubt = (
-            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.size)
+            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks)
             .where(mine, age >= _seconds("age"))
             .order_by(BATCH.c.number)
-            .limit(PORTION)
+            .limit(DOUBTS)
         )
         self.mark = self._mark(insert)
         self.forget_marks = delete(PROMOTED).where(
@@ -149,7 +158,12 @@ class Statements:
             TASK.c.token == nonce + TASK.c.id,
         )
         self.look = self._look()
-        self.renew = update(TASK).where(*_HELD).values(expires=self.now + _seconds("lease"))
+        self.renew = (
+            update(TASK)
+            .where(*_HELD)
+            .values(expires=self.now + _seconds("lease"))
+            .returning(TASK.c.consumer, self.now.label("now"))
+        )
         self.asked = select(TASK.c.cancel).where(*_HELD)
         self.report = (
             update(TASK)
@@ -164,7 +178,8 @@ class Statements:
 
     def _of_people(self) -> None:
         self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
-        self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state).where(
+        responded = TASK.c.last.is_not(None).label("responded")
+        self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded).where(
             _HERE, TASK.c.id == _known()
         )
         self.lock = self.known.with_for_update()
@@ -281,11 +296,10 @@ class Statements:
             staged=self.now,
             number=self._number,
             witness=bindparam("witness_"),
-            size=bindparam("size_"),
             tasks=bindparam("tasks_"),
         )
         # Staged again by a call that nobody knows the end of.
-        columns = ("staged", "number", "witness", "size", "tasks")
+        columns = ("staged", "number", "witness", "tasks")
         return statement.on_conflict_do_update(
             index_elements=[BATCH.c.queue, BATCH.c.id],
             set_={name: statement.excluded[name] for name in columns},
@@ -325,6 +339,7 @@ class Statements:
                 expires=None,
                 counted=TASK.c.counted + bindparam("counts_", type_=Integer),
                 last=bindparam("last_", type_=TASK.c.last.type),
+                forgotten=false(),
                 forget_at=case((again, null()), else_=self.now + func.coalesce(TASK.c.keep, keep)),
             )
             .returning(TASK.c.state, TASK.c.key, self.now.label("now"))
@@ -388,13 +403,30 @@ def page(state: State | None, user: str | None, start: int, size: int) -> Select
     if state is not None:
         query = query.where(one_of(state))
     if user is not None:
-        return query.where(TASK.c.user == user).order_by(TASK.c.number)
-    if state in FINISHED:
+        query = query.where(TASK.c.user == user)
+    elif state in FINISHED:
         query = query.where(one_of(*FINISHED))
-    if state == RUNNING:
+    elif state == RUNNING:
         # SQLite knows nothing of how many rows a partial index has.
         query = query.with_hint(TASK, "INDEXED BY taskqueue_running", "sqlite")
     return query.order_by(*_ORDER.get(state, (TASK.c.place,)))
+
+
+def consumers(queue: str, now: float) -> tuple[Select[Any], Select[Any]]:
+    """Return the statements that list consumers, and what each of them runs, oldest first."""
+    heard = select(CONSUMER).where(CONSUMER.c.queue == queue, CONSUMER.c.heard > now - HOUR)
+    running = select(TASK.c.consumer, TASK.c.process, TASK.c.id).where(
+        TASK.c.queue == queue, one_of(RUNNING)
+    )
+    return heard.order_by(CONSUMER.c.name, CONSUMER.c.process), running.order_by(
+        TASK.c.claim, TASK.c.place
+    )
+
+
+def throughput(queue: str, now: float) -> Select[Any]:
+    """Return the statement that counts the ends of the last 60 minutes, by state."""
+    recent = ENDED.c.queue == queue, ENDED.c.minute > now // 60 - 60
+    return select(ENDED.c.state, func.sum(ENDED.c.number)).where(*recent).group_by(ENDED.c.state)
 
 
 _ORDER: dict[Any, Iterable[Any]] = {

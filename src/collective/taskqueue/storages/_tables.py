@@ -4,6 +4,8 @@ taskqueue_task      every task that is known; the key is the queue and the id
 taskqueue_alias     the id of a task that was skipped for its key → the task that waits
 taskqueue_batch     staged batches: the tasks as msgpack, the witness, and when
 taskqueue_promoted  batches that were promoted or condemned; forgotten after two hours
+taskqueue_consumer  who takes tasks, and when it was last heard of
+taskqueue_ended     how many tasks came to each final state, by minute, for one hour
 taskqueue_queue     a row for each queue: whether it is paused, and SQLite's numbers
 taskqueue_schema    one row: the version of these tables
 
@@ -83,6 +85,7 @@ TASK = Table(
     Column("cancel", Boolean, nullable=False),
     Column("progress", Text),
     Column("last", LargeBinary),
+    Column("forgotten", Boolean, nullable=False),
     Column("forget_at", Double),
 )
 
@@ -92,10 +95,11 @@ ALIAS = Table(
     Column("queue", Text, primary_key=True),
     Column("id", Text, primary_key=True),
     Column("task", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
     ForeignKeyConstraint(
         ["queue", "task"], ["taskqueue_task.queue", "taskqueue_task.id"], ondelete="CASCADE"
     ),
-    Index("taskqueue_alias_task", "queue", "task"),
+    Index("taskqueue_alias_task", "queue", "task", "number"),
 )
 
 BATCH = Table(
@@ -106,7 +110,6 @@ BATCH = Table(
     Column("staged", Double, nullable=False),
     Column("number", BigInteger, nullable=False),
     Column("witness", Text),
-    Column("size", Integer, nullable=False),
     Column("tasks", LargeBinary, nullable=False),
 )
 
@@ -117,6 +120,25 @@ PROMOTED = Table(
     Column("id", Text, primary_key=True),
     Column("since", Double, nullable=False),
     Index("taskqueue_promoted_since", "queue", "since"),
+)
+
+
+CONSUMER = Table(
+    "taskqueue_consumer",
+    METADATA,
+    Column("queue", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("process", Text, primary_key=True),
+    Column("heard", Double, nullable=False),
+)
+
+ENDED = Table(
+    "taskqueue_ended",
+    METADATA,
+    Column("queue", Text, primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("state", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
 )
 
 

@@ -129,6 +129,7 @@ def status(
             "progress": record.get("progress"),
             "cancel": "cancel" in record,
             "last": record.get("last"),
+            "forgotten": "forgotten" in record,
         },
         history,
     )
@@ -154,7 +155,7 @@ def status_of(record: Mapping[str, Any], history: Iterable[bytes | str]) -> Task
         headers=headers,
         body=body,
         truncated=truncated,
-        forgotten="forgotten" in record,
+        forgotten=bool(record["forgotten"]),
     )
 
 

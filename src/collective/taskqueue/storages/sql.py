@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _process
@@ -24,17 +22,22 @@ from collective.taskqueue.storages._dialects import dialect_of
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._news import tell
 from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._statements import consumers
 from collective.taskqueue.storages._statements import one_of
 from collective.taskqueue.storages._statements import page
+from collective.taskqueue.storages._statements import throughput
+from collective.taskqueue.storages._statistics import Statistics
+from collective.taskqueue.storages._steering import Steering
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import Progress
-from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import StagedBatch
@@ -44,7 +47,6 @@ from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from sqlalchemy import Connection
-from sqlalchemy import delete
 from sqlalchemy import select
 from sqlalchemy import update
 from typing import Any
@@ -71,23 +73,23 @@ NOTIFY_INTERVAL = 0.1
 
 
 @implementer(ITaskStorage)
-class SqlStorage:
+class SqlStorage(Steering):
     """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None
-        self._session = Session(settings, dialect_of(settings), clock)
+        super().__init__(Session(settings, dialect_of(settings), clock))
         self._begin()
 
     def _begin(self) -> None:
         self._process = _process.identity()
         self._statements = self._session.statements
-        self._here = TASK.c.queue == self.settings.queue
         self._mine = QUEUE.c.name == self.settings.queue
         self._alarm = Alarm(self._session.listen)
         self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
         self._tidy = _endings.Tidy(self._session)
+        self._statistics = Statistics(self._session, self._process)
         self._claims = Claims(self._session, self._process, self.recover)
         self._adopted: set[str] = set()
         self._local = threading.local()
@@ -99,7 +101,6 @@ class SqlStorage:
             self._statements.stage,
             batch=batch_id,
             witness_=witness,
-            size_=len(tasks),
             tasks_=_wire.pack_batch(tasks),
         )
 
@@ -161,7 +162,8 @@ class SqlStorage:
         wakes = self._alarm.wakes
         while True:
             changes = self._alarm.changes
-            soonest, rows = self._claims.take(consumer, limit, lease)
+            rows, now, soonest = self._claims.take(consumer, limit, lease)
+            self._statistics.heard(consumer, now)
             leases = [held for row in rows if (held := self._lease(consumer, row)) is not None]
             rest = deadline - time.monotonic()
             if leases or wakes != self._alarm.wakes or rest <= 0:
@@ -200,12 +202,19 @@ class SqlStorage:
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         held = {"id_": lease.task.id, "token_": lease.token}
-        return bool(self._single(self._statements.renew, lease=seconds, **held))
+        row = self._session.single(
+            lambda connection, again: self._session.execute(
+                connection, self._statements.renew, lease=seconds, **held
+            ).first()
+        )
+        if row is not None:
+            self._statistics.heard(row.consumer, row.now)
+        return row is not None
 
     def finish(self, lease: Lease, transition: Transition) -> State | None:
         again = getattr(self._local, "unfinished", None) == lease.token
         self._local.unfinished = lease.token
-        state = self._end(lease.task.id, lease.token, transition, lease.task, again)
+        state = self._end(lease.task.id, lease.token, transition, lease, again)
         self._local.unfinished = None
         return state
 
@@ -214,7 +223,7 @@ class SqlStorage:
         task_id: str,
         token: str,
         transition: Transition,
-        task: Task | None,
+        lease: Lease | None = None,
         repeated: bool = False,
     ) -> State | None:
         held = {"id_": task_id, "token_": token}
@@ -226,38 +235,40 @@ class SqlStorage:
             "due_": transition.due,
             "counts_": int(transition.counts),
             "last_": _wire.pack_response(transition),
-            "keep_succeeded": self.settings.keep_succeeded,
-            "keep_failed": self.settings.keep_failed,
+            "keep_succeeded": max(self.settings.keep_succeeded, LINGER),
+            "keep_failed": max(self.settings.keep_failed, LINGER),
         }
-
-        key, mode = None, ""
-        if task is not None and transition.state == SCHEDULED:
-            key, mode = task.key, task.on_conflict
+        keyed = lease if transition.state == SCHEDULED and lease and lease.task.key else None
 
         def work(connection: Connection, again: bool) -> Any:
             execute = self._session.execute
-            if key is not None:
-                values.update(self._replaced(connection, key, mode))
+            if keyed:
+                values.update(self._replaced(connection, keyed))
             row = execute(connection, self._statements.finish, **values).first()
             if row is None and (again or repeated):
                 # The answer to this very call was lost.
                 return execute(connection, self._statements.done, **held).first()
             return row
 
-        row = (self._session.single if key is None else self._session.write)(work)
+        row = (self._session.write if keyed else self._session.single)(work)
         if row is None:
             return None
         if row.state in FINISHED:
+            self._statistics.ended(row.state, row.now, busy=True)
             self._tidy.after(row.state, row.now)
         self._alarm.ring()
         if row.state == SCHEDULED or row.key is not None:
             self._announce()
         return row.state
 
-    def _replaced(self, connection: Connection, key: str, mode: str) -> dict[str, Any]:
+    def _replaced(self, connection: Connection, lease: Lease) -> dict[str, Any]:
+        key, mode = lease.task.key or "", lease.task.on_conflict
         self._session.dialect.lock_keys(connection, [key])
         newer = _endings.newer(self._session, connection, key, mode)
-        return {} if newer is None else {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
+        if newer is None:
+            return {}
+        _endings.see(self._session, connection, newer, lease.tid)
+        return {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
         def work(connection: Connection, again: bool) -> Any:
@@ -287,7 +298,7 @@ class SqlStorage:
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
         rows = self._read(self._statements.in_doubt, age=age)
-        return [StagedBatch(row.id, row.witness, row.age, row.size) for row in rows]
+        return [StagedBatch(row.id, row.witness, row.age, _ids(row.tasks)) for row in rows]
 
     # introspection
 
@@ -308,74 +319,26 @@ class SqlStorage:
     ) -> list[TaskStatus]:
         return [_status(row) for row in self._read(page(state, user, start, size))]
 
-    # transitions from outside
-
-    def cancel(self, task_id: str) -> State:
-        def work(connection: Connection, again: bool) -> State:
-            row = self._known(connection, task_id, lock=True)
-            if row.state in FINISHED:
-                raise ForbiddenTransition(f"task {task_id} has {row.state}, not cancelled")
-            values: dict[str, Any] = {"cancel": True}
-            if row.state != RUNNING:
-                now = self._session.now(connection)
-                ended = _endings.concluded(self._session, connection, CANCELLED, now, "cancelled")
-                values = ended
-            connection.execute(_endings.of_task(self._session, row.id).values(values))
-            return RUNNING if row.state == RUNNING else CANCELLED
-
-        state = self._session.write(work)
-        if state == CANCELLED:
-            self._changed([], CANCELLED)
-        return state
-
-    def retry(self, task_id: str) -> None:
-        def work(connection: Connection, again: bool) -> None:
-            key = self._known(connection, task_id).key
-            if key is not None:
-                self._session.dialect.lock_keys(connection, [key])
-            row = self._known(connection, task_id, lock=True)
-            if row.state not in (FAILED, CANCELLED):
-                raise ForbiddenTransition(f"task {task_id} is {row.state}, not queued again")
-            newer = _endings.newer(self._session, connection, row.key, row.mode)
-            if newer is not None:
-                raise ForbiddenTransition(f"task {task_id}: {newer} of its key already waits")
-            now = self._session.now(connection)
-            _endings.queue_again(self._session, connection, row.id, now)
-
-        self._session.write(work)
-        self._changed([])
-
-    def remove(self, task_id: str) -> None:
-        def work(connection: Connection, again: bool) -> None:
-            row = self._known(connection, task_id, lock=True)
-            if row.state not in FINISHED:
-                raise ForbiddenTransition(f"task {task_id} is {row.state}, not removed")
-            connection.execute(delete(TASK).where(self._here, TASK.c.id == row.id))
-
-        self._session.write(work)
-
-    def clear(self) -> int:
-        # Not more than there were, so that it ends even if tasks are added faster.
-        counts = self.counts()
-        queued = self._forget(counts[QUEUED], TASK.c.place, one_of(QUEUED))
-        return queued + self._forget(counts[SCHEDULED], TASK.c.due, one_of(SCHEDULED))
-
-    def purge(self, state: State) -> int:
-        if state not in FINISHED:
-            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
-        return self._forget(self.counts()[state], TASK.c.place, one_of(*FINISHED), one_of(state))
-
-    def _forget(self, limit: int, order: Any, *conditions: Any) -> int:
-        """Delete in portions, so that others come in between."""
-        number, found = 0, 1
-        while found and number < limit:
-            found = self._session.write(
-                lambda connection, again: _endings.forget(
-                    self._session, connection, order, *conditions
-                )
+    def consumers(self) -> list[ConsumerStatus]:
+        now = self._session.time()
+        heard, running = consumers(self.settings.queue, now)
+        tasks: dict[tuple[str, str], list[str]] = {}
+        for name, process, task_id in self._read(running):
+            tasks.setdefault((name, process), []).append(task_id)
+        return [
+            ConsumerStatus(
+                row.name,
+                *_process.host_and_pid(row.process),
+                max(0.0, now - row.heard),
+                tuple(tasks.get((row.name, row.process), ())),
             )
-            number += found
-        return number
+            for row in self._read(heard)
+        ]
+
+    def throughput(self) -> dict[State, int]:
+        self._statistics.flush()
+        found = self._read(throughput(self.settings.queue, self._session.time()))
+        return {**dict.fromkeys(FINISHED, 0), **{state: int(number) for state, number in found}}
 
     def pause(self) -> None:
         self._set_paused(True)
@@ -402,6 +365,7 @@ class SqlStorage:
 
     def close(self) -> None:
         self._announce.close()
+        self._statistics.flush()
         self._alarm.close()
         self._session.close()
 
@@ -418,26 +382,26 @@ class SqlStorage:
             lambda connection: self._session.execute(connection, statement, **values).all()
         )
 
-    def _known(self, connection: Connection, task_id: str, lock: bool = False) -> Any:
-        statement = self._statements.lock if lock else self._statements.known
-        row = self._session.execute(connection, statement, id=task_id).first()
-        if row is None:
-            raise self._unknown(task_id)
-        return row
+    def _number(self, state: State) -> int:
+        return self.counts()[state]
 
-    def _unknown(self, task_id: str) -> UnknownTask:
-        return UnknownTask(f"no task {task_id} in queue {self.settings.queue}")
-
-    def _changed(self, news: News | None, *finished: str) -> None:
+    def _changed(self, news: News | None, *finished: State) -> None:
         """After a transaction: tell it to whom it may concern."""
         if news is None:
             return
         tell(news, self.notify)
-        for state in {*finished, *(kind for kind, _, _ in news)} & set(FINISHED):
-            self._tidy.after(state, self._session.time())
+        ended = [*finished, *(kind for kind, _, _ in news if kind in FINISHED)]
+        now = self._session.time() if ended else 0.0
+        for state in ended:
+            self._statistics.ended(state, now)
+            self._tidy.after(state, now)
         self._alarm.ring()
         self._announce()
 
 
 def _status(row: Any) -> TaskStatus:
     return _wire.status_of(row._mapping, row.history.splitlines())
+
+
+def _ids(batch: bytes) -> tuple[str, ...]:
+    return tuple(task.id for task in _wire.unpack_batch(batch))
