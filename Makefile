@@ -29,8 +29,8 @@ $(STAMP): setup.py examples/demo/setup.py $(CONSTRAINTS)
 	touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## A Plone site that queues and runs tasks before your eyes; ONCE=1 ends after the show
-	$(BIN)/python examples/demo/show.py $(if $(ONCE),--once)
+demo: $(STAMP) ## A Plone site that queues and runs tasks before your eyes; ONCE=1, STORAGE=sql|redis
+	STORAGE=$(STORAGE) $(BIN)/python examples/demo/show.py $(if $(ONCE),--once)
 
 # A package of Debian: $(1) has to be there, $(2) is its name.
 define service
