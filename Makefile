@@ -82,6 +82,7 @@ bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the 
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.shared
 	$(BIN)/python -m benchmarks.web
+	$(BIN)/python -m benchmarks.sql
 
 # Versions that only some machines need become sections with the same condition. Buildout
 # overlooks the versions of its own packages unless their names are written with dots.

@@ -56,7 +56,7 @@ def full(
     if kind == "postgresql":
         url = postgres_server.new_database()
     storage = SqlStorage(
-        QueueSettings(type="sql", url=url, stage_timeout=100.0, max_finished=1_000_000)
+        QueueSettings(type="sql", url=url, stage_timeout=600.0, max_finished=1_000_000)
     )
     storage.check()
     body = _wire.encode(new_task()).hex()
@@ -98,10 +98,13 @@ class Plans:
         self._word = "EXPLAIN"
         if storage._session.engine.dialect.name == "sqlite":
             self._word = "EXPLAIN QUERY PLAN"
-        event.listen(storage._session.engine, "before_cursor_execute", self._note)
+        self._engines = {storage._session.engine, storage._session.claims}
+        for engine in self._engines:
+            event.listen(engine, "before_cursor_execute", self._note)
 
     def stop(self) -> None:
-        event.remove(self.storage._session.engine, "before_cursor_execute", self._note)
+        for engine in self._engines:
+            event.remove(engine, "before_cursor_execute", self._note)
 
     def _note(
         self, connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any

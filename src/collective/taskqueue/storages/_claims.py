@@ -78,7 +78,7 @@ class Claims:
             return rows
 
         single = statement is self._statements.claim
-        rows = self._session.single(work) if single else self._session.write(work)
+        rows = self._session.claim(work) if single else self._session.write(work)
         del self._local.nonce
         return sorted(rows, key=lambda row: row.place)
 

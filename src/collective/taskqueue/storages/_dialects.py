@@ -12,6 +12,7 @@ from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from sqlalchemy import BigInteger
@@ -40,6 +41,10 @@ import threading
 import time
 
 
+#: What an engine is for: all that has to last, or claims. PostgreSQL has one of them for
+#: transactions, the other for statements that are transactions of their own.
+TRANSACTIONS, CLAIMS = "transactions", "claims"
+
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
 
@@ -65,12 +70,25 @@ def dialect_of(settings: QueueSettings) -> SQLite | PostgreSQL:
     )
 
 
+#: Engines of a parent process: never closed here, for their sockets are not ours.
+_inherited: list[Engine] = []
+
+_COUNT = (
+    update(QUEUE)
+    .where(QUEUE.c.name == bindparam("name_"))
+    .values(number=QUEUE.c.number + bindparam("count"))
+    .returning(QUEUE.c.number)
+)
+
+
 class SQLite:
     """A file, written by one process at a time; its clock is that of the machine."""
 
     now: ColumnElement[float] | None = None
     number: ColumnElement[int] = bindparam("number_", type_=BigInteger)
     insert = staticmethod(sqlite.insert)
+    #: What makes a claim cheaper; here it is the connection.
+    relaxed: tuple[Any, ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
 
@@ -83,15 +101,15 @@ class SQLite:
         _refuse_network(settings, self._path)
         self._url = url
         self._gate = threading.Lock()
-        self._engine: Engine | None = None
+        self._engines: list[Engine] = []
         #: The inode of the write-ahead log, as long as a connection has it open.
         self._log = 0
         #: The connection that looks for what other processes have written.
         self._probe: Any = None
 
-    def engine(self) -> Engine:
+    def engine(self, kind: str) -> Engine:
         FORKS.watch(self)
-        self._engine = engine = create_engine(
+        engine = create_engine(
             self._url,
             poolclass=QueuePool,
             pool_size=POOL,
@@ -99,8 +117,11 @@ class SQLite:
             pool_timeout=self.settings.stage_timeout,
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
         )
-        event.listen(engine, "connect", _prepare)
+        # What a power cut takes of a claim was not to last: the task is given to somebody else.
+        durable = "NORMAL" if kind == CLAIMS else "FULL"
+        event.listen(engine, "connect", partial(_prepare, durable))
         event.listen(engine, "begin", _begin)
+        self._engines.append(engine)
         return engine
 
     def clock(self) -> float:
@@ -139,10 +160,8 @@ class SQLite:
             )
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
-        step = update(QUEUE).where(QUEUE.c.name == self.settings.queue)
-        last = connection.execute(
-            step.values(number=QUEUE.c.number + count).returning(QUEUE.c.number)
-        ).scalar_one()
+        values = {"name_": self.settings.queue, "count": count}
+        last = connection.execute(_COUNT, values).scalar_one()
         return list(range(last - count + 1, last + 1))
 
     def lock_schema(self, connection: Connection) -> None:
@@ -157,6 +176,7 @@ class SQLite:
     def after_fork(self) -> None:
         """The thread that had the gate is not in this process."""
         self._gate = threading.Lock()
+        self._engines.clear()
 
     def announce(self, connection: Connection) -> None:
         """Other processes see that the file has changed."""
@@ -179,11 +199,11 @@ class SQLite:
     def let_go(self) -> None:
         """A fork or the end is near, and nobody is in SQLite."""
         self._close_probe()
-        if self._engine is not None:
-            self._engine.dispose()
+        for engine in self._engines:
+            engine.dispose()
         self._log = 0
 
-    def close(self, engine: Engine) -> None:
+    def close(self) -> None:
         """Close the files: what is in the log goes into the file, if nobody else has it open."""
         with FORKS.none():
             self.let_go()
@@ -201,6 +221,8 @@ class PostgreSQL:
     number: ColumnElement[int] = NUMBERS.next_value()
     insert = staticmethod(postgresql.insert)
     serial = False
+    #: A crash of the server may take a claim, and nothing else with it.
+    relaxed = (func.set_config("synchronous_commit", "off", True),)
 
     def __init__(self, settings: QueueSettings, url: Any) -> None:
         self.settings = settings
@@ -212,13 +234,16 @@ class PostgreSQL:
                 f" collective.taskqueue[postgresql], there is no {exc.name}"
             ) from exc
         self._driver = _psycopg
+        self._engines: list[Engine] = []
         self._url = url.set(drivername="postgresql+psycopg")
         self._channel = f"taskqueue_{_digest(settings.queue)}"
 
-    def engine(self) -> Engine:
+    def engine(self, kind: str) -> Engine:
         seconds = self.settings.stage_timeout
         engine = create_engine(
             self._url,
+            # To change it for each use would take longer than the use.
+            isolation_level="READ COMMITTED" if kind == TRANSACTIONS else "AUTOCOMMIT",
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=seconds,
@@ -234,6 +259,7 @@ class PostgreSQL:
             "do_connect",
             lambda dialect, record, args, options: self._driver.connect(*args, **options),
         )
+        self._engines.append(engine)
         return engine
 
     def clock(self) -> None:
@@ -262,14 +288,17 @@ class PostgreSQL:
         )
 
     def after_fork(self) -> None:
-        """Own nothing but connections."""
+        """Own no connection of the parent, and close none."""
+        _inherited.extend(self._engines)
+        self._engines.clear()
 
     def check(self) -> None:
         """The server tells what is wrong."""
 
-    def close(self, engine: Engine) -> None:
+    def close(self) -> None:
         """Close the connections that are not in use."""
-        engine.dispose()
+        for engine in self._engines:
+            engine.dispose()
 
     def announce(self, connection: Connection) -> None:
         connection.execute(select(func.pg_notify(self._channel, "")))
@@ -288,13 +317,13 @@ class PostgreSQL:
         return sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
 
 
-def _prepare(connection: Any, record: object) -> None:
+def _prepare(durable: str, connection: Any, record: object) -> None:
     # The driver begins no transaction by itself; each one says what it is.
     connection.isolation_level = None
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"synchronous={durable}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -255,4 +255,4 @@ class Tidy:
 
     def _forget(self, order: Any, *conditions: ColumnElement[bool]) -> None:
         session = self._session
-        session.single(lambda connection, again: forget(session, connection, order, *conditions))
+        session.claim(lambda connection, again: forget(session, connection, order, *conditions))

@@ -7,8 +7,10 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _tables
+from collective.taskqueue.storages._dialects import CLAIMS
 from collective.taskqueue.storages._dialects import PostgreSQL
 from collective.taskqueue.storages._dialects import SQLite
+from collective.taskqueue.storages._dialects import TRANSACTIONS
 from collective.taskqueue.storages._statements import Statements
 from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages._tables import QUEUE
@@ -40,9 +42,6 @@ _CONFLICTS = frozenset({"40001", "40P01"})
 #: Seconds before a transaction that was in the way of another is tried again.
 CONFLICT_PAUSE = 0.002
 
-#: Engines of a parent process: never closed here, for their sockets and locks are not ours.
-_inherited: list[Engine] = []
-
 
 class Conflict(Exception):
     """Another transaction came first; this one is rolled back, and tried again."""
@@ -61,16 +60,16 @@ class Session:
         self.dialect = dialect
         self._clock = clock or dialect.clock
         now = None if clock else dialect.now
-        self.statements = Statements(now, dialect.number, dialect.insert, dialect.serial)
+        self.statements = Statements(now, dialect)
         self._needs: dict[int, tuple[bool, bool]] = {}
         self._open()
 
     def _open(self) -> None:
-        self.engine = self.dialect.engine()
-        self._single = self.engine
+        self.engine = self.dialect.engine(TRANSACTIONS)
+        self.alone, self.claims = self.engine, self.dialect.engine(CLAIMS)
         if not self.dialect.serial:
-            self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._reading = self._single.execution_options(reads=True)
+            self.alone = self.claims
+        self._reading = self.alone.execution_options(reads=True)
         self._lock = threading.Lock()
         self._ready = False
 
@@ -83,7 +82,11 @@ class Session:
 
     def single(self, work: Callable[[Connection, bool], T]) -> T:
         """The same for one statement, which needs no transaction around it."""
-        return self._run(self._single, work, True)
+        return self._run(self.alone, work, True)
+
+    def claim(self, work: Callable[[Connection, bool], T]) -> T:
+        """The same for a statement that may be undone by a power cut."""
+        return self._run(self.claims, work, True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Call `work` to look at something."""
@@ -109,7 +112,7 @@ class Session:
 
     def listen(self, wake: Callable[[], None], stopped: threading.Event) -> None:
         """Call `wake` whenever another process may have changed something, until stopped."""
-        self.dialect.listen(self._single, wake, stopped)
+        self.dialect.listen(self.alone, wake, stopped)
 
     def announce(self) -> None:
         """Let other processes look; they do so before long, if this fails."""
@@ -133,13 +136,12 @@ class Session:
 
     def after_fork(self) -> None:
         """Own nothing of the parent."""
-        _inherited.append(self.engine)
         self.dialect.after_fork()
         self._open()
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self.dialect.close(self.engine)
+        self.dialect.close()
 
     def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
         deadline = time.monotonic() + self.settings.stage_timeout

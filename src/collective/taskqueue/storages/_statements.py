@@ -111,18 +111,13 @@ def _seconds(name: str) -> ColumnElement[float]:
 class Statements:
     """See the module. `now` is an expression, or None for a parameter of that name."""
 
-    def __init__(
-        self,
-        now: ColumnElement[float] | None,
-        number: ColumnElement[int],
-        insert: Any,
-        serial: bool,
-    ) -> None:
+    def __init__(self, now: ColumnElement[float] | None, dialect: Any) -> None:
         self.now = _seconds("now") if now is None else now
-        self._number = number
+        self._number = dialect.number
+        self._relaxed = dialect.relaxed
         self.time = select(self.now)
-        self._of_batches(insert)
-        self._of_consumers(serial)
+        self._of_batches(dialect.insert)
+        self._of_consumers(dialect.serial)
         self._of_people()
 
     def _of_batches(self, insert: Any) -> None:
@@ -232,7 +227,7 @@ class Statements:
                 attempts=TASK.c.attempts + 1,
                 progress=None,
             )
-            .returning(*LEASED, *_LENGTHS)
+            .returning(*LEASED, *_LENGTHS, *self._relaxed)
         )
 
     def _overtaken(self) -> Select[Any]:

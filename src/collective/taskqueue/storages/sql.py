@@ -202,7 +202,7 @@ class SqlStorage(Steering):
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         held = {"id_": lease.task.id, "token_": lease.token}
-        row = self._session.single(
+        row = self._session.claim(
             lambda connection, again: self._session.execute(
                 connection, self._statements.renew, lease=seconds, **held
             ).first()
@@ -278,7 +278,7 @@ class SqlStorage(Steering):
         values = {"id_": lease.task.id, "token_": lease.token}
         if progress is not None:
             values["progress_"] = _wire.pack_progress(progress)
-        row = self._session.single(work)
+        row = self._session.claim(work)
         return True if row is None else bool(row.cancel)
 
     def recover(self) -> list[str]:
