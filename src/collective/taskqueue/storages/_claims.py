@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages._session import Conflict
 from collective.taskqueue.storages._session import Session
+from contextlib import contextmanager
 from sqlalchemy import Connection
 from typing import Any
 from uuid import uuid4
@@ -54,13 +56,45 @@ class Claims:
                 break
         return rows, now, soonest
 
+    def take_after(
+        self,
+        work: Callable[[Connection, bool], Any],
+        consumer: str,
+        seconds: float,
+    ) -> tuple[Any, list[Any]]:
+        """Do something, and take one task in the same transaction; return both results.
+
+        Takes nothing if something else comes first, or a key has to be locked.
+        """
+
+        def both(connection: Connection, again: bool) -> tuple[Any, list[Any]]:
+            result = work(connection, again)
+            return result, claim(connection, again)
+
+        with self._asking() as (nonce, asked):
+            claim = self._claiming(self._statements.claim, nonce, asked, consumer, 1, seconds)
+            return self._session.write(both)
+
     def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
+        with self._asking() as (nonce, asked):
+            work = self._claiming(statement, nonce, asked, consumer, limit, seconds)
+            single = statement is self._statements.claim
+            rows = self._session.claim(work) if single else self._session.write(work)
+        return sorted(rows, key=lambda row: row.place)
+
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[str, bool]]:
         # If the answer is lost the tasks are reserved all the same: looked for under the same
         # nonce they are not lost until their leases expire.
         asked = hasattr(self._local, "nonce")
         if not asked:
             self._local.nonce = uuid4().hex
-        nonce = self._local.nonce
+        yield self._local.nonce, asked
+        del self._local.nonce
+
+    def _claiming(
+        self, statement: Any, nonce: str, asked: bool, consumer: str, limit: int, seconds: float
+    ) -> Callable[[Connection, bool], list[Any]]:
         values = {"consumer_": consumer, "process_": self._process, "lease": seconds}
 
         def work(connection: Connection, again: bool) -> list[Any]:
@@ -77,10 +111,7 @@ class Claims:
                 self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
             return rows
 
-        single = statement is self._statements.claim
-        rows = self._session.claim(work) if single else self._session.write(work)
-        del self._local.nonce
-        return sorted(rows, key=lambda row: row.place)
+        return work
 
     def _reserved(self, connection: Connection, consumer: str, nonce: str) -> list[Any]:
         mine = {"nonce": nonce, "consumer_": consumer}

@@ -43,7 +43,8 @@ import time
 
 #: What an engine is for: all that has to last, or claims. PostgreSQL has one of them for
 #: transactions, the other for statements that are transactions of their own.
-TRANSACTIONS, CLAIMS = "transactions", "claims"
+TRANSACTIONS = "transactions"
+CLAIMS = "claims"
 
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15

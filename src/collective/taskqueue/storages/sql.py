@@ -7,9 +7,11 @@ differ is in _dialects.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.interfaces import IFinishAndReserve
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _process
@@ -46,6 +48,7 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
+from contextlib import contextmanager
 from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import update
@@ -72,7 +75,7 @@ MARKS = 100
 NOTIFY_INTERVAL = 0.1
 
 
-@implementer(ITaskStorage)
+@implementer(ITaskStorage, IFinishAndReserve)
 class SqlStorage(Steering):
     """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
 
@@ -164,7 +167,7 @@ class SqlStorage(Steering):
             changes = self._alarm.changes
             rows, now, soonest = self._claims.take(consumer, limit, lease)
             self._statistics.heard(consumer, now)
-            leases = [held for row in rows if (held := self._lease(consumer, row)) is not None]
+            leases = self._leases(consumer, rows)
             rest = deadline - time.monotonic()
             if leases or wakes != self._alarm.wakes or rest <= 0:
                 # Somebody who still waits has to watch over these leases.
@@ -172,13 +175,17 @@ class SqlStorage(Steering):
                 return leases
             self._alarm.sleep(min(rest, soonest, BLOCK), changes, wakes)
 
+    def _leases(self, consumer: str, rows: Sequence[Any]) -> list[Lease]:
+        return [lease for row in rows if (lease := self._lease(consumer, row)) is not None]
+
     def _lease(self, consumer: str, row: Any) -> Lease | None:
         try:
             task = _wire.decode(bytes(row.body))
         except TaskDecodeError as exc:
             reason = f"cannot be decoded: {exc}"
             attempt = AttemptRecord(row.attempts, consumer, 0.0, 0.0, None, reason)
-            self._end(row.id, row.token, Transition(FAILED, attempt, reason), None)
+            end = self._ending(row.id, row.token, Transition(FAILED, attempt, reason))
+            self._ended(self._session.single(end))
             logger.error("task %s: %s, failed", row.id, reason)
             self.notify(FAILED, row.id)
             return None
@@ -212,20 +219,41 @@ class SqlStorage(Steering):
         return row is not None
 
     def finish(self, lease: Lease, transition: Transition) -> State | None:
-        again = getattr(self._local, "unfinished", None) == lease.token
-        self._local.unfinished = lease.token
-        state = self._end(lease.task.id, lease.token, transition, lease, again)
-        self._local.unfinished = None
-        return state
+        with self._repeatable(lease) as repeated:
+            keyed = transition.state == SCHEDULED and lease.task.key is not None
+            work = self._ending(lease.task.id, lease.token, transition, lease, repeated)
+            row = (self._session.write if keyed else self._session.single)(work)
+        return self._ended(row)
 
-    def _end(
+    def finish_and_reserve(
+        self, lease: Lease, transition: Transition, consumer: str, seconds: float = 30.0
+    ) -> tuple[State | None, list[Lease]]:
+        with self._repeatable(lease) as repeated:
+            work = self._ending(lease.task.id, lease.token, transition, lease, repeated)
+            row, rows = self._claims.take_after(work, consumer, seconds)
+            if not rows:
+                # Nothing waits, or something comes first.
+                leases = self.reserve(consumer, timeout=0, lease=seconds)
+                return self._ended(row), leases
+        self._statistics.heard(consumer, rows[0].expires - seconds)
+        return self._ended(row), self._leases(consumer, rows)
+
+    @contextmanager
+    def _repeatable(self, lease: Lease) -> Iterator[bool]:
+        """Yield whether this thread has asked for the end of this attempt before, in vain."""
+        repeated = getattr(self._local, "unfinished", None) == lease.token
+        self._local.unfinished = lease.token
+        yield repeated
+        self._local.unfinished = None
+
+    def _ending(
         self,
         task_id: str,
         token: str,
         transition: Transition,
         lease: Lease | None = None,
         repeated: bool = False,
-    ) -> State | None:
+    ) -> Callable[[Connection, bool], Any]:
         held = {"id_": task_id, "token_": token}
         values = {
             **held,
@@ -238,19 +266,20 @@ class SqlStorage(Steering):
             "keep_succeeded": max(self.settings.keep_succeeded, LINGER),
             "keep_failed": max(self.settings.keep_failed, LINGER),
         }
-        keyed = lease if transition.state == SCHEDULED and lease and lease.task.key else None
 
         def work(connection: Connection, again: bool) -> Any:
             execute = self._session.execute
-            if keyed:
-                values.update(self._replaced(connection, keyed))
+            if transition.state == SCHEDULED and lease is not None and lease.task.key is not None:
+                values.update(self._replaced(connection, lease.task.key, lease))
             row = execute(connection, self._statements.finish, **values).first()
             if row is None and (again or repeated):
                 # The answer to this very call was lost.
                 return execute(connection, self._statements.done, **held).first()
             return row
 
-        row = (self._session.write if keyed else self._session.single)(work)
+        return work
+
+    def _ended(self, row: Any) -> State | None:
         if row is None:
             return None
         if row.state in FINISHED:
@@ -259,12 +288,12 @@ class SqlStorage(Steering):
         self._alarm.ring()
         if row.state == SCHEDULED or row.key is not None:
             self._announce()
-        return row.state
+        state: State = row.state
+        return state
 
-    def _replaced(self, connection: Connection, lease: Lease) -> dict[str, Any]:
-        key, mode = lease.task.key or "", lease.task.on_conflict
+    def _replaced(self, connection: Connection, key: str, lease: Lease) -> dict[str, Any]:
         self._session.dialect.lock_keys(connection, [key])
-        newer = _endings.newer(self._session, connection, key, mode)
+        newer = _endings.newer(self._session, connection, key, lease.task.on_conflict)
         if newer is None:
             return {}
         _endings.see(self._session, connection, newer, lease.tid)
