@@ -68,6 +68,7 @@ setup(
             "hypothesis",
             "msgpack",
             "psycopg[binary] >= 3.3",
+            "psycopg2-binary",
             "redis >= 5",
             "schemathesis",
             "sqlalchemy >= 2",
