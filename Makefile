@@ -29,17 +29,22 @@ $(STAMP): setup.py examples/demo/setup.py $(CONSTRAINTS)
 	touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## A Plone site that queues and runs tasks before your eyes; ONCE=1 ends after the show
-	$(BIN)/python examples/demo/show.py $(if $(ONCE),--once)
+demo: $(STAMP) ## A Plone site that queues and runs tasks before your eyes; ONCE=1, STORAGE=sql|redis
+	STORAGE=$(STORAGE) $(BIN)/python examples/demo/show.py $(if $(ONCE),--once)
+
+# A package of Debian: $(1) has to be there, $(2) is its name.
+define service
+	@$(1) || { \
+	  if [ $$(id -u) = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
+	  else echo '$(2) is missing; type: sudo apt-get install $(2)' >&2; exit 1; fi; \
+	  command -v apt-get >/dev/null || { echo '$(2) is missing; install it' >&2; exit 1; }; \
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y $(2); }
+endef
 
 .PHONY: services
-services: ## The servers that the tests start: redis-server, from Debian's package
-	@command -v redis-server >/dev/null || { \
-	  if [ $$(id -u) = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
-	  else echo 'redis-server is missing; type: sudo apt-get install redis-server' >&2; exit 1; fi; \
-	  command -v apt-get >/dev/null || { \
-	    echo 'redis-server is missing; install Redis 6.2 or newer' >&2; exit 1; }; \
-	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y redis-server; }
+services: ## The servers that the tests start: Redis and PostgreSQL, from Debian's packages
+	$(call service,command -v redis-server >/dev/null,redis-server)
+	$(call service,ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null,postgresql)
 
 .PHONY: test
 test: $(STAMP) services ## The whole suite; TESTS=tests/unit for a part of it
@@ -74,7 +79,7 @@ format: $(STAMP) ## Bring the code into its form
 
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
-	missed=0; for part in benchmarks benchmarks.shared benchmarks.web; do \
+	missed=0; for part in benchmarks benchmarks.shared benchmarks.web benchmarks.sql; do \
 	  $(BIN)/python -m $$part || missed=1; done; exit $$missed
 
 # Versions that only some machines need become sections with the same condition. Buildout

@@ -53,6 +53,8 @@ setup(
     ],
     extras_require={
         "redis": ["msgpack", "redis[hiredis] >= 5"],
+        "sql": ["msgpack", "sqlalchemy >= 2"],
+        "postgresql": ["msgpack", "psycopg[binary] >= 3.3", "sqlalchemy >= 2"],
         "demo": ["plone.api", "tempstorage", "waitress", "Zope[wsgi]"],
         "test": [
             "RelStorage",
@@ -65,8 +67,11 @@ setup(
             "pytest-cov",
             "hypothesis",
             "msgpack",
+            "psycopg[binary] >= 3.3",
+            "psycopg2-binary",
             "redis[hiredis] >= 5",
             "schemathesis",
+            "sqlalchemy >= 2",
             "tempstorage",
             "waitress",
             "Zope[wsgi]",
@@ -77,6 +82,7 @@ setup(
             "dramatiq[redis]",
             "huey",
             "msgpack",
+            "procrastinate",
             "redis[hiredis] >= 5",
             "requests",
             "rq",

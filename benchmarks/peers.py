@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+import asyncio
 import shutil
 import subprocess
+import sys
 import time
 
 
@@ -92,6 +95,62 @@ def dramatiq_enqueue(socket: str) -> Callable[[str], object]:
         """Never runs: nobody consumes."""
 
     return visit.send
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """Run a PostgreSQL server with its own defaults of durability; yield the url."""
+    # The servers of the tests are what is needed here, too.
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from services import PostgresServer
+
+    server = PostgresServer(durable=True).start()
+    try:
+        yield server.new_database()
+    finally:
+        server.remove()
+
+
+def huey_sqlite(path: Path) -> tuple[Callable[[str], object], Callable[[], object]]:
+    """Return functions that queue a call with Huey, and that run all there are."""
+    from huey import SqliteHuey
+
+    huey = SqliteHuey("bench", filename=str(path), fsync=True, results=True)
+
+    @huey.task()
+    def visit(url: str) -> None:
+        """Does nothing."""
+
+    def run_all() -> None:
+        while (task := huey.dequeue()) is not None:
+            huey.execute(task)
+
+    return visit, run_all
+
+
+def procrastinate_queue(url: str) -> tuple[Callable[[str], object], Callable[[], object]]:
+    """Return functions that queue a call with Procrastinate, and that run all there are."""
+    from procrastinate import App
+    from procrastinate import PsycopgConnector
+    from procrastinate import SyncPsycopgConnector
+
+    app = App(connector=SyncPsycopgConnector(conninfo=url))
+    app.open()
+    app.schema_manager.apply_schema()
+
+    @app.task(name="visit")
+    def visit(url: str) -> None:
+        """Does nothing."""
+
+    def run_all() -> None:
+        asyncio.run(_work(app.with_connector(PsycopgConnector(conninfo=url))))
+
+    return (lambda address: visit.defer(url=address)), run_all
+
+
+async def _work(app: Any) -> None:
+    async with app.open_async():
+        await app.run_worker_async(wait=False, install_signal_handlers=False)
 
 
 def _wait(socket: str) -> None:

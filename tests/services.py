@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from subprocess import Popen
+import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 
@@ -57,3 +60,81 @@ class RedisServer:
                 return connection.recv(100).startswith(b"+PONG")
             except OSError:
                 return False
+
+
+class PostgresServer:
+    """A PostgreSQL server on a unix socket, with a folder and databases of its own."""
+
+    def __init__(self, durable: bool = False) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
+        path = found[-1] if found else Path(shutil.which("postgres") or "")
+        if not path.name:
+            raise RuntimeError("postgres is missing; type: apt-get install postgresql")
+        self._bin = path.parent
+        # It refuses to be root, and its user cannot enter a folder of root's.
+        self._user = _other_user() if os.geteuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        self._data = self.folder / "data"
+        self._options = ["-c", "listen_addresses=", "-k", str(self.folder)]
+        self._options += ["-c", "max_connections=100"]
+        if not durable:
+            self._options += ["-c", "fsync=off", "-c", "full_page_writes=off"]
+        self.process: Popen[bytes] | None = None
+        self._databases = 0
+        self._run("initdb", "-D", self._data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "-N")
+
+    def start(self) -> PostgresServer:
+        """Start the process and wait until it answers."""
+        command = [str(self._bin / "postgres"), "-D", str(self._data), *self._options]
+        with (self.folder / "log").open("ab") as log:
+            self.process = Popen(command, stdout=log, stderr=log, user=self._user, cwd="/")
+        deadline = time.monotonic() + START_TIMEOUT
+        while subprocess.run(
+            [self._bin / "pg_isready", "-q", "-h", self.folder], check=False
+        ).returncode:
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise RuntimeError(f"postgres does not start, see {self.folder}")
+            time.sleep(0.01)
+        return self
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """End the process by a signal, by default without waiting for its clients."""
+        process, self.process = self.process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(number)
+            process.wait(START_TIMEOUT)
+
+    def remove(self) -> None:
+        """End the process and forget its folder."""
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str = "postgres") -> str:
+        """Return the url of a database."""
+        return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    def new_database(self) -> str:
+        """Make an empty database, and return its url."""
+        self._databases += 1
+        name = f"test{self._databases}"
+        self._run("createdb", "-h", self.folder, "-U", "postgres", name)
+        return self.url(name)
+
+    def _run(self, name: str, *options: object) -> None:
+        command = [str(self._bin / name), *map(str, options)]
+        done = subprocess.run(
+            command, user=self._user, cwd="/", capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{name}: {done.stderr}")
+
+
+def _version(path: Path) -> float:
+    return float(path.parent.parent.name)
+
+
+def _other_user() -> str:
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"

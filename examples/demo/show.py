@@ -52,9 +52,24 @@ clienthome $INSTANCE/var
     </filestorage>
 </zodb_db>
 
-<taskqueue />
+{queue}
 <taskqueue-server />
 """
+
+#: Where the tasks are stored, by the value of STORAGE.
+QUEUES = {
+    "local": "<taskqueue />",
+    "sql": """\
+<taskqueue>
+  type sql
+  url sqlite:///$INSTANCE/var/taskqueue.sqlite
+</taskqueue>""",
+    "redis": """\
+<taskqueue>
+  type redis
+  unix_socket_path $INSTANCE/redis/redis.sock
+</taskqueue>""",
+}
 
 ZOPE_INI = """\
 [app:main]
@@ -148,12 +163,17 @@ def main():
     """Show everything; the exit code is 0 if every task succeeded."""
     once = "--once" in sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    storage = os.environ.get("STORAGE") or "local"
+    if storage not in QUEUES:
+        sys.exit(f"STORAGE is one of {', '.join(QUEUES)}, not {storage!r}.")
     port = free_port()
-    make_instance(port)
-    make_site()
-    server = start()
+    make_instance(port, storage)
+    redis = start_redis() if storage == "redis" else None
+    server = None
     succeeded = False
     try:
+        make_site()
+        server = start()
         site = Site(port)
         wait_until_it_answers(server, site)
         succeeded = show(site)
@@ -163,7 +183,11 @@ def main():
     except KeyboardInterrupt:
         print()
     finally:
-        stop(server)
+        if server is not None:
+            stop(server)
+        if redis is not None:
+            redis.terminate()
+            redis.wait(STOP_TIMEOUT)
     return 0 if succeeded else "Not every task succeeded."
 
 
@@ -181,15 +205,25 @@ def free_port():
     return int(port)
 
 
-def make_instance(port):
+def make_instance(port, storage):
     """Write the configuration of the instance."""
-    for folder in (HOME / "etc", VAR):
+    for folder in (HOME / "etc", HOME / "redis", VAR):
         folder.mkdir(parents=True, exist_ok=True)
-    (HOME / "etc" / "zope.conf").write_text(ZOPE_CONF.format(home=HOME))
+    (HOME / "etc" / "zope.conf").write_text(ZOPE_CONF.format(home=HOME, queue=QUEUES[storage]))
     (HOME / "etc" / "zope.ini").write_text(
         ZOPE_INI.format(home=HOME, host=HOST, port=port, log=str(LOG))
     )
     (HOME / "etc" / "site.zcml").write_text(SITE_ZCML)
+
+
+def start_redis():
+    """Start a Redis server of our own on a socket, and return its process."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        sys.exit("redis-server is missing; type: make services")
+    folder = HOME / "redis"
+    command = [binary, "--port", "0", "--unixsocket", folder / "redis.sock", "--dir", folder]
+    return subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
 
 
 def make_site():

@@ -59,6 +59,10 @@ MISTAKES = {
         "<taskqueue>\n type nowhere.to_be.Found\n</taskqueue>",
         "<taskqueue> (line {1} of {conf}): nowhere.to_be.Found cannot be imported:",
     ),
+    "a url that sql does not know": (
+        "<taskqueue>\n type sql\n url mysql://localhost/tasks\n</taskqueue>",
+        ("<taskqueue> (line {1} of {conf}): type sql needs a url, sqlite:///… or postgresql://…"),
+    ),
     "a class that is no storage": (
         "<taskqueue>\n type fixture.storage.NoStorage\n</taskqueue>",
         (

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.storages.redis import RedisStorage
+from crash.backends import backend
+from crash.backends import storage_class
 from crash.processes import fork
 from crash.processes import kill
 from crash.worker import Journal
@@ -21,7 +22,6 @@ from crash.worker import new_task
 from crash.worker import work
 from itertools import pairwise
 from pathlib import Path
-from services import RedisServer
 from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
@@ -52,12 +52,10 @@ LOW, PORTION = 20, 60
 class Harness:
     """The workers, what they have written down, and who was killed when."""
 
-    def __init__(self, folder: Path, socket: str, seed: int = 0) -> None:
+    def __init__(self, folder: Path, fields: dict[str, Any], seed: int = 0) -> None:
         # A task may be hit often, but none of these is poison.
-        self._settings = QueueSettings(
-            type="redis", unix_socket_path=socket, max_deliveries=1000, max_finished=1_000_000
-        )
-        self._storage = RedisStorage(self._settings)
+        self._settings = QueueSettings(max_deliveries=1000, max_finished=1_000_000, **fields)
+        self._storage = storage_class(self._settings)(self._settings)
         self._journal = Journal(folder / "journal")
         self._random = random.Random(seed)
         self._workers: dict[int, str] = {}
@@ -155,15 +153,15 @@ def main() -> int:
     """Print the totals as JSON; 1 if there was a violation."""
     parser = argparse.ArgumentParser(prog="crash.consume", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--storage", choices=("redis", "sqlite", "postgresql"), default="redis")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)
-    with TemporaryDirectory() as folder:
-        server = RedisServer(Path(folder)).start()
-        try:
-            totals = Harness(Path(folder), server.socket, options.seed).run(options.kills)
-        finally:
-            server.stop()
+    with (
+        TemporaryDirectory() as folder,
+        backend(options.storage, Path(folder)) as fields,
+    ):
+        totals = Harness(Path(folder), fields, options.seed).run(options.kills)
     print(json.dumps(totals))
     return 1 if totals["lost"] or totals["doubled"] or totals["late"] else 0
 

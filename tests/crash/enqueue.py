@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from collective.taskqueue import indoubt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.queue import TaskQueue
-from collective.taskqueue.storages.redis import RedisStorage
 from crash import databases
+from crash.backends import backend
+from crash.backends import settle
+from crash.backends import storage_class
 from crash.databases import Opener
 from crash.processes import fork
 from crash.processes import in_child
@@ -24,7 +26,6 @@ from crash.processes import kill
 from crash.processes import wait
 from pathlib import Path
 from persistent.mapping import PersistentMapping
-from services import RedisServer
 from tempfile import TemporaryDirectory
 from typing import Any
 import argparse
@@ -116,12 +117,10 @@ class Bomb:
         """See `IDataManager`."""
 
 
-class MortalStorage(RedisStorage):
-    """A Redis storage that reports what it is about to do, and what it has done."""
+class Mortal:
+    """A storage that reports what it is about to do, and what it has done."""
 
-    def __init__(self, settings: QueueSettings, death: Death) -> None:
-        super().__init__(settings)
-        self._death = death
+    _death: Death
 
     def stage(self, *args: Any) -> None:
         """See `ITaskStorage`."""
@@ -140,6 +139,13 @@ class MortalStorage(RedisStorage):
         self._death.at("before discard")
         super().discard(batch_id)
         self._death.at("after discard")
+
+
+def mortal_storage(settings: QueueSettings, death: Death) -> Any:
+    """Return a storage of the settings' type that reports to `death`."""
+    storage = type("MortalStorage", (Mortal, storage_class(settings)), {})(settings)
+    storage._death = death
+    return storage
 
 
 class NaiveQueue(TaskQueue):
@@ -171,12 +177,16 @@ class _Push(Bomb):
 
 
 class Harness:
-    """One database, one Redis, and as many injections as wanted."""
+    """One database, one queue, and as many injections as wanted."""
 
-    def __init__(self, opener: Opener, socket: str, naive: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, opener: Opener, fields: dict[str, Any], naive: bool = False, seed: int = 0
+    ) -> None:
         self.totals: Counter[str] = Counter()
         self._open = opener
-        self._settings = QueueSettings(type="redis", unix_socket_path=socket)
+        self._settings = QueueSettings(**fields)
+        # Imported here, once, and not by each child.
+        storage_class(self._settings)
         self._naive = naive
         self._random = random.Random(seed)
         in_child(self._create)
@@ -217,7 +227,7 @@ class Harness:
 
     def _write(self, number: int, point: str, rng: random.Random, tell: int) -> None:
         death = Death(point, rng.random() < 0.5)
-        storage = MortalStorage(self._settings, death)
+        storage = mortal_storage(self._settings, death)
         queue = (NaiveQueue if self._naive else TaskQueue)(self._settings, storage)
         database = self._open()
         threads = [
@@ -268,7 +278,8 @@ class Harness:
         # A server may still be at what the writer sent last; it does one commit at a time.
         with database.transaction() as connection:
             connection.root()["judged"] = time.time()
-        storage = RedisStorage(self._settings, clock=lambda: time.time() + LATER)
+        settle(self._settings)
+        storage = storage_class(self._settings)(self._settings, clock=lambda: time.time() + LATER)
         doubtful = storage.in_doubt()
         indoubt.resolve(storage, database.databases)
         with database.transaction() as connection:
@@ -284,6 +295,7 @@ class Harness:
             wrong.append("a batch is still in doubt")
         storage.clear()
         storage.purge("failed")
+        storage.close()
         return {
             "committed": len(records),
             "tasks": len(queued),
@@ -318,6 +330,7 @@ def main() -> int:
     """Print the totals as JSON; 1 if there was a violation."""
     parser = argparse.ArgumentParser(prog="crash.enqueue", description=__doc__)
     parser.add_argument("--database", choices=("file_storage", "zeo"), default="file_storage")
+    parser.add_argument("--storage", choices=("redis", "sqlite", "postgresql"), default="redis")
     parser.add_argument("--injections", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--naive", action="store_true", help="push in tpc_finish: must fail")
@@ -325,14 +338,13 @@ def main() -> int:
     logging.basicConfig(level=logging.CRITICAL)
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("collective.taskqueue").setLevel(logging.CRITICAL)
-    with TemporaryDirectory() as folder:
-        server = RedisServer(Path(folder)).start()
-        try:
-            with getattr(databases, options.database)(Path(folder)) as opener:
-                harness = Harness(opener, server.socket, options.naive, options.seed)
-                totals = harness.run(options.injections)
-        finally:
-            server.stop()
+    with (
+        TemporaryDirectory() as folder,
+        backend(options.storage, Path(folder)) as fields,
+        getattr(databases, options.database)(Path(folder)) as opener,
+    ):
+        harness = Harness(opener, fields, options.naive, options.seed)
+        totals = harness.run(options.injections)
     print(json.dumps(totals))
     return 1 if totals["violations"] else 0
 

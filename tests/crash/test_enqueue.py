@@ -6,10 +6,19 @@ from crash import run
 import pytest
 
 
-@pytest.mark.parametrize(("database", "injections"), [("file_storage", 72), ("zeo", 40)])
-def test_committed_if_and_only_if_queued(database, injections):
+@pytest.mark.parametrize(
+    ("database", "storage", "injections"),
+    [
+        ("file_storage", "redis", 72),
+        ("zeo", "redis", 40),
+        ("file_storage", "sqlite", 44),
+        ("file_storage", "postgresql", 44),
+    ],
+)
+def test_committed_if_and_only_if_queued(database, storage, injections):
     """C33, D03: at every step of the protocol and at random moments."""
-    totals = run("enqueue", "--database", database, "--injections", injections)
+    options = ("--database", database, "--storage", storage, "--injections", injections)
+    totals = run("enqueue", *options)
     assert totals["violations"] == 0
     assert totals["injections"] == injections
     # The crashes really hit where it hurts.

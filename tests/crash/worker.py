@@ -6,9 +6,9 @@ from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from crash.backends import storage_class
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -76,7 +76,7 @@ def work(settings: QueueSettings, server: ServerSettings, journal: Journal) -> N
         journal.write("end", url)
         return Outcome(200, started=started, seconds=time.time() - started)
 
-    Consumer(RedisStorage(settings), perform, server).run()
+    Consumer(storage_class(settings)(settings), perform, server).run()
 
 
 def main() -> None:

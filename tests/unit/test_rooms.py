@@ -37,7 +37,12 @@ PURE = {
 }
 
 #: Libraries that are no Zope application code: they need no database and no component.
-LIBRARIES = {"BTrees", "ZConfig", "msgpack", "redis", "sqlalchemy", "urllib3", "zope.interface"}
+LIBRARIES = {"BTrees", "ZConfig", "msgpack", "psycopg", "redis", "sqlalchemy", "urllib3"}
+LIBRARIES |= {"zope.interface"}
+
+#: What a SQL queue is made of.
+SQL = {"_admission", "_claims", "_dialects", "_endings", "_session", "_statements", "_tables"}
+SQL |= {"_statistics", "_steering"}
 
 #: What only some rooms import, and why these.
 RESERVED = {
@@ -59,7 +64,8 @@ RESERVED = {
     "ZODB": {"indoubt"},
     "redis": {"storages.redis", "storages._server"},
     "msgpack": {"storages._wire"},
-    "sqlalchemy": {"storages.sql"},
+    "sqlalchemy": {"storages.sql", *(f"storages.{room}" for room in SQL)},
+    "psycopg": {"storages._psycopg"},
     "urllib3": {"webhook"},
     "pytest": {"contract", "model"},
     "hypothesis": {"model"},

@@ -29,10 +29,11 @@ import sys
 STORAGES = {
     "local": "collective.taskqueue.storages.local.LocalStorage",
     "redis": "collective.taskqueue.storages.redis.RedisStorage",
+    "sql": "collective.taskqueue.storages.sql.SqlStorage",
 }
 
 #: The extra that a type needs, and the module that tells whether it is installed.
-EXTRAS = {"redis": ("redis", "msgpack")}
+EXTRAS = {"redis": ("redis", "msgpack"), "sql": ("sqlalchemy", "msgpack")}
 
 #: The section types of component.xml.
 SECTION_TYPES = ("taskqueue", "taskqueue-server")

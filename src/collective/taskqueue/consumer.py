@@ -10,6 +10,7 @@ from collective.taskqueue import policy
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.errors import described
+from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.keeper import Keeper
 from collective.taskqueue.task import CANCELLED
@@ -241,7 +242,12 @@ class Consumer:
         if task.max_age is not None and now > task.created + task.max_age:
             reason = f"older than its max_age of {task.max_age:g} s"
             return Outcome(None, reason, verdict="discard", started=now)
-        if not self._visible(attempt):
+        try:
+            visible = self._visible(attempt)
+        except LostTransaction as exc:
+            # A person decides: whatever it is about may not be there any more.
+            return Outcome(None, str(exc), verdict="discard", started=now)
+        if not visible:
             reason = f"its transaction did not arrive within {BARRIER:g} s"
             return Outcome(None, reason, verdict="postpone", started=now)
         return None
@@ -274,6 +280,8 @@ class Consumer:
     def _is_ready(self, tid: bytes) -> bool:
         try:
             return self._ready(tid)
+        except LostTransaction:
+            raise
         except Exception as exc:
             # Its database is away; the task waits, as for a transaction that is on its way.
             logger.debug("cannot tell whether a transaction has arrived (%s)", exc)

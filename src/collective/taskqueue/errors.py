@@ -41,6 +41,13 @@ class TaskDecodeError(TaskQueueError):
     """What lies in the storage is not a task that this version can read."""
 
 
+class LostTransaction(TaskQueueError):
+    """The database has not, and never will have, the transaction that queued the task.
+
+    It was restored from a backup that is older than the queue.
+    """
+
+
 class RetryLater(TaskQueueError):
     """Raised by a view: end this attempt, and make the next one after `seconds`.
 

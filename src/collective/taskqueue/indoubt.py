@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
+from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.task import StagedBatch
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from dataclasses import dataclass
 from persistent import Persistent
+from persistent.timestamp import TimeStamp
 from transaction import TransactionManager
 from transaction.interfaces import ITransaction
 from typing import Any
@@ -22,6 +24,7 @@ from ZODB.Connection import Connection
 from ZODB.POSException import POSKeyError
 from ZODB.utils import z64
 import logging
+import time
 
 
 logger = logging.getLogger("collective.taskqueue")
@@ -31,6 +34,9 @@ MAIN = "main"
 
 #: Seconds after staging before anybody but its own process looks at a batch.
 GRACE = 60.0
+
+#: Seconds by which the clocks of the machines that commit may differ.
+SKEW = 60.0
 
 #: Seconds after which a commit that has not arrived is taken to be aborted.
 LONGEST_COMMIT = 3600.0
@@ -174,6 +180,42 @@ def reached(database: Any, tid: bytes) -> bool:
         return bool(connection._storage.lastTransaction() >= tid)
     finally:
         connection.close()
+
+
+class Restored:
+    """What a database that was opened just now must have, and does not have if it was restored.
+
+    A transaction that is later than the last one of the database, and was nevertheless
+    committed well before the database was opened, is not on its way: it was lost when the
+    database was restored from an older backup, unless the clocks of the machines differ by
+    more than `SKEW`.
+    """
+
+    def __init__(self, database: Any, now: float) -> None:
+        self._last = _last_transaction(database)
+        self._opened = _tid_at(now - SKEW)
+
+    def check(self, tid: bytes) -> None:
+        """Raises `LostTransaction` for a transaction that was lost."""
+        if self._last != z64 and self._last < tid < self._opened:
+            raise LostTransaction(
+                "its transaction is not in the database, which was restored from an older backup"
+            )
+
+
+def _last_transaction(database: Any) -> bytes:
+    connection = database.open(transaction_manager=TransactionManager())
+    try:
+        connection.sync()
+        return connection._storage.lastTransaction() or z64
+    finally:
+        connection.close()
+
+
+def _tid_at(when: float) -> bytes:
+    seconds = time.gmtime(when)
+    stamp: bytes = TimeStamp(*seconds[:5], seconds[5] + when % 1).raw()
+    return stamp
 
 
 def _resolved(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:

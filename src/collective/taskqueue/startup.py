@@ -54,6 +54,8 @@ class _Process:
 
     def __init__(self) -> None:
         self.database: Any = None
+        #: What the main database had when it was opened.
+        self.restored: indoubt.Restored | None = None
         self.consumers: list[Consumer] = []
         #: Those that have been told to stop and wait for their tasks.
         self.leaving: list[Consumer] = []
@@ -73,6 +75,8 @@ def build_queues(event: Any) -> None:
     Raises `ConfigurationError` for a storage that cannot be built.
     """
     _process.database = event.database
+    main = event.database.databases.get(indoubt.MAIN)
+    _process.restored = None if main is None else indoubt.Restored(main, time.time())
     for settings in _sections(QueueSettings):
         queue = TaskQueue(settings, _storage(settings))
         _check(queue)
@@ -200,6 +204,8 @@ def _perform(hooks: WebHooks, attempt: Attempt) -> Outcome:
 
 
 def _reached(database: Any, tid: bytes) -> bool:
+    if _process.restored is not None:
+        _process.restored.check(tid)
     main = database.databases.get(indoubt.MAIN)
     return main is None or indoubt.reached(main, tid)
 

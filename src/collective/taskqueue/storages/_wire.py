@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from collective.taskqueue.task import Transition
 from dataclasses import asdict
 from dataclasses import fields as fields_of
 from typing import Any
+from typing import NamedTuple
 import json
 import msgpack
 
@@ -27,12 +29,51 @@ def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
     """Yield the seven strings of each task that the script works with."""
     for task in tasks:
         yield task.id
-        yield msgpack.packb(task.encode())
+        yield encode(task)
         yield "" if task.due is None else task.due
         yield task.key or ""
         yield task.on_conflict
         yield task.user.id if task.user else ""
         yield "" if task.keep is None else task.keep
+
+
+def encode(task: Task) -> bytes:
+    """Return the stored body of a task."""
+    body: bytes = msgpack.packb(task.encode())
+    return body
+
+
+class Staged(NamedTuple):
+    """A task of a staged batch: what `fields` yields; empty texts are nothing."""
+
+    id: str
+    body: bytes
+    due: float | str
+    key: str
+    mode: str
+    user: str
+    keep: float | str
+
+
+def pack_batch(tasks: Sequence[Task]) -> bytes:
+    """Return the stored form of a staged batch."""
+    batch: bytes = msgpack.packb(list(fields(tasks)))
+    return batch
+
+
+def unpack_batch(batch: bytes) -> list[Staged]:
+    """Return the tasks of a staged batch; their bodies are not looked at."""
+    return _staged(msgpack.unpackb(batch))
+
+
+def staged(tasks: Sequence[Task]) -> list[Staged]:
+    """Return tasks as they come out of a staged batch."""
+    return _staged(fields(tasks))
+
+
+def _staged(values: Iterable[Any]) -> list[Staged]:
+    values = iter(values)
+    return [Staged(*task) for task in zip(*[values] * len(Staged._fields), strict=True)]
 
 
 def decode(body: object) -> Task:
@@ -72,27 +113,49 @@ def pack_response(transition: Transition) -> bytes:
 def status(
     task_id: bytes, values: Sequence[bytes], history: Sequence[bytes], due: bytes | float | None
 ) -> TaskStatus:
+    """Return the status that a stored record of Redis tells of."""
+    record = {name.decode(): value for name, value in zip(values[::2], values[1::2], strict=True)}
+    texts = ("state", "reason", "changes", "consumer")
+    known = {name: record[name].decode() for name in texts if name in record}
+    return status_of(
+        {
+            "reason": "",
+            "changes": "",
+            "consumer": None,
+            **known,
+            "id": task_id.decode(),
+            "body": record.get("body"),
+            "due": float(due) if due else None,
+            "progress": record.get("progress"),
+            "cancel": "cancel" in record,
+            "last": record.get("last"),
+            "forgotten": "forgotten" in record,
+        },
+        history,
+    )
+
+
+def status_of(record: Mapping[str, Any], history: Iterable[bytes | str]) -> TaskStatus:
     """Return the status that a stored record tells of.
 
     A body that cannot be decoded still has a status: its task has the id only.
     """
-    record = {name.decode(): value for name, value in zip(values[::2], values[1::2], strict=True)}
-    code, headers, body, truncated = _response(record.get("last"))
+    code, headers, body, truncated = _response(record["last"])
     return TaskStatus(
-        task=_task(task_id, record),
-        state=record["state"].decode(),  # type: ignore[arg-type]
-        reason=record.get("reason", b"").decode(),
-        changes=tuple(_changes(record.get("changes", b"").decode())),
-        due=float(due) if due else None,
-        consumer=record["consumer"].decode() if "consumer" in record else None,
+        task=_task(record["id"], record["body"]),
+        state=record["state"],
+        reason=record["reason"],
+        changes=tuple(_changes(record["changes"])),
+        due=record["due"],
+        consumer=record["consumer"],
         attempts=tuple(_attempt(line) for line in history),
-        progress=_progress(record.get("progress")),
-        cancel_requested=b"cancel" in values[::2],
+        progress=_progress(record["progress"]),
+        cancel_requested=bool(record["cancel"]),
         status=code,
         headers=headers,
         body=body,
         truncated=truncated,
-        forgotten="forgotten" in record,
+        forgotten=bool(record["forgotten"]),
     )
 
 
@@ -103,11 +166,11 @@ def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerSta
     return ConsumerStatus(name, *_process.host_and_pid(process), max(0.0, float(age)), ids)
 
 
-def _task(task_id: bytes, record: Mapping[str, bytes]) -> Task:
+def _task(task_id: str, body: object) -> Task:
     try:
-        return decode(record.get("body"))
+        return decode(body)
     except TaskDecodeError:
-        return Task(id=task_id.decode(), queue="?", url="?")
+        return Task(id=task_id, queue="?", url="?")
 
 
 def _changes(text: str) -> Iterator[tuple[Any, float]]:
@@ -116,12 +179,12 @@ def _changes(text: str) -> Iterator[tuple[Any, float]]:
         yield state, float(when)
 
 
-def _attempt(line: bytes) -> AttemptRecord:
+def _attempt(line: bytes | str) -> AttemptRecord:
     values = json.loads(line)
     return AttemptRecord(**{"status": None, **values})
 
 
-def _progress(packed: bytes | None) -> Progress | None:
+def _progress(packed: bytes | str | None) -> Progress | None:
     return Progress(**json.loads(packed)) if packed else None
 
 

@@ -1,0 +1,118 @@
+"""Who sleeps in `reserve`, and what wakes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Seconds between two tries to listen to a database that is away.
+PAUSE = 1.0
+
+
+class Alarm:
+    """Wakes threads of this process: one for each change, all of them when asked to.
+
+    `listen` is called in a thread of its own while anybody sleeps; it is given what to call
+    when another process may have changed something, and an event that ends it.
+    """
+
+    def __init__(self, listen: Callable[[Callable[[], None], threading.Event], None]) -> None:
+        self._listen = listen
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        #: Grows with each change; who has seen this one has missed nothing.
+        self.changes = 0
+        #: Grows when all have to return.
+        self.wakes = 0
+
+    def ring(self) -> None:
+        """Something has changed: let one of those who sleep look."""
+        with self._changed:
+            self.changes += 1
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """Let all who sleep return."""
+        with self._changed:
+            self.wakes += 1
+            self._changed.notify_all()
+
+    def sleep(self, seconds: float, changes: int, wakes: int) -> None:
+        """Sleep until there was a change since `changes`, a wake since `wakes`, or that long."""
+        with self._changed:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="taskqueue-listen", daemon=True
+                )
+                self._thread.start()
+            if self.changes == changes and self.wakes == wakes:
+                self._changed.wait(seconds)
+
+    def close(self) -> None:
+        """End the thread; called at exit."""
+        self._stopped.set()
+        self.wake()
+        if self._thread is not None:
+            self._thread.join(PAUSE)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._listen(self.ring, self._stopped)
+            except Exception as exc:
+                logger.debug("cannot listen to the database (%s), trying again", exc)
+                # Somebody has to find out that it is away, and say so.
+                self.ring()
+                self._stopped.wait(PAUSE)
+
+
+class Debounced:
+    """Calls something now, and again if need be, but not more often than each `interval`."""
+
+    def __init__(self, call: Callable[[], None], interval: float) -> None:
+        self._call = call
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._calling = threading.Lock()
+        self._closed = False
+        self._last = float("-inf")
+        self._timer: threading.Timer | None = None
+
+    def __call__(self) -> None:
+        with self._lock:
+            if self._timer is not None or self._closed:
+                return
+            rest = self._last + self._interval - time.monotonic()
+            if rest > 0:
+                self._timer = threading.Timer(rest, self._late)
+                self._timer.daemon = True
+                self._timer.start()
+                return
+            self._last = time.monotonic()
+        self._call_once()
+
+    def close(self) -> None:
+        """Call nothing any more; called at exit."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+        with self._calling:
+            return
+
+    def _late(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._last = time.monotonic()
+        self._call_once()
+
+    def _call_once(self) -> None:
+        with self._calling:
+            if not self._closed:
+                self._call()

@@ -1,0 +1,127 @@
+"""How consumers of a SQL queue are given tasks: in one statement, unless something comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages._session import Conflict
+from collective.taskqueue.storages._session import Session
+from contextlib import contextmanager
+from sqlalchemy import Connection
+from typing import Any
+from uuid import uuid4
+import threading
+
+
+#: Characters of changes and of history after which the oldest give way.
+LONG_CHANGES, LONG_HISTORY = 4000, 40_000
+
+
+class Claims:
+    """See the module. `recover` returns tasks to the queue whose lease has expired."""
+
+    def __init__(self, session: Session, process: str, recover: Callable[[], object]) -> None:
+        self._session = session
+        self._statements = session.statements
+        self._process = process
+        self._recover = recover
+        self._local = threading.local()
+
+    def take(self, consumer: str, limit: int, seconds: float) -> tuple[list[Any], float, float]:
+        """Return rows of tasks that are running now, oldest first.
+
+        And the time, and the seconds until something has to be done without being woken for it.
+        """
+        rows = self._claim(self._statements.claim, consumer, limit, seconds)
+        soonest = float("inf")
+        now = rows[0].expires - seconds if rows else 0.0
+        while not rows:
+            look = self._session.read(
+                lambda connection: self._session.execute(connection, self._statements.look).one()
+            )
+            now = look.now
+            if look.expires is not None and look.expires <= look.now:
+                self._recover()
+            elif look.due is not None and look.due <= look.now:
+                self._session.write(
+                    lambda connection, again: _endings.ripen(self._session, connection)
+                )
+            else:
+                moments = [when for when in (look.due, look.expires) if when is not None]
+                soonest = max(min(moments, default=soonest) - look.now, 0.001)
+                if look.waits and not look.paused:
+                    # Some of them have keys, or came in between.
+                    rows = self._claim(self._statements.claim_keyed, consumer, limit, seconds)
+                break
+        return rows, now, soonest
+
+    def take_after(
+        self,
+        work: Callable[[Connection, bool], Any],
+        consumer: str,
+        seconds: float,
+    ) -> tuple[Any, list[Any]]:
+        """Do something, and take one task in the same transaction; return both results.
+
+        Takes nothing if something else comes first, or a key has to be locked.
+        """
+
+        def both(connection: Connection, again: bool) -> tuple[Any, list[Any]]:
+            result = work(connection, again)
+            return result, claim(connection, again)
+
+        with self._asking() as (nonce, asked):
+            claim = self._claiming(self._statements.claim, nonce, asked, consumer, 1, seconds)
+            return self._session.write(both)
+
+    def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
+        with self._asking() as (nonce, asked):
+            work = self._claiming(statement, nonce, asked, consumer, limit, seconds)
+            single = statement is self._statements.claim
+            rows = self._session.claim(work) if single else self._session.write(work)
+        return sorted(rows, key=lambda row: row.place)
+
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[str, bool]]:
+        # If the answer is lost the tasks are reserved all the same: looked for under the same
+        # nonce they are not lost until their leases expire.
+        asked = hasattr(self._local, "nonce")
+        if not asked:
+            self._local.nonce = uuid4().hex
+        yield self._local.nonce, asked
+        del self._local.nonce
+
+    def _claiming(
+        self, statement: Any, nonce: str, asked: bool, consumer: str, limit: int, seconds: float
+    ) -> Callable[[Connection, bool], list[Any]]:
+        values = {"consumer_": consumer, "process_": self._process, "lease": seconds}
+
+        def work(connection: Connection, again: bool) -> list[Any]:
+            rows = self._reserved(connection, consumer, nonce) if again or asked else []
+            if rows:
+                return rows
+            rows = self._session.execute(
+                connection, statement, nonce=nonce, limit_=limit, **values
+            ).all()
+            for row in rows:
+                if row.changed > LONG_CHANGES or row.past > LONG_HISTORY:
+                    _endings.shorten(self._session, connection, row.id)
+            if statement is self._statements.claim_keyed:
+                self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
+            return rows
+
+        return work
+
+    def _reserved(self, connection: Connection, consumer: str, nonce: str) -> list[Any]:
+        mine = {"nonce": nonce, "consumer_": consumer}
+        return list(self._session.execute(connection, self._statements.reserved, **mine).all())
+
+    def _lock_keys(self, connection: Connection, nonce: str, keys: set[str]) -> None:
+        """Make sure that of these keys no other task was started at the same moment."""
+        if keys and not self._session.dialect.try_keys(connection, keys):
+            # Whoever has the key may wait for the very rows that were just taken.
+            raise Conflict("a key is locked by another transaction")
+        overtaken = self._statements.overtaken
+        if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
+            raise Conflict("another task of a key was started")

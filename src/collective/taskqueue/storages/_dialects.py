@@ -1,0 +1,387 @@
+"""All that differs between the databases: the clock, numbers, locks, and who is woken how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages._forks import FORKS
+from collective.taskqueue.storages._tables import NUMBERS
+from collective.taskqueue.storages._tables import QUEUE
+from contextlib import contextmanager
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from sqlalchemy import BigInteger
+from sqlalchemy import bindparam
+from sqlalchemy import cast
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import create_engine
+from sqlalchemy import Double
+from sqlalchemy import Engine
+from sqlalchemy import event
+from sqlalchemy import extract
+from sqlalchemy import func
+from sqlalchemy import select
+from sqlalchemy import update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import QueuePool
+from typing import Any
+import math
+import os
+import re
+import threading
+import time
+
+
+#: What an engine is for: all that has to last, or claims. PostgreSQL has one of them for
+#: transactions, the other for statements that are transactions of their own.
+TRANSACTIONS = "transactions"
+CLAIMS = "claims"
+
+#: Connections that are kept, and those that may be opened on top of them.
+POOL, OVERFLOW = 5, 15
+
+#: Seconds between two looks whether another process has written to the file.
+PROBE = 0.05
+
+#: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
+POLL = 2.0
+
+
+def dialect_of(settings: QueueSettings) -> SQLite | PostgreSQL:
+    """Return the dialect of the settings' url; raises `ConfigurationError`."""
+    try:
+        url = make_url(settings.url)
+    except ArgumentError:
+        url = None
+    if url is not None and url.drivername in ("sqlite", "sqlite+pysqlite"):
+        return SQLite(settings, url)
+    if url is not None and url.drivername in ("postgresql", "postgresql+psycopg"):
+        return PostgreSQL(settings, url)
+    raise ConfigurationError(
+        f"{settings.place}: type sql needs a url, sqlite:///… or postgresql://…"
+    )
+
+
+#: Engines of a parent process: never closed here, for their sockets are not ours.
+_inherited: list[Engine] = []
+
+_COUNT = (
+    update(QUEUE)
+    .where(QUEUE.c.name == bindparam("name_"))
+    .values(number=QUEUE.c.number + bindparam("count"))
+    .returning(QUEUE.c.number)
+)
+
+
+class SQLite:
+    """A file, written by one process at a time; its clock is that of the machine."""
+
+    now: ColumnElement[float] | None = None
+    number: ColumnElement[int] = bindparam("number_", type_=BigInteger)
+    insert = staticmethod(sqlite.insert)
+    #: What makes a claim cheaper; here it is the connection.
+    relaxed: tuple[Any, ...] = ()
+    #: One transaction at a time: no row, no key has to be locked.
+    serial = True
+
+    def __init__(self, settings: QueueSettings, url: Any) -> None:
+        self.settings = settings
+        path = url.database
+        if not path or path == ":memory:":
+            raise ConfigurationError(f"{settings.place}: the url must name a file")
+        self._path = Path(path.removeprefix("file:").partition("?")[0]).absolute()
+        _refuse_network(settings, self._path)
+        self._url = url
+        self._gate = threading.Lock()
+        self._engines: list[Engine] = []
+        #: The inode of the write-ahead log, as long as a connection has it open.
+        self._log = 0
+        #: The connection that looks for what other processes have written.
+        self._probe: Any = None
+
+    def engine(self, kind: str) -> Engine:
+        FORKS.watch(self)
+        engine = create_engine(
+            self._url,
+            poolclass=QueuePool,
+            pool_size=POOL,
+            max_overflow=OVERFLOW,
+            pool_timeout=self.settings.stage_timeout,
+            connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
+        )
+        # What a power cut takes of a claim was not to last: the task is given to somebody else.
+        durable = "NORMAL" if kind == CLAIMS else "FULL"
+        event.listen(engine, "connect", partial(_prepare, durable))
+        event.listen(engine, "begin", _begin)
+        self._engines.append(engine)
+        return engine
+
+    def clock(self) -> float:
+        return time.time()
+
+    @contextmanager
+    def turn(self, writes: bool) -> Iterator[None]:
+        """Let the threads of this process write in turns: those who wait in SQLite sleep."""
+        if writes and not self._gate.acquire(timeout=self.settings.stage_timeout):
+            raise StorageUnavailable("another thread of this process writes for too long")
+        try:
+            with FORKS.none():
+                self._look_after_log()
+                yield
+        finally:
+            if writes:
+                self._gate.release()
+
+    def _look_after_log(self) -> None:
+        # Without its write-ahead log the file is not what was committed. This process still
+        # has the log open, and puts what is in there into the file when it ends; others that
+        # begin a new log now would spoil that.
+        found = _inode(f"{self._path}-wal")
+        if self._log and found != self._log:
+            raise StorageUnavailable(
+                f"the write-ahead log of {self._path} was moved away or replaced; stop all"
+                " processes that use it, then start them again"
+            )
+        self._log = found
+
+    def check(self) -> None:
+        """Raises `ConfigurationError` if there is no folder for the file."""
+        if not self._path.parent.is_dir():
+            raise ConfigurationError(
+                f"{self.settings.place}: there is no folder {self._path.parent}"
+            )
+
+    def numbers(self, connection: Connection, count: int) -> list[int]:
+        values = {"name_": self.settings.queue, "count": count}
+        last = connection.execute(_COUNT, values).scalar_one()
+        return list(range(last - count + 1, last + 1))
+
+    def lock_schema(self, connection: Connection) -> None:
+        """The transaction is the lock."""
+
+    def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
+        """The transaction is the lock."""
+
+    def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
+        return True
+
+    def after_fork(self) -> None:
+        """The thread that had the gate is not in this process."""
+        self._gate = threading.Lock()
+        self._engines.clear()
+
+    def announce(self, connection: Connection) -> None:
+        """Other processes see that the file has changed."""
+
+    def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
+        """Call `wake` whenever another process has written, until stopped."""
+        seen, rounds = 0, 0
+        while not stopped.wait(PROBE):
+            with FORKS.none():
+                if self._probe is None:
+                    self._probe = engine.raw_connection()
+                    self._probe.detach()
+                [version] = self._probe.cursor().execute("PRAGMA data_version").fetchone()
+            rounds += 1
+            if version != seen or rounds * PROBE >= POLL:
+                seen, rounds = version, 0
+                wake()
+        self._close_probe()
+
+    def let_go(self) -> None:
+        """A fork or the end is near, and nobody is in SQLite."""
+        self._close_probe()
+        for engine in self._engines:
+            engine.dispose()
+        self._log = 0
+
+    def close(self) -> None:
+        """Close the files: what is in the log goes into the file, if nobody else has it open."""
+        with FORKS.none():
+            self.let_go()
+
+    def _close_probe(self) -> None:
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.close()
+
+
+class PostgreSQL:
+    """A server, with row locks, and a clock of its own."""
+
+    now: ColumnElement[float] | None = cast(extract("epoch", func.statement_timestamp()), Double)
+    number: ColumnElement[int] = NUMBERS.next_value()
+    insert = staticmethod(postgresql.insert)
+    serial = False
+    #: A crash of the server may take a claim, and nothing else with it.
+    relaxed = (func.set_config("synchronous_commit", "off", True),)
+
+    def __init__(self, settings: QueueSettings, url: Any) -> None:
+        self.settings = settings
+        try:
+            from collective.taskqueue.storages import _psycopg
+        except ModuleNotFoundError as exc:
+            raise ConfigurationError(
+                f"{settings.place}: a url of PostgreSQL needs the extra"
+                f" collective.taskqueue[postgresql], there is no {exc.name}"
+            ) from exc
+        self._driver = _psycopg
+        self._engines: list[Engine] = []
+        self._url = url.set(drivername="postgresql+psycopg")
+        self._channel = f"taskqueue_{_digest(settings.queue)}"
+
+    def engine(self, kind: str) -> Engine:
+        seconds = self.settings.stage_timeout
+        engine = create_engine(
+            self._url,
+            # To change it for each use would take longer than the use.
+            isolation_level="READ COMMITTED" if kind == TRANSACTIONS else "AUTOCOMMIT",
+            pool_size=POOL,
+            max_overflow=OVERFLOW,
+            pool_timeout=seconds,
+            connect_args={
+                "connect_timeout": max(2, math.ceil(seconds)),
+                "application_name": "collective.taskqueue",
+                # A pooler in transaction mode hands each transaction another session.
+                "prepare_threshold": None,
+            },
+        )
+        event.listen(
+            engine,
+            "do_connect",
+            lambda dialect, record, args, options: self._driver.connect(*args, **options),
+        )
+        self._engines.append(engine)
+        return engine
+
+    def clock(self) -> None:
+        return None
+
+    @contextmanager
+    def turn(self, writes: bool) -> Iterator[None]:
+        with self._driver.patience(self.settings.stage_timeout):
+            yield
+
+    def numbers(self, connection: Connection, count: int) -> list[int]:
+        series = func.generate_series(1, count).table_valued("n")
+        return list(connection.scalars(select(NUMBERS.next_value()).select_from(series)))
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.execute(select(func.pg_advisory_xact_lock(_number("schema"))))
+
+    def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
+        for number in self._locks(keys):
+            connection.execute(select(func.pg_advisory_xact_lock(number)))
+
+    def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
+        return all(
+            connection.scalar(select(func.pg_try_advisory_xact_lock(number)))
+            for number in self._locks(keys)
+        )
+
+    def after_fork(self) -> None:
+        """Own no connection of the parent, and close none."""
+        _inherited.extend(self._engines)
+        self._engines.clear()
+
+    def check(self) -> None:
+        """The server tells what is wrong."""
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        for engine in self._engines:
+            engine.dispose()
+
+    def announce(self, connection: Connection) -> None:
+        connection.execute(select(func.pg_notify(self._channel, "")))
+
+    def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
+        connection = engine.raw_connection()
+        connection.detach()
+        driver: Any = connection.driver_connection
+        try:
+            self._driver.listen(driver, self._channel, wake, stopped, POLL)
+        finally:
+            connection.close()
+
+    def _locks(self, keys: Iterable[str]) -> list[int]:
+        # In one order for everybody, so that no two wait for each other.
+        return sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
+
+
+def _prepare(durable: str, connection: Any, record: object) -> None:
+    # The driver begins no transaction by itself; each one says what it is.
+    connection.isolation_level = None
+    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
+    for pragma in (f"synchronous={durable}", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    # Who reads first and then wants to write would be told that somebody else was faster.
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+#: File systems on which a lock of one machine is not seen by another.
+NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|ocfs2|gfs2|fuse\.(sshfs|.*gluster.*)"
+)
+
+
+#: What is mounted where, on Linux.
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+def _refuse_network(settings: QueueSettings, path: Path) -> None:
+    kind = _file_system(path)
+    if kind and NETWORK.fullmatch(kind):
+        raise ConfigurationError(
+            f"{settings.place}: {path} is on a network file system ({kind}), where SQLite"
+            " loses data; use a local disk or PostgreSQL"
+        )
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system of a path; empty if it cannot be told."""
+    try:
+        lines = MOUNTS.read_text().splitlines()
+    except OSError:
+        return ""
+    place, found = path.absolute().resolve(), ("", "")
+    for line in lines:
+        mount, _, rest = line.partition(" - ")
+        # Blanks are written in octal.
+        point = mount.split()[4].encode().decode("unicode_escape")
+        # Of two on one point the later one is seen.
+        if place.is_relative_to(point) and len(point) >= len(found[0]):
+            found = point, rest.split()[0]
+    return found[1]
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _number(text: str) -> int:
+    """Return a number for a name that is like no other of ours, as advisory locks want it."""
+    digest = blake2b(f"collective.taskqueue:{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

@@ -1,0 +1,258 @@
+"""How a task of a SQL queue stops waiting or running, within a transaction of the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._news import News
+from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._statements import ACTIVE
+from collective.taskqueue.storages._statements import one_of
+from collective.taskqueue.storages._statements import PORTION
+from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import LINGER
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import delete
+from sqlalchemy import func
+from sqlalchemy import or_
+from sqlalchemy import select
+from sqlalchemy import Update
+from sqlalchemy import update
+from typing import Any
+
+
+#: Attempts and changes that are kept of one task.
+HISTORY = 100
+
+
+def of_task(session: Session, task_id: str) -> Update:
+    """Return the update of one task, without values."""
+    return update(TASK).where(TASK.c.queue == session.settings.queue, TASK.c.id == task_id)
+
+
+def entered(state: State, now: float, reason: str = "") -> dict[str, Any]:
+    """Return the values of a task that enters a state."""
+    return {
+        "state": state,
+        "reason": reason,
+        "changes": TASK.c.changes + f"{state} {now:.6f};",
+        "token": None,
+        "due": None,
+        "expires": None,
+        "forget_at": None,
+    }
+
+
+def concluded(
+    session: Session, connection: Connection, state: State, now: float, reason: str
+) -> dict[str, Any]:
+    """Return the values of a task that enters a final state other than succeeded."""
+    return {
+        **entered(state, now, reason),
+        "place": session.number(connection),
+        "forget_at": now + func.coalesce(TASK.c.keep, max(session.settings.keep_failed, LINGER)),
+    }
+
+
+def supersede(
+    session: Session, connection: Connection, task_id: str, newer: str, now: float
+) -> bytes | None:
+    """Cancel a waiting task for a newer one of its key.
+
+    Returns its transaction, empty if there is none; None if the task does not wait any more.
+    """
+    values = concluded(session, connection, CANCELLED, now, f"replaced by {newer}")
+    waiting = of_task(session, task_id).where(one_of(QUEUED, SCHEDULED))
+    row = connection.execute(waiting.values(values).returning(TASK.c.tid)).first()
+    return None if row is None else bytes(row.tid or b"")
+
+
+def see(session: Session, connection: Connection, task_id: str, tid: bytes | None) -> None:
+    """Let a task run only when this transaction, too, can be seen."""
+    if tid:
+        older = or_(TASK.c.tid.is_(None), TASK.c.tid < tid)
+        connection.execute(of_task(session, task_id).where(older).values(tid=tid))
+
+
+def newer(session: Session, connection: Connection, key: str | None, mode: str) -> str | None:
+    """Return the waiting task that makes another run of one of this key pointless."""
+    if key is None or mode == "skip":
+        return None
+    same = waiting_of(session, connection, [key]).get(key)
+    return same[-1] if same else None
+
+
+def waiting_of(
+    session: Session, connection: Connection, keys: Iterable[str]
+) -> dict[str, list[str]]:
+    """Return the ids of the tasks that wait, by key, oldest first; the keys are locked."""
+    found: dict[str, list[str]] = {}
+    query = select(TASK.c.key, TASK.c.id).where(
+        TASK.c.queue == session.settings.queue,
+        TASK.c.key.in_(list(keys)),
+        # The first in the very words of the index.
+        one_of(*ACTIVE),
+        one_of(QUEUED, SCHEDULED),
+    )
+    for key, task_id in connection.execute(query.order_by(TASK.c.number)):
+        found.setdefault(key, []).append(task_id)
+    return found
+
+
+def queue_again(
+    session: Session,
+    connection: Connection,
+    task_id: str,
+    now: float,
+    front: bool = False,
+    **values: Any,
+) -> None:
+    """Put a task at the end of the line of waiting tasks, or at its front."""
+    number = session.number(connection)
+    values |= {**entered(QUEUED, now), "place": -number if front else number}
+    connection.execute(of_task(session, task_id).values(values))
+
+
+def ripen(session: Session, connection: Connection) -> int:
+    """Queue the scheduled tasks that are due, in the order they fell due; return how many."""
+    now = session.now(connection)
+    due = (
+        select(TASK.c.id)
+        .where(TASK.c.queue == session.settings.queue, one_of(SCHEDULED), TASK.c.due <= now)
+        .order_by(TASK.c.due, TASK.c.place)
+        .limit(PORTION)
+        .with_for_update(skip_locked=True)
+    )
+    ids = list(connection.scalars(due))
+    if ids:
+        numbers = session.dialect.numbers(connection, len(ids))
+        for task_id, number in zip(ids, numbers, strict=True):
+            values = {**entered(QUEUED, now), "place": number}
+            connection.execute(of_task(session, task_id).values(values))
+    return len(ids)
+
+
+def recover(
+    session: Session, connection: Connection, condition: ColumnElement[bool] | None, news: News
+) -> list[str]:
+    """Return running tasks whose lease has expired to the front, or those of a condition."""
+    now = session.now(connection)
+    lost = TASK.c.expires <= now if condition is None else condition
+    query = (
+        select(TASK)
+        .where(TASK.c.queue == session.settings.queue, one_of(RUNNING), lost)
+        .order_by(TASK.c.claim.desc(), TASK.c.place.desc())
+        .limit(PORTION)
+    )
+    keys = {row.key for row in connection.execute(query) if row.key is not None}
+    session.dialect.lock_keys(connection, keys)
+    rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+    recovered: list[str] = []
+    # The one reserved last first, so that the oldest ends up at the very front.
+    for row in rows:
+        # One whose key became known too late to be locked in order waits for the next time.
+        if (row.key is None or row.key in keys) and _lose(session, connection, row, now, news):
+            recovered.insert(0, row.id)
+    return recovered
+
+
+def _lose(session: Session, connection: Connection, row: Any, now: float, news: News) -> bool:
+    attempt = AttemptRecord(
+        row.attempts,
+        row.consumer,
+        row.started,
+        now - row.started,
+        None,
+        "its process was lost",
+    )
+    connection.execute(
+        of_task(session, row.id).values(
+            history=row.history + _wire.pack_attempt(attempt) + "\n", lost=row.lost + 1
+        )
+    )
+    replaced = newer(session, connection, row.key, row.mode)
+    if row.cancel:
+        end, reason = CANCELLED, "cancelled while running"
+    elif replaced is not None:
+        end, reason = CANCELLED, f"replaced by {replaced}"
+    elif row.lost + 1 >= session.settings.max_deliveries:
+        end, reason = FAILED, f"its process was lost {row.lost + 1} times"
+    else:
+        queue_again(session, connection, row.id, now, front=True)
+        news.append(("recovered", row.id, row.consumer))
+        return True
+    if replaced is not None and not row.cancel:
+        see(session, connection, replaced, row.tid)
+    values = concluded(session, connection, end, now, reason)
+    connection.execute(of_task(session, row.id).values(values))
+    news.append((end, row.id, reason))
+    return False
+
+
+def shorten(session: Session, connection: Connection, task_id: str) -> None:
+    """Let the oldest attempts and changes of a task give way."""
+    mine = TASK.c.queue == session.settings.queue, TASK.c.id == task_id
+    row = connection.execute(select(TASK.c.changes, TASK.c.history).where(*mine)).one()
+    changes = row.changes.split(";")[-HISTORY - 1 :]
+    history = row.history.split("\n")[-HISTORY - 1 :]
+    values = {"changes": ";".join(changes), "history": "\n".join(history)}
+    connection.execute(of_task(session, task_id).values(values))
+
+
+def forget(
+    session: Session, connection: Connection, order: Any, *conditions: ColumnElement[bool]
+) -> list[str]:
+    """Delete a portion of the tasks for which all conditions are true; return their ids.
+
+    `order` is the column by which their index has them.
+    """
+    here = TASK.c.queue == session.settings.queue
+    ids = select(TASK.c.id).where(here, *conditions).order_by(order).limit(PORTION)
+    chosen = ids.with_for_update(skip_locked=True)
+    gone = delete(TASK).where(here, TASK.c.id.in_(chosen)).returning(TASK.c.id)
+    return list(connection.scalars(gone))
+
+
+class Tidy:
+    """Forgets what was kept long enough, or what is too much; now and then, not each time."""
+
+    #: Seconds between two looks for records whose time is over.
+    INTERVAL = 1.0
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._looked = float("-inf")
+        self._finished: dict[str, int] = {}
+
+    def after(self, state: str, now: float) -> None:
+        """A task has finished; called outside of any transaction."""
+        if abs(now - self._looked) >= self.INTERVAL:
+            self._looked = now
+            self._forget(TASK.c.forget_at, TASK.c.forget_at <= now)
+        most = self._session.settings.max_finished
+        # From the first one on: nobody knows how many there were before.
+        number = self._finished.get(state, most) + 1
+        self._finished[state] = number
+        # A hundredth too many is not worth a look after each task.
+        if number > most // 100:
+            self._finished[state] = 0
+            self._cap(state, most)
+
+    def _cap(self, state: Any, most: int) -> None:
+        line = (TASK.c.queue == self._session.settings.queue, one_of(*FINISHED), one_of(state))
+        surplus = select(TASK.c.place).where(*line).order_by(TASK.c.place.desc())
+        last = surplus.offset(most).limit(1).scalar_subquery()
+        self._forget(TASK.c.place, one_of(*FINISHED), one_of(state), TASK.c.place <= last)
+
+    def _forget(self, order: Any, *conditions: ColumnElement[bool]) -> None:
+        session = self._session
+        session.claim(lambda connection, again: forget(session, connection, order, *conditions))

@@ -1,0 +1,87 @@
+"""Connections to PostgreSQL that are waited for no longer than somebody has patience."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+import psycopg
+import threading
+import time
+
+
+#: Seconds between two looks whether to stop listening.
+SLICE = 0.2
+
+
+class _Patience(threading.local):
+    deadline: float | None = None
+
+
+_patience = _Patience()
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Everything this thread asks in the block is answered within so many seconds, or fails.
+
+    The server may be there and yet never answer: stopped, or behind a network that swallows
+    everything. No setting of the server ends that wait.
+    """
+    before, _patience.deadline = _patience.deadline, time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _patience.deadline = before
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that is given up when the patience of its thread ends."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """See `psycopg.Connection.wait`."""
+        deadline = _patience.deadline
+        if deadline is None or timeout is not None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, max(0.0, deadline - time.monotonic()))
+        except psycopg.Error as exc:
+            if time.monotonic() < deadline:
+                raise
+            # Its answer may come yet, and would be taken for that to the next question.
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server does not answer in time") from exc
+
+
+def connect(*args: Any, **options: Any) -> psycopg.Connection[Any]:
+    """Return a new connection; called by the pool."""
+    if _patience.deadline is not None:
+        rest = _patience.deadline - time.monotonic()
+        # Less than two seconds are two seconds, says libpq.
+        options["connect_timeout"] = max(2, min(options["connect_timeout"], int(rest)))
+    return _Connection.connect(*args, **options)
+
+
+def listen(
+    connection: psycopg.Connection[Any],
+    channel: str,
+    wake: Callable[[], None],
+    stopped: threading.Event,
+    poll: float,
+) -> None:
+    """Call `wake` for each notification, and after `poll` seconds without one, until stopped.
+
+    A pooler between here and the server may take the LISTEN and deliver nothing, ever; then
+    the poll is all there is.
+    """
+    connection.autocommit = True
+    connection.execute(f'LISTEN "{channel}"')
+    heard = time.monotonic()
+    while not stopped.is_set():
+        if (
+            list(connection.notifies(timeout=SLICE, stop_after=1))
+            or time.monotonic() > heard + poll
+        ):
+            heard = time.monotonic()
+            wake()

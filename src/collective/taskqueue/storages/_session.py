@@ -1,0 +1,223 @@
+"""The connection to a SQL database: its tables are made, calls are repeated or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _tables
+from collective.taskqueue.storages._dialects import CLAIMS
+from collective.taskqueue.storages._dialects import PostgreSQL
+from collective.taskqueue.storages._dialects import SQLite
+from collective.taskqueue.storages._dialects import TRANSACTIONS
+from collective.taskqueue.storages._statements import Statements
+from collective.taskqueue.storages._tables import METADATA
+from collective.taskqueue.storages._tables import QUEUE
+from collective.taskqueue.storages._tables import SCHEMA
+from sqlalchemy import Connection
+from sqlalchemy import Engine
+from sqlalchemy import inspect
+from sqlalchemy import select
+from sqlalchemy import update
+from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from typing import Any
+from typing import TypeVar
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+T = TypeVar("T")
+
+#: What the server says to a transaction that others were in the way of: serialization
+#: failure, deadlock.
+_CONFLICTS = frozenset({"40001", "40P01"})
+
+#: Seconds before a transaction that was in the way of another is tried again.
+CONFLICT_PAUSE = 0.002
+
+
+class Conflict(Exception):
+    """Another transaction came first; this one is rolled back, and tried again."""
+
+
+class Session:
+    """See the module. `clock` takes the place of the database's clock; for tests."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        dialect: SQLite | PostgreSQL,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self.settings = settings
+        self.dialect = dialect
+        self._clock = clock or dialect.clock
+        now = None if clock else dialect.now
+        self.statements = Statements(now, dialect)
+        self._needs: dict[int, tuple[bool, bool]] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self.engine = self.dialect.engine(TRANSACTIONS)
+        self.alone, self.claims = self.engine, self.dialect.engine(CLAIMS)
+        if not self.dialect.serial:
+            self.alone = self.claims
+        self._reading = self.alone.execution_options(reads=True)
+        self._lock = threading.Lock()
+        self._ready = False
+
+    def write(self, work: Callable[[Connection, bool], T]) -> T:
+        """Call `work` in a transaction, with whether it may have been carried out before.
+
+        Raises `StorageUnavailable` within `stage_timeout`.
+        """
+        return self._run(self.engine, work, True)
+
+    def single(self, work: Callable[[Connection, bool], T]) -> T:
+        """The same for one statement, which needs no transaction around it."""
+        return self._run(self.alone, work, True)
+
+    def claim(self, work: Callable[[Connection, bool], T]) -> T:
+        """The same for a statement that may be undone by a power cut."""
+        return self._run(self.claims, work, True)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Call `work` to look at something."""
+        return self._run(self._reading, lambda connection, again: work(connection), False)
+
+    def execute(self, connection: Connection, statement: Any, **values: Any) -> Any:
+        """Execute one of `statements`, with the parameters that every one of them has."""
+        timed, numbered = self._needs_of(statement)
+        if timed:
+            values["now"] = self._clock()
+        if numbered:
+            values["number_"] = self.number(connection)
+        return connection.execute(statement, {"queue_": self.settings.queue, **values})
+
+    def now(self, connection: Connection) -> float:
+        """Return the time of the database."""
+        now = self._clock()
+        return connection.scalar(self.statements.time) if now is None else now  # type: ignore[return-value]
+
+    def time(self) -> float:
+        """Return the time of the database, asked outside of any transaction."""
+        return self.read(self.now)
+
+    def listen(self, wake: Callable[[], None], stopped: threading.Event) -> None:
+        """Call `wake` whenever another process may have changed something, until stopped."""
+        self.dialect.listen(self.alone, wake, stopped)
+
+    def announce(self) -> None:
+        """Let other processes look; they do so before long, if this fails."""
+        try:
+            self.single(lambda connection, again: self.dialect.announce(connection))
+        except StorageUnavailable as exc:
+            logger.debug("queue %s: nobody notified (%s)", self.settings.queue, exc)
+
+    def number(self, connection: Connection) -> int:
+        """Return a number that is larger than all before."""
+        return self.dialect.numbers(connection, 1)[0]
+
+    def check(self) -> None:
+        """Make or migrate the tables; raises `ConfigurationError` for those of a newer version."""
+        self.dialect.check()
+        with self.dialect.turn(True):
+            try:
+                self._prepare()
+            except (DBAPIError, PoolTimeout) as exc:
+                raise _unavailable(exc) from exc
+
+    def after_fork(self) -> None:
+        """Own nothing of the parent."""
+        self.dialect.after_fork()
+        self._open()
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self.dialect.close()
+
+    def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
+        deadline = time.monotonic() + self.settings.stage_timeout
+        again = False
+        try:
+            with self.dialect.turn(writes or not self._ready):
+                while True:
+                    try:
+                        self._prepare()
+                        with engine.begin() as connection:
+                            return work(connection, again)
+                    except (DBAPIError, Conflict) as exc:
+                        if time.monotonic() > deadline or not _may_be_repeated(exc, again):
+                            raise
+                        again = again or _is_disconnect(exc)
+                        time.sleep(CONFLICT_PAUSE)
+        except DataError:
+            # A value that this database cannot hold; later it still could not.
+            raise
+        except (DBAPIError, PoolTimeout, Conflict) as exc:
+            raise _unavailable(exc) from exc
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        with self._lock, self.engine.begin() as connection:
+            if not self._ready:
+                self.dialect.lock_schema(connection)
+                self._migrate(connection)
+                new = {"name": self.settings.queue, "paused": False, "number": 0}
+                connection.execute(self.dialect.insert(QUEUE).values(new).on_conflict_do_nothing())
+        self._ready = True
+
+    def _migrate(self, connection: Connection) -> None:
+        found = 0
+        if inspect(connection).has_table(SCHEMA.name):
+            found = connection.scalar(select(SCHEMA.c.version)) or 0
+        else:
+            METADATA.create_all(connection, [SCHEMA])
+            connection.execute(SCHEMA.insert().values(version=0))
+        steps = _tables.STEPS
+        if found > len(steps):
+            raise ConfigurationError(
+                f"{self.settings.place}: the tables are of version {found}, made by a newer"
+                f" collective.taskqueue; this one knows {len(steps)}"
+            )
+        for step in steps[found:]:
+            step(connection)
+        if found < len(steps):
+            connection.execute(update(SCHEMA).values(version=len(steps)))
+
+    def _needs_of(self, statement: Any) -> tuple[bool, bool]:
+        needs = self._needs.get(id(statement))
+        if needs is None:
+            names = statement.compile(dialect=self.engine.dialect).params
+            needs = self._needs[id(statement)] = ("now" in names, "number_" in names)
+        return needs
+
+
+def _may_be_repeated(exc: Exception, again: bool) -> bool:
+    if isinstance(exc, (Conflict, IntegrityError)) or _state(exc) in _CONFLICTS:
+        return True
+    # Closed since it was used last, or just now: then nobody knows whether the call was
+    # carried out. Each call can be made twice.
+    return not again and _is_disconnect(exc)
+
+
+def _is_disconnect(exc: Exception) -> bool:
+    return isinstance(exc, DBAPIError) and exc.connection_invalidated
+
+
+def _state(exc: Exception) -> str | None:
+    return getattr(getattr(exc, "orig", None), "sqlstate", None)
+
+
+def _unavailable(exc: Exception) -> StorageUnavailable:
+    cause = getattr(exc, "orig", None) or exc
+    lines = str(cause).split("\n")
+    return StorageUnavailable(f"{type(cause).__name__}: {' '.join(lines[0].split())}")

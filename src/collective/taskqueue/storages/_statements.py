@@ -1,0 +1,431 @@
+"""What a SQL queue says to its database: the statements of the hot path, built once.
+
+`Statements` is the same for all databases; `now` and `number` are expressions of the
+dialect. States stand in the text and not in parameters: that is how a planner knows which
+partial index will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collective.taskqueue.storages._tables import ALIAS
+from collective.taskqueue.storages._tables import BATCH
+from collective.taskqueue.storages._tables import CONSUMER
+from collective.taskqueue.storages._tables import ENDED
+from collective.taskqueue.storages._tables import PROMOTED
+from collective.taskqueue.storages._tables import QUEUE
+from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import SUCCEEDED
+from sqlalchemy import and_
+from sqlalchemy import bindparam
+from sqlalchemy import case
+from sqlalchemy import cast
+from sqlalchemy import ColumnElement
+from sqlalchemy import delete
+from sqlalchemy import Double
+from sqlalchemy import exists
+from sqlalchemy import false
+from sqlalchemy import func
+from sqlalchemy import Integer
+from sqlalchemy import literal
+from sqlalchemy import literal_column
+from sqlalchemy import null
+from sqlalchemy import or_
+from sqlalchemy import Select
+from sqlalchemy import select
+from sqlalchemy import Text
+from sqlalchemy import Update
+from sqlalchemy import update
+from typing import Any
+
+
+#: Most tasks that one statement deletes, so that others come in between.
+PORTION = 1000
+
+#: Seconds that a consumer is remembered that is not heard of.
+HOUR = 3600.0
+
+#: Most batches in doubt that are looked at together.
+DOUBTS = 100
+
+#: States in which a task has its key.
+ACTIVE: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING)
+
+#: What a lease is made of.
+LEASED = tuple(
+    TASK.c[name]
+    for name in ("id", "key", "place", "body", "token", "attempts", "counted", "expires", "tid")
+)
+
+#: What tells whether the history of a task has to give way.
+_LENGTHS = (
+    func.length(TASK.c.changes).label("changed"),
+    func.length(TASK.c.history).label("past"),
+)
+
+#: What a status is made of.
+SHOWN = tuple(
+    TASK.c[name]
+    for name in ("id", "body", "state", "reason", "changes", "history", "due", "consumer")
+) + tuple(TASK.c[name] for name in ("progress", "cancel", "last", "forgotten"))
+
+_HERE = TASK.c.queue == bindparam("queue_", type_=Text)
+
+
+def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
+    """Return the condition that a task is in one of the states."""
+    names: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
+    if len(names) == 1:
+        return table.c.state == names[0]
+    return table.c.state.in_(names)
+
+
+_PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
+
+#: The condition that a token is still good.
+_HELD = (
+    _HERE,
+    TASK.c.id == bindparam("id_"),
+    one_of(RUNNING),
+    TASK.c.token == bindparam("token_"),
+)
+
+
+def entering(state: str | ColumnElement[str], now: Any) -> ColumnElement[str]:
+    """Return the text that the changes of a task are longer by."""
+    name = literal(state, Text) if isinstance(state, str) else state
+    return name + literal(" ", Text) + cast(now, Text) + literal(";", Text)
+
+
+def _seconds(name: str) -> ColumnElement[float]:
+    # PostgreSQL takes a parameter for a text unless it is told otherwise.
+    return cast(bindparam(name, type_=Double), Double)
+
+
+class Statements:
+    """See the module. `now` is an expression, or None for a parameter of that name."""
+
+    def __init__(self, now: ColumnElement[float] | None, dialect: Any) -> None:
+        self.now = _seconds("now") if now is None else now
+        self._number = dialect.number
+        self._relaxed = dialect.relaxed
+        self.time = select(self.now)
+        self._of_batches(dialect.insert)
+        self._of_consumers(dialect.serial)
+        self._of_people()
+
+    def _of_batches(self, insert: Any) -> None:
+        mine = BATCH.c.queue == bindparam("queue_")
+        age = self.now - BATCH.c.staged
+        self.stage = self._stage(insert)
+        self.unstage = (
+            delete(BATCH)
+            .where(mine, BATCH.c.id == bindparam("batch"))
+            .returning(BATCH.c.tasks, self.now)
+        )
+        self.in_doubt = (
+            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks)
+            .where(mine, age >= _seconds("age"))
+            .order_by(BATCH.c.number)
+            .limit(DOUBTS)
+        )
+        self.mark = self._mark(insert)
+        self.forget_marks = delete(PROMOTED).where(
+            PROMOTED.c.queue == bindparam("queue_"),
+            PROMOTED.c.since < self.now - _seconds("remember"),
+        )
+
+    def _of_consumers(self, serial: bool) -> None:
+        nonce = bindparam("nonce", type_=Text)
+        self.claim = self._claim(keyed=serial)
+        self.claim_keyed = self._claim(keyed=True)
+        self.overtaken = self._overtaken()
+        self.reserved = select(*LEASED).where(
+            _HERE,
+            one_of(RUNNING),
+            TASK.c.consumer == bindparam("consumer_"),
+            TASK.c.token == nonce + TASK.c.id,
+        )
+        self.look = self._look()
+        self.renew = (
+            update(TASK)
+            .where(*_HELD)
+            .values(expires=self.now + _seconds("lease"))
+            .returning(TASK.c.consumer, self.now.label("now"))
+        )
+        self.asked = select(TASK.c.cancel).where(*_HELD)
+        self.report = (
+            update(TASK)
+            .where(*_HELD)
+            .values(progress=bindparam("progress_", type_=Text))
+            .returning(TASK.c.cancel)
+        )
+        self.finish = self._finish()
+        self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
+            _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
+        )
+
+    def _of_people(self) -> None:
+        self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
+        responded = TASK.c.last.is_not(None).label("responded")
+        self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded).where(
+            _HERE, TASK.c.id == _known()
+        )
+        self.lock = self.known.with_for_update()
+        self.counts = self._counts()
+        self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
+
+    def _claim(self, keyed: bool) -> Update:
+        """Move the oldest tasks that may run to running, in one statement.
+
+        Nothing is taken while something else comes first: tasks that are due, or whose
+        leases have expired. Unless `keyed`, nothing either if one of them has a key: that
+        has to be locked.
+        """
+        conditions = [
+            _HERE,
+            one_of(QUEUED),
+            ~_PAUSED,
+            or_(
+                TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
+            ),
+            ~self._due(TASK.alias("due")),
+            ~self._expired(TASK.alias("running")),
+        ]
+        chosen = (
+            select(TASK.c.id, TASK.c.key)
+            .where(*conditions)
+            .order_by(TASK.c.place)
+            .limit(bindparam("limit_", type_=Integer))
+            .with_for_update(skip_locked=True, of=TASK)
+            .cte("chosen")
+            .prefix_with("MATERIALIZED", dialect="postgresql")
+        )
+        wanted = [_HERE, TASK.c.id.in_(select(chosen.c.id))]
+        if not keyed:
+            wanted.append(~exists(select(literal(1)).where(chosen.c.key.is_not(None))))
+        return (
+            update(TASK)
+            .where(*wanted)
+            .values(
+                state=RUNNING,
+                reason="",
+                changes=TASK.c.changes + entering(RUNNING, self.now),
+                due=None,
+                token=bindparam("nonce", type_=Text) + TASK.c.id,
+                consumer=bindparam("consumer_"),
+                process=bindparam("process_"),
+                claim=_next_claim(),
+                started=self.now,
+                expires=self.now + _seconds("lease"),
+                attempts=TASK.c.attempts + 1,
+                progress=None,
+            )
+            .returning(*LEASED, *_LENGTHS, *self._relaxed)
+        )
+
+    def _overtaken(self) -> Select[Any]:
+        """Whether a task that was just claimed may not run: another of its key does."""
+        other = TASK.alias("other")
+        return (
+            select(TASK.c.id)
+            .where(
+                _HERE,
+                one_of(RUNNING),
+                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+                TASK.c.mode == literal_column("'after_running'"),
+                exists().where(
+                    other.c.queue == TASK.c.queue,
+                    other.c.key == TASK.c.key,
+                    one_of(RUNNING, table=other),
+                    other.c.id != TASK.c.id,
+                ),
+            )
+            .limit(1)
+        )
+
+    def _due(self, table: Any) -> ColumnElement[bool]:
+        return exists().where(
+            table.c.queue == bindparam("queue_", type_=Text),
+            one_of(SCHEDULED, table=table),
+            table.c.due <= self.now,
+        )
+
+    def _expired(self, table: Any) -> ColumnElement[bool]:
+        return exists().where(
+            table.c.queue == bindparam("queue_", type_=Text),
+            one_of(RUNNING, table=table),
+            table.c.expires <= self.now,
+        )
+
+    def _look(self) -> Select[Any]:
+        """What a consumer that was given nothing has to know: what comes next, and when."""
+
+        def soonest(state: State, column: str) -> Any:
+            table = TASK.alias(column)
+            return (
+                select(func.min(table.c[column]))
+                .where(table.c.queue == bindparam("queue_"), one_of(state, table=table))
+                .scalar_subquery()
+            )
+
+        waits = exists().where(_HERE, one_of(QUEUED))
+        return select(
+            self.now.label("now"),
+            soonest(SCHEDULED, "due").label("due"),
+            soonest(RUNNING, "expires").label("expires"),
+            waits.label("waits"),
+            _PAUSED.label("paused"),
+        )
+
+    def _stage(self, insert: Any) -> Any:
+        statement = insert(BATCH).values(
+            queue=bindparam("queue_"),
+            id=bindparam("batch"),
+            staged=self.now,
+            number=self._number,
+            witness=bindparam("witness_"),
+            tasks=bindparam("tasks_"),
+        )
+        # Staged again by a call that nobody knows the end of.
+        columns = ("staged", "number", "witness", "tasks")
+        return statement.on_conflict_do_update(
+            index_elements=[BATCH.c.queue, BATCH.c.id],
+            set_={name: statement.excluded[name] for name in columns},
+        )
+
+    def _mark(self, insert: Any) -> Any:
+        values = {"queue": bindparam("queue_"), "id": bindparam("batch"), "since": self.now}
+        return insert(PROMOTED).values(values).on_conflict_do_nothing().returning(PROMOTED.c.id)
+
+    def _finish(self) -> Update:
+        """End an attempt if the token matches; cancelled if that was asked for."""
+        asked = bindparam("state_", type_=Text)
+        state = case((TASK.c.cancel, literal(CANCELLED, Text)), else_=asked)
+        again = and_(~TASK.c.cancel, asked == SCHEDULED)
+        keep = case(
+            (
+                and_(~TASK.c.cancel, asked == SUCCEEDED),
+                _seconds("keep_succeeded"),
+            ),
+            else_=_seconds("keep_failed"),
+        )
+        reason = bindparam("reason_", type_=Text)
+        return (
+            update(TASK)
+            .where(*_HELD)
+            .values(
+                state=state,
+                reason=case(
+                    (TASK.c.cancel, literal("cancelled while running", Text)), else_=reason
+                ),
+                changes=TASK.c.changes + entering(state, self.now),
+                history=TASK.c.history + bindparam("attempt", type_=Text),
+                token=None,
+                done=bindparam("token_"),
+                place=self._number,
+                due=case((again, _seconds("due_")), else_=null()),
+                expires=None,
+                counted=TASK.c.counted + bindparam("counts_", type_=Integer),
+                last=bindparam("last_", type_=TASK.c.last.type),
+                forgotten=false(),
+                forget_at=case((again, null()), else_=self.now + func.coalesce(TASK.c.keep, keep)),
+            )
+            .returning(TASK.c.state, TASK.c.key, self.now.label("now"))
+        )
+
+    def _counts(self) -> Select[Any]:
+        def number(state: State) -> Any:
+            table = TASK.alias(state)
+            conditions = [one_of(state, table=table)]
+            if state in FINISHED:
+                # In the very words of the index, which is all that SQLite understands.
+                conditions.append(one_of(*FINISHED, table=table))
+            return (
+                select(func.count())
+                .select_from(table)
+                .where(table.c.queue == bindparam("queue_"), *conditions)
+                .scalar_subquery()
+            )
+
+        return select(*(number(state) for state in _STATES))
+
+
+_STATES: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING, *FINISHED)
+
+
+def _blocked() -> ColumnElement[bool]:
+    """Whether a task that is queued comes after another one of its key."""
+    keys = TASK.alias("keys")
+    # Of two that one claim would take, the later one waits.
+    earlier = and_(one_of(QUEUED, table=keys), keys.c.place < TASK.c.place)
+    other = exists().where(
+        keys.c.queue == TASK.c.queue,
+        keys.c.key == TASK.c.key,
+        one_of(*ACTIVE, table=keys),
+        or_(one_of(RUNNING, table=keys), earlier),
+    )
+    serial = TASK.c.mode == literal_column("'after_running'")
+    return and_(TASK.c.key.is_not(None), serial, other)
+
+
+def _next_claim() -> Any:
+    """One more than the newest claim of those that run."""
+    others = TASK.alias("others")
+    newest = select(func.coalesce(func.max(others.c.claim), 0) + 1)
+    return newest.where(
+        others.c.queue == bindparam("queue_", type_=Text), one_of(RUNNING, table=others)
+    ).scalar_subquery()
+
+
+def _known() -> ColumnElement[str]:
+    """Return the id a task is stored under: its own, or that of the one it was skipped for."""
+    alias = select(ALIAS.c.task).where(
+        ALIAS.c.queue == bindparam("queue_"), ALIAS.c.id == bindparam("id")
+    )
+    return func.coalesce(alias.scalar_subquery(), bindparam("id", type_=Text))
+
+
+def page(state: State | None, user: str | None, start: int, size: int) -> Select[Any]:
+    """Return the statement that lists one page of tasks."""
+    query = select(*SHOWN).where(_HERE).offset(start).limit(size)
+    if state is not None:
+        query = query.where(one_of(state))
+    if user is not None:
+        query = query.where(TASK.c.user == user)
+    elif state in FINISHED:
+        query = query.where(one_of(*FINISHED))
+    elif state == RUNNING:
+        # SQLite knows nothing of how many rows a partial index has.
+        query = query.with_hint(TASK, "INDEXED BY taskqueue_running", "sqlite")
+    return query.order_by(*_ORDER.get(state, (TASK.c.place,)))
+
+
+def consumers(queue: str, now: float) -> tuple[Select[Any], Select[Any]]:
+    """Return the statements that list consumers, and what each of them runs, oldest first."""
+    heard = select(CONSUMER).where(CONSUMER.c.queue == queue, CONSUMER.c.heard > now - HOUR)
+    running = select(TASK.c.consumer, TASK.c.process, TASK.c.id).where(
+        TASK.c.queue == queue, one_of(RUNNING)
+    )
+    return heard.order_by(CONSUMER.c.name, CONSUMER.c.process), running.order_by(
+        TASK.c.claim, TASK.c.place
+    )
+
+
+def throughput(queue: str, now: float) -> Select[Any]:
+    """Return the statement that counts the ends of the last 60 minutes, by state."""
+    recent = ENDED.c.queue == queue, ENDED.c.minute > now // 60 - 60
+    return select(ENDED.c.state, func.sum(ENDED.c.number)).where(*recent).group_by(ENDED.c.state)
+
+
+_ORDER: dict[Any, Iterable[Any]] = {
+    None: (TASK.c.number,),
+    SCHEDULED: (TASK.c.due, TASK.c.place),
+    RUNNING: (TASK.c.claim, TASK.c.place),
+}

@@ -1,0 +1,436 @@
+"""The SQL storage: one queue in SQLite or PostgreSQL; the tables are described in _tables.py.
+
+Each transition is one transaction, most of them one statement. Where the two databases
+differ is in _dialects.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.interfaces import IFinishAndReserve
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages import _process
+from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._admission import Admission
+from collective.taskqueue.storages._alarm import Alarm
+from collective.taskqueue.storages._alarm import Debounced
+from collective.taskqueue.storages._claims import Claims
+from collective.taskqueue.storages._dialects import dialect_of
+from collective.taskqueue.storages._news import News
+from collective.taskqueue.storages._news import tell
+from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._statements import consumers
+from collective.taskqueue.storages._statements import one_of
+from collective.taskqueue.storages._statements import page
+from collective.taskqueue.storages._statements import throughput
+from collective.taskqueue.storages._statistics import Statistics
+from collective.taskqueue.storages._steering import Steering
+from collective.taskqueue.storages._tables import QUEUE
+from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import LINGER
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from contextlib import contextmanager
+from sqlalchemy import Connection
+from sqlalchemy import select
+from sqlalchemy import update
+from typing import Any
+from uuid import uuid4
+from zope.interface import implementer
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Longest time in seconds that an idle consumer blocks.
+BLOCK = 10.0
+
+#: Seconds that a promoted batch is remembered; a promote may be repeated that long.
+REMEMBER = 7200.0
+
+#: Of so many batches one looks for others that need not be remembered any more.
+MARKS = 100
+
+#: Seconds between two notifications of other processes.
+NOTIFY_INTERVAL = 0.1
+
+
+@implementer(ITaskStorage, IFinishAndReserve)
+class SqlStorage(Steering):
+    """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
+
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
+        self.settings = settings
+        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        super().__init__(Session(settings, dialect_of(settings), clock))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = _process.identity()
+        self._statements = self._session.statements
+        self._mine = QUEUE.c.name == self.settings.queue
+        self._alarm = Alarm(self._session.listen)
+        self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
+        self._tidy = _endings.Tidy(self._session)
+        self._statistics = Statistics(self._session, self._process)
+        self._claims = Claims(self._session, self._process, self.recover)
+        self._adopted: set[str] = set()
+        self._local = threading.local()
+
+    # in
+
+    def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        self._single(
+            self._statements.stage,
+            batch=batch_id,
+            witness_=witness,
+            tasks_=_wire.pack_batch(tasks),
+        )
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        def work(connection: Connection, again: bool) -> News | None:
+            staged, now = self._unstage(connection, batch_id)
+            batch = staged or _wire.staged(tasks)
+            # Not used up if there is nothing: who still holds the tasks of a lost batch may
+            # come later.
+            if not batch or not self._mark(connection, batch_id):
+                return None
+            if not staged:
+                logger.warning(
+                    "batch %s: lost by the database, %d tasks queued", batch_id, len(batch)
+                )
+            admission = Admission(self._session, connection, tid, now)
+            admission.admit(batch)
+            return admission.news
+
+        self._changed(self._session.write(work))
+
+    def discard(self, batch_id: str) -> None:
+        self._single(self._statements.unstage, batch=batch_id)
+
+    def condemn(self, batch_id: str, reason: str) -> None:
+        def work(connection: Connection, again: bool) -> News | None:
+            batch, now = self._unstage(connection, batch_id)
+            if not batch or not self._mark(connection, batch_id):
+                return None
+            admission = Admission(self._session, connection, None, now)
+            admission.condemn(batch, reason)
+            return admission.news
+
+        self._changed(self._session.write(work))
+
+    def _unstage(self, connection: Connection, batch_id: str) -> tuple[list[_wire.Staged], float]:
+        row = self._session.execute(connection, self._statements.unstage, batch=batch_id).first()
+        if row is None:
+            return [], self._session.now(connection)
+        return _wire.unpack_batch(row[0]), row[1]
+
+    def _mark(self, connection: Connection, batch_id: str) -> bool:
+        """Remember that a batch is not staged any more; return whether this was news."""
+        mark = self._session.execute(connection, self._statements.mark, batch=batch_id)
+        marked = mark.first() is not None
+        if uuid4().int % MARKS == 0:
+            self._session.execute(connection, self._statements.forget_marks, remember=REMEMBER)
+        return marked
+
+    # out
+
+    def reserve(
+        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        # Without a limit it returns now and then all the same: a consumer has other things
+        # to do as well.
+        deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
+        self._adopt(consumer)
+        wakes = self._alarm.wakes
+        while True:
+            changes = self._alarm.changes
+            rows, now, soonest = self._claims.take(consumer, limit, lease)
+            self._statistics.heard(consumer, now)
+            leases = self._leases(consumer, rows)
+            rest = deadline - time.monotonic()
+            if leases or wakes != self._alarm.wakes or rest <= 0:
+                # Somebody who still waits has to watch over these leases.
+                self._alarm.ring()
+                return leases
+            self._alarm.sleep(min(rest, soonest, BLOCK), changes, wakes)
+
+    def _leases(self, consumer: str, rows: Sequence[Any]) -> list[Lease]:
+        return [lease for row in rows if (lease := self._lease(consumer, row)) is not None]
+
+    def _lease(self, consumer: str, row: Any) -> Lease | None:
+        try:
+            task = _wire.decode(bytes(row.body))
+        except TaskDecodeError as exc:
+            reason = f"cannot be decoded: {exc}"
+            attempt = AttemptRecord(row.attempts, consumer, 0.0, 0.0, None, reason)
+            end = self._ending(row.id, row.token, Transition(FAILED, attempt, reason))
+            self._ended(self._session.single(end))
+            logger.error("task %s: %s, failed", row.id, reason)
+            self.notify(FAILED, row.id)
+            return None
+        tid = None if row.tid is None else bytes(row.tid)
+        return Lease(task, row.token, consumer, row.attempts, row.counted, row.expires, tid)
+
+    def _adopt(self, consumer: str) -> None:
+        """Recover what this consumer ran in processes of this machine that are dead."""
+        if consumer in self._adopted:
+            return
+        mine = TASK.c.consumer == consumer
+        query = select(TASK.c.process).where(self._here, one_of(RUNNING), mine).distinct()
+        found = self._session.read(lambda connection: list(connection.scalars(query)))
+        dead = [name for name in found if name and _process.is_dead(name)]
+        if dead:
+            self._recover(mine & TASK.c.process.in_(dead))
+        self._adopted.add(consumer)
+
+    def wake(self) -> None:
+        self._alarm.wake()
+
+    def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
+        held = {"id_": lease.task.id, "token_": lease.token}
+        row = self._session.claim(
+            lambda connection, again: self._session.execute(
+                connection, self._statements.renew, lease=seconds, **held
+            ).first()
+        )
+        if row is not None:
+            self._statistics.heard(row.consumer, row.now)
+        return row is not None
+
+    def finish(self, lease: Lease, transition: Transition) -> State | None:
+        with self._repeatable(lease) as repeated:
+            keyed = transition.state == SCHEDULED and lease.task.key is not None
+            work = self._ending(lease.task.id, lease.token, transition, lease, repeated)
+            row = (self._session.write if keyed else self._session.single)(work)
+        return self._ended(row)
+
+    def finish_and_reserve(
+        self, lease: Lease, transition: Transition, consumer: str, seconds: float = 30.0
+    ) -> tuple[State | None, list[Lease]]:
+        with self._repeatable(lease) as repeated:
+            work = self._ending(lease.task.id, lease.token, transition, lease, repeated)
+            row, rows = self._claims.take_after(work, consumer, seconds)
+            if not rows:
+                # Nothing waits, or something comes first.
+                leases = self.reserve(consumer, timeout=0, lease=seconds)
+                return self._ended(row), leases
+        self._statistics.heard(consumer, rows[0].expires - seconds)
+        return self._ended(row), self._leases(consumer, rows)
+
+    @contextmanager
+    def _repeatable(self, lease: Lease) -> Iterator[bool]:
+        """Yield whether this thread has asked for the end of this attempt before, in vain."""
+        repeated = getattr(self._local, "unfinished", None) == lease.token
+        self._local.unfinished = lease.token
+        yield repeated
+        self._local.unfinished = None
+
+    def _ending(
+        self,
+        task_id: str,
+        token: str,
+        transition: Transition,
+        lease: Lease | None = None,
+        repeated: bool = False,
+    ) -> Callable[[Connection, bool], Any]:
+        held = {"id_": task_id, "token_": token}
+        values = {
+            **held,
+            "state_": transition.state,
+            "reason_": transition.reason.replace("\0", "\\0"),
+            "attempt": _wire.pack_attempt(transition.attempt) + "\n",
+            "due_": transition.due,
+            "counts_": int(transition.counts),
+            "last_": _wire.pack_response(transition),
+            "keep_succeeded": max(self.settings.keep_succeeded, LINGER),
+            "keep_failed": max(self.settings.keep_failed, LINGER),
+        }
+
+        def work(connection: Connection, again: bool) -> Any:
+            execute = self._session.execute
+            if transition.state == SCHEDULED and lease is not None and lease.task.key is not None:
+                values.update(self._replaced(connection, lease.task.key, lease))
+            row = execute(connection, self._statements.finish, **values).first()
+            if row is None and (again or repeated):
+                # The answer to this very call was lost.
+                return execute(connection, self._statements.done, **held).first()
+            return row
+
+        return work
+
+    def _ended(self, row: Any) -> State | None:
+        if row is None:
+            return None
+        if row.state in FINISHED:
+            self._statistics.ended(row.state, row.now, busy=True)
+            self._tidy.after(row.state, row.now)
+        self._alarm.ring()
+        if row.state == SCHEDULED or row.key is not None:
+            self._announce()
+        state: State = row.state
+        return state
+
+    def _replaced(self, connection: Connection, key: str, lease: Lease) -> dict[str, Any]:
+        self._session.dialect.lock_keys(connection, [key])
+        newer = _endings.newer(self._session, connection, key, lease.task.on_conflict)
+        if newer is None:
+            return {}
+        _endings.see(self._session, connection, newer, lease.tid)
+        return {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
+
+    def report(self, lease: Lease, progress: Progress | None = None) -> bool:
+        def work(connection: Connection, again: bool) -> Any:
+            statement = self._statements.asked if progress is None else self._statements.report
+            return self._session.execute(connection, statement, **values).first()
+
+        values = {"id_": lease.task.id, "token_": lease.token}
+        if progress is not None:
+            values["progress_"] = _wire.pack_progress(progress)
+        row = self._session.claim(work)
+        return True if row is None else bool(row.cancel)
+
+    def recover(self) -> list[str]:
+        return self._recover(None)
+
+    def _recover(self, condition: Any) -> list[str]:
+        news: News = []
+
+        def work(connection: Connection, again: bool) -> list[str]:
+            news.clear()
+            return _endings.recover(self._session, connection, condition, news)
+
+        recovered = self._session.write(work)
+        if recovered or news:
+            self._changed(news)
+        return recovered
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        rows = self._read(self._statements.in_doubt, age=age)
+        return [StagedBatch(row.id, row.witness, row.age, _ids(row.tasks)) for row in rows]
+
+    # introspection
+
+    def __len__(self) -> int:
+        return int(self._read(self._statements.length)[0][0])
+
+    def counts(self) -> dict[State, int]:
+        return dict(zip(STATES, self._read(self._statements.counts)[0], strict=True))
+
+    def get(self, task_id: str) -> TaskStatus:
+        rows = self._read(self._statements.get, id=task_id)
+        if not rows:
+            raise self._unknown(task_id)
+        return _status(rows[0])
+
+    def tasks(
+        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        return [_status(row) for row in self._read(page(state, user, start, size))]
+
+    def consumers(self) -> list[ConsumerStatus]:
+        now = self._session.time()
+        heard, running = consumers(self.settings.queue, now)
+        tasks: dict[tuple[str, str], list[str]] = {}
+        for name, process, task_id in self._read(running):
+            tasks.setdefault((name, process), []).append(task_id)
+        return [
+            ConsumerStatus(
+                row.name,
+                *_process.host_and_pid(row.process),
+                max(0.0, now - row.heard),
+                tuple(tasks.get((row.name, row.process), ())),
+            )
+            for row in self._read(heard)
+        ]
+
+    def throughput(self) -> dict[State, int]:
+        self._statistics.flush()
+        found = self._read(throughput(self.settings.queue, self._session.time()))
+        return {**dict.fromkeys(FINISHED, 0), **{state: int(number) for state, number in found}}
+
+    def pause(self) -> None:
+        self._set_paused(True)
+
+    def resume(self) -> None:
+        self._set_paused(False)
+        self._changed([])
+
+    def paused(self) -> bool:
+        return bool(self._read(select(QUEUE.c.paused).where(self._mine))[0][0])
+
+    def _set_paused(self, paused: bool) -> None:
+        self._single(update(QUEUE).where(self._mine).values(paused=paused))
+
+    # the process
+
+    def check(self) -> None:
+        self._session.check()
+
+    def after_fork(self) -> None:
+        # The connections are the parent's.
+        self._session.after_fork()
+        self._begin()
+
+    def close(self) -> None:
+        self._announce.close()
+        self._statistics.flush()
+        self._alarm.close()
+        self._session.close()
+
+    def _single(self, statement: Any, **values: Any) -> int:
+        result = self._session.single(
+            lambda connection, again: (
+                self._session.execute(connection, statement, **values).rowcount
+            )
+        )
+        return int(result)
+
+    def _read(self, statement: Any, **values: Any) -> Any:
+        return self._session.read(
+            lambda connection: self._session.execute(connection, statement, **values).all()
+        )
+
+    def _number(self, state: State) -> int:
+        return self.counts()[state]
+
+    def _changed(self, news: News | None, *finished: State) -> None:
+        """After a transaction: tell it to whom it may concern."""
+        if news is None:
+            return
+        tell(news, self.notify)
+        ended = [*finished, *(kind for kind, _, _ in news if kind in FINISHED)]
+        now = self._session.time() if ended else 0.0
+        for state in ended:
+            self._statistics.ended(state, now)
+            self._tidy.after(state, now)
+        self._alarm.ring()
+        self._announce()
+
+
+def _status(row: Any) -> TaskStatus:
+    return _wire.status_of(row._mapping, row.history.splitlines())
+
+
+def _ids(batch: bytes) -> tuple[str, ...]:
+    return tuple(task.id for task in _wire.unpack_batch(batch))

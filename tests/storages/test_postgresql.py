@@ -1,0 +1,306 @@
+"""What only a server can suffer: it is stopped, hangs, restarts, or drops its connections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.contract.base import take
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages._alarm import Debounced
+from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
+from services import PostgresServer
+from typing import Any
+import os
+import psycopg
+import pytest
+import random
+import signal
+import threading
+import time
+
+
+@pytest.fixture
+def url(postgres_server: PostgresServer) -> str:
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def make_storage(url: str) -> Iterator[Callable[..., SqlStorage]]:
+    made: list[SqlStorage] = []
+
+    def make(**settings: Any) -> SqlStorage:
+        made.append(SqlStorage(QueueSettings(**{"type": "sql", "url": url, **settings})))
+        return made[-1]
+
+    yield make
+    for storage in made:
+        storage.close()
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    server = PostgresServer().start()
+    yield server
+    server.remove()
+
+
+def test_a_notification_wakes(make_storage, monkeypatch):
+    """Nobody looks by itself within this test."""
+    monkeypatch.setattr(_dialects, "POLL", 1000.0)
+    consumer, producer = make_storage(), make_storage()
+    for _ in range(3):
+        blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
+        with pytest.raises(TimeoutError):
+            blocked.result(0.3)
+        task = add_one(producer)
+        [lease] = blocked.result(BOUND / 3)
+        assert lease.task.id == task.id
+
+
+def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
+    """As behind a pooler that hands each transaction another session: LISTEN hears nothing."""
+    monkeypatch.setattr(_dialects, "POLL", 0.2)
+    consumer, producer = make_storage(), make_storage()
+    monkeypatch.setattr(producer._session.dialect, "announce", lambda connection: None)
+    blocked = aside(lambda: consumer.reserve("consumer", timeout=None))
+    with pytest.raises(TimeoutError):
+        blocked.result(0.3)
+    task = add_one(producer)
+    [lease] = blocked.result(5)
+    assert lease.task.id == task.id
+
+
+def test_notifications_are_few():
+    """One at once, and one for all that follow before its interval is over."""
+    calls: list[float] = []
+    called = threading.Semaphore(0)
+
+    def call() -> None:
+        calls.append(time.monotonic())
+        called.release()
+
+    notify = Debounced(call, 0.3)
+    for _ in range(100):
+        notify()
+    assert called.acquire(timeout=BOUND)
+    assert called.acquire(timeout=BOUND)
+    assert len(calls) == 2
+    assert calls[1] - calls[0] >= 0.3
+    notify()
+    notify.close()
+    notify()
+    assert len(calls) == 2
+
+
+def test_a_server_that_hangs(own_server):
+    """A commit waits no longer than `stage_timeout`, on connections old and new."""
+    storage = SqlStorage(QueueSettings(type="sql", url=own_server.url(), stage_timeout=0.5))
+    add_one(storage)
+    pids = [own_server.process.pid, *_backends(own_server)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            refused = aside(lambda: storage.stage("batch", [new_task()]))
+            assert isinstance(refused.exception(5), StorageUnavailable)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    storage.stage("batch", [new_task()])
+    storage.promote("batch")
+    assert len(storage) == 2
+    storage.close()
+
+
+def _backends(server: PostgresServer) -> list[int]:
+    with psycopg.connect(_conninfo(server.url()), autocommit=True) as connection:
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'collective.taskqueue'"
+        return [pid for (pid,) in connection.execute(query)]
+
+
+def _conninfo(url: str) -> str:
+    return url.replace("postgresql+psycopg:", "postgresql:")
+
+
+def test_a_server_that_is_not_there(own_server):
+    """Refused with a sentence, and used again as soon as it is back."""
+    storage = SqlStorage(QueueSettings(type="sql", url=own_server.url()))
+    task = add_one(storage)
+    own_server.stop()
+    with pytest.raises(StorageUnavailable, match="connection"):
+        storage.stage("batch", [new_task()])
+    own_server.start()
+    assert take(storage).task.id == task.id
+    storage.close()
+
+
+def test_an_exhausted_pool(make_storage, monkeypatch):
+    """Who gets no connection in time is told so; nobody hangs."""
+    monkeypatch.setattr(_dialects, "POOL", 1)
+    monkeypatch.setattr(_dialects, "OVERFLOW", 1)
+    storage = make_storage(stage_timeout=0.3)
+    add_one(storage)
+    held = [storage._session.alone.connect() for _ in range(2)]
+    refused = aside(lambda: storage.stage("batch", [new_task()]))
+    assert isinstance(refused.exception(BOUND), StorageUnavailable)
+    for connection in held:
+        connection.close()
+    add_one(storage)
+    assert len(storage) == 2
+
+
+def test_the_answer_to_finish_is_lost(make_storage, monkeypatch):
+    """The attempt has ended, and who asks again is told how."""
+    storage = make_storage()
+    task = add_one(storage)
+    lease = take(storage)
+    execute = storage._session.execute
+    lost = [1]
+
+    def lossy(connection: Any, statement: Any, **values: Any) -> Any:
+        result = execute(connection, statement, **values)
+        if statement is storage._statements.finish and lost:
+            lost.pop()
+            connection.connection.driver_connection.close()
+            connection.exec_driver_sql("SELECT 1")
+        return result
+
+    monkeypatch.setattr(storage._session, "execute", lossy)
+    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+    assert not lost
+    assert len(storage.get(task.id).attempts) == 1
+    assert storage.finish(lease, ending(lease)) is None
+
+
+def test_the_answer_to_a_claim_is_lost(make_storage, monkeypatch):
+    """The same tasks, under the same tokens, and none that stays running for nobody."""
+    storage = make_storage()
+    tasks = [add_one(storage) for _ in range(3)]
+    execute = storage._session.execute
+    lost = [1]
+
+    def lossy(connection: Any, statement: Any, **values: Any) -> Any:
+        result = execute(connection, statement, **values)
+        if statement is storage._statements.claim and lost:
+            lost.pop()
+            connection.connection.driver_connection.close()
+            connection.exec_driver_sql("SELECT 1")
+        return result
+
+    monkeypatch.setattr(storage._session, "execute", lossy)
+    leases = storage.reserve("consumer", limit=2, timeout=0)
+    assert not lost
+    assert [lease.task.id for lease in leases] == [task.id for task in tasks[:2]]
+    assert storage.counts()["running"] == 2
+    for lease in leases:
+        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+
+
+#: Tasks that are added while the server and its connections come and go.
+LOAD = 600
+
+
+def test_under_load_while_connections_and_the_server_die(own_server):
+    """Nothing is lost, and hardly anything runs twice."""
+    ran: Counter[str] = Counter()
+    # The lease outlasts the test: whatever is lost stays running, and is missed.
+    settings = QueueSettings(type="sql", url=own_server.url(), max_finished=100_000)
+    storages = [SqlStorage(settings) for _ in range(3)]
+
+    def perform(attempt: Any) -> Outcome:
+        ran[attempt.task.id] += 1
+        return Outcome(200)
+
+    consumers = [
+        Consumer(storage, perform, ServerSettings(name=str(number), lease=1000.0))
+        for number, storage in enumerate(storages[:2])
+    ]
+    for consumer in consumers:
+        consumer.start()
+    done = threading.Event()
+    try:
+        adding = aside(lambda: _add_all(storages[2]))
+        killing = aside(lambda: _kill_connections(own_server, done))
+        _until(lambda: sum(ran.values()) > LOAD // 4)
+        own_server.stop(signal.SIGINT)
+        own_server.start()
+        _until(lambda: sum(ran.values()) > LOAD // 2)
+        own_server.stop(signal.SIGQUIT)
+        own_server.start()
+        added = adding.result(BOUND * 4)
+        done.set()
+        killed = killing.result(BOUND)
+        _until(lambda: storages[2].counts()[SUCCEEDED] == LOAD)
+    finally:
+        done.set()
+        for consumer in consumers:
+            consumer.stop(grace=BOUND)
+    assert killed > 5
+    assert set(ran) == {task.id for task in added}
+    # The server that is killed takes the claims of its last moment with it.
+    assert max(ran.values()) <= 2
+    assert sum(ran.values()) < LOAD + 20
+    for storage in storages:
+        storage.close()
+
+
+def _add_all(storage: SqlStorage) -> list[Task]:
+    tasks = [new_task() for _ in range(LOAD)]
+    for task in tasks:
+        _persist(lambda task=task: storage.stage(task.id, [task]))
+        _persist(lambda task=task: storage.promote(task.id, None, [task]))
+    return tasks
+
+
+def _persist(call: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + BOUND
+    while True:
+        try:
+            call()
+            return
+        except StorageUnavailable:
+            assert time.monotonic() < deadline, "the storage does not come back"
+            time.sleep(0.01)
+
+
+def _kill_connections(server: PostgresServer, done: threading.Event) -> int:
+    rng = random.Random(1)
+    killed = 0
+    while not done.wait(0.05):
+        try:
+            with psycopg.connect(_conninfo(server.url()), autocommit=True) as connection:
+                pids = _backends(server)
+                if pids:
+                    query = "SELECT pg_terminate_backend(%s)"
+                    connection.execute(query, [rng.choice(pids)])
+                    killed += 1
+        except psycopg.Error:
+            continue
+    return killed
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOUND * 2
+    while not _holds(condition):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except StorageUnavailable:
+        return False

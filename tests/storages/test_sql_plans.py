@@ -1,0 +1,157 @@
+"""With half a million finished tasks, what a working queue asks is answered by an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.contract.base import take
+from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import SUCCEEDED
+from services import PostgresServer
+from sqlalchemy import Connection
+from sqlalchemy import event
+from sqlalchemy import text
+from typing import Any
+import pytest
+import re
+import time
+
+
+WAITING, DONE = 50_000, 500_000
+
+FILL = """\
+INSERT INTO taskqueue_task
+  (queue, id, number, state, place, mode, "user", body, reason, changes, history, attempts,
+   counted, lost, cancel, forget_at)
+SELECT 'default', 'task-' || n, n, CASE WHEN n > {done} THEN 'queued' WHEN n % 10 = 0
+       THEN 'failed' ELSE 'succeeded' END, n, 'skip', 'user' || (n % 1000), {body}, '',
+       'queued 1.0;', '', 0, 0, 0, {false}, CASE WHEN n > {done} THEN NULL ELSE {later} + n END
+FROM numbers
+"""
+
+NUMBERS = {
+    "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers"
+    " WHERE n < {all})",
+    "postgresql": "WITH numbers AS (SELECT generate_series(1, {all}) AS n)",
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"], scope="module")
+def full(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: PostgresServer,
+) -> Iterator[SqlStorage]:
+    kind = request.param
+    folder = tmp_path_factory.mktemp("plans")
+    url = f"sqlite:///{folder}/queue.sqlite"
+    if kind == "postgresql":
+        url = postgres_server.new_database()
+    storage = SqlStorage(
+        QueueSettings(type="sql", url=url, stage_timeout=600.0, max_finished=1_000_000)
+    )
+    storage.check()
+    body = _wire.encode(new_task()).hex()
+    values = {
+        "done": DONE,
+        "all": DONE + WAITING,
+        "later": time.time() + 1000,
+        "body": f"x'{body}'" if kind == "sqlite" else f"decode('{body}', 'hex')",
+        "false": "0" if kind == "sqlite" else "false",
+    }
+    numbers = NUMBERS[kind].format(**values)
+    fill = FILL.format(**values)
+
+    def work(connection: Connection, again: bool) -> None:
+        connection.execute(text(f"{numbers} {fill}"))
+        connection.execute(text(f"UPDATE taskqueue_queue SET number = {DONE + WAITING}"))
+        if kind == "postgresql":
+            connection.execute(text(f"SELECT setval('taskqueue_number', {DONE + WAITING})"))
+        for number in range(DONE + 1, DONE + 10):
+            task = new_task(id=f"task-{number}")
+            mine = TASK.c.id == task.id
+            connection.execute(TASK.update().where(mine).values(body=_wire.encode(task)))
+
+    storage._session.write(work)
+    # As autovacuum does before long.
+    single = storage._session.single
+    if kind == "postgresql":
+        single(lambda connection, again: connection.execute(text("VACUUM ANALYZE taskqueue_task")))
+    yield storage
+    storage.close()
+
+
+class Plans:
+    """The plans of all statements that are executed from now on."""
+
+    def __init__(self, storage: SqlStorage) -> None:
+        self.storage = storage
+        self.plans: dict[str, str] = {}
+        self._word = "EXPLAIN"
+        if storage._session.engine.dialect.name == "sqlite":
+            self._word = "EXPLAIN QUERY PLAN"
+        self._engines = {storage._session.engine, storage._session.claims}
+        for engine in self._engines:
+            event.listen(engine, "before_cursor_execute", self._note)
+
+    def stop(self) -> None:
+        for engine in self._engines:
+            event.remove(engine, "before_cursor_execute", self._note)
+
+    def _note(
+        self, connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any
+    ) -> None:
+        if "taskqueue_task" not in statement or rest[-1]:
+            return
+        other = connection.connection.cursor()
+        other.execute(f"{self._word} {statement}", parameters)
+        self.plans[statement] = "\n".join(str(row[-1]) for row in other.fetchall())
+
+    def slow(self) -> list[str]:
+        """The statements that read a whole table, or sort what an index has in order."""
+        whole = re.compile(r"Seq Scan on taskqueue_task|^SCAN (?!chosen)\w+$", re.MULTILINE)
+        sort = re.compile(r"Sort Key|TEMP B-TREE FOR ORDER BY")
+        # Those that run, or have a key, are few.
+        few = re.compile(r"taskqueue_(running|key)")
+        return [
+            f"{asked}\n{plan}"
+            for asked, plan in self.plans.items()
+            if whole.search(plan) or (sort.search(plan) and not few.search(plan))
+        ]
+
+
+def test_every_question_has_its_index(full):
+    """Claims, ends, counts, pages of every kind, keys, and what is forgotten."""
+    plans = Plans(full)
+    try:
+        for state in (SUCCEEDED, FAILED):
+            lease = take(full)
+            assert full.renew(lease) is True
+            full.report(lease)
+            full.finish(lease, ending(lease, state))
+        for key in ("skip", "replace", "after_running"):
+            for _ in range(2):
+                add_one(full, key=key, on_conflict=key)
+        full.retry(lease.task.id)
+        full.cancel(lease.task.id)
+        full.remove(lease.task.id)
+        full.recover()
+        assert sum(full.counts().values()) > DONE
+        assert len(full) > WAITING - 10
+        for state in (None, *STATES):
+            full.tasks(state)
+        full.tasks(user="user7")
+        for state in FINISHED:
+            full._tidy._cap(state, 10_000)
+    finally:
+        plans.stop()
+    assert len(plans.plans) > 20
+    assert plans.slow() == []
