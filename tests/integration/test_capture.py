@@ -537,12 +537,14 @@ def test_credentials_of_anonymous_are_never_copied(added, current_request, porta
     """D11, D13: a stale cookie is not who asks now."""
     if not active:
         applyProfile(portal, "collective.taskqueue.pasplugin:uninstall")
-    current_request(HTTP_COOKIE="__ac=stale", HTTP_AUTHORIZATION=BASIC)
+    current_request(
+        HTTP_COOKIE="__ac=stale", HTTP_AUTHORIZATION=BASIC, HTTP_CGI_AUTHORIZATION=BASIC
+    )
     logout()
     assert added().headers == ()
 
 
-@pytest.mark.parametrize("name", ["Authorization", "authorization", "Cookie", "COOKIE"])
+@pytest.mark.parametrize("name", ["Authorization", "authorization", "Cookie", "COOKIE", "cgi_authorization"])
 def test_own_credentials_are_refused_while_the_plugin_is_active(functional, name):
     with pytest.raises(ValueError, match=f"header {name} would lie in the queue"):
         taskqueue.add(URL, headers={name: "secret"})

@@ -15,6 +15,7 @@ from ZODB.POSException import ConflictError
 import gc
 import pytest
 import threading
+import time
 import transaction
 import weakref
 
@@ -565,6 +566,62 @@ def test_batches_are_promoted_in_the_order_of_their_commits(queue, root):
         transaction.commit()
     settle()
     assert urls(queue) == ["/0", "/1", "/2", "/3"]
+
+
+class Choosy(LocalStorage):
+    """Cannot take one batch, for a reason of its own."""
+
+    def promote(self, batch_id, tid=None, tasks=()):
+        if any(task.url == "/bad" for task in self._staged[batch_id][0]):
+            raise ValueError("cannot take this")
+        super().promote(batch_id, tid, tasks)
+
+
+def test_one_bad_batch_does_not_stop_the_queue(caplog):
+    """Only an outage is everybody's; what is wrong with one batch is said, and tried again."""
+    settings = QueueSettings()
+    queue = TaskQueue(settings, Choosy(settings))
+    queue.add("/bad")
+    transaction.commit()
+    assert not unfinished.flush(0)
+    deadline = time.monotonic() + TIMEOUT
+    while unfinished.is_behind(queue) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    queue.add("/good")
+    transaction.commit()
+    assert urls(queue) == ["/good"]
+    assert "still not done (ValueError: cannot take this), trying again" in caplog.text
+
+
+def test_a_database_that_cannot_be_asked_does_not_stop_the_queue(queue, root, monkeypatch):
+    def away(*args):
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(indoubt, "judge", away)
+    commit_with(Saboteur(AFTER_ALL, "tpc_vote"), queue, root)
+    queue.storage.faults["promote"] = 1
+    queue.add("/b")
+    transaction.commit()
+    deadline = time.monotonic() + TIMEOUT
+    while urls(queue) != ["/b"] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert urls(queue) == ["/b"]
+    unfinished._backlog._jobs.clear()
+
+
+def test_a_batch_without_a_witness_is_for_a_person_to_decide(queue, root):
+    """Its transaction wrote nothing else, but whoever made it may have been told so."""
+    queue.storage.faults["promote"] = 10**9
+    queue.add("/a")
+    transaction.commit()
+    # The process dies, and with it what it had left to do.
+    unfinished._backlog._jobs.clear()
+    queue.storage.faults["promote"] = 0
+    assert len(indoubt.resolve(queue.storage, root._p_jar.db().databases, grace=0.0)) == 1
+    (status,) = queue.tasks(state="failed")
+    assert (status.task.url, status.reason) == ("/a", indoubt.NOBODY_KNOWS)
+    queue.retry(status.id)
+    assert urls(queue) == ["/a"]
 
 
 def test_no_thread_to_be_had(queue, root, monkeypatch, caplog):

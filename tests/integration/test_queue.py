@@ -5,10 +5,15 @@ from collective.taskqueue import queue as module
 from collective.taskqueue import startup
 from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import Outcome
+from io import StringIO
+import logging
 import os
 import pytest
 import sys
@@ -163,24 +168,57 @@ def test_nothing_of_the_parent_goes_on_in_a_child(queue, taken):
         thread.join()
 
 
-class Stuck:
-    """A consumer that cannot stop: it waits for a lock that whoever stops it holds."""
-
-    def __init__(self, lock):
-        self.lock = lock
-        self.settings = type("Settings", (), {"grace": 0.05})
-
-    def stop(self):
-        with self.lock:
-            pass
-
-
 def test_a_stop_is_bounded(monkeypatch):
-    """A signal may come while the main thread holds a lock that consumers need, to log."""
-    monkeypatch.setattr(startup, "STOP_TIMEOUT", 0.05)
-    lock = threading.Lock()
-    monkeypatch.setattr(startup._process, "consumers", [Stuck(lock), Stuck(lock)])
-    started = time.monotonic()
-    with lock:
+    """A signal may come while the main thread holds a lock that tasks need, to log."""
+    handler = logging.StreamHandler(StringIO())
+    monkeypatch.setattr(logging.getLogger("collective.taskqueue"), "handlers", [handler])
+    running = threading.Event()
+
+    def perform(attempt):
+        running.set()
+        logging.getLogger("collective.taskqueue").error("task %s: waits", attempt.task.id)
+        return Outcome(200)
+
+    storage = LocalStorage(QueueSettings())
+    storage.stage("batch", [new_task()])
+    consumer = Consumer(storage, perform, ServerSettings(grace=0.2))
+    monkeypatch.setattr(startup._process, "consumers", [consumer])
+    with handler.lock:
+        consumer.start()
+        storage.promote("batch")
+        assert running.wait(BOUND)
+        started = time.monotonic()
         startup.stop_consumers()
-    assert time.monotonic() - started < BOUND
+        assert time.monotonic() - started < BOUND
+    for thread in consumer._threads:
+        thread.join(BOUND)
+
+
+def test_a_stop_needs_no_thread(monkeypatch):
+    """At the exit of an interpreter none can be started; tasks are waited for all the same."""
+    storage = LocalStorage(QueueSettings())
+    storage.stage("batch", [new_task(id="a")])
+    storage.promote("batch")
+    running, door = threading.Event(), threading.Event()
+
+    def perform(attempt):
+        running.set()
+        return Outcome(200 if door.wait(BOUND) else 500)
+
+    consumer = Consumer(storage, perform, ServerSettings(grace=BOUND))
+    monkeypatch.setattr(startup._process, "consumers", [consumer])
+    consumer.start()
+    assert running.wait(BOUND)
+    join = threading.Thread.join
+
+    def join_and_open(self, timeout=None):
+        door.set()
+        join(self, timeout)
+
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "join", join_and_open)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    startup.stop_consumers()
+    assert storage.get("a").state == "succeeded"

@@ -451,3 +451,22 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def test_a_thread_that_cannot_be_had_is_asked_for_again(keeper, storage, monkeypatch, caplog):
+    """Else no lease of this consumer would ever be renewed again, and tasks would run twice."""
+    start = threading.Thread.start
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with keeper.watch(make_attempt(storage, "a")):
+        assert caplog.messages == [
+            "task a: no thread can be had (can't start new thread), its lease is not renewed"
+        ]
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with keeper.watch(make_attempt(storage, "b")):
+            assert keeper._thread.is_alive()
+        assert [attempt.task.id for attempt in keeper.running()] == ["a"]
+    assert keeper.running() == []

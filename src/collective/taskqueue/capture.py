@@ -70,7 +70,8 @@ NOT_COPIED = (
     "x-requested-with",
     "x-task-",
 )
-CREDENTIALS = ("authorization", "cookie")
+#: Zope takes the second one for the first.
+CREDENTIALS = ("authorization", "cgi-authorization", "cookie")
 
 #: What is between us and the server of a web hook, and for nobody else to say.
 CONNECTION = (

@@ -108,19 +108,26 @@ class Consumer:
         What still runs then is logged and left alone: its transaction may yet commit, so
         its lease is not given away before it expires.
         """
-        deadline = time.monotonic() + (self.settings.grace if grace is None else grace)
-        self._deadline = deadline
+        self.begin_stop(grace)
+        self.end_stop()
+
+    def begin_stop(self, grace: float | None = None) -> None:
+        """The first half of `stop`, which does not wait."""
+        self._deadline = time.monotonic() + (self.settings.grace if grace is None else grace)
         self._stopping.set()
-        self._storage.wake()
+        self._wake()
         logger.info(
             "consumer %s of queue %s: stopping, %d tasks running",
             self.settings.name,
             self.settings.queue,
             len(self._keeper.running()),
         )
-        self._join(self._threads, deadline)
+
+    def end_stop(self) -> None:
+        """The second half: it waits until the grace period that has begun is over."""
+        self._join(self._threads)
         # Not before: until they have ended, these may start more.
-        self._join(list(self._extra), deadline)
+        self._join(list(self._extra))
         for attempt in self._keeper.running():
             logger.error(
                 "task %s: still running after the grace period, left unfinished", attempt.task.id
@@ -132,15 +139,22 @@ class Consumer:
         """Let a `stop` that waits for running tasks wait no longer."""
         self._hurried.set()
 
-    def _join(self, threads: list[threading.Thread], deadline: float) -> None:
-        for thread in threads:
-            while self._waits_for(thread, deadline):
-                thread.join(STOP_INTERVAL)
-                # Once more: the thread may have been on its way into `reserve`.
-                self._storage.wake()
+    def _wake(self) -> None:
+        try:
+            self._storage.wake()
+        except Exception:
+            logger.exception("consumer %s: cannot be woken, stopping", self.settings.name)
 
-    def _waits_for(self, thread: threading.Thread, deadline: float) -> bool:
-        in_time = time.monotonic() < deadline and not self._hurried.is_set()
+    def _join(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
+            while self._waits_for(thread):
+                left = max(0.0, self._deadline - time.monotonic())
+                thread.join(min(STOP_INTERVAL, left))
+                # Once more: the thread may have been on its way into `reserve`.
+                self._wake()
+
+    def _waits_for(self, thread: threading.Thread) -> bool:
+        in_time = time.monotonic() < self._deadline and not self._hurried.is_set()
         return in_time and thread.is_alive()
 
     def run(self) -> None:

@@ -98,6 +98,7 @@ class _Batch:
         tid = None if testimony is None else testimony.confirm()
         if unfinished.is_behind(self.queue):
             # Those of earlier transactions come first, as soon as the storage is back.
+            unfinished.log(tasks, "committed, waits behind earlier ones for its storage")
             unfinished.promote_later(self.queue, self.id, tid, tasks)
             return
         try:

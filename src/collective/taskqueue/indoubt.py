@@ -220,8 +220,9 @@ def _tid_at(when: float) -> bytes:
 
 def _resolved(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
     if batch.witness is None:
-        # Nothing was written but tasks, and nobody was ever told that they were queued.
-        _discard(storage, batch, "its process was lost, and its transaction wrote nothing")
+        # Nothing was written but tasks. Whoever queued them may have been told so: the server
+        # may have been away from then on until their process was gone.
+        storage.condemn(batch.id, NOBODY_KNOWS)
         return True
     verdict = judge(databases, batch.witness, batch.age)
     if verdict.end == COMMITTED:

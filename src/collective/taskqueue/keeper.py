@@ -60,10 +60,23 @@ class Keeper:
         with self._changed:
             self._running[watched.attempt.lease.token] = watched
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = self._started(watched)
             elif self._next is None or watched.soonest() < self._next:
                 self._changed.notify()
+
+    def _started(self, watched: _Watched) -> threading.Thread | None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            # At a limit, or at the end of the process; the next task tries again.
+            logger.error(
+                "task %s: no thread can be had (%s), its lease is not renewed",
+                watched.attempt.task.id,
+                exc,
+            )
+            return None
+        return thread
 
     def end(self, watched: _Watched) -> None:
         """Called when the block is left."""

@@ -42,9 +42,6 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Seconds that consumers have to stop after the grace period of their tasks.
-STOP_TIMEOUT = 5.0
-
 #: Seconds at the end of the process for what transactions have left to be done.
 UNFINISHED_TIMEOUT = 5.0
 
@@ -121,16 +118,12 @@ def start_consumers_after_fork(event: Any) -> None:
 def stop_consumers() -> None:
     """Stop taking tasks and let those that run finish; called at exit and on SIGTERM."""
     _process.leaving, _process.consumers = _process.consumers, []
-    # Side by side, so that together they take no longer than the longest grace period.
-    threads = [threading.Thread(target=consumer.stop, daemon=True) for consumer in _process.leaving]
-    for thread in threads:
-        thread.start()
-    # They stop by themselves in time, unless they wait for a lock that this thread holds: a
-    # signal may have come while it was logging.
-    graces = [consumer.settings.grace for consumer in _process.leaving]
-    deadline = time.monotonic() + max(graces, default=0.0) + STOP_TIMEOUT
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    # All are told before one is waited for, so that together they take no longer than the
+    # longest grace period. In this thread: at exit no other can be started.
+    for consumer in _process.leaving:
+        consumer.begin_stop()
+    for consumer in _process.leaving:
+        consumer.end_stop()
     _process.leaving = []
     events.flush()
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue import indoubt
+from collective.taskqueue.errors import described
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import Task
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +30,14 @@ logger = logging.getLogger("collective.taskqueue")
 #: Batches that are remembered at most; those that do not fit are left to consumers.
 MAX_WAITING = 10_000
 
+#: Seconds between two lines in the log about a batch that is not done for the same reason.
+REMINDER_INTERVAL = 60.0
+
 #: Longest pause in seconds between two rounds of tries.
 MAX_PAUSE = 5.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Job:
     """What is left to be done; `act` returns whether it is done, or raises."""
 
@@ -40,8 +45,12 @@ class _Job:
     batch_id: str
     act: Callable[[], bool]
     tasks: Sequence[Task] = ()
-    #: It is known that the transaction has committed.
-    committed: bool = False
+    #: Later batches of the queue have to wait for this one: it has committed, and nothing but
+    #: an outage is in its way.
+    leads: bool = False
+    #: The last error that was logged, and the monotonic time when.
+    error: str = ""
+    logged: float = float("-inf")
 
 
 def promote(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
@@ -66,7 +75,7 @@ def promote_later(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[
         log(tasks, "promoted after all", level=logging.INFO)
         return True
 
-    _backlog.add(_Job(queue.storage, batch_id, act, tasks, committed=True))
+    _backlog.add(_Job(queue.storage, batch_id, act, tasks, leads=True))
 
 
 def resolve_later(
@@ -76,7 +85,12 @@ def resolve_later(
     begun = time.monotonic()
 
     def act() -> bool:
-        verdict = indoubt.judge(databases, witness, time.monotonic() - begun)
+        try:
+            verdict = indoubt.judge(databases, witness, time.monotonic() - begun)
+        except Exception as exc:
+            # It is the database that is away, and that is nobody else's concern.
+            logger.debug("batch %s: its database cannot be asked (%s)", batch_id, exc)
+            return False
         if verdict.end == indoubt.COMMITTED:
             promote(queue, batch_id, verdict.tid, tasks)
             log(tasks, "was committed after all, queued", level=logging.WARNING)
@@ -145,7 +159,7 @@ class Backlog:
     def is_behind(self, storage: Any) -> bool:
         """See the function."""
         with self._changed:
-            return any(job.committed and job.storage is storage for job in self._jobs)
+            return any(job.leads and job.storage is storage for job in self._jobs)
 
     def flush(self, timeout: float) -> bool:
         """See the function."""
@@ -185,7 +199,7 @@ class Backlog:
 
 
 def _done(jobs: list[_Job]) -> set[_Job]:
-    """Try each job once; those of a storage that failed have to wait for the next round."""
+    """Try each job once; those of a storage that is away have to wait for the next round."""
     done: set[_Job] = set()
     away: list[Any] = []
     for job in jobs:
@@ -194,10 +208,21 @@ def _done(jobs: list[_Job]) -> set[_Job]:
         try:
             if job.act():
                 done.add(job)
-        except BaseException as exc:
-            logger.debug("batch %s: still not done (%s)", job.batch_id, exc)
+        except StorageUnavailable as exc:
+            _complain(job, described(exc))
             away.append(job.storage)
+        except BaseException as exc:
+            # Something about this batch, then; others must not suffer from it.
+            job.leads = False
+            _complain(job, described(exc))
     return done
+
+
+def _complain(job: _Job, error: str) -> None:
+    now = time.monotonic()
+    if error != job.error or now - job.logged >= REMINDER_INTERVAL:
+        job.error, job.logged = error, now
+        logger.warning("batch %s: still not done (%s), trying again", job.batch_id, error)
 
 
 def _pause(tries: int) -> float:
