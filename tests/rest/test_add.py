@@ -1,6 +1,8 @@
 """``POST /@tasks``: what a client may say, what becomes of it, and what is refused."""
 
+from collective.taskqueue import capture
 from collective.taskqueue.capture import METHODS
+from collective.taskqueue.services import access
 from collective.taskqueue.services import envelope
 from collective.taskqueue.testing import run_tasks
 from collective.taskqueue.testing import task_queue
@@ -331,6 +333,19 @@ def test_who_may_add(anonymous, member, viewer, manager, root):
         assert person.post("@tasks", {"bad": 1}).error == (403, "Forbidden", None)
     for person in (manager, root):
         assert person.post("@tasks", {"bad": 1}).error == (400, "BadRequest", "bad")
+
+
+def test_a_user_that_no_task_could_find_again(manager, queue, monkeypatch):
+    """Such as the emergency user: 400, and the request is good for nothing else but looking."""
+
+    def nobody():
+        raise ValueError("no user folder")
+
+    monkeypatch.setattr(capture, "current_user", nobody)
+    monkeypatch.setattr(access, "current_user", nobody)
+    assert manager.post("@tasks", {"url": HOOK}).error == (400, "BadRequest", "user")
+    assert manager.get("@tasks").status == 200
+    assert queue.tasks() == []
 
 
 def test_the_order_is_kept(adder, queue):
