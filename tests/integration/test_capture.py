@@ -544,7 +544,9 @@ def test_credentials_of_anonymous_are_never_copied(added, current_request, porta
     assert added().headers == ()
 
 
-@pytest.mark.parametrize("name", ["Authorization", "authorization", "Cookie", "COOKIE", "cgi_authorization"])
+@pytest.mark.parametrize(
+    "name", ["Authorization", "authorization", "Cookie", "COOKIE", "cgi_authorization"]
+)
 def test_own_credentials_are_refused_while_the_plugin_is_active(functional, name):
     with pytest.raises(ValueError, match=f"header {name} would lie in the queue"):
         taskqueue.add(URL, headers={name: "secret"})
