@@ -72,7 +72,7 @@ class Claims:
             return result, claim(connection, again)
 
         with self._asking() as (nonce, asked):
-            claim = self._claiming(self._statements.claim, nonce, asked, consumer, 1, seconds)
+            claim = self._claiming(self._statements.claim_next, nonce, asked, consumer, 1, seconds)
             return self._session.write(both)
 
     def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:

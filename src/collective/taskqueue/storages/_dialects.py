@@ -137,6 +137,9 @@ class SQLite:
             with FORKS.none():
                 self._look_after_log()
                 yield
+                # From now on a connection of this process has it open: before, another
+                # process might have ended, and taken the log with it.
+                self._log = self._log or _inode(f"{self._path}-wal")
         finally:
             if writes:
                 self._gate.release()
@@ -145,13 +148,11 @@ class SQLite:
         # Without its write-ahead log the file is not what was committed. This process still
         # has the log open, and puts what is in there into the file when it ends; others that
         # begin a new log now would spoil that.
-        found = _inode(f"{self._path}-wal")
-        if self._log and found != self._log:
+        if self._log and _inode(f"{self._path}-wal") != self._log:
             raise StorageUnavailable(
                 f"the write-ahead log of {self._path} was moved away or replaced; stop all"
                 " processes that use it, then start them again"
             )
-        self._log = found
 
     def check(self) -> None:
         """Raises `ConfigurationError` if there is no folder for the file."""

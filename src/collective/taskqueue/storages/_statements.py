@@ -143,8 +143,10 @@ class Statements:
 
     def _of_consumers(self, serial: bool) -> None:
         nonce = bindparam("nonce", type_=Text)
-        self.claim = self._claim(keyed=serial)
-        self.claim_keyed = self._claim(keyed=True)
+        self.claim = self._claim(serial, *self._relaxed)
+        # In one transaction with the end of another task, which has to last.
+        self.claim_next = self._claim(serial)
+        self.claim_keyed = self._claim(True)
         self.overtaken = self._overtaken()
         self.reserved = select(*LEASED).where(
             _HERE,
@@ -181,7 +183,7 @@ class Statements:
         self.counts = self._counts()
         self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
 
-    def _claim(self, keyed: bool) -> Update:
+    def _claim(self, keyed: bool, *relaxed: Any) -> Update:
         """Move the oldest tasks that may run to running, in one statement.
 
         Nothing is taken while something else comes first: tasks that are due, or whose
@@ -227,7 +229,7 @@ class Statements:
                 attempts=TASK.c.attempts + 1,
                 progress=None,
             )
-            .returning(*LEASED, *_LENGTHS, *self._relaxed)
+            .returning(*LEASED, *_LENGTHS, *relaxed)
         )
 
     def _overtaken(self) -> Select[Any]:
