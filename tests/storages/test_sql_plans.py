@@ -30,10 +30,10 @@ WAITING, DONE = 50_000, 500_000
 FILL = """\
 INSERT INTO taskqueue_task
   (queue, id, number, state, place, mode, "user", body, reason, changes, history, attempts,
-   counted, lost, cancel, forget_at)
+   counted, lost, cancel, forgotten, forget_at)
 SELECT 'default', 'task-' || n, n, CASE WHEN n > {done} THEN 'queued' WHEN n % 10 = 0
        THEN 'failed' ELSE 'succeeded' END, n, 'skip', 'user' || (n % 1000), {body}, '',
-       'queued 1.0;', '', 0, 0, 0, {false}, CASE WHEN n > {done} THEN NULL ELSE {later} + n END
+       'queued 1.0;', '', 0, 0, 0, {false}, {false}, CASE WHEN n > {done} THEN NULL ELSE {later} + n END
 FROM numbers
 """
 

@@ -22,7 +22,6 @@ from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import DataError
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typing import Any
 from typing import TypeVar
@@ -35,9 +34,11 @@ logger = logging.getLogger("collective.taskqueue")
 
 T = TypeVar("T")
 
-#: What the server says to a transaction that others were in the way of: serialization
-#: failure, deadlock.
-_CONFLICTS = frozenset({"40001", "40P01"})
+#: What a database says to a transaction that others were in the way of: serialization
+#: failure, deadlock, and a row that somebody else has just inserted.
+_CONFLICTS = frozenset(
+    {"40001", "40P01", "23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}
+)
 
 #: Seconds before a transaction that was in the way of another is tried again.
 CONFLICT_PAUSE = 0.002
@@ -202,7 +203,7 @@ class Session:
 
 
 def _may_be_repeated(exc: Exception, again: bool) -> bool:
-    if isinstance(exc, (Conflict, IntegrityError)) or _state(exc) in _CONFLICTS:
+    if isinstance(exc, Conflict) or _state(exc) in _CONFLICTS:
         return True
     # Closed since it was used last, or just now: then nobody knows whether the call was
     # carried out. Each call can be made twice.
@@ -214,7 +215,8 @@ def _is_disconnect(exc: Exception) -> bool:
 
 
 def _state(exc: Exception) -> str | None:
-    return getattr(getattr(exc, "orig", None), "sqlstate", None)
+    cause = getattr(exc, "orig", None)
+    return getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
 
 
 def _unavailable(exc: Exception) -> StorageUnavailable:
