@@ -33,7 +33,8 @@ INSERT INTO taskqueue_task
    counted, lost, cancel, forgotten, forget_at)
 SELECT 'default', 'task-' || n, n, CASE WHEN n > {done} THEN 'queued' WHEN n % 10 = 0
        THEN 'failed' ELSE 'succeeded' END, n, 'skip', 'user' || (n % 1000), {body}, '',
-       'queued 1.0;', '', 0, 0, 0, {false}, {false}, CASE WHEN n > {done} THEN NULL ELSE {later} + n END
+       'queued 1.0;', '', 0, 0, 0, {false}, {false},
+       CASE WHEN n > {done} THEN NULL ELSE {later} + n END
 FROM numbers
 """
 
