@@ -7,13 +7,16 @@ from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
+from zope.component import getUtilitiesFor
 import os
 import pytest
 import sys
 import threading
 import time
+import transaction
 
 
 #: Nothing here takes longer than a moment; only a failure takes this long.
@@ -161,6 +164,22 @@ def test_nothing_of_the_parent_goes_on_in_a_child(queue, taken):
     finally:
         door.set()
         thread.join()
+
+
+def test_a_child_leaves_the_connections_of_the_parent_alone(portal):
+    """A view may fork, and its site is in the database; the child must not load from there,
+    since connection and file are those of the parent."""
+    connection = portal._p_jar
+    transaction.commit()
+    getUtilitiesFor(ITaskQueue)
+    connection.cacheMinimize()
+    connection.getTransferCounts(clear=True)
+
+    def report():
+        startup._after_fork()
+        return connection.getTransferCounts()
+
+    assert in_a_child(report) == repr((0, 0))
 
 
 class Stuck:
