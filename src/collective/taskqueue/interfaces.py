@@ -42,7 +42,7 @@ class ITaskStorage(Interface):
     with the queue's `QueueSettings`.
     """
 
-    notify: Callable[[str, str], None] = Attribute(
+    notify: Callable[[State, str], None] = Attribute(
         "Called with a new state and a task id after a change nobody asked this process for:"
         " a task replaced by a newer one of its key, or failed as poison."
         " Set by the queue; never called under a lock."
@@ -298,7 +298,7 @@ class ITaskQueue(Interface):
     def resume() -> None:
         """Run tasks again."""
 
-    def announce(state: str, task_id: str) -> None:
+    def announce(state: State, task_id: str) -> None:
         """Tell the subscribers of task events that a task has entered a state.
 
         Never raises. Called by the consumer, the storage and the queue itself.

@@ -136,6 +136,7 @@ def stop_consumers() -> None:
 
 def _close_storages() -> None:
     unfinished.close(UNFINISHED_TIMEOUT)
+    events.flush()
     for name, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         try:
             queue.storage.close()
