@@ -6,7 +6,9 @@ from AccessControl.users import system
 from collective.taskqueue import events
 from collective.taskqueue import indoubt
 from collective.taskqueue import queue as module
+from collective.taskqueue import startup
 from collective.taskqueue import taskqueue
+from collective.taskqueue import unfinished
 from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -438,6 +440,23 @@ def test_a_storage_that_fails_to_promote_at_first(told, url, queue, monkeypatch)
     assert done.wait(PATIENCE)
     run_tasks()
     assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]
+
+
+def test_a_process_that_ends_tells_first(subscribe, url, queue, monkeypatch):
+    """Also one without consumers; afterwards the storage cannot be asked any more."""
+    told, closed = [], []
+
+    def slow(event):
+        # Slow, so that whoever does not wait for it is too early.
+        threading.Event().wait(0.3)
+        told.append(event.status.id)
+
+    subscribe(slow)
+    monkeypatch.setattr(unfinished, "close", lambda timeout: None)
+    monkeypatch.setattr(queue.storage, "close", lambda: closed.extend(told), raising=False)
+    task_id = add(url)
+    startup._close_storages()
+    assert closed == [task_id]
 
 
 # subscribers
