@@ -152,7 +152,10 @@ class ITaskStorage(Interface):
         """Cancel a waiting task, or ask a running one to stop; return its state now."""
 
     def retry(task_id: str) -> None:
-        """Queue a failed or cancelled task again; its history stays."""
+        """Queue a failed or cancelled task again; its history stays.
+
+        From then on, says `TaskStatus.since`, its `max_age` counts.
+        """
 
     def remove(task_id: str) -> None:
         """Forget a finished task."""
