@@ -86,7 +86,9 @@ class ITaskStorage(Interface):
 
         Blocks until a task is due, `timeout` seconds (None: without limit) have passed
         or `wake` is called; returns an empty list for the latter two, and without a limit
-        may return one at any time. Scheduled tasks that are due and tasks whose lease
+        may return one at any time. A storage that processes share must do so now and then,
+        every 30 seconds at least: between two calls a consumer looks after the batches that
+        another process has lost. Scheduled tasks that are due and tasks whose lease
         expired come along.
         """
 
@@ -322,6 +324,10 @@ class ITaskEvent(Interface):
     own that is committed when it returns. There is no site, user or request. What a
     subscriber raises is logged and harms nothing. One process tells the events of a task
     in the order in which they happened; they are told where they happen.
+
+    Subscribers are registered as any other, by ``<subscriber handler="…" />`` in ZCML, and
+    globally: those of a site are not called. An event is told once, but for `ITaskQueued` of
+    a task whose process was lost: if two processes find it at the same time, each tells.
     """
 
     status: TaskStatus = Attribute("All that was known about the task at that moment.")
