@@ -2,6 +2,7 @@
 
 from AccessControl.SecurityManagement import newSecurityManager
 from AccessControl.users import system
+from AccessControl.users import UnrestrictedUser
 from collective.taskqueue import taskqueue
 from collective.taskqueue.datamanager import pending
 from collective.taskqueue.errors import UnknownQueue
@@ -504,9 +505,27 @@ def test_anonymous(added, current_request, header):
     assert (task.user, task.headers) == (None, ())
 
 
-def test_system(added):
+@pytest.mark.parametrize("user", [system, UnrestrictedUser("emergency", "", ["manage"], [])])
+def test_users_that_may_do_everything(added, functional, caplog, user):
+    """They have no id, so that no task can run as them; whoever queues one is told."""
+    newSecurityManager(None, user.__of__(functional["app"].acl_users))
+    first, second = added(), added()
+    assert (first.user, second.user) == (None, None)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"task {task.id}: queued by {user.getUserName()}, which no task can run as;"
+        " it will run as Anonymous"
+        for task in (first, second)
+    ]
+
+
+def test_nobody_is_warned_where_nothing_is_lost(added, caplog):
+    """Web hooks run as nobody, headers may authenticate, and Anonymous stays Anonymous."""
     newSecurityManager(None, system)
-    assert added().user is None
+    added("https://example.org/hook")
+    added(headers={"authorization": BASIC})
+    logout()
+    added()
+    assert caplog.records == []
 
 
 def test_user_that_cannot_be_found_again(functional):

@@ -5,7 +5,10 @@ from AccessControl.SecurityManagement import newSecurityManager
 from AccessControl.users import system
 from collective.taskqueue import events
 from collective.taskqueue import indoubt
+from collective.taskqueue import queue as module
+from collective.taskqueue import startup
 from collective.taskqueue import taskqueue
+from collective.taskqueue import unfinished
 from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -25,6 +28,7 @@ from collective.taskqueue.publisher import publish
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
@@ -260,8 +264,8 @@ def test_a_task_whose_process_was_lost(told, url, queue, witness, caplog):
     queue.storage.stage("batch", [task], reference)
     databases = {indoubt.MAIN: database}
     assert indoubt.resolve(queue.storage, databases, 0.0, queue.arrival) == ["batch"]
-    assert told.of(task.id) == ([TaskQueued] if witness else [])
-    word = "queued late" if witness else "discarded"
+    assert told.of(task.id) == [TaskQueued if witness else TaskFailed]
+    word = "queued late" if witness else "nobody can tell"
     assert [line for line in caplog.messages if task.id in line and word in line]
 
 
@@ -350,6 +354,75 @@ def test_a_retry_is_told_as_it_was(told, queue, view):
     assert retried.consumer == "hasty"
 
 
+def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatch):
+    """Whoever promotes and the consumer come to tell at the same time: one waits."""
+    telling, go = threading.Event(), threading.Event()
+    announce = module.announce
+
+    def held(storage, state, task_id, *after):
+        if state == QUEUED:
+            telling.set()
+            assert go.wait(PATIENCE)
+        announce(storage, state, task_id, *after)
+
+    class Door:
+        """A lock that lets whoever holds it go on as soon as another one waits for it."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __enter__(self):
+            if not self.lock.acquire(blocking=False):
+                go.set()
+                self.lock.acquire()
+
+        def __exit__(self, *args):
+            self.lock.release()
+
+    def run():
+        assert telling.wait(PATIENCE)
+        consumer.step()
+        # Only in vain: it has overtaken the one who promotes.
+        go.set()
+
+    monkeypatch.setattr(module, "announce", held)
+    monkeypatch.setattr(queue, "_telling", Door())
+    consumer = Consumer(queue.storage, publish, ServerSettings(), queue.announce)
+    thread = threading.Thread(target=run)
+    thread.start()
+    task_id = add(url)
+    thread.join(PATIENCE)
+    consumer.stop()
+    assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]
+
+
+def test_a_condemned_task_that_was_retried_meanwhile(told, url, queue):
+    """It has failed without an attempt; whoever condemned it learns nothing of the haste."""
+    task = make_task(queue.settings, url)
+
+    def retried_first(state, task_id):
+        queue.storage.retry(task_id)
+        queue.announce(state, task_id)
+
+    queue.storage.notify = retried_first
+    queue.storage.stage("batch", [task])
+    queue.storage.condemn("batch", "nobody knows")
+    assert told.of(task.id) == [TaskFailed]
+    assert (told[0].status.state, told[0].status.attempts) == (FAILED, ())
+
+
+def test_a_long_history_is_told_as_it_was(told, url, queue):
+    """Of changes fewer are kept than of attempts, and the first ones are gone."""
+    task_id = add(url, max_attempts=1000, min_backoff=0, max_backoff=0)
+    consumer = Consumer(queue.storage, lambda attempt: Outcome(503), ServerSettings())
+    for _ in range(60):
+        assert consumer.step()
+    consumer.stop()
+    queue.storage.reserve("next", timeout=0)
+    queue.announce(SCHEDULED, task_id)
+    assert told.flushed()[-1].status.attempts[-1].number == 60
+
+
 def test_a_storage_that_fails_to_promote_at_first(told, url, queue, monkeypatch):
     """The event comes once, when the task is there."""
     failures = [StorageUnavailable("gone")]
@@ -367,6 +440,23 @@ def test_a_storage_that_fails_to_promote_at_first(told, url, queue, monkeypatch)
     assert done.wait(PATIENCE)
     run_tasks()
     assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]
+
+
+def test_a_process_that_ends_tells_first(subscribe, url, queue, monkeypatch):
+    """Also one without consumers; afterwards the storage cannot be asked any more."""
+    told, closed = [], []
+
+    def slow(event):
+        # Slow, so that whoever does not wait for it is too early.
+        threading.Event().wait(0.3)
+        told.append(event.status.id)
+
+    subscribe(slow)
+    monkeypatch.setattr(unfinished, "close", lambda timeout: None)
+    monkeypatch.setattr(queue.storage, "close", lambda: closed.extend(told), raising=False)
+    task_id = add(url)
+    startup._close_storages()
+    assert closed == [task_id]
 
 
 # subscribers
@@ -486,11 +576,18 @@ def test_subscribers_are_those_of_one_kind(subscribe, url):
 class Counting(LocalStorage):
     """A storage that counts questions for a status, and may fail to answer them."""
 
-    questions = 0
     failure = None
 
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.askers = []
+
+    @property
+    def questions(self):
+        return len(self.askers)
+
     def get(self, task_id):
-        self.questions += 1
+        self.askers.append(threading.current_thread().name)
         if self.failure is not None:
             raise self.failure
         return super().get(task_id)
@@ -519,7 +616,16 @@ def test_only_what_is_listened_to_is_asked_for(counting, subscribe, url, queue):
     add(url)
     consumer.step()
     consumer.stop()
+    assert events.flush(PATIENCE)
     assert counting.questions == 1
+
+
+def test_whoever_commits_asks_nothing(counting, told, url):
+    """A transaction may queue thousands of tasks; the thread of the events looks at them."""
+    ids = [taskqueue.add(url) for _ in range(20)]
+    transaction.commit()
+    assert [event.status.id for event in told.flushed()] == ids
+    assert set(counting.askers) == {"taskqueue-events"}
 
 
 def test_a_storage_that_does_not_answer(counting, told, url, caplog):
@@ -537,6 +643,7 @@ def test_a_storage_that_does_not_answer(counting, told, url, caplog):
 def herald(monkeypatch):
     """Another thread for events, with room for two; the old one comes back."""
     monkeypatch.setattr(events, "MAX_WAITING", 2)
+    monkeypatch.setattr(events, "MAX_ARRIVALS", 2)
     monkeypatch.setattr(events, "_herald", events._Herald())
 
 
@@ -580,6 +687,23 @@ def test_flush_waits_no_longer_than_it_is_told(gate, url):
     gate.opened.set()
     assert events.flush(PATIENCE)
     assert len(gate.told) == 1
+
+
+def test_a_thread_that_cannot_be_started(told, herald, url, caplog, monkeypatch):
+    """Nobody who changes a task suffers; what is not told yet is told with the next event."""
+    start = threading.Thread.start
+    failures = [RuntimeError("can't start new thread")]
+
+    def start_later(thread):
+        if failures and thread.name == "taskqueue-events":
+            raise failures.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    task_id = add(url)
+    assert "no thread for task events (can't start new thread)" in caplog.text
+    taskqueue.cancel(task_id)
+    assert told.of(task_id) == [TaskQueued, TaskCancelled]
 
 
 def test_flush_without_events(herald):

@@ -3,6 +3,8 @@
 The add-on is the one in examples/demo: its tasks publish a folder with all that is in it.
 """
 
+from collective.taskqueue import taskqueue
+from collective.taskqueue.task import Outcome
 from collective.taskqueue.testing import isolated
 from collective.taskqueue.testing import run_tasks
 from collective.taskqueue.testing import set_up
@@ -113,3 +115,14 @@ def test_a_task_may_do_what_its_user_may(functional_portal):
     assert "Unauthorized" in run.outcome.reason
     assert run.status.state == "failed"
     assert api.content.get_state(functional_portal.news) == "private"
+
+
+def test_what_a_web_hook_leads_to(functional_portal):
+    """Nothing leaves the test; its hook answers instead of somebody else's server."""
+    taskqueue.add("https://example.org/hook", params={"a": "1"})
+    transaction.commit()
+
+    (run,) = run_tasks(hook=lambda task: Outcome(503 if task.payload == b"a=1" else 200))
+
+    assert run.task.url == "https://example.org/hook"
+    assert run.status.state == "scheduled"

@@ -9,16 +9,19 @@ from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Outcome
 from io import StringIO
+from zope.component import getUtilitiesFor
 import logging
 import os
 import pytest
 import sys
 import threading
 import time
+import transaction
 
 
 #: Nothing here takes longer than a moment; only a failure takes this long.
@@ -166,6 +169,22 @@ def test_nothing_of_the_parent_goes_on_in_a_child(queue, taken):
     finally:
         door.set()
         thread.join()
+
+
+def test_a_child_leaves_the_connections_of_the_parent_alone(portal):
+    """A view may fork, and its site is in the database; the child must not load from there,
+    since connection and file are those of the parent."""
+    connection = portal._p_jar
+    transaction.commit()
+    getUtilitiesFor(ITaskQueue)
+    connection.cacheMinimize()
+    connection.getTransferCounts(clear=True)
+
+    def report():
+        startup._after_fork()
+        return connection.getTransferCounts()
+
+    assert in_a_child(report) == repr((0, 0))
 
 
 def test_a_stop_is_bounded(monkeypatch):

@@ -8,6 +8,7 @@ from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.errors import UnknownQueue
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskSucceeded
+from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
 from collective.taskqueue.testing import isolated
 from collective.taskqueue.testing import run_tasks
@@ -27,6 +28,7 @@ from zope.security.management import newInteraction
 from zope.security.management import queryInteraction
 import pytest
 import threading
+import time
 import transaction
 
 
@@ -190,13 +192,15 @@ def test_a_record_that_is_not_kept(view, monkeypatch):
     assert second.status.state == "succeeded"
 
 
-def test_a_loop_is_broken(view):
+def test_a_loop_is_broken(view, queue):
     url = "/plone/@@again"
     view("again", lambda context, request: taskqueue.add(url))
     taskqueue.add(url)
     transaction.commit()
     with pytest.raises(TaskQueueError, match="5 tasks were run"):
         run_tasks(limit=5)
+    # The sixth is nobody's yet.
+    assert (len(queue), queue.counts()["running"]) == (1, 0)
 
 
 def test_as_many_as_the_limit(view):
@@ -204,6 +208,52 @@ def test_as_many_as_the_limit(view):
         taskqueue.add(view("fine", lambda context, request: ""))
     transaction.commit()
     assert len(run_tasks(limit=3)) == 3
+
+
+def test_a_web_hook_is_not_sent(view, queue):
+    """Nor is it published as if it was a view; what comes before it has run."""
+    taskqueue.add(view("fine", lambda context, request: ""))
+    hook_id = taskqueue.add("https://example.org/plone/@@fine")
+    transaction.commit()
+    with pytest.raises(TaskQueueError, match=r"POST https://example\.org/plone/@@fine is"):
+        run_tasks()
+    assert [status.id for status in queue.tasks("queued")] == [hook_id]
+    assert queue.counts()["succeeded"] == 1
+    seen = []
+    (run,) = run_tasks(hook=lambda task: seen.append(task.id) or Outcome(200))
+    assert seen == [run.task.id] == [hook_id]
+    assert run.status.state == "succeeded"
+
+
+def test_a_web_hook_that_falls_due(queue, monkeypatch):
+    taskqueue.add("https://example.org/hook", delay=3600)
+    transaction.commit()
+    assert run_tasks() == []
+    now = time.time() + 3601
+    monkeypatch.setattr(queue.storage, "_clock", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: now)
+    with pytest.raises(TaskQueueError, match="is a web hook"):
+        run_tasks()
+    assert queue.counts()["scheduled"] == 1
+
+
+def test_a_web_hook_whose_fake_fails(functional):
+    def broken(task):
+        raise OSError("no route")
+
+    taskqueue.add("https://example.org/hook", max_attempts=1)
+    transaction.commit()
+    (run,) = run_tasks(hook=broken)
+    assert (run.status.state, run.status.reason) == ("failed", "OSError: no route")
+
+
+def test_a_queue_that_is_paused(view, queue):
+    taskqueue.add(view("fine", lambda context, request: ""))
+    transaction.commit()
+    queue.pause()
+    assert run_tasks(limit=0) == []
+    queue.resume()
+    assert len(run_tasks()) == 1
 
 
 def test_uncommitted_tasks_are_an_error(view, queue):

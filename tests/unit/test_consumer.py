@@ -232,6 +232,35 @@ def test_a_task_that_is_too_old_is_not_dispatched(make, storage, clock):
     assert (status.state, status.reason) == (FAILED, "older than its max_age of 100 s")
 
 
+def test_a_task_that_a_person_retries_is_young_again(make, storage, clock):
+    """However long ago it was added: it is dispatched, and tried again within its `max_age`."""
+    task = add_one(storage, created=clock() - 1000, max_age=100.0, max_attempts=9, max_backoff=30.0)
+    consumer = make(lambda attempt: Outcome(503))
+    consumer.step()
+    assert storage.get(task.id).attempts[-1].status is None
+    storage.retry(task.id)
+    consumer.step()
+    status = storage.get(task.id)
+    assert (status.state, status.attempts[-1].status) == (SCHEDULED, 503)
+    clock.advance(101)
+    consumer.step()
+    assert storage.get(task.id).reason == "older than its max_age of 100 s"
+
+
+def test_a_storage_that_does_not_tell_the_age(make, storage, clock, monkeypatch, caplog):
+    """Then it counts from when the task was added, which is never too long."""
+
+    def away(task_id):
+        raise StorageUnavailable("gone")
+
+    task = add_one(storage, created=clock(), max_age=100.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "get", away)
+        make(lambda attempt: Outcome(200)).step()
+    assert storage.get(task.id).state == SUCCEEDED
+    assert f"task {task.id}: its history cannot be read (gone)" in caplog.text
+
+
 def test_a_task_cancelled_while_it_runs_ends_as_cancelled(make, storage, told):
     """Whatever its outcome; that is what is told."""
 

@@ -5,6 +5,7 @@ from collective.taskqueue.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
 from docutils import nodes
 from docutils.core import publish_doctree
+from importlib.metadata import metadata
 from pathlib import Path
 from textwrap import indent
 from zope.dottedname.resolve import resolve
@@ -104,6 +105,16 @@ def check_command(text, folder):
         assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
 
 
+def check_installation(text, folder):
+    """It installs this package, for pip and for buildout, with extras that there are."""
+    found = re.findall(r"collective\.taskqueue\[(\w+)\](?: >= (\S+)\")?", text)
+    assert found
+    ours = metadata("collective.taskqueue")
+    for extra, least in found:
+        assert extra in ours.get_all("Provides-Extra")
+        assert ours["Version"].startswith(least)
+
+
 def check_logging(text, folder):
     """Python's logging takes it, and it catches the line of a task."""
     (folder / "zope.ini").write_text(text)
@@ -135,6 +146,8 @@ CHECKS = {
     "http": check_recording,
     "apacheconf": check_zope_conf,
     "console": check_command,
+    "shell": check_installation,
+    "cfg": check_installation,
     "ini": check_logging,
     "": check_outline,
 }

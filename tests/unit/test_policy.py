@@ -230,6 +230,14 @@ def test_a_task_that_would_be_too_old_is_given_up():
     assert transition.due is None
 
 
+def test_the_age_of_a_task_that_was_queued_again():
+    """It counts from then."""
+    lease = make_lease(max_age=100.0, min_backoff=10.0)
+    for since, state in ((NOW + 1000, SCHEDULED), (NOW + 910, SCHEDULED), (NOW + 909, FAILED)):
+        transition = decide(lease, Outcome(503), NOW + 1000, Middle(), since)
+        assert transition.state == state
+
+
 def test_a_task_that_is_too_old_may_still_succeed():
     """It has been done; that is what counts."""
     assert decide(make_lease(max_age=1.0), Outcome(200), NOW + 100).state == SUCCEEDED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from AccessControl import getSecurityManager
+from AccessControl.users import UnrestrictedUser
 from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collections.abc import Iterable
@@ -25,9 +26,12 @@ from urllib.parse import unquote_to_bytes
 from urllib.parse import urlencode
 from uuid import uuid4
 from zope.globalrequest import getRequest
+import logging
 import re
 import time
 
+
+logger = logging.getLogger("collective.taskqueue")
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 
@@ -119,14 +123,32 @@ def make_task(
         )
     now = time.time()
     user = current_user()
+    task_id = str(uuid4())
+    if "origin" in fields and user is None:
+        _warn_of_a_user_without_id(task_id, fields["headers"])
     return Task(
-        id=str(uuid4()),
+        id=task_id,
         queue=settings.queue,
         user=user and Identity("/".join(user[0].getPhysicalPath()), user[1]),
         created=now,
         **fields,
         **check_options(options, settings, now, "origin" not in fields),
     )
+
+
+def _warn_of_a_user_without_id(task_id: str, headers: tuple[tuple[str, str], ...]) -> None:
+    """The system and the emergency user may do everything, and what they queue may not."""
+    user = getSecurityManager().getUser()
+    if not isinstance(user, UnrestrictedUser) or _authenticated(headers):
+        return
+    name = user.getUserName()
+    logger.warning(
+        "task %s: queued by %s, which no task can run as; it will run as Anonymous", task_id, name
+    )
+
+
+def _authenticated(headers: tuple[tuple[str, str], ...]) -> bool:
+    return any(_key(name) in CREDENTIALS for name, _ in headers)
 
 
 def _zope_request(

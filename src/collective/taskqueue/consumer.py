@@ -19,6 +19,8 @@ from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import replace
 from itertools import chain
@@ -208,10 +210,11 @@ class Consumer:
         """Run one reserved task in this thread, finish it, and return its outcome."""
         attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
         self._notify("running", lease.task.id)
-        hindrance = self._hindrance(attempt)
+        since = self._since(lease.task)
+        hindrance = self._hindrance(attempt, since)
         with self._keeper.watch(attempt):
             outcome = _storable(hindrance or self._outcome(attempt))
-            transition = policy.decide(lease, outcome, self._clock())
+            transition = policy.decide(lease, outcome, self._clock(), since=since)
             state = self._finish(lease, transition)
         if state is not None:
             self._notify(state, lease.task.id)
@@ -249,11 +252,27 @@ class Consumer:
             self._extra.discard(thread)
             self.work(lease)
 
-    def _hindrance(self, attempt: Attempt) -> Outcome | None:
+    def _since(self, task: Task) -> float:
+        """Return when the `max_age` of the task began to count."""
+        if task.max_age is not None:
+            try:
+                status: TaskStatus = self._storage.get(task.id)
+            except Exception as exc:
+                logger.warning(
+                    "task %s: its history cannot be read (%s), its max_age counts from when it"
+                    " was added",
+                    task.id,
+                    exc,
+                )
+            else:
+                return status.since
+        return task.created
+
+    def _hindrance(self, attempt: Attempt, since: float) -> Outcome | None:
         """Return why the task cannot be dispatched; None if it can."""
         task = attempt.task
         now = self._clock()
-        if task.max_age is not None and now > task.created + task.max_age:
+        if task.max_age is not None and now > since + task.max_age:
             reason = f"older than its max_age of {task.max_age:g} s"
             return Outcome(None, reason, verdict="discard", started=now)
         try:

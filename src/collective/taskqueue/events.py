@@ -13,12 +13,13 @@ from collective.taskqueue.interfaces import ITaskRetried
 from collective.taskqueue.interfaces import ITaskStarted
 from collective.taskqueue.interfaces import ITaskSucceeded
 from collective.taskqueue.task import FAILED
-from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from zope.component import getGlobalSiteManager
 from zope.component.hooks import setSite
@@ -32,8 +33,10 @@ import transaction
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Events that wait for slow subscribers; what comes on top is dropped.
+#: Events that wait for slow subscribers; what comes on top is dropped. Of tasks that were
+#: queued hardly more than the id waits.
 MAX_WAITING = 10_000
+MAX_ARRIVALS = 100_000
 
 #: Seconds that subscribers have to finish when the process stops.
 FLUSH_TIMEOUT = 5.0
@@ -78,7 +81,7 @@ class TaskCancelled(TaskEvent):
 
 
 #: The event that tells of a task that has entered a state.
-EVENTS: dict[str, type[TaskEvent]] = {
+EVENTS: dict[State, type[TaskEvent]] = {
     "queued": TaskQueued,
     "running": TaskStarted,
     "scheduled": TaskRetried,
@@ -88,53 +91,71 @@ EVENTS: dict[str, type[TaskEvent]] = {
 }
 
 
-def announce(storage: Any, state: str, task_id: str) -> None:
+def announce(
+    storage: Any, state: State, task_id: str, after: tuple[State, float] | None = None
+) -> None:
     """Tell the subscribers that a task has entered a state; see `ITaskQueue.announce`.
 
-    Without a subscriber for that event this costs a dictionary lookup.
+    `after` is the last change of a task before it was queued again. Without a subscriber for
+    that event this costs a dictionary lookup.
     """
-    kind = EVENTS[state]
-    if not _subscribers(kind):
+    if not _subscribers(EVENTS[state]):
         return
+    look = partial(_event, storage, state, task_id, after)
+    if state == QUEUED:
+        # A transaction may add thousands, and whoever commits should not wait for the looks.
+        _herald.tell(task_id, look, MAX_ARRIVALS)
+        return
+    event = look()
+    if event is not None:
+        _herald.tell(task_id, lambda: event, MAX_WAITING)
+
+
+def _event(
+    storage: Any, state: State, task_id: str, after: tuple[State, float] | None
+) -> TaskEvent | None:
     try:
         status = storage.get(task_id)
     except Exception as exc:
         # The transaction that queued the task may be in its very last phase.
         logger.warning("task %s: %s, but nobody was told (%s)", task_id, state, exc)
-        return
+        return None
     # A task skipped for its key goes by the id of the one that waits: nothing happened to it.
-    if status.id == task_id:
-        _herald.tell(kind(_as_of(status, state)))
+    if status.id != task_id:
+        return None
+    moment = _arrival(status, after) if state == QUEUED else _last(status, state)
+    return EVENTS[state](_as_of(status, moment))
 
 
-def _as_of(status: TaskStatus, state: str) -> TaskStatus:
-    """Return the status as it was when the task entered the state; it may have gone on."""
-    moment = _arrival(status) if state == QUEUED else _last(status, state)
+def _as_of(status: TaskStatus, moment: int) -> TaskStatus:
+    """Return the status as it was after that change; the task may have gone on."""
     if moment in (-1, len(status.changes) - 1):
         return status
     changes = status.changes[: moment + 1]
-    ended = sum(name == RUNNING for name, _ in changes[:-1])
-    attempts = status.attempts[:ended]
+    state = changes[-1][0]
+    # Counted from the end: of a long history the beginning is not there any more.
+    later = sum(name == RUNNING for name, _ in status.changes[moment:])
+    later -= status.changes[-1][0] == RUNNING
+    attempts = status.attempts[: max(0, len(status.attempts) - later)]
+    last = attempts[-1] if attempts else None
     return TaskStatus(
         task=status.task,
-        state=changes[-1][0],
-        reason=attempts[-1].reason if state in (SCHEDULED, FAILED) else "",
+        state=state,
+        reason=last.reason if last and state in (SCHEDULED, FAILED) else "",
         changes=changes,
-        consumer=attempts[-1].consumer if attempts else None,
+        consumer=last.consumer if last else None,
         attempts=attempts,
     )
 
 
-def _arrival(status: TaskStatus) -> int:
-    """Where in its history the task came to wait: when it was added, or last retried."""
-    names = [name for name, _ in status.changes]
-    ends = [n for n, name in enumerate(names[:-1]) if name in FINISHED and names[n + 1] == QUEUED]
-    start = ends[-1] + 1 if ends else 0
-    found = (n for n in range(start, len(names)) if names[n] in (QUEUED, SCHEDULED))
-    return next(found, -1)
+def _arrival(status: TaskStatus, after: tuple[State, float] | None) -> int:
+    """Where in its history the task came to wait: when it was added, or after that change."""
+    start = status.changes.index(after) + 1 if after in status.changes else 0
+    moments = enumerate(status.changes[start:], start)
+    return next((n for n, (name, _) in moments if name in (QUEUED, SCHEDULED)), -1)
 
 
-def _last(status: TaskStatus, state: str) -> int:
+def _last(status: TaskStatus, state: State) -> int:
     moments = [n for n, (name, _) in enumerate(status.changes) if name == state]
     return moments[-1] if moments else -1
 
@@ -154,33 +175,47 @@ class _Herald:
     """A thread that tells one event after the other, started with the first."""
 
     def __init__(self) -> None:
-        self._events: queue.Queue[TaskEvent] = queue.Queue(MAX_WAITING)
+        self._events: queue.Queue[tuple[str, Callable[[], TaskEvent | None]]] = queue.Queue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def tell(self, event: TaskEvent) -> None:
-        try:
-            self._events.put_nowait(event)
-        except queue.Full:
-            logger.error("task %s: too many events wait, one is dropped", event.status.id)
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="taskqueue-events", daemon=True
-                )
-                self._thread.start()
+    def tell(self, task_id: str, look: Callable[[], TaskEvent | None], limit: int) -> None:
+        """Tell what `look` returns, unless `limit` events wait already. Never raises."""
+        if self._events.qsize() < limit:
+            self._events.put((task_id, look))
+        else:
+            logger.error("task %s: too many events wait, one is dropped", task_id)
+        self._start()
 
     def flush(self, timeout: float) -> bool:
         done = self._events.all_tasks_done
+        if self._events.unfinished_tasks:
+            self._start()
         with done:
             return done.wait_for(lambda: not self._events.unfinished_tasks, timeout)
 
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="taskqueue-events", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                logger.error("no thread for task events (%s), they wait for the next one", exc)
+            else:
+                self._thread = thread
+
     def _run(self) -> None:
         while True:
-            event = self._events.get()
+            task_id, look = self._events.get()
             try:
-                for subscriber in _subscribers(type(event)):
-                    _tell(subscriber, event)
+                event = look()
+                if event is not None:
+                    for subscriber in _subscribers(type(event)):
+                        _tell(subscriber, event)
+            except Exception:
+                logger.exception("task %s: one of its events could not be told", task_id)
             finally:
                 self._events.task_done()
 

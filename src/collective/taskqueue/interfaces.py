@@ -42,7 +42,7 @@ class ITaskStorage(Interface):
     with the queue's `QueueSettings`.
     """
 
-    notify: Callable[[str, str], None] = Attribute(
+    notify: Callable[[State, str], None] = Attribute(
         "Called with a new state and a task id after a change nobody asked this process for:"
         " a task replaced by a newer one of its key, or failed as poison."
         " Set by the queue; never called under a lock."
@@ -86,7 +86,9 @@ class ITaskStorage(Interface):
 
         Blocks until a task is due, `timeout` seconds (None: without limit) have passed
         or `wake` is called; returns an empty list for the latter two, and without a limit
-        may return one at any time. Scheduled tasks that are due and tasks whose lease
+        may return one at any time. A storage that processes share must do so now and then,
+        every 30 seconds at least: between two calls a consumer looks after the batches that
+        another process has lost. Scheduled tasks that are due and tasks whose lease
         expired come along.
         """
 
@@ -152,7 +154,10 @@ class ITaskStorage(Interface):
         """Cancel a waiting task, or ask a running one to stop; return its state now."""
 
     def retry(task_id: str) -> None:
-        """Queue a failed or cancelled task again; its history stays."""
+        """Queue a failed or cancelled task again; its history stays.
+
+        From then on, says `TaskStatus.since`, its `max_age` counts.
+        """
 
     def remove(task_id: str) -> None:
         """Forget a finished task."""
@@ -298,7 +303,7 @@ class ITaskQueue(Interface):
     def resume() -> None:
         """Run tasks again."""
 
-    def announce(state: str, task_id: str) -> None:
+    def announce(state: State, task_id: str) -> None:
         """Tell the subscribers of task events that a task has entered a state.
 
         Never raises. Called by the consumer, the storage and the queue itself.
@@ -319,6 +324,10 @@ class ITaskEvent(Interface):
     own that is committed when it returns. There is no site, user or request. What a
     subscriber raises is logged and harms nothing. One process tells the events of a task
     in the order in which they happened; they are told where they happen.
+
+    Subscribers are registered as any other, by ``<subscriber handler="…" />`` in ZCML, and
+    globally: those of a site are not called. An event is told once, but for `ITaskQueued` of
+    a task whose process was lost: if two processes find it at the same time, each tells.
     """
 
     status: TaskStatus = Attribute("All that was known about the task at that moment.")

@@ -27,11 +27,16 @@ _random = random.Random()
 
 
 def decide(
-    lease: Lease, outcome: Outcome, now: float, rng: random.Random | None = None
+    lease: Lease,
+    outcome: Outcome,
+    now: float,
+    rng: random.Random | None = None,
+    since: float | None = None,
 ) -> Transition:
     """Return the transition that follows from the outcome of one attempt.
 
-    `now` is in seconds since the epoch. Called by the consumer after each dispatch.
+    `now`, and `since` when `max_age` began to count (None: when the task was added), are in
+    seconds since the epoch. Called by the consumer after each dispatch.
     """
     if outcome.ok:
         return _transition(lease, outcome, SUCCEEDED, "")
@@ -48,7 +53,8 @@ def decide(
             reason = f"{reason} (attempt {used} of {task.max_attempts})"
         return _transition(lease, outcome, FAILED, reason)
     due = now + _pause(task, used, outcome, rng or _random)
-    if task.max_age is not None and due > task.created + task.max_age:
+    begun = task.created if since is None else since
+    if task.max_age is not None and due > begun + task.max_age:
         reason = f"{_reason(outcome)} (given up after {task.max_age:g} s)"
         return _transition(lease, outcome, FAILED, reason)
     return _transition(lease, outcome, SCHEDULED, _reason(outcome), due)

@@ -28,6 +28,7 @@ from typing import Any
 from uuid import uuid4
 from zope.interface import implementer
 import logging
+import threading
 import time
 
 
@@ -53,8 +54,10 @@ class TaskQueue:
         #: What `get` has handed out, and who renews its leases.
         self._reserved: dict[str, Any] = {}
         self._keeper = Keeper(self.storage, LEASE, f"taskqueue-{self.name}-keeper")
-        #: Tasks that are promoted right now, and whose arrival nobody was told of yet.
-        self._arriving: set[str] = set()
+        #: Tasks that are promoted right now, and whose arrival nobody was told of yet; with
+        #: what happened last to one that is queued again.
+        self._arriving: dict[str, tuple[State, float] | None] = {}
+        self._telling = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.storage)
@@ -151,14 +154,16 @@ class TaskQueue:
 
     def retry(self, task_id: str) -> None:
         # The id may be that of a task that was skipped for this one.
-        task_id = self.storage.get(task_id).id
+        status = self.storage.get(task_id)
+        task_id = status.id
         arriving = task_id in self._arriving
-        self._arriving.add(task_id)
+        if not arriving:
+            self._arriving[task_id] = status.changes[-1]
         try:
             self.storage.retry(task_id)
         except TaskQueueError:
             if not arriving:
-                self._arriving.discard(task_id)
+                self._arriving.pop(task_id, None)
             raise
         logger.info("task %s: queued again", task_id)
         self._announce_arrival(task_id)
@@ -190,24 +195,26 @@ class TaskQueue:
         self.storage.resume()
         logger.info("queue %s: resumed", self.name)
 
-    def announce(self, state: str, task_id: str) -> None:
+    def announce(self, state: State, task_id: str) -> None:
         self._announce_arrival(task_id)
         announce(self.storage, state, task_id)
 
     @contextmanager
     def arrival(self, task_ids: Collection[str]) -> Iterator[None]:
-        self._arriving.update(task_ids)
+        self._arriving.update(dict.fromkeys(task_ids))
         yield
         for task_id in task_ids:
             self._announce_arrival(task_id)
 
     def _announce_arrival(self, task_id: str) -> None:
-        # A consumer may be faster than the thread that promotes; whoever comes first tells.
-        try:
-            self._arriving.remove(task_id)
-        except KeyError:
+        # A consumer may be faster than the thread that promotes; whoever comes first tells. It
+        # is forgotten only when it is told, so that the other one cannot tell more before.
+        if task_id not in self._arriving:
             return
-        announce(self.storage, QUEUED, task_id)
+        with self._telling:
+            if task_id in self._arriving:
+                announce(self.storage, QUEUED, task_id, self._arriving[task_id])
+                del self._arriving[task_id]
 
 
 def _status(line: str) -> int | None:

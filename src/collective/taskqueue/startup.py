@@ -25,7 +25,6 @@ from functools import partial
 from typing import Any
 from zope.component import adapter
 from zope.component import getGlobalSiteManager
-from zope.component import getUtilitiesFor
 from zope.component import getUtility
 from zope.dottedname.resolve import resolve
 from zope.processlifetime import IDatabaseOpenedWithRoot
@@ -130,7 +129,8 @@ def stop_consumers() -> None:
 
 def _close_storages() -> None:
     unfinished.close(UNFINISHED_TIMEOUT)
-    for name, queue in getUtilitiesFor(ITaskQueue):
+    events.flush()
+    for name, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         try:
             queue.storage.close()
         except Exception:
@@ -218,7 +218,8 @@ def _after_fork() -> None:
     events.after_fork()
     unfinished.after_fork()
     interrupt.after_fork()
-    for _, queue in getUtilitiesFor(ITaskQueue):
+    # Not of the current site: to look into it would be to use a connection of the parent.
+    for _, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         queue.after_fork()
 
 

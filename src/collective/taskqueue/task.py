@@ -92,7 +92,7 @@ class Task:
     #: Seconds before the second attempt, and the longest pause between two.
     min_backoff: float = 2.0
     max_backoff: float = 7200.0
-    #: Seconds after `created` from which on no further attempt is made.
+    #: Seconds after it was added, or queued again, from which on no further attempt is made.
     max_age: float | None = None
     #: Tasks of one key in one queue are the same work.
     key: str | None = None
@@ -366,6 +366,17 @@ class TaskStatus:
     def time_of(self, state: State) -> float | None:
         """Return when the task last entered `state`, or None if it never did."""
         return next((when for name, when in reversed(self.changes) if name == state), None)
+
+    @property
+    def since(self) -> float:
+        """When its life began: it was added, or last queued again by a person.
+
+        Seconds since the epoch; what counts for `max_age`.
+        """
+        for before, (_, when) in zip(self.changes[-2::-1], self.changes[::-1], strict=False):
+            if before[0] in FINISHED:
+                return when
+        return self.task.created
 
     @property
     def result(self) -> Result | None:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from AccessControl.SecurityManagement import getSecurityManager
 from AccessControl.SecurityManagement import setSecurityManager
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue import events
+from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -29,11 +31,14 @@ from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from contextlib import contextmanager
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from plone.app.testing import applyProfile
 from plone.app.testing import FunctionalTesting
 from plone.app.testing import IntegrationTesting
@@ -52,6 +57,7 @@ from zope.security.management import endInteraction
 from zope.security.management import queryInteraction
 from zope.security.management import thread_local as interactions
 import collective.taskqueue
+import time
 import transaction
 
 
@@ -193,7 +199,11 @@ class TaskRun:
     status: TaskStatus | None
 
 
-def run_tasks(queue: str | None = None, limit: int = 1000) -> list[TaskRun]:
+def run_tasks(
+    queue: str | None = None,
+    limit: int = 1000,
+    hook: Callable[[Task], Outcome] | None = None,
+) -> list[TaskRun]:
     """Run the tasks that are due now, oldest first, and those that are queued meanwhile.
 
     Each is a request of the real publisher, in this thread and in a transaction of its
@@ -201,13 +211,17 @@ def run_tasks(queue: str | None = None, limit: int = 1000) -> list[TaskRun]:
     tasks and subscribers of task events queue is run, too; tasks that are due later, a
     second attempt among them, stay where they are.
 
+    A web hook is not sent: `hook` is called with its task instead, and returns the outcome,
+    such as ``Outcome(200)``; what it raises is a failed attempt.
+
     When this returns, subscribers of task events have been called; request, site and user
     of the caller are what they were; and its next transaction, which sees what the tasks
     have done, has begun. Nothing is committed on behalf of the caller: a transaction with
     changes in it is refused, and so is a layer that forbids to commit.
 
-    Raises `UnknownQueue`, and `TaskQueueError` for what is refused and when more tasks are
-    due after `limit` of them.
+    Raises `UnknownQueue`, and `TaskQueueError` for what is refused, for a web hook if there
+    is no `hook`, and when more tasks are due after `limit` of them. The next task waits then,
+    as it did before.
     """
     queues = [found for name, found in sorted(getUtilitiesFor(ITaskQueue)) if queue in (None, name)]
     if queue is not None and not queues:
@@ -217,7 +231,7 @@ def run_tasks(queue: str | None = None, limit: int = 1000) -> list[TaskRun]:
     with _put_aside():
         events.flush()
         # Tasks and subscribers of task events may add to a queue that has been emptied.
-        while any(_run(item, runs, limit) for item in queues):
+        while any(_run(item, runs, limit, hook) for item in queues):
             events.flush()
     return runs
 
@@ -233,20 +247,45 @@ def _check_transaction(queues: Sequence[Any]) -> None:
         raise TaskQueueError("there are changes that are not committed: no task would see them")
 
 
-def _run(queue: Any, runs: list[TaskRun], limit: int) -> int:
+def _run(queue: Any, runs: list[TaskRun], limit: int, hook: Any) -> int:
     settings = ServerSettings(name="testing", queue=queue.name)
-    consumer = Consumer(queue.storage, publish, settings, queue.announce)
+    consumer = Consumer(queue.storage, partial(_perform, hook), settings, queue.announce)
     before = len(runs)
     try:
-        while leases := queue.storage.reserve(settings.name, 1, 0, settings.lease):
-            if len(runs) == limit:
-                raise TaskQueueError(f"{limit} tasks were run and more are due; is it a loop?")
+        while _may_go_on(queue, len(runs), limit, hook):
+            leases = queue.storage.reserve(settings.name, 1, 0, settings.lease)
+            if not leases:
+                break
             (lease,) = leases
             outcome = consumer.work(lease)
             runs.append(TaskRun(lease.task, outcome, _status(queue, lease.task.id)))
     finally:
         consumer.stop()
     return len(runs) - before
+
+
+def _perform(hook: Any, attempt: Attempt) -> Outcome:
+    if not attempt.task.is_hook:
+        return publish(attempt)
+    outcome: Outcome = hook(attempt.task)
+    return outcome
+
+
+def _may_go_on(queue: Any, done: int, limit: int, hook: Any) -> bool:
+    """Look what is due before it is reserved: what is reserved cannot be put back."""
+    if queue.storage.paused():
+        return False
+    queue.storage.recover()
+    waiting = [*queue.tasks(QUEUED, size=1), *queue.tasks(SCHEDULED, size=1)]
+    due = [status.task for status in waiting if (status.due or 0.0) <= time.time()]
+    if due and done == limit:
+        raise TaskQueueError(f"{limit} tasks were run and more are due; is it a loop?")
+    for task in due:
+        if task.is_hook and hook is None:
+            raise TaskQueueError(
+                f"{task.method} {task.url} is a web hook, which is not sent: run_tasks needs a hook"
+            )
+    return bool(due)
 
 
 def _status(queue: Any, task_id: str) -> TaskStatus | None:

@@ -117,6 +117,22 @@ class Steering(Base):
         storage.finish(lease, ending(lease))
         assert [attempt.number for attempt in storage.get(task.id).attempts] == [1, 2, 3]
 
+    def test_the_life_of_a_retried_task_begins_anew(self, storage: Any, clock: Any) -> None:
+        """Its `max_age` counts from then, also in later attempts."""
+        created = clock() - 500
+        task = add_one(storage, created=created, max_age=60.0)
+        lease = take(storage)
+        assert storage.get(task.id).since == created
+        storage.finish(lease, ending(lease, FAILED))
+        clock.advance(100)
+        storage.retry(task.id)
+        retried = storage.get(task.id).time_of(QUEUED)
+        clock.advance(10)
+        for _ in range(2):
+            lease = take(storage)
+            assert storage.get(task.id).since == retried > created + 500
+            storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+
     def test_a_retried_task_may_be_lost_as_often_as_before(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:

@@ -34,9 +34,11 @@ def is_dead(name: str) -> bool:
     """
     machine, _, rest = name.rpartition("|")
     machine, _, pid = machine.rpartition("|")
-    if machine != _machine() or not pid.isdigit():
+    if not machine or machine != _machine() or not pid.isdigit():
         return False
-    return _started(int(pid)) != rest
+    # Where other people's processes are hidden, this tells nothing.
+    started = _started(int(pid))
+    return started != rest if started else not _exists(int(pid))
 
 
 def _machine() -> str:
@@ -50,7 +52,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """Ticks between the boot and the start of a process; empty if there is none."""
+    """Ticks between the boot and the start of a process; empty if that cannot be read."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -58,4 +60,15 @@ def _started(pid: int) -> str:
     # The name of the command is in brackets and may contain anything.
     fields = stat.rpartition(")")[2].split()
     # A zombie runs nothing any more.
-    return "" if fields[0] == "Z" else fields[19]
+    return "zombie" if fields[0] == "Z" else fields[19]
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # It is somebody else's.
+        pass
+    return True
