@@ -814,3 +814,20 @@ def test_a_stop_runs_what_is_reserved(in_one):
     assert storage.calls == ["reserve", "both", "finish"]
     counts = storage.counts()
     assert (counts[SUCCEEDED], counts[RUNNING], len(storage)) == (2, 0, 1)
+
+
+def test_a_stop_while_a_task_waits_for_its_transaction(make, storage):
+    """It is somebody else's to run, later, and the reason is the true one."""
+    waiting = threading.Event()
+
+    def ready(tid):
+        waiting.set()
+        return False
+
+    storage.stage("batch", [new_task(id="a")])
+    storage.promote("batch", b"\0" * 8)
+    with started(make(ready=ready)):
+        assert waiting.wait(BOUND)
+    status = storage.get("a")
+    assert status.state == SCHEDULED
+    assert status.attempts[0].reason == "its consumer stopped before its transaction arrived"

@@ -282,6 +282,8 @@ class Consumer:
             return Outcome(None, str(exc), verdict="discard", started=now)
         if not visible:
             reason = f"its transaction did not arrive within {BARRIER:g} s"
+            if self._stopping.is_set():
+                reason = "its consumer stopped before its transaction arrived"
             return Outcome(None, reason, verdict="postpone", started=now)
         return None
 
