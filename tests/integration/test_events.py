@@ -692,7 +692,7 @@ def test_flush_waits_no_longer_than_it_is_told(gate, url):
 def test_a_thread_that_cannot_be_started(told, herald, url, caplog, monkeypatch):
     """Nobody who changes a task suffers; what is not told yet is told with the next event."""
     start = threading.Thread.start
-    failures = [RuntimeError("can't start new thread")]
+    failures = [RuntimeError("can't start new thread")] * 2
 
     def start_later(thread):
         if failures and thread.name == "taskqueue-events":
@@ -702,6 +702,10 @@ def test_a_thread_that_cannot_be_started(told, herald, url, caplog, monkeypatch)
     monkeypatch.setattr(threading.Thread, "start", start_later)
     task_id = add(url)
     assert "no thread for task events (can't start new thread)" in caplog.text
+    # At the end of a process there are no threads any more, and nothing to wait for.
+    with monkeypatch.context() as patched:
+        patched.setattr(events._herald._events.all_tasks_done, "wait_for", pytest.fail)
+        assert not events.flush(PATIENCE)
     taskqueue.cancel(task_id)
     assert told.of(task_id) == [TaskQueued, TaskCancelled]
 

@@ -189,22 +189,23 @@ class _Herald:
 
     def flush(self, timeout: float) -> bool:
         done = self._events.all_tasks_done
-        if self._events.unfinished_tasks:
-            self._start()
+        if self._events.unfinished_tasks and not self._start():
+            return False
         with done:
             return done.wait_for(lambda: not self._events.unfinished_tasks, timeout)
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
         with self._lock:
             if self._thread is not None:
-                return
+                return True
             thread = threading.Thread(target=self._run, name="taskqueue-events", daemon=True)
             try:
                 thread.start()
             except RuntimeError as exc:
                 logger.error("no thread for task events (%s), they wait for the next one", exc)
-            else:
-                self._thread = thread
+                return False
+            self._thread = thread
+            return True
 
     def _run(self) -> None:
         while True:
