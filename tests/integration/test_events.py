@@ -16,6 +16,7 @@ from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.events import TaskCancelled
+from collective.taskqueue.events import TaskEvent
 from collective.taskqueue.events import TaskFailed
 from collective.taskqueue.events import TaskQueued
 from collective.taskqueue.events import TaskRetried
@@ -45,6 +46,7 @@ import subprocess
 import sys
 import threading
 import transaction
+import zope.event
 
 
 #: Seconds after which a test fails; only a failure takes this long.
@@ -767,3 +769,17 @@ def test_events_of_a_forked_child(tmp_path):
     script = tmp_path / "fork.py"
     script.write_text(FORK)
     subprocess.run([sys.executable, "-W", "ignore", script], timeout=PATIENCE, check=True)
+
+
+def test_subscribers_of_zope_event(url, monkeypatch):
+    """Whoever subscribes to all events is told of these, too, once each."""
+    told = Told()
+
+    def remember(event):
+        if isinstance(event, TaskEvent):
+            told.append(event)
+
+    monkeypatch.setattr(zope.event, "subscribers", [*zope.event.subscribers, remember])
+    task_id = add(url)
+    run_tasks()
+    assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]

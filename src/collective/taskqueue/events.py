@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from zope.component import getGlobalSiteManager
+from zope.component.event import dispatch
 from zope.component.hooks import setSite
 from zope.interface import implementedBy
 from zope.interface import implementer
@@ -29,6 +30,7 @@ import logging
 import queue
 import threading
 import transaction
+import zope.event
 
 
 logger = logging.getLogger("collective.taskqueue")
@@ -224,7 +226,8 @@ class _Herald:
 def _subscribers(kind: type[TaskEvent]) -> Sequence[Callable[[TaskEvent], object]]:
     adapters = getGlobalSiteManager().adapters
     found: Sequence[Any] = adapters.subscriptions([implementedBy(kind)], None)
-    return found
+    # Those of `zope.event` want them all; the dispatcher among them is what was just asked.
+    return [*found, *(each for each in zope.event.subscribers if each is not dispatch)]
 
 
 def _tell(subscriber: Callable[[TaskEvent], object], event: TaskEvent) -> None:
