@@ -138,3 +138,10 @@ def test_pages_that_are_not_there(manager, tasks, where):
     """Nothing is read from a body that there is not, and behind the end there is nothing."""
     assert manager.get(f"@tasks{where}").status == 200
     assert manager("GET", "@tasks", Cookie='BODY={"b_size":0}').status == 200
+
+
+@pytest.mark.parametrize("user", ["", "%00", "a%00b", "%ff", "%ed%a0%80", "a%0Ab"])
+def test_a_user_that_nobody_can_be(manager, adder, tasks, user):
+    """Refused before a storage is asked: not all of them take any text, or agree on an empty one."""
+    for person in (manager, adder):
+        assert person.get(f"@tasks?user={user}").error == (400, "BadRequest", "user")

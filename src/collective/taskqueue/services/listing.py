@@ -127,7 +127,11 @@ def _one_of(request: Any, name: str, allowed: tuple[str, ...] | None) -> Any:
     value = request.form.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or (allowed is not None and value not in allowed):
-        what = "a text" if allowed is None else f"one of {', '.join(sorted(allowed))}"
+    # Not every storage can be asked for any text, and none of them means nobody by an empty one.
+    known = isinstance(value, str) and (
+        bool(value) and value.isprintable() if allowed is None else value in allowed
+    )
+    if not known:
+        what = "a printable text" if allowed is None else f"one of {', '.join(sorted(allowed))}"
         raise InvalidTask(name, f"{name} is {what}")
     return value

@@ -26,6 +26,10 @@ from typing import ClassVar
 from zope.component import getUtilitiesFor
 
 
+#: Characters of an id at most; those that the queue gives have 36.
+MAX_ID = 200
+
+
 class Tasks(TaskQueueService):
     """See the module. Who may do what is told in `access`."""
 
@@ -126,6 +130,9 @@ class Tasks(TaskQueueService):
     def _find(self, task_id: str) -> tuple[Any, TaskStatus]:
         """The queue of a task and its status, if the caller may know of it."""
         self.access.require_login()
+        if not (len(task_id) <= MAX_ID and task_id.isascii() and task_id.isprintable()):
+            # No storage has it, and not all of them can be asked for it.
+            raise unknown_task()
         away: StorageUnavailable | None = None
         for _, queue in sorted(getUtilitiesFor(ITaskQueue)):
             try:
