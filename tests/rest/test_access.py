@@ -3,6 +3,7 @@
 from AccessControl.Permission import getPermissions
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.services.access import ADD
 from collective.taskqueue.services.access import MANAGE
 from collective.taskqueue.services.access import VIEW
@@ -257,3 +258,52 @@ def test_a_task_that_climbs_out_of_the_site_is_not_the_sites(viewer, queue, spel
     assert len(viewer.get("@tasks").json["items"]) == 1
     put(queue, f"/plone/news/{spelling}/other", user=None)
     assert len(viewer.get("@tasks").json["items"]) == 1
+
+
+@pytest.mark.parametrize("name", ["Authorization", "CGI_Authorization", "Cookie"])
+def test_credentials_are_shown_to_nobody(manager, root, queue, name):
+    """Not even to those who may look inside: they could be somebody with more rights."""
+    headers = ((name, "Basic secret"), ("X-Key", "theirs"))
+    task = Task(id=str(uuid4()), queue="default", url="/plone/@@view", headers=headers)
+    queue.put(task)
+    for person in (manager, root):
+        answer = person.get(f"@tasks/{task.id}")
+        assert answer.json["headers"] == {name: "(hidden)", "X-Key": "theirs"}
+        assert b"secret" not in answer.body
+    assert queue.status(task.id).task.headers == headers
+
+
+def test_the_query_of_a_url(adder, viewer, manager):
+    """May have a token in it: for its owner and for those who may steer the task."""
+    task_id = adder.add(url="/plone/@@view", params={"token": "secret"})
+    for person, url in (
+        (adder, "/plone/@@view?token=secret"),
+        (manager, "/plone/@@view?token=secret"),
+        (viewer, "/plone/@@view"),
+    ):
+        assert person.get(f"@tasks/{task_id}").json["url"] == url
+        assert person.get("@tasks").json["items"][0]["url"] == url
+
+
+def test_what_runs_in_other_sites(adder, viewer, manager, root, queue):
+    """Their ids are not told: a consumer runs no more than one may see."""
+    theirs, own = put(queue), adder.add(url="/plone/@@view")
+    assert len(queue.storage.reserve("worker1", 2, timeout=0)) == 2
+    for person, ids in ((viewer, [own]), (manager, [own]), (root, [own, theirs])):
+        (consumer,) = person.get("@taskqueues/default").json["consumers"]
+        assert sorted(each["id"] for each in consumer["running"]) == sorted(ids)
+
+
+def test_what_runs_and_ends_meanwhile(viewer, adder, queue, monkeypatch):
+    """A task that is forgotten between two questions is none that runs."""
+    adder.add(url="/plone/@@view")
+    queue.storage.reserve("worker1", timeout=0)
+    found = queue.storage.consumers()
+    monkeypatch.setattr(queue.storage, "consumers", lambda: found)
+
+    def forgotten(task_id):
+        raise UnknownTask(task_id)
+
+    monkeypatch.setattr(queue.storage, "get", forgotten)
+    (consumer,) = viewer.get("@taskqueues/default").json["consumers"]
+    assert consumer["running"] == []

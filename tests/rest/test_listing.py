@@ -142,6 +142,6 @@ def test_pages_that_are_not_there(manager, tasks, where):
 
 @pytest.mark.parametrize("user", ["", "%00", "a%00b", "%ff", "%ed%a0%80", "a%0Ab"])
 def test_a_user_that_nobody_can_be(manager, adder, tasks, user):
-    """Refused before a storage is asked: not all of them take any text, or agree on an empty one."""
+    """Refused before a storage is asked: not all take any text, or agree on an empty one."""
     for person in (manager, adder):
         assert person.get(f"@tasks?user={user}").error == (400, "BadRequest", "user")

@@ -53,7 +53,7 @@ def page(context: Any, request: Any, access: Access, site: str) -> dict[str, Any
     batch = HypermediaBatch(request, found)
     result = {
         "@id": batch.canonical_url,
-        "items": [shape.summary(status, site) for status in batch if access.may_see(status.task)],
+        "items": [shape.summary(status, site, access) for status in batch if access.may_see(status.task)],
         "items_total": batch.items_total,
     }
     if batch.links:

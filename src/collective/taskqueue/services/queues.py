@@ -7,6 +7,7 @@ from collective.taskqueue.capture import current_body
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownQueue
+from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import MANAGE
@@ -52,7 +53,9 @@ class TaskQueues(TaskQueueService):
         self._require_view()
         queue = _queue(name)
         storage = queue.storage
-        consumers = [shape.consumer(each, self.site_url) for each in storage.consumers()]
+        consumers = storage.consumers()
+        running = [task_id for each in consumers for task_id in each.running]
+        seen = {task_id for task_id in running if self._may_see(queue, task_id)}
         return {
             **self._brief(queue),
             "available": True,
@@ -60,7 +63,7 @@ class TaskQueues(TaskQueueService):
             "paused": storage.paused(),
             "oldest": _oldest(queue),
             "last_hour": _last_hour(storage.throughput()),
-            "consumers": consumers,
+            "consumers": [shape.consumer(each, self.site_url, seen) for each in consumers],
         }
 
     def pause(self, name: str) -> Any:
@@ -90,6 +93,12 @@ class TaskQueues(TaskQueueService):
 
     def _require_view(self) -> None:
         self.access.require(MANAGE if self.access.has(MANAGE) else VIEW)
+
+    def _may_see(self, queue: Any, task_id: str) -> bool:
+        try:
+            return self.access.may_see(queue.status(task_id).task)
+        except UnknownTask:
+            return False
 
     def _summary(self, queue: Any) -> dict[str, Any]:
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Collection
 from collections.abc import Iterable
+from collective.taskqueue.capture import CREDENTIALS
+from collective.taskqueue.services.access import Access
 from collective.taskqueue.services.envelope import shown_key
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import ConsumerStatus
@@ -16,14 +19,22 @@ from typing import Any
 import math
 
 
-def summary(status: TaskStatus, site: str) -> dict[str, Any]:
-    """Return what a list says of a task; `site` is the url of the site."""
+#: What is shown in the place of credentials that a task carries.
+HIDDEN = "(hidden)"
+
+
+def summary(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
+    """Return what a list says of a task to whoever may see it; `site` is the url of the site.
+
+    The query of the url may have a token in it: only for those who may steer the task.
+    """
     task = status.task
+    path, _, _ = task.url.partition("?")
     return {
         "@id": task_url(site, status.id),
         "id": status.id,
         "queue": task.queue,
-        "url": task.url,
+        "url": task.url if access.may_steer(task) else path,
         "method": task.method,
         "description": task.description,
         "user": task.user and task.user.id,
@@ -40,10 +51,11 @@ def summary(status: TaskStatus, site: str) -> dict[str, Any]:
     }
 
 
-def whole(status: TaskStatus, site: str, inside: bool) -> dict[str, Any]:
-    """Return all that is known of a task; payload, headers and tracebacks only if `inside`."""
+def whole(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
+    """Return what may be known of a task: few look inside, and nobody at credentials."""
     task = status.task
-    found = summary(status, site) | {
+    inside = access.may_look_inside(task)
+    found = summary(status, site, access) | {
         "response": f"{task_url(site, status.id)}/response",
         "key": shown_key(task.key),
         "timeout": task.timeout,
@@ -53,7 +65,8 @@ def whole(status: TaskStatus, site: str, inside: bool) -> dict[str, Any]:
         "history": [_attempt(attempt, inside) for attempt in status.attempts],
     }
     if inside:
-        found |= {"headers": _headers(task.headers), **_bytes("payload", task.payload)}
+        shown = [(name, _shown(name, value)) for name, value in task.headers]
+        found |= {"headers": _headers(shown), **_bytes("payload", task.payload)}
     return found
 
 
@@ -76,14 +89,15 @@ def response(status: TaskStatus, result: Result, site: str) -> dict[str, Any]:
     }
 
 
-def consumer(status: ConsumerStatus, site: str) -> dict[str, Any]:
-    """Return a consumer, and what it runs."""
+def consumer(status: ConsumerStatus, site: str, seen: Collection[str]) -> dict[str, Any]:
+    """Return a consumer, and what it runs of the tasks whose ids may be `seen`."""
+    running = [task_id for task_id in status.running if task_id in seen]
     return {
         "name": status.name,
         "host": status.host,
         "pid": status.pid,
         "age": status.age,
-        "running": [{"@id": task_url(site, task_id), "id": task_id} for task_id in status.running],
+        "running": [{"@id": task_url(site, task_id), "id": task_id} for task_id in running],
     }
 
 
@@ -124,6 +138,10 @@ def _progress(progress: Progress | None) -> dict[str, Any] | None:
 def _finite(number: float) -> float | None:
     # A view may say anything, and JSON has no word for the rest.
     return number if math.isfinite(number) else None
+
+
+def _shown(name: str, value: str) -> str:
+    return HIDDEN if name.lower().replace("_", "-") in CREDENTIALS else value
 
 
 def _headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -63,7 +63,7 @@ class Tasks(TaskQueueService):
         status = TaskStatus(task=task, state=state, due=task.due if later else None)
         self.request.response.setStatus(201)
         self.request.response.setHeader("Location", shape.task_url(self.site_url, task.id))
-        return shape.whole(status, self.site_url, self.access.may_look_inside(task))
+        return shape.whole(status, self.site_url, self.access)
 
     def all(self) -> dict[str, Any]:
         """Return one page of the tasks that the caller may see."""
@@ -73,7 +73,7 @@ class Tasks(TaskQueueService):
     def one(self, task_id: str) -> dict[str, Any]:
         """Return what is known of a task."""
         _, status = self._find(task_id)
-        return shape.whole(status, self.site_url, self.access.may_look_inside(status.task))
+        return shape.whole(status, self.site_url, self.access)
 
     def delete(self, task_id: str) -> Any:
         """Cancel a task that waits or runs, remove the record of a finished one; 204."""
@@ -107,7 +107,7 @@ class Tasks(TaskQueueService):
         if not status.finished:
             self.request.response.setStatus(202)
             self.request.response.setHeader("Retry-After", "1")
-            return shape.whole(status, self.site_url, self.access.may_look_inside(status.task))
+            return shape.whole(status, self.site_url, self.access)
         if status.result is None:
             raise Refusal(404, "There is no response, or not any more.")
         return shape.response(status, status.result, self.site_url)
