@@ -2,8 +2,12 @@
 
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.services import listing
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from dataclasses import fields
+from weakref import WeakSet
 import pytest
 import transaction
 
@@ -95,7 +99,10 @@ def test_a_page_reads_no_more_than_it_shows(manager, queue, monkeypatch):
     monkeypatch.setattr(queue.storage, "tasks", tasks)
     answer = manager.get("@tasks?b_size=10&b_start=200")
     assert answer.json["items_total"] == 250
-    assert asked == [(200, listing.MAX_SIZE)]
+    assert asked == [(200, 10)]
+    asked.clear()
+    assert len(manager.get("@tasks?b_size=50&b_start=195").json["items"]) == 50
+    assert asked == [(195, 20), (215, 20), (235, 10)]
 
 
 def test_tasks_that_disappear_meanwhile(manager, adder, queue, monkeypatch):
@@ -145,3 +152,34 @@ def test_a_user_that_nobody_can_be(manager, adder, tasks, user):
     """Refused before a storage is asked: not all take any text, or agree on an empty one."""
     for person in (manager, adder):
         assert person.get(f"@tasks?user={user}").error == (400, "BadRequest", "user")
+
+
+class Watched(TaskStatus):
+    """One of which one can tell whether it is still there."""
+
+
+def _fields(status):
+    return {field.name: getattr(status, field.name) for field in fields(status)}
+
+
+@pytest.mark.parametrize("person", ["adder", "viewer"])
+@pytest.mark.parametrize("query", ["b_size=1", "b_size=100", "b_size=100&user=adder"])
+def test_bodies_are_let_go(request, queue, monkeypatch, person, query):
+    """A list does without them: there are never more of them than what is read at once."""
+    for number in range(110):
+        owner = Identity("/plone/acl_users", "adder")
+        task = Task(id=f"{number}", queue="default", url=HOOK, user=owner, payload=b"large")
+        queue.put(task)
+    real, alive, most = queue.storage.tasks, WeakSet(), []
+
+    def tasks(state=None, user=None, start=0, size=50):
+        found = [Watched(**_fields(status)) for status in real(state, user, start, size)]
+        alive.update(found)
+        most.append(len(alive))
+        return found
+
+    monkeypatch.setattr(queue.storage, "tasks", tasks)
+    answer = request.getfixturevalue(person).get(f"@tasks?{query}")
+    assert (answer.status, answer.json["items_total"]) == (200, 110)
+    # Two portions: the one before is let go as soon as the next one is there.
+    assert max(most) <= 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.errors import InvalidTask
@@ -23,9 +24,15 @@ from zope.component import getUtilitiesFor
 MAX_SIZE = 100
 MAX_START = 1_000_000
 
-#: Tasks of one person that are looked through in each queue, and how many at once.
+#: Tasks of one person that are looked through in each queue.
 MOST = 1000
-PORTION = 100
+
+#: Tasks that are read at once, with their payloads: of each no more is kept than is listed.
+PORTION = 20
+
+#: What is listed of a task.
+Summary = dict[str, Any]
+Summarize = Callable[[TaskStatus], Summary | None]
 
 
 def page(context: Any, request: Any, access: Access, site: str) -> dict[str, Any]:
@@ -42,18 +49,22 @@ def page(context: Any, request: Any, access: Access, site: str) -> dict[str, Any
     state = _one_of(request, "state", STATES)
     user = _one_of(request, "user", None)
     queues = _queues(request)
-    found: Sequence[TaskStatus]
+
+    def summarize(status: TaskStatus) -> Summary | None:
+        return shape.summary(status, site, access) if access.may_see(status.task) else None
+
+    found: Sequence[Summary | None]
     if not (access.has(VIEW) or access.has(MANAGE)):
         mine = access.user.id if access.user is not None else ""
-        found = _of_one_person(queues if user in (None, mine) else [], state, mine, access)
+        found = _of_one_person(queues if user in (None, mine) else [], state, mine, summarize)
     elif user is None:
-        found = _Everything(queues, state)
+        found = _Everything(queues, state, start + size, summarize)
     else:
-        found = _of_one_person(queues, state, user, access)
+        found = _of_one_person(queues, state, user, summarize)
     batch = HypermediaBatch(request, found)
     result = {
         "@id": batch.canonical_url,
-        "items": [shape.summary(status, site, access) for status in batch if access.may_see(status.task)],
+        "items": [summary for summary in batch if summary is not None],
         "items_total": batch.items_total,
     }
     if batch.links:
@@ -61,14 +72,21 @@ def page(context: Any, request: Any, access: Access, site: str) -> dict[str, Any
     return result
 
 
-class _Everything(Sequence[TaskStatus]):
-    """All tasks of the queues, one queue after the other; a part of them is read at once."""
+class _Everything(Sequence[Summary | None]):
+    """All tasks of the queues, one queue after the other; None for what may not be seen.
 
-    def __init__(self, queues: list[Any], state: State | None) -> None:
+    No more is read than what is in front of `end`, and only a portion of it at once.
+    """
+
+    def __init__(
+        self, queues: list[Any], state: State | None, end: int, summarize: Summarize
+    ) -> None:
         self._queues = queues
         self._state = state
+        self._end = end
+        self._summarize = summarize
         self._sizes = [_size(queue, state) for queue in queues]
-        self._read: dict[int, TaskStatus] = {}
+        self._read: dict[int, Summary | None] = {}
 
     def __len__(self) -> int:
         return sum(self._sizes)
@@ -81,12 +99,13 @@ class _Everything(Sequence[TaskStatus]):
             raise IndexError(index)
         return self._read[index]
 
-    def _portion(self, index: int) -> Iterator[tuple[int, TaskStatus]]:
+    def _portion(self, index: int) -> Iterator[tuple[int, Summary | None]]:
         first = 0
         for queue, size in zip(self._queues, self._sizes, strict=True):
             if first <= index < first + size:
-                statuses = queue.tasks(self._state, None, index - first, MAX_SIZE)
-                yield from enumerate(statuses, index)
+                some = min(PORTION, max(1, self._end - index))
+                statuses = queue.tasks(self._state, None, index - first, some)
+                yield from enumerate(map(self._summarize, statuses), index)
             first += size
 
 
@@ -96,14 +115,14 @@ def _size(queue: Any, state: State | None) -> int:
 
 
 def _of_one_person(
-    queues: list[Any], state: State | None, user: str, access: Access
-) -> list[TaskStatus]:
-    found = []
+    queues: list[Any], state: State | None, user: str, summarize: Summarize
+) -> list[Summary | None]:
+    found: list[Summary | None] = []
     for queue in queues:
         for start in range(0, MOST, PORTION):
             portion = queue.tasks(state, user, start, PORTION)
             # A user of that id may be there in other sites, too.
-            found += [status for status in portion if access.may_see(status.task)]
+            found += [summary for summary in map(summarize, portion) if summary is not None]
             if len(portion) < PORTION:
                 break
     return found
