@@ -232,6 +232,9 @@ def test_keys(adder, editor, manager, queue):
         ({"url": HOOK, "headers": {"Connection": "close"}}, "headers"),
         ({"url": HOOK, "headers": {"A": "b" * 40_000}}, "headers"),
         ({"url": HOOK, "payload": 5}, "payload"),
+        ({"url": HOOK, "payload": True}, "payload"),
+        ({"url": HOOK, "payload": {"a": float("nan")}}, "payload"),
+        ({"url": HOOK, "payload": [float("-inf")]}, "payload"),
         ({"url": HOOK, "payload": "\ud800"}, "payload"),
         ({"url": HOOK, "payload_base64": "%"}, "payload_base64"),
         ({"url": HOOK, "payload_base64": "é"}, "payload_base64"),
@@ -251,6 +254,9 @@ def test_keys(adder, editor, manager, queue):
         ({"url": HOOK, "timeout": 0}, "timeout"),
         ({"url": HOOK, "timeout": -1}, "timeout"),
         ({"url": HOOK, "timeout": 1e9}, "timeout"),
+        ({"url": HOOK, "timeout": 3600.5}, "timeout"),
+        ({"url": "HTTPS://example.org/hook", "timeout": 3601}, "timeout"),
+        ({"url": "/plone/@@view", "timeout": 1e9}, "timeout"),
         ({"url": HOOK, "max_attempts": 0}, "max_attempts"),
         ({"url": HOOK, "max_attempts": 1.5}, "max_attempts"),
         ({"url": HOOK, "key": ""}, "key"),
@@ -277,6 +283,8 @@ def test_what_is_wrong_is_named(adder, queue, fields, field):
         ("url=%ff", "url"),
         (f"url={HOOK}&timeout=abc", "timeout"),
         (f"url={HOOK}&timeout=nan", "timeout"),
+        (f"url={HOOK}&timeout=inf", "timeout"),
+        (f"url={HOOK}&timeout=3601", "timeout"),
         (f"url={HOOK}&delay=inf", "delay"),
         (f"url={HOOK}&max_attempts=1.5", "max_attempts"),
         (f"url={HOOK}&max_attempts={'9' * 5000}", "max_attempts"),
@@ -290,6 +298,42 @@ def test_what_is_wrong_with_a_query_is_named(adder, queue, query, field):
     """N03, N06: as in JSON."""
     assert adder("POST", f"@tasks?{query}").error == (400, "BadRequest", field)
     assert queue.tasks() == []
+
+
+def test_a_timeout_of_hours(adder, queue):
+    """For a view of this Zope; a web hook has an hour."""
+    for url, timeout in ((HOOK, 3600), ("/plone/@@view", 7200)):
+        assert (
+            task_of(queue, adder.post("@tasks", {"url": url, "timeout": timeout})).timeout
+            == timeout
+        )
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "kind"),
+    [
+        ("", b"a:int=foo", "application/x-www-form-urlencoded"),
+        ("", b":method=foo", "application/x-www-form-urlencoded"),
+        ("", b"a=1", "application/x-www-form-urlencoded; charset=nope"),
+        ("", b"%ff=1", "application/x-www-form-urlencoded"),
+        ("", b"x", "multipart/form-data"),
+        ("", b"<order/>", "text/xml"),
+        ("&delay:int=abc", b"x", "text/plain"),
+    ],
+)
+def test_what_zope_refuses_itself(adder, queue, query, body, kind):
+    """It reads forms and XML-RPC before anybody is asked; nothing is queued."""
+    answer = adder("POST", f"@tasks?url={HOOK}{query}", body=body, **{"Content-Type": kind})
+    assert answer.status >= 400
+    assert queue.tasks() == []
+
+
+@pytest.mark.parametrize("kind", ["application/xml", "multipart/related; boundary=x", "text/csv"])
+def test_what_zope_does_not_read(adder, queue, kind):
+    """Is the body of the task byte by byte, and of the same type."""
+    answer = adder("POST", f"@tasks?url={HOOK}", body=b"\xff\r\n\0=:int", **{"Content-Type": kind})
+    task = task_of(queue, answer)
+    assert (task.payload, dict(task.headers)["Content-Type"]) == (b"\xff\r\n\0=:int", kind)
 
 
 def test_a_passed_header_cannot_change_the_framing(adder):

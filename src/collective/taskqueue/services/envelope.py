@@ -23,6 +23,9 @@ MAX_URL = 8 * 1024
 MAX_PARAMS = 64 * 1024
 MAX_HEADERS = 32 * 1024
 
+#: Seconds that a client may keep a thread of ours busy with the server of a web hook.
+MAX_HOOK_TIMEOUT = 3600
+
 #: Bytes of a request besides its payload, and how often as long JSON may make the latter.
 ENVELOPE = 256 * 1024
 ESCAPED = 6
@@ -63,6 +66,8 @@ def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any
         raise InvalidTask("url", "a task needs a url")
     if len(arguments["url"]) > MAX_URL:
         raise InvalidTask("url", f"the url has more than {MAX_URL} characters")
+    if _is_hook(arguments) and arguments.get("timeout", 0) > MAX_HOOK_TIMEOUT:
+        raise InvalidTask("timeout", f"a web hook has at most {MAX_HOOK_TIMEOUT} seconds")
     _check_headers(arguments.get("headers", {}), _is_hook(arguments))
     if "key" in arguments:
         arguments["key"] = own_key(user, arguments["key"])
@@ -240,7 +245,11 @@ def _check_headers(headers: Mapping[str, Any], is_hook: bool) -> None:
 
 def _payload(name: str, value: Any) -> str:
     if isinstance(value, (dict, list)):
-        return json.dumps(value)
+        try:
+            return json.dumps(value, allow_nan=False)
+        except (ValueError, RecursionError):
+            # Python reads NaN, Infinity and 1e999, which no other side would understand.
+            raise InvalidTask(name, f"{name} is no JSON") from None
     return _as_text(name, value)
 
 
