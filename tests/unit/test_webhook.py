@@ -590,22 +590,22 @@ def test_the_deadline_is_one_for_all_addresses(receiver, monkeypatch):
     found = [(2, 1, 6, "", (f"192.0.2.{n}", 80)) for n in range(9)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
 
-    def connect(address, timeout):
-        waits.append(timeout)
+    def connect(sock, address):
+        waits.append(sock.gettimeout())
         now[0] += 4.0
         raise TimeoutError
 
-    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(socket.socket, "connect", connect)
     hooks, line = WebHooks(settings), webhook._Line(10.0)
     with pytest.raises((TimeoutError, HTTPError)):
         hooks._request("GET", "http://many.example.org/", b"", {}, line)
     assert waits == [10.0, 6.0, 2.0]
 
 
-@pytest.mark.parametrize("moment", ["getaddrinfo", "create_connection"])
-def test_a_call_that_is_cut_before_it_is_made_is_not_made(run, receiver, monkeypatch, moment):
-    """Also if it waited for a name or a handshake, which cannot be cut."""
-    original = getattr(socket, moment)
+@pytest.mark.parametrize(("place", "moment"), [(socket, "getaddrinfo"), (socket.socket, "connect")])
+def test_a_call_that_is_cut_before_it_is_made_is_not_made(receiver, monkeypatch, place, moment):
+    """Also if it waited for a name, which cannot be cut, or there was nothing to shut yet."""
+    original = getattr(place, moment)
     hooks = WebHooks(QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}"))
     line = webhook._Line(BOUND)
 
@@ -613,7 +613,130 @@ def test_a_call_that_is_cut_before_it_is_made_is_not_made(run, receiver, monkeyp
         line.cut()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(socket, moment, cut)
+    monkeypatch.setattr(place, moment, cut)
     with pytest.raises((TimeoutError, HTTPError)):
         hooks._request("GET", receiver.url(), b"", {}, line)
     assert receiver.calls == []
+
+
+# whose connection is cut
+
+
+class Lines:
+    """Calls of one queue of web hooks, each in its own thread, with a line to cut it by."""
+
+    def __init__(self, allow="127.0.0.1"):
+        self.hooks = WebHooks(QueueSettings(allow_hosts=allow))
+        self.threads = []
+
+    def call(self, url):
+        line, ends = webhook._Line(BOUND), []
+        attempt = SimpleNamespace(
+            task=Task(id=str(uuid4()), queue="default", url=url, method="POST", timeout=BOUND),
+            number=1,
+        )
+
+        def call():
+            try:
+                ends.append(webhook._read(self.hooks._follow(attempt, line), line, 0.0).status)
+            except Exception as exc:
+                ends.append(exc)
+            finally:
+                line.hang_up()
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        self.threads.append(thread)
+        return line, ends, thread
+
+
+@pytest.fixture
+def lines():
+    lines = Lines()
+    yield lines
+    RELEASE.set()
+    for thread in lines.threads:
+        thread.join(BOUND)
+
+
+@pytest.fixture
+def silent():
+    """A server that accepts a connection and says nothing; that it has is an event."""
+    server = socket.create_server(("127.0.0.1", 0))
+    accepted = threading.Event()
+
+    def serve():
+        with suppress(OSError):
+            sock, _ = server.accept()
+            with sock:
+                accepted.set()
+                RELEASE.wait(BOUND)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield server.getsockname()[1], accepted
+    RELEASE.set()
+    with suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join(BOUND)
+
+
+def test_a_cut_shuts_nobody_elses_connection(lines, receiver, silent):
+    """It was used for the hop before, and is another task's by now."""
+    port, accepted = silent
+    waiting = threading.Event()
+
+    def answer(handler):
+        if handler.path == "/a":
+            say(307, Location=f"https://127.0.0.1:{port}/")(handler)
+        else:
+            waiting.set()
+            RELEASE.wait(BOUND)
+            say(200)(handler)
+
+    receiver.answer = answer
+    first, ends, thread = lines.call(receiver.url("/a"))
+    assert accepted.wait(BOUND)
+    _, others, other = lines.call(receiver.url("/b"))
+    assert waiting.wait(BOUND)
+    first.cut()
+    thread.join(BOUND)
+    assert isinstance(ends[0], TimeoutError | HTTPError)
+    RELEASE.set()
+    other.join(BOUND)
+    assert others == [200]
+
+
+def test_a_cut_after_the_end_shuts_nobody_elses_connection(lines, receiver):
+    """The response was read, and the connection given back."""
+    receiver.answer = say(200, b"x")
+    first, ends, thread = lines.call(receiver.url())
+    thread.join(BOUND)
+    assert ends == [200]
+    waiting = threading.Event()
+
+    def answer(handler):
+        waiting.set()
+        RELEASE.wait(BOUND)
+        say(200)(handler)
+
+    receiver.answer = answer
+    _, others, other = lines.call(receiver.url())
+    assert waiting.wait(BOUND)
+    assert len(receiver.connections) == 1
+    first.cut()
+    RELEASE.set()
+    other.join(BOUND)
+    assert others == [200]
+
+
+def test_a_handshake_is_cut(lines, silent):
+    """It does not wait for its deadline."""
+    port, accepted = silent
+    line, ends, thread = lines.call(f"https://127.0.0.1:{port}/")
+    assert accepted.wait(BOUND)
+    line.cut()
+    thread.join(BOUND / 2)
+    assert ends
+    assert isinstance(ends[0], OSError | HTTPError)

@@ -12,6 +12,7 @@ from collective.taskqueue.response import retry_after
 from collective.taskqueue.signing import sign
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin
@@ -68,8 +69,8 @@ class WebHooks:
         http = type("_HTTP", (_Guarded, HTTPConnection), guard)
         https = type("_HTTPS", (_Guarded, HTTPSConnection), guard)
         self._pools.pool_classes_by_scheme = {
-            "http": type("_HTTPPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
-            "https": type("_HTTPSPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
+            "http": type("_HTTPPool", (_Lending, HTTPConnectionPool), {"ConnectionCls": http}),
+            "https": type("_HTTPSPool", (_Lending, HTTPSConnectionPool), {"ConnectionCls": https}),
         }
 
     def call(self, attempt: Attempt) -> Outcome:
@@ -192,7 +193,8 @@ class _Line:
 
     def __init__(self, timeout: float | None) -> None:
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self.connection: Any = None
+        self._gate = threading.Lock()
+        self._wire: socket.socket | None = None
         self.response: BaseHTTPResponse | None = None
         self.was_cut = False
 
@@ -206,14 +208,28 @@ class _Line:
         """Whether the time is up."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
+    def hold(self, wire: socket.socket | None) -> None:
+        """From now on `cut` ends this; raises `TimeoutError` if it is too late for that."""
+        with self._gate:
+            self._wire = wire
+        # It may have been cut before there was anything to cut.
+        self.rest()
+
+    def let_go(self) -> None:
+        """From now on `cut` ends nothing: the connection is closed, or somebody else's."""
+        with self._gate:
+            self._wire = None
+
     def cut(self) -> None:
-        """End the call now; called by the watchdog in its own thread."""
-        self.was_cut = True
-        sock = getattr(self.connection, "wire", None)
-        if sock is not None:
+        """End the call now; called by the watchdog or a timer in their own threads."""
+        # Shut within the gate: once let go of, the connection may be another task's.
+        with self._gate:
+            self.was_cut = True
+            if self._wire is None:
+                return
             try:
                 # Beneath TLS: its own shutdown would pull the rug from under the reader.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
             except OSError as exc:
                 logger.debug("a connection was closed before it could be cut (%s)", exc)
 
@@ -223,37 +239,67 @@ class _Line:
         if response is not None:
             response.close()
             response.release_conn()
+        self.let_go()
+
+
+class _Lending:
+    """A pool whose connections belong to one call at a time."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.leave()
+        super()._put_conn(conn)  # type: ignore[misc]
 
 
 class _Guarded:
     """A connection to an address that the guard has checked, and to no other."""
 
     guard: Guard
-    #: The socket, also when the response has taken it over.
-    wire: socket.socket | None = None
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        self.wire = self.sock  # type: ignore[attr-defined]
-        # It may have been cut before there was anything to cut.
-        _calling.line.rest()
+    #: Whose call it makes; nobody's while it waits in the pool.
+    line: _Line | None = None
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _calling.line.connection = self
-        _calling.line.rest()
+        self.line = _calling.line
+        # The response may take the socket over; it is still the one to cut.
+        self.line.hold(self.sock)  # type: ignore[attr-defined]
         super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def leave(self) -> None:
+        """Belong to nobody's call any more; called before the next one can have it."""
+        line, self.line = self.line, None
+        if line is not None:
+            line.let_go()
+
+    def connect(self) -> None:
+        self.line = _calling.line
+        with ExitStack() as self._dialled:
+            super().connect()  # type: ignore[misc]
+            self.line.hold(self.sock)  # type: ignore[attr-defined]
 
     def _new_conn(self) -> socket.socket:
         error: OSError = OSError("no address")
         for address in self.guard.addresses(self.host, self.port):  # type: ignore[attr-defined]
             try:
-                sock = socket.create_connection(address[:2], _calling.line.rest())
+                return self._dial(address)
             except OSError as exc:
                 error = exc
-            else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock
         raise error
+
+    def _dial(self, address: tuple[Any, ...]) -> socket.socket:
+        line = _calling.line
+        rest = line.rest()
+        family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
+        with ExitStack() as failed:
+            sock = failed.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            sock.settimeout(rest)
+            # A second handle: TLS takes the socket out of the first one to shake hands.
+            line.hold(self._dialled.enter_context(sock.dup()))
+            sock.connect(address)
+            # Before the handshake: it may have been cut when there was nothing to shut yet.
+            sock.settimeout(line.rest())
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            failed.pop_all()
+        return sock
 
 
 def _reason(exc: BaseException) -> str:
