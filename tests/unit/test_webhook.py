@@ -9,6 +9,7 @@ from collective.taskqueue.signing import verify
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Task
 from collective.taskqueue.webhook import WebHooks
+from contextlib import ExitStack
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
@@ -740,3 +741,168 @@ def test_a_handshake_is_cut(lines, silent):
     thread.join(BOUND / 2)
     assert ends
     assert isinstance(ends[0], OSError | HTTPError)
+
+
+def test_a_connect_is_cut(lines):
+    """Nobody accepts, and the queue of those who wait is full."""
+    with socket.socket() as server, ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        full = False
+        while not full:
+            client = waiting.enter_context(socket.socket())
+            client.settimeout(0.2)
+            try:
+                client.connect(server.getsockname())
+            except TimeoutError:
+                full = True
+        line, ends, thread = lines.call(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        deadline = time.monotonic() + BOUND / 2
+        while not ends and time.monotonic() < deadline:
+            # Again and again, as the watchdog does: it may not have begun.
+            line.cut()
+            thread.join(0.05)
+        assert ends
+        assert isinstance(ends[0], OSError | HTTPError)
+
+
+# what the other side is told, and what it may say
+
+
+@pytest.fixture
+def cancelled(run, receiver):
+    """Cancel a call while the receiver thinks about it; return the task's id when it is over."""
+
+    def cancel(post, delete, **fields):
+        def answer(handler):
+            if handler.command == "DELETE":
+                delete(handler)
+            else:
+                RELEASE.wait(BOUND)
+                post(handler)
+
+        receiver.answer = answer
+        storage, task, thread = run("/job", wait=False, **fields)
+        assert receiver.arrived.wait(BOUND)
+        assert storage.cancel(task.id) == "running"
+        RELEASE.set()
+        thread.join(BOUND)
+        assert not thread.is_alive()
+        assert storage.get(task.id).state == "cancelled"
+        return task.id
+
+    return cancel
+
+
+def _hang_up(handler):
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("end", [_hang_up, say(500), say(200)])
+def test_a_call_that_ends_by_itself_when_it_was_cancelled(cancelled, receiver, monkeypatch, end):
+    """H15: the DELETE is sent all the same."""
+    monkeypatch.setattr(webhook, "REPORT_INTERVAL", 0.0)
+    cancelled(end, say(204))
+    assert [call[0] for call in receiver.calls] == ["POST", "DELETE"]
+
+
+def test_the_delete_has_a_total_deadline(run, receiver, monkeypatch):
+    """Byte after byte does not hold the thread."""
+    monkeypatch.setattr(webhook, "DELETE_TIMEOUT", 0.5)
+
+    def answer(handler):
+        if handler.command == "DELETE":
+            _dribble_headers(handler)
+        else:
+            RELEASE.wait(BOUND)
+
+    receiver.answer = answer
+    storage, task, thread = run("/job", wait=False)
+    assert receiver.arrived.wait(BOUND)
+    storage.cancel(task.id)
+    thread.join(BOUND / 2)
+    assert not thread.is_alive()
+    assert storage.get(task.id).state == "cancelled"
+
+
+def test_the_delete_has_the_headers_of_the_call(cancelled, receiver):
+    """H15: else who asks for a password refuses it; but it has no body to describe."""
+    headers = (("Authorization", "s"), ("Content-Type", "text/plain"), ("Webhook-Id", "mine"))
+    task_id = cancelled(_hang_up, say(204), secret=SECRET, headers=headers, payload=b"x")
+    method, path, received, body = receiver.calls[-1]
+    assert (method, path, body) == ("DELETE", "/job", b"")
+    assert (received["Authorization"], received["Content-Type"]) == ("s", None)
+    assert received.get_all("Webhook-Id") == [task_id]
+    assert verify(SECRET, {k.lower(): v for k, v in received.items()}, b"", time.time())
+
+
+def test_no_header_is_sent_twice(run, receiver):
+    """The caller's agent wins, and no signature but ours is sent."""
+    names = ("user-agent", "x-task-id", "Webhook-Id", "Webhook-Signature", "WEBHOOK-TIMESTAMP")
+    status = run(secret=SECRET, headers=tuple((name, "mine") for name in names), payload=b"x")
+    received = receiver.calls[0][2]
+    lower = [name.lower() for name in received]
+    assert sorted(lower) == sorted(set(lower))
+    assert (received["User-Agent"], received["X-Task-Id"]) == ("mine", status.id)
+    assert verify(SECRET, {k.lower(): v for k, v in received.items()}, b"x", time.time())
+
+
+def test_without_a_secret_the_signature_is_the_callers(run, receiver):
+    """Who signs by himself may."""
+    run(headers=(("Webhook-Signature", "mine"),))
+    assert receiver.calls[0][2]["webhook-signature"] == "mine"
+
+
+def test_each_hop_is_signed(run, receiver):
+    """303 sends no body any more: the signature is one of nothing."""
+    receiver.answer = _hops(1, 303)
+    headers = (("Content-Type", "text/plain"), ("Content-Encoding", "gzip"), ("X-A", "a"))
+    run("/hop/0", secret=SECRET, payload=b"x", headers=headers)
+    method, _, received, body = receiver.calls[1]
+    assert (method, body, received["X-A"]) == ("GET", b"", "a")
+    assert (received["Content-Type"], received["Content-Encoding"]) == (None, None)
+    assert verify(SECRET, {k.lower(): v for k, v in received.items()}, b"", time.time())
+
+
+def test_a_redirect_to_what_is_no_url_is_refused(run, receiver):
+    """At once: it will be none the next time either."""
+    receiver.answer = say(302, Location="http://[::1")
+    status = run(max_attempts=3)
+    assert (status.state, len(receiver.calls)) == ("failed", 1)
+    assert status.reason.startswith("refused: ")
+
+
+def test_a_reason_is_short_and_one_line(run, receiver):
+    """Whatever the other side says."""
+
+    def answer(handler):
+        handler.wfile.write(b"\x1b[2K\rtask 1: fine\x00" + b"z" * 60000 + b"\r\n\r\n")
+        handler.close_connection = True
+
+    receiver.answer = answer
+    status = run()
+    assert status.reason.isprintable()
+    assert len(status.reason) <= 500
+    assert "task 1: fine" in status.reason
+
+
+def test_no_line_of_the_log_is_forged(cancelled, caplog):
+    """By what the DELETE is answered."""
+
+    def answer(handler):
+        handler.wfile.write(b"\x1b[2K\rtask 1: fine\r\n")
+        handler.close_connection = True
+
+    cancelled(_hang_up, answer)
+    (message,) = [r.getMessage() for r in caplog.records if "DELETE failed" in r.getMessage()]
+    assert message.isprintable()
+
+
+def test_where_a_name_leads_is_in_the_log_only(run, caplog):
+    """Who may queue a web hook may not map our network with it."""
+    status = run(url="http://localhost/", allow="")
+    assert status.reason == "refused: localhost is at no public address"
+    (message,) = [r.getMessage() for r in caplog.records if "localhost is at" in r.getMessage()][:1]
+    assert message.startswith(f"task {status.id}: localhost is at ")
+    assert message.endswith(", refused")

@@ -53,7 +53,14 @@ _NOT_PUBLIC = (
 
 
 class Refused(ValueError):
-    """A url or an address that web hooks may not be sent to."""
+    """A url or an address that web hooks may not be sent to.
+
+    `detail` is for the log only: who asks for a url is not told what our names resolve to.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class Guard:
@@ -101,7 +108,7 @@ class Guard:
         found = [item[4] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         for address in found:
             if not self._allows(host, str(address[0]), port):
-                raise Refused(f"{host} is at {address[0]}, which is no public address")
+                raise Refused(f"{host} is at no public address", f"{host} is at {address[0]}")
         return found
 
     def _allow(self, entry: str) -> None:

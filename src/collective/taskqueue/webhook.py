@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.attempt import REPORT_INTERVAL
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.guard import Guard
 from collective.taskqueue.guard import Refused
+from collective.taskqueue.response import clean
 from collective.taskqueue.response import MAX_BODY
 from collective.taskqueue.response import recorded
 from collective.taskqueue.response import retry_after
 from collective.taskqueue.signing import sign
 from collective.taskqueue.task import Outcome
-from collective.taskqueue.task import Task
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -50,6 +51,8 @@ POOL_SIZE = 100
 
 #: Bytes read at once.
 READ_SIZE = 8192
+
+Headers = tuple[tuple[str, str], ...]
 
 
 class WebHooks:
@@ -100,36 +103,43 @@ class WebHooks:
         line = _Line(attempt.task.timeout)
         try:
             with attempt.cut_by(line.cut):
-                return _read(self._follow(attempt, line), line, started)
+                outcome = _read(self._follow(attempt, line), line, started)
         except Refused as exc:
-            return Outcome(None, f"refused: {exc}", verdict="discard")
+            if exc.detail:
+                logger.warning("task %s: %s, refused", attempt.task.id, exc.detail)
+            return Outcome(None, clean(f"refused: {exc}"), verdict="discard")
         except Exception as exc:
             # Also what garbage from the other side makes of the library.
-            if line.was_cut and attempt.cancelled():
-                self._revoke(attempt.task)
-                return Outcome(None, "cancelled while running", verdict="discard")
+            outcome = Outcome(None, _reason(exc))
             if line.was_cut or line.late():
-                return Outcome(None, f"timeout: it took more than {attempt.task.timeout:g} s")
-            return Outcome(None, _reason(exc))
+                outcome = Outcome(None, f"timeout: it took more than {attempt.task.timeout:g} s")
         finally:
             line.hang_up()
+        # Also if it has ended before the watchdog looked. A quick success is worth no question.
+        ok = outcome.status is not None and 200 <= outcome.status < 300
+        quick = 0 <= time.time() - started < REPORT_INTERVAL
+        if (line.was_cut or not (ok and quick)) and attempt.cancelled(fresh=True):
+            self._revoke(attempt)
+            return Outcome(None, "cancelled while running", verdict="discard")
+        return outcome
 
     def _follow(self, attempt: Attempt, line: _Line) -> BaseHTTPResponse:
         task = attempt.task
-        url, method, body = task.url, task.method, task.payload
-        headers = self._headers(attempt)
+        url, method, body, own, trusted = task.url, task.method, task.payload, task.headers, True
         for _ in range(MAX_HOPS + 1):
+            headers = self._headers(attempt, own, body, trusted)
             response = self._request(method, url, body, headers, line)
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
             line.hang_up()
-            target = urljoin(url, location)
+            target = _target(url, location)
             if self._guard.check_url(target) != self._guard.check_url(url):
-                headers = {k: v for k, v in headers.items() if k.lower() in PUBLIC_HEADERS}
+                # For good: who led us away also decides whether we come back.
+                trusted = False
+                own = tuple(pair for pair in own if pair[0].lower() in PUBLIC_HEADERS)
             if response.status == 303:
-                method, body = "GET", b""
-                headers = {k: v for k, v in headers.items() if k.lower() != "content-type"}
+                method, body, own = "GET", b"", _bodiless(own)
             url = target
         raise Refused(f"more than {MAX_HOPS} redirects")
 
@@ -159,32 +169,43 @@ class WebHooks:
             del _calling.line
         return line.response
 
-    def _headers(self, attempt: Attempt) -> dict[str, str]:
+    def _headers(
+        self, attempt: Attempt, own: Headers, body: bytes, trusted: bool = True
+    ) -> dict[str, str]:
+        """What one hop is told: ours, the caller's, and who sent it if it may know."""
         task = attempt.task
+        signed = self._secrets and trusted
         # Sent as UTF-8; the library takes text for Latin-1.
-        own = {name: value.encode().decode("latin-1") for name, value in task.headers}
-        headers = {"User-Agent": USER_AGENT, **own}
-        headers |= {
-            "X-Task-Id": task.id,
-            "X-Task-Attempt": str(attempt.number),
-            "X-Task-Max-Attempts": str(task.max_attempts),
-        }
-        if self._secrets:
-            headers |= sign(self._secrets, task.id, int(time.time()), task.payload)
-        return headers
+        pairs = [("User-Agent", USER_AGENT)]
+        pairs += [(name, value.encode().decode("latin-1")) for name, value in own]
+        if signed:
+            pairs = [pair for pair in pairs if not pair[0].lower().startswith("webhook-")]
+            pairs += sign(self._secrets, task.id, int(time.time()), body).items()
+        if trusted:
+            pairs += [
+                ("X-Task-Id", task.id),
+                ("X-Task-Attempt", str(attempt.number)),
+                ("X-Task-Max-Attempts", str(task.max_attempts)),
+            ]
+        # One of each, whatever its case: two would be the choice of who reads them.
+        return dict({name.lower(): (name, value) for name, value in pairs}.values())
 
-    def _revoke(self, task: Task) -> None:
+    def _revoke(self, attempt: Attempt) -> None:
         """Tell the other side that the call was cancelled: a DELETE of the same url."""
-        headers = {"User-Agent": USER_AGENT, "X-Task-Id": task.id}
-        if self._secrets:
-            headers |= sign(self._secrets, task.id, int(time.time()), b"")
+        task = attempt.task
         line = _Line(DELETE_TIMEOUT)
+        # Nobody watches any more; byte after byte must not hold the thread.
+        timer = threading.Timer(DELETE_TIMEOUT, line.cut)
+        timer.daemon = True
         try:
+            timer.start()
+            headers = self._headers(attempt, _bodiless(task.headers), b"")
             response = self._request("DELETE", task.url, b"", headers, line)
             logger.info("task %s: cancelled, DELETE answered %s", task.id, response.status)
         except Exception as exc:
             logger.warning("task %s: cancelled, but DELETE failed (%s)", task.id, _reason(exc))
         finally:
+            timer.cancel()
             line.hang_up()
 
 
@@ -302,6 +323,17 @@ class _Guarded:
         return sock
 
 
+def _target(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as exc:
+        raise Refused(f"a redirect to {location!r}, which is no url: {exc}") from None
+
+
+def _bodiless(headers: Headers) -> Headers:
+    return tuple(pair for pair in headers if not pair[0].lower().startswith("content-"))
+
+
 def _reason(exc: BaseException) -> str:
     # The library wraps what has happened, sometimes twice.
     while isinstance(exc, HTTPError):
@@ -309,7 +341,7 @@ def _reason(exc: BaseException) -> str:
         if not causes:
             break
         exc = causes[-1]
-    return f"{type(exc).__name__}: {str(exc).strip()}"
+    return clean(f"{type(exc).__name__}: {str(exc).strip()}")
 
 
 def _read(response: BaseHTTPResponse, line: _Line, now: float) -> Outcome:
