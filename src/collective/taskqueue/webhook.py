@@ -80,7 +80,7 @@ class WebHooks:
         """Make the call and return its outcome; called by the consumer.
 
         Raises nothing. The whole call, redirects and body included, is over when the
-        timeout of the task is, or when it is cancelled.
+        timeout of the task is, or when it is cancelled; only the lookup of a name is waited for.
         """
         started = time.time()
         clock = time.perf_counter()
