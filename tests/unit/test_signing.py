@@ -40,6 +40,8 @@ def test_either_secret_verifies_while_they_change(secret):
         ({"webhook-signature": "v1,bm90IGl0"}, BODY, MOMENT),
         ({"webhook-signature": ""}, BODY, MOMENT),
         ({"webhook-signature": "v1,ä"}, BODY, MOMENT),
+        ({"webhook-signature": "v1,\udcff"}, BODY, MOMENT),
+        ({"webhook-id": "\udcff"}, BODY, MOMENT),
         ({}, BODY, MOMENT + 301),
         ({}, BODY, MOMENT - 301),
     ],

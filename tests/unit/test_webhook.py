@@ -9,6 +9,7 @@ from collective.taskqueue.signing import verify
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Task
 from collective.taskqueue.webhook import WebHooks
+from contextlib import ExitStack
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
@@ -590,22 +591,22 @@ def test_the_deadline_is_one_for_all_addresses(receiver, monkeypatch):
     found = [(2, 1, 6, "", (f"192.0.2.{n}", 80)) for n in range(9)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
 
-    def connect(address, timeout):
-        waits.append(timeout)
+    def connect(sock, address):
+        waits.append(sock.gettimeout())
         now[0] += 4.0
         raise TimeoutError
 
-    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(socket.socket, "connect", connect)
     hooks, line = WebHooks(settings), webhook._Line(10.0)
     with pytest.raises((TimeoutError, HTTPError)):
         hooks._request("GET", "http://many.example.org/", b"", {}, line)
     assert waits == [10.0, 6.0, 2.0]
 
 
-@pytest.mark.parametrize("moment", ["getaddrinfo", "create_connection"])
-def test_a_call_that_is_cut_before_it_is_made_is_not_made(run, receiver, monkeypatch, moment):
-    """Also if it waited for a name or a handshake, which cannot be cut."""
-    original = getattr(socket, moment)
+@pytest.mark.parametrize(("place", "moment"), [(socket, "getaddrinfo"), (socket.socket, "connect")])
+def test_a_call_that_is_cut_before_it_is_made_is_not_made(receiver, monkeypatch, place, moment):
+    """Also if it waited for a name, which cannot be cut, or there was nothing to shut yet."""
+    original = getattr(place, moment)
     hooks = WebHooks(QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}"))
     line = webhook._Line(BOUND)
 
@@ -613,7 +614,298 @@ def test_a_call_that_is_cut_before_it_is_made_is_not_made(run, receiver, monkeyp
         line.cut()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(socket, moment, cut)
+    monkeypatch.setattr(place, moment, cut)
     with pytest.raises((TimeoutError, HTTPError)):
         hooks._request("GET", receiver.url(), b"", {}, line)
     assert receiver.calls == []
+
+
+# whose connection is cut
+
+
+class Lines:
+    """Calls of one queue of web hooks, each in its own thread, with a line to cut it by."""
+
+    def __init__(self, allow="127.0.0.1"):
+        self.hooks = WebHooks(QueueSettings(allow_hosts=allow))
+        self.threads = []
+
+    def call(self, url):
+        line, ends = webhook._Line(BOUND), []
+        attempt = SimpleNamespace(
+            task=Task(id=str(uuid4()), queue="default", url=url, method="POST", timeout=BOUND),
+            number=1,
+        )
+
+        def call():
+            try:
+                ends.append(webhook._read(self.hooks._follow(attempt, line), line, 0.0).status)
+            except Exception as exc:
+                ends.append(exc)
+            finally:
+                line.hang_up()
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        self.threads.append(thread)
+        return line, ends, thread
+
+
+@pytest.fixture
+def lines():
+    lines = Lines()
+    yield lines
+    RELEASE.set()
+    for thread in lines.threads:
+        thread.join(BOUND)
+
+
+@pytest.fixture
+def silent():
+    """A server that accepts a connection and says nothing; that it has is an event."""
+    server = socket.create_server(("127.0.0.1", 0))
+    accepted = threading.Event()
+
+    def serve():
+        with suppress(OSError):
+            sock, _ = server.accept()
+            with sock:
+                accepted.set()
+                RELEASE.wait(BOUND)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield server.getsockname()[1], accepted
+    RELEASE.set()
+    with suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join(BOUND)
+
+
+def test_a_cut_shuts_nobody_elses_connection(lines, receiver, silent):
+    """It was used for the hop before, and is another task's by now."""
+    port, accepted = silent
+    waiting = threading.Event()
+
+    def answer(handler):
+        if handler.path == "/a":
+            say(307, Location=f"https://127.0.0.1:{port}/")(handler)
+        else:
+            waiting.set()
+            RELEASE.wait(BOUND)
+            say(200)(handler)
+
+    receiver.answer = answer
+    first, ends, thread = lines.call(receiver.url("/a"))
+    assert accepted.wait(BOUND)
+    _, others, other = lines.call(receiver.url("/b"))
+    assert waiting.wait(BOUND)
+    first.cut()
+    thread.join(BOUND)
+    assert isinstance(ends[0], TimeoutError | HTTPError)
+    RELEASE.set()
+    other.join(BOUND)
+    assert others == [200]
+
+
+def test_a_cut_after_the_end_shuts_nobody_elses_connection(lines, receiver):
+    """The response was read, and the connection given back."""
+    receiver.answer = say(200, b"x")
+    first, ends, thread = lines.call(receiver.url())
+    thread.join(BOUND)
+    assert ends == [200]
+    waiting = threading.Event()
+
+    def answer(handler):
+        waiting.set()
+        RELEASE.wait(BOUND)
+        say(200)(handler)
+
+    receiver.answer = answer
+    _, others, other = lines.call(receiver.url())
+    assert waiting.wait(BOUND)
+    assert len(receiver.connections) == 1
+    first.cut()
+    RELEASE.set()
+    other.join(BOUND)
+    assert others == [200]
+
+
+def test_a_handshake_is_cut(lines, silent):
+    """It does not wait for its deadline."""
+    port, accepted = silent
+    line, ends, thread = lines.call(f"https://127.0.0.1:{port}/")
+    assert accepted.wait(BOUND)
+    line.cut()
+    thread.join(BOUND / 2)
+    assert ends
+    assert isinstance(ends[0], OSError | HTTPError)
+
+
+def test_a_connect_is_cut(lines):
+    """Nobody accepts, and the queue of those who wait is full."""
+    with socket.socket() as server, ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        full = False
+        while not full:
+            client = waiting.enter_context(socket.socket())
+            client.settimeout(0.2)
+            try:
+                client.connect(server.getsockname())
+            except TimeoutError:
+                full = True
+        line, ends, thread = lines.call(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        deadline = time.monotonic() + BOUND / 2
+        while not ends and time.monotonic() < deadline:
+            # Again and again, as the watchdog does: it may not have begun.
+            line.cut()
+            thread.join(0.05)
+        assert ends
+        assert isinstance(ends[0], OSError | HTTPError)
+
+
+# what the other side is told, and what it may say
+
+
+@pytest.fixture
+def cancelled(run, receiver):
+    """Cancel a call while the receiver thinks about it; return the task's id when it is over."""
+
+    def cancel(post, delete, **fields):
+        def answer(handler):
+            if handler.command == "DELETE":
+                delete(handler)
+            else:
+                RELEASE.wait(BOUND)
+                post(handler)
+
+        receiver.answer = answer
+        storage, task, thread = run("/job", wait=False, **fields)
+        assert receiver.arrived.wait(BOUND)
+        assert storage.cancel(task.id) == "running"
+        RELEASE.set()
+        thread.join(BOUND)
+        assert not thread.is_alive()
+        assert storage.get(task.id).state == "cancelled"
+        return task.id
+
+    return cancel
+
+
+def _hang_up(handler):
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("end", [_hang_up, say(500), say(200)])
+def test_a_call_that_ends_by_itself_when_it_was_cancelled(cancelled, receiver, monkeypatch, end):
+    """H15: the DELETE is sent all the same."""
+    monkeypatch.setattr(webhook, "REPORT_INTERVAL", 0.0)
+    cancelled(end, say(204))
+    assert [call[0] for call in receiver.calls] == ["POST", "DELETE"]
+
+
+def test_the_delete_has_a_total_deadline(run, receiver, monkeypatch):
+    """Byte after byte does not hold the thread."""
+    monkeypatch.setattr(webhook, "DELETE_TIMEOUT", 0.5)
+
+    def answer(handler):
+        if handler.command != "DELETE":
+            RELEASE.wait(BOUND)
+            return
+        # One long line: the library counts the lines.
+        handler.wfile.write(b"HTTP/1.1 204 No Content\r\nX-A: ")
+        while not RELEASE.wait(0.02):
+            handler.wfile.write(b"x")
+
+    receiver.answer = answer
+    storage, task, thread = run("/job", wait=False)
+    assert receiver.arrived.wait(BOUND)
+    storage.cancel(task.id)
+    thread.join(BOUND / 2)
+    assert not thread.is_alive()
+    assert storage.get(task.id).state == "cancelled"
+
+
+def test_the_delete_has_the_headers_of_the_call(cancelled, receiver):
+    """H15: else who asks for a password refuses it; but it has no body to describe."""
+    headers = (("Authorization", "s"), ("Content-Type", "text/plain"), ("Webhook-Id", "mine"))
+    task_id = cancelled(_hang_up, say(204), secret=SECRET, headers=headers, payload=b"x")
+    method, path, received, body = receiver.calls[-1]
+    assert (method, path, body) == ("DELETE", "/job", b"")
+    assert (received["Authorization"], received["Content-Type"]) == ("s", None)
+    assert received.get_all("Webhook-Id") == [task_id]
+    assert verify(SECRET, {k.lower(): v for k, v in received.items()}, b"", time.time())
+
+
+def test_no_header_is_sent_twice(run, receiver):
+    """The caller's agent wins, and no signature but ours is sent."""
+    names = ("user-agent", "x-task-id", "Webhook-Id", "Webhook-Signature", "WEBHOOK-TIMESTAMP")
+    status = run(secret=SECRET, headers=tuple((name, "mine") for name in names), payload=b"x")
+    received = receiver.calls[0][2]
+    lower = [name.lower() for name in received]
+    assert sorted(lower) == sorted(set(lower))
+    assert (received["User-Agent"], received["X-Task-Id"]) == ("mine", status.id)
+    assert verify(SECRET, {k.lower(): v for k, v in received.items()}, b"x", time.time())
+
+
+def test_without_a_secret_the_signature_is_the_callers(run, receiver):
+    """Who signs by himself may."""
+    run(headers=(("Webhook-Signature", "mine"),))
+    assert receiver.calls[0][2]["webhook-signature"] == "mine"
+
+
+def test_each_hop_is_signed(run, receiver):
+    """303 sends no body any more: the signature is one of nothing."""
+    receiver.answer = _hops(1, 303)
+    headers = (("Content-Type", "text/plain"), ("Content-Encoding", "gzip"), ("X-A", "a"))
+    run("/hop/0", secret=SECRET, payload=b"x", headers=headers)
+    method, _, received, body = receiver.calls[1]
+    assert (method, body, received["X-A"]) == ("GET", b"", "a")
+    assert (received["Content-Type"], received["Content-Encoding"]) == (None, None)
+    assert verify(SECRET, {k.lower(): v for k, v in received.items()}, b"", time.time())
+
+
+def test_a_redirect_to_what_is_no_url_is_refused(run, receiver):
+    """At once: it will be none the next time either."""
+    receiver.answer = say(302, Location="http://[::1")
+    status = run(max_attempts=3)
+    assert (status.state, len(receiver.calls)) == ("failed", 1)
+    assert status.reason.startswith("refused: ")
+
+
+def test_a_reason_is_short_and_one_line(run, receiver):
+    """Whatever the other side says."""
+
+    def answer(handler):
+        handler.wfile.write(b"\x1b[2K\rtask 1: fine\x00" + b"z" * 60000 + b"\r\n\r\n")
+        handler.close_connection = True
+
+    receiver.answer = answer
+    status = run()
+    assert status.reason.isprintable()
+    assert len(status.reason) <= 500
+    assert "task 1: fine" in status.reason
+
+
+def test_no_line_of_the_log_is_forged(cancelled, caplog):
+    """By what the DELETE is answered."""
+
+    def answer(handler):
+        handler.wfile.write(b"\x1b[2K\rtask 1: fine\r\n")
+        handler.close_connection = True
+
+    cancelled(_hang_up, answer)
+    (message,) = [r.getMessage() for r in caplog.records if "DELETE failed" in r.getMessage()]
+    assert message.isprintable()
+
+
+def test_where_a_name_leads_is_in_the_log_only(run, caplog):
+    """Who may queue a web hook may not map our network with it."""
+    status = run(url="http://localhost/", allow="")
+    assert status.reason == "refused: localhost is at no public address"
+    (message,) = [r.getMessage() for r in caplog.records if "localhost is at" in r.getMessage()][:1]
+    assert message.startswith(f"task {status.id}: localhost is at ")
+    assert message.endswith(", refused")

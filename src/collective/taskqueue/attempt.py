@@ -79,10 +79,13 @@ class Attempt:
             self._reported = progress.time
             self._ask(progress.time, progress)
 
-    def cancelled(self) -> bool:
-        """Return whether cancellation was asked for; asks the storage twice a second."""
+    def cancelled(self, fresh: bool = False) -> bool:
+        """Return whether cancellation was asked for; asks the storage twice a second.
+
+        With `fresh` it is asked in any case: for whoever asks once, at the end.
+        """
         now = time.time()
-        if not self._cancelled and not 0 <= now - self._asked < REPORT_INTERVAL:
+        if not self._cancelled and (fresh or not 0 <= now - self._asked < REPORT_INTERVAL):
             self._ask(now)
         return self._cancelled
 

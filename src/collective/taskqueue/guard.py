@@ -34,12 +34,33 @@ _CARRIERS = (
 #: Those of them that stand for the address they carry, and are none themselves.
 _TRANSLATED = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
-_SITE_LOCAL = IPv6Network("fec0::/10")
 _TEREDO = IPv6Network("2001::/32")
+
+#: What an interface of ISATAP has above the address it carries, but for two of its bits.
+_ISATAP = 0x00005EFE
+_ISATAP_MASK = 0xFCFFFFFF
+
+#: Not public, though `is_global` of one Python or another says so: it follows a registry that
+#: changes, and knows nothing of what the hosts of others reach inside of a cloud.
+_NOT_PUBLIC = (
+    ip_network("192.0.0.0/24"),
+    ip_network("192.88.99.0/24"),
+    ip_network("168.63.129.16/32"),
+    ip_network("fec0::/10"),
+    ip_network("3fff::/20"),
+    ip_network("5f00::/16"),
+)
 
 
 class Refused(ValueError):
-    """A url or an address that web hooks may not be sent to."""
+    """A url or an address that web hooks may not be sent to.
+
+    `detail` is for the log only: who asks for a url is not told what our names resolve to.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class Guard:
@@ -87,7 +108,7 @@ class Guard:
         found = [item[4] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         for address in found:
             if not self._allows(host, str(address[0]), port):
-                raise Refused(f"{host} is at {address[0]}, which is no public address")
+                raise Refused(f"{host} is at no public address", f"{host} is at {address[0]}")
         return found
 
     def _allow(self, entry: str) -> None:
@@ -143,6 +164,8 @@ def _carried(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Addre
         if address in _TEREDO:
             found.append(IPv4Address(~int(address) & 0xFFFFFFFF))
             found.append(IPv4Address(int(address) >> 64 & 0xFFFFFFFF))
+        if int(address) >> 32 & _ISATAP_MASK == _ISATAP:
+            found.append(IPv4Address(int(address) & 0xFFFFFFFF))
         if any(address in network for network in _TRANSLATED):
             return found
     return [address, *found]
@@ -151,6 +174,4 @@ def _carried(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Addre
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
     if address.is_multicast or address.is_unspecified or address.is_reserved:
         return False
-    if isinstance(address, IPv6Address) and address in _SITE_LOCAL:
-        return False
-    return address.is_global
+    return address.is_global and not any(address in network for network in _NOT_PUBLIC)

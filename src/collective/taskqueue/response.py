@@ -16,11 +16,21 @@ SECRET_HEADERS = frozenset({"set-cookie", "www-authenticate"})
 MAX_HEADERS = 100
 MAX_HEADER = 4096
 
+#: Characters of a reason in which the other side has a say.
+MAX_REASON = 500
+
 
 def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return the headers that are kept: no secrets, and not too many."""
     kept = [pair for pair in headers if pair[0].lower() not in SECRET_HEADERS]
     return tuple((name, value[:MAX_HEADER]) for name, value in kept[:MAX_HEADERS])
+
+
+def clean(reason: str) -> str:
+    """Return a reason for a log and a status: one line, printable, and not too long."""
+    return "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason[:MAX_REASON]
+    )
 
 
 def retry_after(headers: Iterable[tuple[str, str]], now: float) -> float | None:

@@ -46,8 +46,12 @@ def verify(
         return False
     if abs(now - int(timestamp)) > tolerance:
         return False
-    expected = _signature(_key(secret), f"{message_id}.{timestamp}.".encode() + body).encode()
-    return any(hmac.compare_digest(expected, found.encode()) for found in signatures)
+    # Servers decode what is no UTF-8 into surrogates.
+    signed = f"{message_id}.{timestamp}.".encode(errors="surrogatepass") + body
+    expected = _signature(_key(secret), signed).encode()
+    return any(
+        hmac.compare_digest(expected, found.encode(errors="surrogatepass")) for found in signatures
+    )
 
 
 def check_secret(secret: str) -> str:

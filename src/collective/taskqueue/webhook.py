@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.attempt import REPORT_INTERVAL
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.guard import Guard
 from collective.taskqueue.guard import Refused
+from collective.taskqueue.response import clean
 from collective.taskqueue.response import MAX_BODY
 from collective.taskqueue.response import recorded
 from collective.taskqueue.response import retry_after
 from collective.taskqueue.signing import sign
 from collective.taskqueue.task import Outcome
-from collective.taskqueue.task import Task
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin
@@ -50,6 +52,8 @@ POOL_SIZE = 100
 #: Bytes read at once.
 READ_SIZE = 8192
 
+Headers = tuple[tuple[str, str], ...]
+
 
 class WebHooks:
     """Calls the web hooks of one queue; connections are reused between tasks."""
@@ -68,15 +72,15 @@ class WebHooks:
         http = type("_HTTP", (_Guarded, HTTPConnection), guard)
         https = type("_HTTPS", (_Guarded, HTTPSConnection), guard)
         self._pools.pool_classes_by_scheme = {
-            "http": type("_HTTPPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
-            "https": type("_HTTPSPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
+            "http": type("_HTTPPool", (_Lending, HTTPConnectionPool), {"ConnectionCls": http}),
+            "https": type("_HTTPSPool", (_Lending, HTTPSConnectionPool), {"ConnectionCls": https}),
         }
 
     def call(self, attempt: Attempt) -> Outcome:
         """Make the call and return its outcome; called by the consumer.
 
         Raises nothing. The whole call, redirects and body included, is over when the
-        timeout of the task is, or when it is cancelled.
+        timeout of the task is, or when it is cancelled; only the lookup of a name is waited for.
         """
         started = time.time()
         clock = time.perf_counter()
@@ -99,36 +103,43 @@ class WebHooks:
         line = _Line(attempt.task.timeout)
         try:
             with attempt.cut_by(line.cut):
-                return _read(self._follow(attempt, line), line, started)
+                outcome = _read(self._follow(attempt, line), line, started)
         except Refused as exc:
-            return Outcome(None, f"refused: {exc}", verdict="discard")
+            if exc.detail:
+                logger.warning("task %s: %s, refused", attempt.task.id, exc.detail)
+            return Outcome(None, clean(f"refused: {exc}"), verdict="discard")
         except Exception as exc:
             # Also what garbage from the other side makes of the library.
-            if line.was_cut and attempt.cancelled():
-                self._revoke(attempt.task)
-                return Outcome(None, "cancelled while running", verdict="discard")
+            outcome = Outcome(None, _reason(exc))
             if line.was_cut or line.late():
-                return Outcome(None, f"timeout: it took more than {attempt.task.timeout:g} s")
-            return Outcome(None, _reason(exc))
+                outcome = Outcome(None, f"timeout: it took more than {attempt.task.timeout:g} s")
         finally:
             line.hang_up()
+        # Also if it has ended before the watchdog looked. A quick success is worth no question.
+        ok = outcome.status is not None and 200 <= outcome.status < 300
+        quick = 0 <= time.time() - started < REPORT_INTERVAL
+        if (line.was_cut or not (ok and quick)) and attempt.cancelled(fresh=True):
+            self._revoke(attempt)
+            return Outcome(None, "cancelled while running", verdict="discard")
+        return outcome
 
     def _follow(self, attempt: Attempt, line: _Line) -> BaseHTTPResponse:
         task = attempt.task
-        url, method, body = task.url, task.method, task.payload
-        headers = self._headers(attempt)
+        url, method, body, own, trusted = task.url, task.method, task.payload, task.headers, True
         for _ in range(MAX_HOPS + 1):
+            headers = self._headers(attempt, own, body, trusted)
             response = self._request(method, url, body, headers, line)
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
             line.hang_up()
-            target = urljoin(url, location)
+            target = _target(url, location)
             if self._guard.check_url(target) != self._guard.check_url(url):
-                headers = {k: v for k, v in headers.items() if k.lower() in PUBLIC_HEADERS}
+                # For good: who led us away also decides whether we come back.
+                trusted = False
+                own = tuple(pair for pair in own if pair[0].lower() in PUBLIC_HEADERS)
             if response.status == 303:
-                method, body = "GET", b""
-                headers = {k: v for k, v in headers.items() if k.lower() != "content-type"}
+                method, body, own = "GET", b"", _bodiless(own)
             url = target
         raise Refused(f"more than {MAX_HOPS} redirects")
 
@@ -158,32 +169,43 @@ class WebHooks:
             del _calling.line
         return line.response
 
-    def _headers(self, attempt: Attempt) -> dict[str, str]:
+    def _headers(
+        self, attempt: Attempt, own: Headers, body: bytes, trusted: bool = True
+    ) -> dict[str, str]:
+        """What one hop is told: ours, the caller's, and who sent it if it may know."""
         task = attempt.task
+        signed = self._secrets and trusted
         # Sent as UTF-8; the library takes text for Latin-1.
-        own = {name: value.encode().decode("latin-1") for name, value in task.headers}
-        headers = {"User-Agent": USER_AGENT, **own}
-        headers |= {
-            "X-Task-Id": task.id,
-            "X-Task-Attempt": str(attempt.number),
-            "X-Task-Max-Attempts": str(task.max_attempts),
-        }
-        if self._secrets:
-            headers |= sign(self._secrets, task.id, int(time.time()), task.payload)
-        return headers
+        pairs = [("User-Agent", USER_AGENT)]
+        pairs += [(name, value.encode().decode("latin-1")) for name, value in own]
+        if signed:
+            pairs = [pair for pair in pairs if not pair[0].lower().startswith("webhook-")]
+            pairs += sign(self._secrets, task.id, int(time.time()), body).items()
+        if trusted:
+            pairs += [
+                ("X-Task-Id", task.id),
+                ("X-Task-Attempt", str(attempt.number)),
+                ("X-Task-Max-Attempts", str(task.max_attempts)),
+            ]
+        # One of each, whatever its case: two would be the choice of who reads them.
+        return dict({name.lower(): (name, value) for name, value in pairs}.values())
 
-    def _revoke(self, task: Task) -> None:
+    def _revoke(self, attempt: Attempt) -> None:
         """Tell the other side that the call was cancelled: a DELETE of the same url."""
-        headers = {"User-Agent": USER_AGENT, "X-Task-Id": task.id}
-        if self._secrets:
-            headers |= sign(self._secrets, task.id, int(time.time()), b"")
+        task = attempt.task
         line = _Line(DELETE_TIMEOUT)
+        # Nobody watches any more; byte after byte must not hold the thread.
+        timer = threading.Timer(DELETE_TIMEOUT, line.cut)
+        timer.daemon = True
         try:
+            timer.start()
+            headers = self._headers(attempt, _bodiless(task.headers), b"")
             response = self._request("DELETE", task.url, b"", headers, line)
             logger.info("task %s: cancelled, DELETE answered %s", task.id, response.status)
         except Exception as exc:
             logger.warning("task %s: cancelled, but DELETE failed (%s)", task.id, _reason(exc))
         finally:
+            timer.cancel()
             line.hang_up()
 
 
@@ -192,7 +214,8 @@ class _Line:
 
     def __init__(self, timeout: float | None) -> None:
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self.connection: Any = None
+        self._gate = threading.Lock()
+        self._wire: socket.socket | None = None
         self.response: BaseHTTPResponse | None = None
         self.was_cut = False
 
@@ -206,14 +229,28 @@ class _Line:
         """Whether the time is up."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
+    def hold(self, wire: socket.socket | None) -> None:
+        """From now on `cut` ends this; raises `TimeoutError` if it is too late for that."""
+        with self._gate:
+            self._wire = wire
+        # It may have been cut before there was anything to cut.
+        self.rest()
+
+    def let_go(self) -> None:
+        """From now on `cut` ends nothing: the connection is closed, or somebody else's."""
+        with self._gate:
+            self._wire = None
+
     def cut(self) -> None:
-        """End the call now; called by the watchdog in its own thread."""
-        self.was_cut = True
-        sock = getattr(self.connection, "wire", None)
-        if sock is not None:
+        """End the call now; called by the watchdog or a timer in their own threads."""
+        # Shut within the gate: once let go of, the connection may be another task's.
+        with self._gate:
+            self.was_cut = True
+            if self._wire is None:
+                return
             try:
                 # Beneath TLS: its own shutdown would pull the rug from under the reader.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
             except OSError as exc:
                 logger.debug("a connection was closed before it could be cut (%s)", exc)
 
@@ -223,37 +260,78 @@ class _Line:
         if response is not None:
             response.close()
             response.release_conn()
+        self.let_go()
+
+
+class _Lending:
+    """A pool whose connections belong to one call at a time."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.leave()
+        super()._put_conn(conn)  # type: ignore[misc]
 
 
 class _Guarded:
     """A connection to an address that the guard has checked, and to no other."""
 
     guard: Guard
-    #: The socket, also when the response has taken it over.
-    wire: socket.socket | None = None
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        self.wire = self.sock  # type: ignore[attr-defined]
-        # It may have been cut before there was anything to cut.
-        _calling.line.rest()
+    #: Whose call it makes; nobody's while it waits in the pool.
+    line: _Line | None = None
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _calling.line.connection = self
-        _calling.line.rest()
+        self.line = _calling.line
+        # The response may take the socket over; it is still the one to cut.
+        self.line.hold(self.sock)  # type: ignore[attr-defined]
         super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def leave(self) -> None:
+        """Belong to nobody's call any more; called before the next one can have it."""
+        line, self.line = self.line, None
+        if line is not None:
+            line.let_go()
+
+    def connect(self) -> None:
+        self.line = _calling.line
+        with ExitStack() as self._dialled:
+            super().connect()  # type: ignore[misc]
+            self.line.hold(self.sock)  # type: ignore[attr-defined]
 
     def _new_conn(self) -> socket.socket:
         error: OSError = OSError("no address")
         for address in self.guard.addresses(self.host, self.port):  # type: ignore[attr-defined]
             try:
-                sock = socket.create_connection(address[:2], _calling.line.rest())
+                return self._dial(address)
             except OSError as exc:
                 error = exc
-            else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock
         raise error
+
+    def _dial(self, address: tuple[Any, ...]) -> socket.socket:
+        line = _calling.line
+        rest = line.rest()
+        family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
+        with ExitStack() as failed:
+            sock = failed.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            sock.settimeout(rest)
+            # A second handle: TLS takes the socket out of the first one to shake hands.
+            line.hold(self._dialled.enter_context(sock.dup()))
+            sock.connect(address)
+            # Before the handshake: it may have been cut when there was nothing to shut yet.
+            sock.settimeout(line.rest())
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            failed.pop_all()
+        return sock
+
+
+def _target(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as exc:
+        raise Refused(f"a redirect to {location!r}, which is no url: {exc}") from None
+
+
+def _bodiless(headers: Headers) -> Headers:
+    return tuple(pair for pair in headers if not pair[0].lower().startswith("content-"))
 
 
 def _reason(exc: BaseException) -> str:
@@ -263,7 +341,7 @@ def _reason(exc: BaseException) -> str:
         if not causes:
             break
         exc = causes[-1]
-    return f"{type(exc).__name__}: {str(exc).strip()}"
+    return clean(f"{type(exc).__name__}: {str(exc).strip()}")
 
 
 def _read(response: BaseHTTPResponse, line: _Line, now: float) -> Outcome:
