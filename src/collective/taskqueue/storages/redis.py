@@ -51,6 +51,7 @@ from collective.taskqueue.interfaces import IFinishAndReserve
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._news import tell
 from collective.taskqueue.storages._server import BLOCK
 from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
@@ -435,25 +436,8 @@ class RedisStorage:
         self._server.close()
 
     def _tell(self, news: Sequence[Sequence[bytes]]) -> None:
-        for kind, task_id, detail in ([part.decode() for part in item] for item in news):
-            _LOG[kind](task_id, detail)
-            if kind in FINISHED:
-                self.notify(kind, task_id)
-
-
-_LOG: dict[str, Callable[[str, str], None]] = {
-    "known": lambda task_id, detail: logger.warning(
-        "task %s: is there already, not added again", task_id
-    ),
-    "skipped": lambda task_id, detail: logger.info(
-        "task %s: its key already waits as %s, skipped", task_id, detail
-    ),
-    "cancelled": lambda task_id, detail: logger.info("task %s: %s, cancelled", task_id, detail),
-    "failed": lambda task_id, detail: logger.error("task %s: %s, failed", task_id, detail),
-    "recovered": lambda task_id, detail: logger.warning(
-        "task %s: lease of consumer %s ended, back to the front", task_id, detail
-    ),
-}
+        parts = ([part.decode() for part in item] for item in news)
+        tell(((kind, task_id, detail) for kind, task_id, detail in parts), self.notify)
 
 
 def _decoded(ids: Sequence[bytes]) -> tuple[str, ...]:
