@@ -6,6 +6,8 @@
 * a consumer *reserves* the task: it moves to running under a lease with a fresh token;
 * the publisher makes the request, and policy decides from its outcome what follows;
 * the storage *finishes* the attempt if, and only if, the token still matches.
+
+What a consumer has reserved ahead and cannot begin soon it *gives back*.
 """
 
 from __future__ import annotations
@@ -107,6 +109,15 @@ class ITaskStorage(Interface):
         meantime — or None if the token does not match any more: then nothing changed.
         """
 
+    def give_back(leases: Sequence[Lease]) -> list[str]:
+        """Return tasks that were reserved and not begun to the front, in this order.
+
+        As if they had not been reserved: no attempt is counted. What a reserved task may not
+        be any more is cancelled instead: one that was asked to stop, or that a newer one of
+        its key makes pointless. A stale lease changes nothing. Returns the ids of those that
+        wait again.
+        """
+
     def report(lease: Lease, progress: Progress | None = None) -> bool:
         """Store the progress, and return whether cancellation was asked for.
 
@@ -206,16 +217,23 @@ class ITaskStorage(Interface):
         """Let go of connections; called once, at exit."""
 
 
-class IFinishAndReserve(Interface):
-    """A storage may provide this, too, if it has a backend that is far away."""
+class IExchange(Interface):
+    """A storage may provide this, too, if to ask it takes much longer than what it does."""
 
-    def finish_and_reserve(
-        lease: Lease, transition: Transition, consumer: str, seconds: float = 30.0
-    ) -> tuple[State | None, list[Lease]]:
-        """`finish`, then `reserve` one task for `seconds` without waiting, in one round trip.
+    def exchange(
+        ends: Sequence[tuple[Lease, Transition]],
+        consumer: str,
+        limit: int = 1,
+        seconds: float = 30.0,
+    ) -> tuple[list[State | None], list[Lease]]:
+        """`finish` each of these, then `reserve` up to `limit` tasks without waiting.
 
-        Returns what both return. If an error is raised nobody knows how much of it was done;
-        the same call, repeated by the same thread, returns what had been reserved then.
+        All in one round trip. A task whose process was lost before is reserved alone or not
+        at all: it may take down the next one, too, and all that is reserved with it.
+
+        Returns what `finish` returns for each, and the leases. If an error is raised nobody
+        knows how much of it was done; the same call, repeated by the same thread, returns
+        what had been done and reserved then.
         """
 
 

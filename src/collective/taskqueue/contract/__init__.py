@@ -29,9 +29,13 @@ import pytest
 
 
 # Before they are imported, so that a failing assert of theirs shows its values.
-_PARTS = ("base", "committing", "reserving", "finishing", "keys", "steering", "looking", "races")
+_PARTS = (
+    *("base", "committing", "reserving", "finishing", "ahead", "keys", "steering", "looking"),
+    "races",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
+from collective.taskqueue.contract.ahead import Ahead  # noqa: E402
 from collective.taskqueue.contract.base import ManualClock  # noqa: E402
 from collective.taskqueue.contract.committing import Committing  # noqa: E402
 from collective.taskqueue.contract.finishing import Finishing  # noqa: E402
@@ -45,5 +49,5 @@ from collective.taskqueue.contract.steering import Steering  # noqa: E402
 __all__ = ["ManualClock", "StorageContract"]
 
 
-class StorageContract(Committing, Reserving, Finishing, Keys, Steering, Looking, Races):
+class StorageContract(Committing, Reserving, Finishing, Ahead, Keys, Steering, Looking, Races):
     """See the module. A subclass, named `Test…`, provides `clock` and `make_storage`."""

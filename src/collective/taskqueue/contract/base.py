@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collective.taskqueue.interfaces import IFinishAndReserve
+from collections.abc import Sequence
+from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FINISHED
@@ -99,17 +100,35 @@ def take(storage: Any, **arguments: Any) -> Lease:
     return lease
 
 
+def exchange(
+    storage: Any, ends: Sequence[tuple[Lease, Transition]], limit: int = 1
+) -> tuple[list[State | None], list[Lease]]:
+    """End attempts and reserve what comes next, in one call if the storage has it."""
+    if IExchange.providedBy(storage):
+        found: tuple[list[State | None], list[Lease]] = storage.exchange(
+            ends, "consumer", limit, LONG
+        )
+        return found
+    states = [storage.finish(lease, transition) for lease, transition in ends]
+    leases: list[Lease] = []
+    while len(leases) < limit:
+        more = storage.reserve("consumer", timeout=0, lease=LONG)
+        suspect = any(lease.attempt - lease.counted > 1 for lease in more)
+        if suspect and leases:
+            storage.give_back(more)
+        else:
+            leases += more
+        if suspect or not more:
+            break
+    return states, leases
+
+
 def finish_and_take(
     storage: Any, lease: Lease, transition: Transition
 ) -> tuple[State | None, list[Lease]]:
-    """End the attempt and reserve the next task, in one call if the storage has it."""
-    if IFinishAndReserve.providedBy(storage):
-        found: tuple[State | None, list[Lease]] = storage.finish_and_reserve(
-            lease, transition, "consumer", LONG
-        )
-        return found
-    state = storage.finish(lease, transition)
-    return state, storage.reserve("consumer", timeout=0, lease=LONG)
+    """End one attempt and reserve the next task."""
+    (state,), leases = exchange(storage, [(lease, transition)])
+    return state, leases
 
 
 def take_all(storage: Any) -> list[str]:

@@ -214,6 +214,22 @@ class Board:
         for first in (task_id, *reversed(older)):
             self.waiting.move_to_end(first, last=False)
 
+    def put_back(self, record: Record, now: float, news: News) -> bool:
+        """Put a task that was released to the front, unless another run of it is pointless.
+
+        Returns whether it waits again.
+        """
+        newer = self.newer(record)
+        if record.cancel_requested:
+            self.conclude(record, states.CANCELLED, "cancelled while running", now)
+            news.append((states.CANCELLED, record.id))
+        elif newer is not None:
+            self.supersede(record, newer, now, news)
+        else:
+            self.queue(record, now, front=True)
+            return True
+        return False
+
     # finished
 
     def conclude(self, record: Record, state: State, reason: str, now: float) -> None:

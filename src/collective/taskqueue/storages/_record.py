@@ -97,6 +97,10 @@ class Record:
         self.progress = None
         return Lease(self.task, token, consumer, self.number, self.counted, now + lease, self.tid)
 
+    def unstart(self) -> None:
+        """It has not begun after all."""
+        self.number -= 1
+
     def end(self, transition: Transition) -> None:
         self.last = transition
         self.forgotten = False

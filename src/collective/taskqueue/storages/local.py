@@ -198,6 +198,23 @@ class LocalStorage:
         self._tell(news)
         return state
 
+    def give_back(self, leases: Sequence[Lease]) -> list[str]:
+        news: News = []
+        waiting: list[str] = []
+        with self._changed:
+            now = self._clock()
+            # Last first, so that the first one ends up at the very front.
+            for lease in reversed(leases):
+                record = self._holder(lease)
+                if record is not None:
+                    self._board.release(record)
+                    record.unstart()
+                    if self._board.put_back(record, now, news):
+                        waiting.insert(0, record.id)
+            self._changed.notify(len(leases))
+        self._tell(news)
+        return waiting
+
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
         with self._changed:
             record = self._holder(lease)
@@ -260,19 +277,13 @@ class LocalStorage:
             record = board.records[task_id]
             board.release(record)
             record.lose(now)
-            newer = board.newer(record)
-            if record.cancel_requested:
-                board.conclude(record, states.CANCELLED, "cancelled while running", now)
-                news.append((states.CANCELLED, task_id))
-            elif newer is not None:
-                board.supersede(record, newer, now, news)
-            elif record.lost >= self.settings.max_deliveries:
+            hopeless = record.lost >= self.settings.max_deliveries
+            if hopeless and not record.cancel_requested and board.newer(record) is None:
                 reason = f"its process was lost {record.lost} times"
                 board.conclude(record, states.FAILED, reason, now)
                 news.append((states.FAILED, task_id))
                 logger.error("task %s: %s, failed", task_id, reason)
-            else:
-                board.queue(record, now, front=True)
+            elif board.put_back(record, now, news):
                 recovered.insert(0, task_id)
                 logger.warning(
                     "task %s: lease of consumer %s expired, back to the front",
