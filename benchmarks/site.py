@@ -2,6 +2,7 @@
 
 from AccessControl.SecurityManagement import newSecurityManager
 from AccessControl.SecurityManagement import noSecurityManager
+from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -70,9 +71,17 @@ def plone_site(home: Path) -> Iterator[TaskQueue]:
         Zope2.DB.close()
 
 
-def make_consumer(queue: TaskQueue) -> Consumer:
-    """Return what `<taskqueue-server />` starts; not started."""
-    return Consumer(queue.storage, publish, ServerSettings(), queue.announce)
+def make_consumer(queue: TaskQueue, told: Callable[[str], None] = lambda state: None) -> Consumer:
+    """Return what `<taskqueue-server />` starts; not started.
+
+    `told` is called with each state that a task enters.
+    """
+
+    def notify(state: str, task_id: str) -> None:
+        queue.announce(state, task_id)
+        told(state)
+
+    return Consumer(queue.storage, publish, ServerSettings(queue=queue.name), notify)
 
 
 @contextmanager

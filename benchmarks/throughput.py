@@ -4,6 +4,7 @@ from benchmarks.site import logged_in
 from benchmarks.site import make_consumer
 from collective.taskqueue import taskqueue
 from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer import Consumer
 from collective.taskqueue.publisher import ATTEMPT
 from collective.taskqueue.publisher import make_environ
 from collective.taskqueue.queue import TaskQueue
@@ -12,6 +13,7 @@ from collective.taskqueue.task import SUCCEEDED
 from contextlib import nullcontext
 from io import BytesIO
 from statistics import median
+from threading import Event
 from time import perf_counter
 from typing import Any
 from ZPublisher.WSGIPublisher import publish_module
@@ -21,17 +23,19 @@ import transaction
 
 URL = "/Plone/@@bench-noop"
 
+#: Seconds after which a consumer is given up.
+TIMEOUT = 120.0
+
 
 def throughput(
     queue: TaskQueue, rounds: int, size: int, member: str | None = None
 ) -> tuple[float, float, float]:
     """Return the median ratio of both speeds, and the seconds per request of each.
 
-    Every round makes `size` requests in a bare loop, then runs as many tasks that wait in
-    the queue; its ratio compares the two alone. Both run as the same member, by the cookie of
-    a session and by the plugin, or both as nobody.
+    Every round makes `size` requests in a bare loop, then starts a consumer for as many
+    tasks that wait in the queue; its ratio compares the two alone. Both run as the same
+    member, by the cookie of a session and by the plugin, or both as nobody.
     """
-    consumer = make_consumer(queue)
     queue.purge(SUCCEEDED)
     environ = _environ(queue)
     if member is not None:
@@ -39,26 +43,26 @@ def throughput(
             environ["HTTP_COOKIE"] = cookie
     bare, ours = [], []
     for number in range(-1, rounds):
-        seconds = _seconds(_bare, environ, size, member) / size
+        seconds, _ = _timed(_bare, environ, size, member)
         _fill(queue, size, member)
-        drained = _seconds(_drain, consumer, size) / size
+        drained, consumer = _timed(_drain, queue, size)
+        consumer.stop()
         # The first round warms up.
         if number >= 0:
-            bare.append(seconds)
-            ours.append(drained)
+            bare.append(seconds / size)
+            ours.append(drained / size)
     succeeded = queue.counts()[SUCCEEDED]
     if succeeded != min(size * (rounds + 1), queue.settings.max_finished):
         raise AssertionError(f"only {succeeded} tasks succeeded")
-    consumer.stop()
     ratio = median(a / b for a, b in zip(bare, ours, strict=True))
     return ratio, median(bare), median(ours)
 
 
-def _seconds(function: Any, *args: Any) -> float:
+def _timed(function: Any, *args: Any) -> tuple[float, Any]:
     gc.collect()
     started = perf_counter()
-    function(*args)
-    return perf_counter() - started
+    result = function(*args)
+    return perf_counter() - started, result
 
 
 def _environ(queue: TaskQueue) -> dict[str, Any]:
@@ -94,8 +98,17 @@ def _fill(queue: TaskQueue, size: int, member: str | None) -> None:
         transaction.commit()
 
 
-def _drain(consumer: Any, size: int) -> None:
-    # What `run` does.
-    for number in range(size):
-        consumer.step(ahead=number < size - 1)
-        consumer._do_chores()
+def _drain(queue: TaskQueue, size: int) -> Consumer:
+    """Start a consumer as a process does, and wait until all is done and stored."""
+    rest = iter(range(size - 1, -1, -1))
+    done = Event()
+
+    def told(state: str) -> None:
+        if state == SUCCEEDED and next(rest) == 0:
+            done.set()
+
+    consumer = make_consumer(queue, told)
+    consumer.start()
+    if not done.wait(TIMEOUT):
+        raise AssertionError(f"of {size} tasks {queue.counts()[SUCCEEDED]} succeeded")
+    return consumer

@@ -332,11 +332,10 @@ def test_a_retry_is_told_as_it_was(told, queue, view):
     """The next attempt may have been made before the event of the first one is made."""
 
     class Hasty(Consumer):
-        def _finish(self, lease, transition):
-            state = super()._finish(lease, transition)
-            if lease.attempt == 1:
+        def _stored(self, ending, state):
+            if ending.lease.attempt == 1:
                 self.step()
-            return state
+            super()._stored(ending, state)
 
     numbers = []
 

@@ -1,6 +1,7 @@
 """The consumer: one step without threads, threads that never die, and how they stop."""
 
-from collective.taskqueue import consumer as module
+from collective.taskqueue import consumer as consumer_module
+from collective.taskqueue import grace
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -61,6 +62,14 @@ class Storage(LocalStorage):
             raise pending.pop(0)
 
 
+class FarStorage(Storage):
+    """The same, as if it were so far away that a consumer has a clerk."""
+
+    def exchange(self, ends, consumer, limit=1, seconds=30.0):
+        states = [self.finish(lease, transition) for lease, transition in ends]
+        return states, LocalStorage.reserve(self, consumer, limit, 0, seconds)
+
+
 class Told(list):
     """Remembers what the consumer tells, and who waits for it."""
 
@@ -93,15 +102,16 @@ def told():
     return Told()
 
 
-@pytest.fixture
-def storage(clock):
-    return Storage(clock)
+@pytest.fixture(params=[Storage, FarStorage])
+def storage(request, clock):
+    return request.param(clock)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Pauses after errors are as short as they can be."""
-    monkeypatch.setattr(module, "_pause", lambda errors: 0.001)
+    for module in (consumer_module, grace):
+        monkeypatch.setattr(module, "pause", lambda errors: 0.001)
 
 
 @pytest.fixture
@@ -354,7 +364,7 @@ def test_the_lease_is_renewed_during_the_wait(make, storage):
 
 def test_a_transaction_that_does_not_arrive_postpones_the_task(make, storage, monkeypatch):
     """At no cost for the task, not even of its only attempt."""
-    monkeypatch.setattr(module, "BARRIER", 0.01)
+    monkeypatch.setattr(consumer_module, "BARRIER", 0.01)
     task = new_task(max_attempts=1)
     storage.stage("batch", [task])
     storage.promote("batch", b"12345678")
@@ -501,7 +511,7 @@ def test_a_result_outlives_an_outage(make, storage, told, quick, caplog, failure
 
 def test_pauses_grow_up_to_a_limit():
     """And are spread, so that consumers do not march in step."""
-    pauses = [[module._pause(errors) for _ in range(200)] for errors in (1, 2, 3, 100, 10**6)]
+    pauses = [[grace.pause(errors) for _ in range(200)] for errors in (1, 2, 3, 100, 10**6)]
     for found, longest in zip(pauses, (0.2, 0.4, 0.8, 10.0, 10.0), strict=True):
         assert longest / 2 <= min(found) < max(found) <= longest
 
@@ -512,7 +522,8 @@ def test_pauses_grow_up_to_a_limit():
 @pytest.mark.parametrize("method", ["reserve", "finish"])
 def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, caplog):
     """Nobody waits for a back-off, nor is it cut short; a result that is lost is said to be."""
-    monkeypatch.setattr(module, "_pause", lambda errors: 10 * BOUND)
+    for module in (consumer_module, grace):
+        monkeypatch.setattr(module, "pause", lambda errors: 10 * BOUND)
     failed = threading.Event()
 
     class Failures(list):
@@ -653,7 +664,7 @@ def test_a_reason_that_cannot_be_encoded_is_stored_all_the_same():
 
 def test_a_database_that_is_away_postpones_the_task(monkeypatch):
     """The barrier cannot tell; the task is neither run nor given up as poison."""
-    monkeypatch.setattr(module, "BARRIER", 0.0)
+    monkeypatch.setattr(consumer_module, "BARRIER", 0.0)
     storage = LocalStorage(QueueSettings())
     storage.stage("batch", [new_task(id="a")])
     storage.promote("batch", b"\0" * 8)
@@ -726,98 +737,14 @@ def test_an_outage_while_it_stops_is_waited_for(make, storage, perform, running,
     consumer.start()
     assert running.wait(BOUND)
     stopping = aside(consumer.stop)
-    assert consumer._stopping.wait(BOUND)
+    assert consumer._grace.begun.wait(BOUND)
     door.set()
     stopping.result(BOUND)
     assert storage.get(task.id).state == SUCCEEDED
 
 
-# the next task with the end of one
-
-
-class InOne(LocalStorage):
-    """A storage that can do both in one call; `calls` is what it was asked."""
-
-    def __init__(self, settings):
-        super().__init__(settings)
-        self.calls = []
-        self.failures = 0
-        self.ended = lambda: None
-
-    def reserve(self, *args, **more):
-        self.calls.append("reserve")
-        return super().reserve(*args, **more)
-
-    def finish(self, *args):
-        self.calls.append("finish")
-        return super().finish(*args)
-
-    def finish_and_reserve(self, lease, transition, consumer, seconds=30.0):
-        self.calls.append("both")
-        if self.failures:
-            self.failures -= 1
-            raise StorageUnavailable("gone")
-        state = super().finish(lease, transition)
-        leases = super().reserve(consumer, timeout=0, lease=seconds)
-        self.ended()
-        return state, leases
-
-
-@pytest.fixture
-def in_one():
-    storage = InOne(QueueSettings())
-    consumer = Consumer(storage, lambda attempt: Outcome(200), ServerSettings(grace=BOUND))
-    # Chores come first; here they are done.
-    consumer._do_chores()
-    add(storage, *(new_task() for _ in range(3)))
-    yield storage, consumer
-    consumer.stop()
-
-
-def test_the_next_task_comes_with_the_end_of_one(in_one):
-    storage, consumer = in_one
-    assert [consumer.step(ahead=True) for _ in range(4)] == [1, 1, 1, 0]
-    assert storage.calls == ["reserve", "both", "both", "both", "reserve"]
-    assert storage.counts()[SUCCEEDED] == 3
-
-
-def test_who_does_not_come_again_reserves_nothing(in_one):
-    """A task under a lease that nobody runs would have to wait until that ends."""
-    storage, consumer = in_one
-    consumer.step(ahead=True)
-    consumer.step()
-    assert storage.calls == ["reserve", "both", "finish"]
-    assert storage.counts()[RUNNING] == 0
-
-
-def test_chores_are_not_put_off_by_tasks(in_one):
-    """Nor does a reserved task wait for them."""
-    storage, consumer = in_one
-    consumer._next_chores = time.monotonic()
-    consumer.step(ahead=True)
-    assert storage.calls == ["reserve", "finish"]
-
-
-def test_what_was_reserved_in_an_outage_is_asked_for_again(in_one, quick):
-    storage, consumer = in_one
-    storage.failures = 2
-    consumer.step(ahead=True)
-    assert storage.calls == ["reserve", "both", "both", "both"]
-    assert consumer.step() == 1
-
-
-def test_a_stop_runs_what_is_reserved(in_one):
-    """It was taken at the last moment, as any other."""
-    storage, consumer = in_one
-    storage.ended = consumer._stopping.set
-    consumer.run()
-    assert storage.calls == ["reserve", "both", "finish"]
-    counts = storage.counts()
-    assert (counts[SUCCEEDED], counts[RUNNING], len(storage)) == (2, 0, 1)
-
-
 def test_a_stop_while_a_task_waits_for_its_transaction(make, storage):
-    """It is somebody else's to run, later, and the reason is the true one."""
+    """It has not begun, so it goes back to where it stood, for somebody else."""
     waiting = threading.Event()
 
     def ready(tid):
@@ -828,6 +755,8 @@ def test_a_stop_while_a_task_waits_for_its_transaction(make, storage):
     storage.promote("batch", b"\0" * 8)
     with started(make(ready=ready)):
         assert waiting.wait(BOUND)
+    add_one(storage)
     status = storage.get("a")
-    assert status.state == SCHEDULED
-    assert status.attempts[0].reason == "its consumer stopped before its transaction arrived"
+    assert (status.state, status.attempts) == (QUEUED, ())
+    (lease,) = storage.reserve("other", timeout=0)
+    assert (lease.task.id, lease.attempt) == ("a", 1)

@@ -9,9 +9,14 @@ from collections.abc import Callable
 from collective.taskqueue import policy
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.desk import BusyDesk
+from collective.taskqueue.desk import Desk
+from collective.taskqueue.desk import Ending
 from collective.taskqueue.errors import described
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.grace import Grace
+from collective.taskqueue.grace import pause
 from collective.taskqueue.keeper import Keeper
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
@@ -23,19 +28,16 @@ from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 import logging
-import random
 import threading
 import time
 import traceback
 
 
 logger = logging.getLogger("collective.taskqueue")
-
-#: Longest pause in seconds after errors that follow one another.
-MAX_PAUSE = 10.0
 
 #: Seconds a task waits for the transaction that queued it, before it is postponed.
 BARRIER = 30.0
@@ -45,9 +47,6 @@ BARRIER_INTERVAL = 0.005
 
 #: Seconds between two times that a consumer does its chores.
 CHORES_INTERVAL = 30.0
-
-#: Seconds between two looks at a thread that has been told to stop.
-STOP_INTERVAL = 0.25
 
 
 class Consumer:
@@ -77,15 +76,14 @@ class Consumer:
         self._ready = ready
         self._chores = chores
         self._next_chores = time.monotonic()
-        self._in_one = hasattr(storage, "finish_and_reserve")
         self._label = f"taskqueue-{settings.queue}-{settings.name}"
         self._keeper = Keeper(storage, settings.lease, f"{self._label}-keeper")
-        #: What a thread has reserved ahead, and whether it may.
-        self._thread = threading.local()
-        self._stopping = threading.Event()
-        self._hurried = threading.Event()
-        #: Monotonic time at which running tasks are waited for no longer.
-        self._deadline = float("inf")
+        self._grace = Grace()
+        self._desk = Desk(storage, settings, self._grace, self._stored)
+        #: The one at which `run` takes its tasks.
+        self._busy_desk = self._desk
+        if hasattr(storage, "exchange"):
+            self._busy_desk = BusyDesk(storage, settings, self._grace, self._stored)
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
 
@@ -115,8 +113,7 @@ class Consumer:
 
     def begin_stop(self, grace: float | None = None) -> None:
         """The first half of `stop`, which does not wait."""
-        self._deadline = time.monotonic() + (self.settings.grace if grace is None else grace)
-        self._stopping.set()
+        self._grace.begin(self.settings.grace if grace is None else grace)
         self._wake()
         logger.info(
             "consumer %s of queue %s: stopping, %d tasks running",
@@ -127,9 +124,12 @@ class Consumer:
 
     def end_stop(self) -> None:
         """The second half: it waits until the grace period that has begun is over."""
-        self._join(self._threads)
+        for thread in self._threads:
+            self._grace.join(thread, self._wake)
         # Not before: until they have ended, these may start more.
-        self._join(list(self._extra))
+        for thread in list(self._extra):
+            self._grace.join(thread, self._wake)
+        self._busy_desk.close()
         for attempt in self._keeper.running():
             logger.error(
                 "task %s: still running after the grace period, left unfinished", attempt.task.id
@@ -139,32 +139,21 @@ class Consumer:
 
     def hurry(self) -> None:
         """Let a `stop` that waits for running tasks wait no longer."""
-        self._hurried.set()
+        self._grace.hurry()
 
     def _wake(self) -> None:
+        self._busy_desk.wake()
         try:
             self._storage.wake()
         except Exception:
             logger.exception("consumer %s: cannot be woken, stopping", self.settings.name)
 
-    def _join(self, threads: list[threading.Thread]) -> None:
-        for thread in threads:
-            while self._waits_for(thread):
-                left = max(0.0, self._deadline - time.monotonic())
-                thread.join(min(STOP_INTERVAL, left))
-                # Once more: the thread may have been on its way into `reserve`.
-                self._wake()
-
-    def _waits_for(self, thread: threading.Thread) -> bool:
-        in_time = time.monotonic() < self._deadline and not self._hurried.is_set()
-        return in_time and thread.is_alive()
-
     def run(self) -> None:
         """Take and run tasks until `stop`; whatever happens, the thread lives on."""
         errors = 0
-        while not self._stopping.is_set() or self._reserved():
+        while not self._grace.begun.is_set():
             try:
-                self.step(timeout=None, ahead=True)
+                self._run_next(self._busy_desk, None)
                 self._do_chores()
                 errors = 0
             except StorageUnavailable as exc:
@@ -183,59 +172,74 @@ class Consumer:
                     self.settings.queue,
                 )
             if errors:
-                self._stopping.wait(_pause(errors))
+                self._grace.begun.wait(pause(errors))
 
-    def step(self, timeout: float | None = 0.0, ahead: bool = False) -> int:
+    def step(self, timeout: float | None = 0.0) -> int:
         """Wait up to `timeout` seconds (None: without limit) for a task, and run it.
 
-        `ahead` reserves the next one with the end of this one, if the storage can do that;
-        the caller must come again at once. Returns how many tasks were taken: 1, or 0 if
-        none came.
+        Returns how many tasks were taken: 1, or 0 if none came.
         """
-        leases = self._reserved()
-        self._thread.leases = []
-        if not leases:
-            leases = self._storage.reserve(
-                self.settings.name, limit=1, timeout=timeout, lease=self.settings.lease
-            )
+        return self._run_next(self._desk, timeout)
+
+    def _run_next(self, desk: Desk, timeout: float | None) -> int:
+        leases = desk.take(timeout)
         for lease in leases:
             if self.settings.concurrent_limit:
-                self._thread.ahead = ahead
-                self.work(lease)
+                self._work(lease, desk)
             else:
-                self._work_aside(lease)
+                self._work_aside(lease, desk)
         return len(leases)
 
-    def work(self, lease: Lease) -> Outcome:
-        """Run one reserved task in this thread, finish it, and return its outcome."""
+    def work(self, lease: Lease) -> Outcome | None:
+        """Run one reserved task in this thread, finish it, and return its outcome.
+
+        None if it was given back: the consumer stops, and the task could not begin yet.
+        """
+        return self._work(lease, self._desk)
+
+    def _work(self, lease: Lease, desk: Desk) -> Outcome | None:
+        try:
+            return self._attempt(lease, desk)
+        except _Stopped:
+            desk.drop(lease)
+            desk.give_back([lease])
+            return None
+        except BaseException:
+            desk.drop(lease)
+            raise
+
+    def _attempt(self, lease: Lease, desk: Desk) -> Outcome:
         attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
-        self._notify("running", lease.task.id)
         since = self._since(lease.task)
         hindrance = self._hindrance(attempt, since)
-        with self._keeper.watch(attempt):
+        self._notify("running", lease.task.id)
+        watched = self._keeper.watch(attempt)
+        self._keeper.begin(watched)
+        release = partial(self._keeper.end, watched)
+        try:
             outcome = _storable(hindrance or self._outcome(attempt))
             transition = policy.decide(lease, outcome, self._clock(), since=since)
-            state = self._finish(lease, transition)
-        if state is not None:
-            self._notify(state, lease.task.id)
+        except BaseException:
+            release()
+            raise
+        desk.end(Ending(lease, transition, release))
         return outcome
 
-    def _reserved(self) -> list[Lease]:
-        """The task that this thread has reserved with the end of another, and not begun."""
-        leases: list[Lease] = getattr(self._thread, "leases", [])
-        return leases
+    def _stored(self, ending: Ending, state: State | None) -> None:
+        _log_end(ending.lease, ending.transition, state)
+        if state is not None:
+            self._notify(state, ending.lease.task.id)
 
     def _do_chores(self) -> None:
         now = time.monotonic()
-        # What is reserved does not wait for them.
-        if now >= self._next_chores and not self._reserved():
+        if now >= self._next_chores:
             self._next_chores = now + CHORES_INTERVAL
             self._chores()
 
-    def _work_aside(self, lease: Lease) -> None:
+    def _work_aside(self, lease: Lease, desk: Desk) -> None:
         def work() -> None:
             try:
-                self.work(lease)
+                self._work(lease, desk)
             except BaseException:
                 logger.exception("task %s: unexpected error, its lease expires", lease.task.id)
             finally:
@@ -250,7 +254,7 @@ class Consumer:
                 "task %s: no thread can be had (%s), other tasks wait for it", lease.task.id, exc
             )
             self._extra.discard(thread)
-            self.work(lease)
+            self._work(lease, desk)
 
     def _since(self, task: Task) -> float:
         """Return when the `max_age` of the task began to count."""
@@ -269,7 +273,10 @@ class Consumer:
         return task.created
 
     def _hindrance(self, attempt: Attempt, since: float) -> Outcome | None:
-        """Return why the task cannot be dispatched; None if it can."""
+        """Return why the task cannot be dispatched; None if it can.
+
+        Raises `_Stopped` if that is not known yet.
+        """
         task = attempt.task
         now = self._clock()
         if task.max_age is not None and now > since + task.max_age:
@@ -281,9 +288,9 @@ class Consumer:
             # A person decides: whatever it is about may not be there any more.
             return Outcome(None, str(exc), verdict="discard", started=now)
         if not visible:
+            if self._grace.begun.is_set():
+                raise _Stopped
             reason = f"its transaction did not arrive within {BARRIER:g} s"
-            if self._stopping.is_set():
-                reason = "its consumer stopped before its transaction arrived"
             return Outcome(None, reason, verdict="postpone", started=now)
         return None
 
@@ -308,7 +315,7 @@ class Consumer:
         # The lease is renewed, but the timeout of the task has not begun.
         with self._keeper.watch(attempt, timed=False):
             while not self._is_ready(tid):
-                if time.monotonic() > deadline or self._stopping.wait(BARRIER_INTERVAL):
+                if time.monotonic() > deadline or self._grace.begun.wait(BARRIER_INTERVAL):
                     return False
         return True
 
@@ -322,61 +329,9 @@ class Consumer:
             logger.debug("cannot tell whether a transaction has arrived (%s)", exc)
             return False
 
-    def _finish(self, lease: Lease, transition: Transition) -> State | None:
-        errors = 0
-        # Decided once: what a try has reserved of which nobody has heard is found by the next.
-        ahead = self._may_reserve_ahead()
-        while True:
-            try:
-                state = self._finish_once(lease, transition, ahead)
-            except Exception as exc:
-                errors += 1
-                away = isinstance(exc, StorageUnavailable)
-                logger.error(
-                    "task %s: %s, but its storage failed (%s), trying again",
-                    lease.task.id,
-                    transition.state,
-                    exc,
-                    exc_info=not away,
-                )
-                if not away:
-                    # It may be something in the response that this storage cannot hold.
-                    transition = _without_response(transition)
-            else:
-                _log_end(lease, transition, state)
-                return state
-            if not self._may_try_again(_pause(errors)):
-                logger.error(
-                    "task %s: %s, but stopped before its storage knew; it will run again",
-                    lease.task.id,
-                    transition.state,
-                )
-                return None
 
-    def _may_try_again(self, pause: float) -> bool:
-        """Wait; return False once the consumer has stopped and its grace period is over."""
-        if not self._stopping.wait(pause):
-            return True
-        left = self._deadline - time.monotonic()
-        return left > 0 and not self._hurried.wait(min(pause, left))
-
-    def _may_reserve_ahead(self) -> bool:
-        wanted = self._in_one and getattr(self._thread, "ahead", False)
-        return wanted and not self._stopping.is_set() and time.monotonic() < self._next_chores
-
-    def _finish_once(self, lease: Lease, transition: Transition, ahead: bool) -> State | None:
-        if not ahead:
-            state: State | None = self._storage.finish(lease, transition)
-            return state
-        state, self._thread.leases = self._storage.finish_and_reserve(
-            lease, transition, self.settings.name, self.settings.lease
-        )
-        return state
-
-
-def _without_response(transition: Transition) -> Transition:
-    attempt = replace(transition.attempt, error="")
-    return replace(transition, attempt=attempt, headers=(), body=b"", truncated=True)
+class _Stopped(Exception):
+    """The consumer stops before a task could begin."""
 
 
 def _storable(outcome: Outcome) -> Outcome:
@@ -391,10 +346,6 @@ def _storable(outcome: Outcome) -> Outcome:
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _pause(errors: int) -> float:
-    return random.uniform(0.5, 1.0) * min(0.1 * 2.0 ** min(errors, 10), MAX_PAUSE)
 
 
 def _log_end(lease: Lease, transition: Transition, state: State | None) -> None:

@@ -258,7 +258,8 @@ def _run(queue: Any, runs: list[TaskRun], limit: int, hook: Any) -> int:
                 break
             (lease,) = leases
             outcome = consumer.work(lease)
-            runs.append(TaskRun(lease.task, outcome, _status(queue, lease.task.id)))
+            if outcome is not None:
+                runs.append(TaskRun(lease.task, outcome, _status(queue, lease.task.id)))
     finally:
         consumer.stop()
     return len(runs) - before

@@ -25,6 +25,8 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import Transition
 from typing import Any
 import pytest
 
@@ -200,7 +202,8 @@ class Ahead(Base):
         clock.advance(60)
         storage.recover()
         others = add(storage, new_task(), new_task(), new_task())
-        order, ends = [], []
+        order: list[Task] = []
+        ends: list[tuple[Lease, Transition]] = []
         for expected in (1, 1, 3):
             states, leases = exchange(storage, ends, limit=10)
             assert len(leases) == expected

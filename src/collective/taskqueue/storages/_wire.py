@@ -10,6 +10,7 @@ from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.storages import _process
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
@@ -85,6 +86,20 @@ def decode(body: object) -> Task:
     except Exception as exc:
         raise TaskDecodeError(f"no msgpack: {exc}") from exc
     return Task.decode(record)
+
+
+def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
+    """Return the strings that tell Redis of the end of an attempt."""
+    return [
+        lease.task.id,
+        lease.token,
+        transition.state,
+        transition.reason,
+        "" if transition.due is None else transition.due,
+        pack_attempt(transition.attempt),
+        pack_response(transition),
+        "1" if transition.counts else "0",
+    ]
 
 
 def pack_attempt(attempt: AttemptRecord) -> str:

@@ -10,6 +10,7 @@ local settings = cjson.decode(ARGV[2])
 local call = redis.call
 
 local FIELDS = 7        -- strings a staged task consists of
+local ENDS = 8          -- strings the end of an attempt consists of
 local MARKERS = 16      -- most wake-up markers that lie about
 local PORTION = 1000    -- most tasks one call looks at
 local HISTORY = 100     -- attempts and changes that are kept
@@ -275,6 +276,20 @@ local function remember(id, attempt)
   if call('RPUSH', line, attempt) > HISTORY then call('LTRIM', line, -HISTORY, -1) end
 end
 
+local function is_pointless(id, news)
+  -- A task that was released, and is not to run again: then it is cancelled.
+  local replaced = newer(id)
+  if get(id, 'cancel') then
+    conclude(id, 'cancelled', 'cancelled while running')
+    table.insert(news, { 'cancelled', id, 'cancelled while running' })
+  elseif replaced then
+    supersede(id, replaced, news)
+  else
+    return false
+  end
+  return true
+end
+
 local function lose(id, news)
   release(id)
   local number, consumer, started = unpack(call('HMGET', task_key(id), 'number', 'consumer', 'started'))
@@ -283,13 +298,8 @@ local function lose(id, news)
     seconds = now - tonumber(started), reason = 'its process was lost',
   }))
   local lost = call('HINCRBY', task_key(id), 'lost', 1)
-  local replaced = newer(id)
-  if get(id, 'cancel') then
-    conclude(id, 'cancelled', 'cancelled while running')
-    table.insert(news, { 'cancelled', id, 'cancelled while running' })
-  elseif replaced then
-    supersede(id, replaced, news)
-  elseif lost >= settings.max_deliveries then
+  if is_pointless(id, news) then return end
+  if lost >= settings.max_deliveries then
     local reason = 'its process was lost ' .. lost .. ' times'
     conclude(id, 'failed', reason)
     table.insert(news, { 'failed', id, reason })
@@ -323,7 +333,7 @@ local function lease_of(id)
            call('ZSCORE', P .. ':leases', id), record[5] or '' }
 end
 
-local RECORD = { 'state', 'key', 'mode', 'body', 'number', 'counted', 'tid', 'changes' }
+local RECORD = { 'state', 'key', 'mode', 'body', 'number', 'counted', 'tid', 'changes', 'lost' }
 
 local function record_of(id)
   local record = {}
@@ -432,40 +442,62 @@ local function born()
   return call('GET', P .. ':born')
 end
 
-function operation.reserve(consumer, process, nonce, limit, seconds)
-  local news, leases = {}, {}
-  hear_of(consumer, process)
-  recover(expired(), news)
-  ripen()
-  local mine = P .. '.' .. consumer
-  if settings.again then
-    -- The reply to this very call was lost; its leases are not.
-    for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
-      if string.sub(get(id, 'token') or '', 1, #nonce) == nonce then
-        table.insert(leases, lease_of(id))
-      end
+local function reserved(mine, nonce)
+  local leases = {}
+  for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
+    if string.sub(get(id, 'token') or '', 1, #nonce) == nonce then
+      table.insert(leases, lease_of(id))
     end
   end
-  local looked = 0
-  while #leases < tonumber(limit) and looked < PORTION and call('EXISTS', P .. ':paused') == 0 do
+  return leases
+end
+
+local function take(consumer, process, nonce, limit, seconds, careful)
+  -- Returns leases, and whether all that waits was looked at. With careful, a task whose
+  -- process was lost before is taken alone: all that is lost with it again counts as lost.
+  local leases, looked, mine = {}, 0, P .. '.' .. consumer
+  while #leases < limit and looked < PORTION do
     looked = looked + 1
     local id = call('RPOPLPUSH', P, mine)
-    if not id then break end
+    if not id then return leases, true end
     local record = record_of(id)
+    local suspect = careful and record.lost
     if exorcise(id) or record.state ~= 'queued' then
       call('LREM', mine, 1, id)
     elseif record.key and record.mode == 'after_running'
         and tonumber(call('HGET', P .. ':running-keys', record.key) or '0') > 0 then
       call('LREM', mine, 1, id)
       call('HSET', P .. ':parked', record.key, id)
+    elseif suspect and #leases > 0 then
+      call('LREM', mine, 1, id)
+      call('RPUSH', P, id)
+      break
     else
       local token = nonce .. '.' .. (#leases + 1)
-      table.insert(leases, start(id, record, consumer, process, token, tonumber(seconds)))
+      table.insert(leases, start(id, record, consumer, process, token, seconds))
+      if suspect then break end
     end
   end
-  if #leases == 0 then return { looked == PORTION and '0' or soonest(), news, leases, born() } end
+  return leases, looked < PORTION
+end
+
+local function reserve(consumer, process, nonce, limit, seconds, careful)
+  local news, leases, done = {}, {}, true
+  hear_of(consumer, process)
+  recover(expired(), news)
+  ripen()
+  -- The reply to this very call was lost; its leases are not.
+  if settings.again then leases = reserved(P .. '.' .. consumer, nonce) end
+  if #leases == 0 and call('EXISTS', P .. ':paused') == 0 then
+    leases, done = take(consumer, process, nonce, tonumber(limit), tonumber(seconds), careful)
+  end
+  if #leases == 0 then return { done and soonest() or '0', news, leases, born() } end
   if call('LLEN', P) > 0 then wake(1) end
   return { '', news, leases, born() }
+end
+
+function operation.reserve(consumer, process, nonce, limit, seconds)
+  return reserve(consumer, process, nonce, limit, seconds)
 end
 
 function operation.renew(id, token, seconds)
@@ -501,12 +533,34 @@ function operation.finish(id, token, state, reason, due, attempt, last, counts)
   return { state, news }
 end
 
-function operation.finish_and_reserve(id, token, state, reason, due, attempt, last, counts, ...)
-  local ended, news = unpack(operation.finish(id, token, state, reason, due, attempt, last, counts))
-  local consumer, process, nonce, seconds = ...
-  local _, more, leases, since = unpack(operation.reserve(consumer, process, nonce, 1, seconds))
+function operation.exchange(consumer, process, nonce, limit, seconds)
+  local states, news = {}, {}
+  for i = 8, #ARGV, ENDS do
+    local state, told = unpack(operation.finish(unpack(ARGV, i, i + ENDS - 1)))
+    table.insert(states, state)
+    for _, item in ipairs(told) do table.insert(news, item) end
+  end
+  local _, more, leases, since = unpack(reserve(consumer, process, nonce, limit, seconds, true))
   for _, item in ipairs(more) do table.insert(news, item) end
-  return { ended, news, leases, since }
+  return { states, news, leases, since }
+end
+
+function operation.give_back(...)
+  local held, waiting, news = { ... }, {}, {}
+  -- The last one first, so that the first one ends up at the very front.
+  for i = #held - 1, 1, -2 do
+    local id = held[i]
+    if holds(id, held[i + 1]) then
+      release(id)
+      call('HINCRBY', task_key(id), 'number', -1)
+      if not is_pointless(id, news) then
+        queue(id, true)
+        table.insert(waiting, 1, id)
+      end
+    end
+  end
+  wake(#waiting)
+  return { waiting, news }
 end
 
 function operation.report(id, token, progress)

@@ -42,12 +42,13 @@ script redis.lua, one atomic call for each transition; a repeated call does no h
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.interfaces import IFinishAndReserve
+from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
@@ -67,6 +68,7 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
+from contextlib import contextmanager
 from hashlib import sha256
 from secrets import token_hex
 from typing import Any
@@ -90,7 +92,7 @@ MINIMUM_VERSION = (6, 2)
 WAKE_MARKERS = 64
 
 
-@implementer(ITaskStorage, IFinishAndReserve)
+@implementer(ITaskStorage, IExchange)
 class RedisStorage:
     """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
 
@@ -171,18 +173,26 @@ class RedisStorage:
             self._wait(min(rest, soonest, BLOCK))
 
     def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
-        # If the reply is lost the tasks are reserved all the same: asked for again under
-        # the same nonce, they are not lost until their leases expire.
-        again = hasattr(self._local, "nonce")
-        if not again:
-            self._local.nonce = token_hex(16)
-        nonce = self._local.nonce
-        found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
-        del self._local.nonce
+        with self._asking() as (nonce, again):
+            found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
         soonest, news, reserved, born = found
         self._notice_loss(born)
         self._tell(news)
         return float(soonest or "inf"), self._leases(consumer, reserved)
+
+    @contextmanager
+    def _asking(self, *tokens: str) -> Iterator[tuple[str, bool]]:
+        """Yield a nonce for what is reserved, and whether the same was asked for in vain."""
+        # If the reply is lost the tasks are reserved all the same: asked for again under
+        # the same nonce, they are not lost until their leases expire.
+        nonce, unanswered = getattr(self._local, "asked", ("", None))
+        again = unanswered == tokens
+        if not again:
+            # Where there are tokens they are as good, and need not be waited for.
+            nonce = sha256("".join(tokens).encode()).hexdigest()[:32] if tokens else token_hex(16)
+        self._local.asked = nonce, tokens
+        yield nonce, again
+        del self._local.asked
 
     def _notice_loss(self, born: bytes) -> None:
         before, self._born = self._born, born
@@ -262,42 +272,34 @@ class RedisStorage:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))
 
     def finish(self, lease: Lease, transition: Transition) -> State | None:
-        state, news = self._end("finish", lease, transition)
+        _, unanswered = getattr(self._local, "asked", ("", ()))
+        again = lease.token in unanswered
+        with self._asking(lease.token):
+            state, news = self._call("finish", *_wire.end(lease, transition), again=again)
         self._tell(news)
         return state.decode() or None
 
-    def finish_and_reserve(
-        self, lease: Lease, transition: Transition, consumer: str, seconds: float = 30.0
-    ) -> tuple[State | None, list[Lease]]:
-        # The nonce of what is reserved is that of what has ended: a call that is repeated
-        # after its reply was lost finds the same lease.
-        nonce = sha256(lease.token.encode()).hexdigest()[:32]
-        found = self._end(
-            "finish_and_reserve", lease, transition, consumer, self._process, nonce, seconds
-        )
-        state, news, reserved, born = found
+    def exchange(
+        self,
+        ends: Sequence[tuple[Lease, Transition]],
+        consumer: str,
+        limit: int = 1,
+        seconds: float = 30.0,
+    ) -> tuple[list[State | None], list[Lease]]:
+        fields = [field for end in ends for field in _wire.end(*end)]
+        with self._asking(*(lease.token for lease, _ in ends)) as (nonce, again):
+            states, news, reserved, born = self._call(
+                "exchange", consumer, self._process, nonce, limit, seconds, *fields, again=again
+            )
         self._notice_loss(born)
         self._tell(news)
-        return state.decode() or None, self._leases(consumer, reserved)
+        return [state.decode() or None for state in states], self._leases(consumer, reserved)
 
-    def _end(self, operation: str, lease: Lease, transition: Transition, *more: Any) -> Any:
-        again = getattr(self._local, "unfinished", None) == lease.token
-        self._local.unfinished = lease.token
-        answer = self._call(
-            operation,
-            lease.task.id,
-            lease.token,
-            transition.state,
-            transition.reason,
-            "" if transition.due is None else transition.due,
-            _wire.pack_attempt(transition.attempt),
-            _wire.pack_response(transition),
-            "1" if transition.counts else "0",
-            *more,
-            again=again,
-        )
-        self._local.unfinished = None
-        return answer
+    def give_back(self, leases: Sequence[Lease]) -> list[str]:
+        held = [part for lease in leases for part in (lease.task.id, lease.token)]
+        waiting, news = self._call("give_back", *held)
+        self._tell(news)
+        return [task_id.decode() for task_id in waiting]
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
         packed = "" if progress is None else _wire.pack_progress(progress)

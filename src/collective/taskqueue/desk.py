@@ -1,0 +1,357 @@
+"""The desk of a consumer: where its threads are given tasks, and hand in what has ended.
+
+`Desk` asks the storage each time. `BusyDesk` is for a storage that is far away: it has a
+clerk, a thread that hands in many ends at once and brings as many new tasks, while the
+others go on. What has ended is on its way at once; what is brought ahead is what the consumer
+began within the last moments, and goes back if it cannot begin soon.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.grace import Grace
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Transition
+from dataclasses import replace
+from typing import Any
+from typing import NamedTuple
+from typing import TypeVar
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+T = TypeVar("T")
+
+#: Most ends, and most leases, that one call to the storage is about.
+MOST = 32
+
+#: What is reserved ahead is what was done in so many seconds before.
+HORIZON = 0.05
+
+#: Seconds that a task which is reserved ahead waits for a thread before it is given back.
+PATIENCE = 0.1
+
+
+class Ending(NamedTuple):
+    """The end of an attempt, and what to call once the storage knows it or never will."""
+
+    lease: Lease
+    transition: Transition
+    release: Callable[[], None]
+
+
+class Desk:
+    """See the module. `stored` is called with each ending that the storage has accepted, and
+    the state of the task then, None if its lease was lost."""
+
+    def __init__(
+        self,
+        storage: Any,
+        settings: ServerSettings,
+        grace: Grace,
+        stored: Callable[[Ending, State | None], None],
+    ) -> None:
+        self._storage = storage
+        self._settings = settings
+        self._grace = grace
+        self._stored = stored
+
+    def take(self, timeout: float | None = None) -> list[Lease]:
+        """Wait up to `timeout` seconds for a task; return its lease, or nothing."""
+        leases: list[Lease] = self._storage.reserve(
+            self._settings.name, limit=1, timeout=timeout, lease=self._settings.lease
+        )
+        return leases
+
+    def end(self, ending: Ending) -> None:
+        """Hand in the end of a task that was taken; never raises."""
+        transition = ending.transition
+
+        def finish() -> State | None:
+            nonlocal transition
+            try:
+                state: State | None = self._storage.finish(ending.lease, transition)
+            except StorageUnavailable:
+                raise
+            except Exception:
+                # It may be something in the response that this storage cannot hold.
+                transition = _without_response(transition)
+                raise
+            return state
+
+        self._settle([ending], self._until_done([ending], lambda: [finish()]))
+
+    def drop(self, lease: Lease) -> None:
+        """A task that was taken has no end: an error of ours; its lease expires."""
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """Return tasks that were taken and not begun to the front; never raises."""
+        try:
+            self._storage.give_back(leases)
+        except Exception as exc:
+            for lease in leases:
+                logger.warning(
+                    "task %s: not begun, not given back (%s), its lease expires",
+                    lease.task.id,
+                    exc,
+                    exc_info=not isinstance(exc, StorageUnavailable),
+                )
+        else:
+            for lease in leases:
+                logger.debug("task %s: not begun, given back", lease.task.id)
+
+    def wake(self) -> None:
+        """Let nobody wait here any more; called when the grace period has begun."""
+
+    def close(self) -> None:
+        """Called once, when all threads have ended or are waited for no longer."""
+
+    def _until_done(self, endings: Sequence[Ending], store: Callable[[], T]) -> T | None:
+        """Call `store` until it succeeds; return None if the grace period ends before."""
+        errors = 0
+        while True:
+            try:
+                return store()
+            except Exception as exc:
+                errors += 1
+                self._log_failure(endings, exc, errors)
+            if not self._grace.may_try_again(errors):
+                return None
+
+    def _log_failure(self, endings: Sequence[Ending], exc: Exception, errors: int) -> None:
+        # What a desk has many of is told of once.
+        if errors > 1 and len(endings) > 1:
+            logger.error("queue %s: still (%s), trying again", self._settings.queue, exc)
+            return
+        for ending in endings:
+            logger.error(
+                "task %s: %s, but its storage failed (%s), trying again",
+                ending.lease.task.id,
+                ending.transition.state,
+                exc,
+                exc_info=not isinstance(exc, StorageUnavailable),
+            )
+
+    def _settle(self, endings: Sequence[Ending], states: Sequence[State | None] | None) -> None:
+        for number, ending in enumerate(endings):
+            try:
+                ending.release()
+                if states is not None:
+                    self._stored(ending, states[number])
+                else:
+                    logger.error(
+                        "task %s: %s, but stopped before its storage knew; it will run again",
+                        ending.lease.task.id,
+                        ending.transition.state,
+                    )
+            except Exception:
+                # What else has ended is told all the same, and what was brought is begun.
+                logger.exception("task %s: nobody told of its end, going on", ending.lease.task.id)
+
+
+class BusyDesk(Desk):
+    """See the module; its storage is an `IExchange`."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        lock = threading.Lock()
+        #: For the clerk: there is work. For the others: the clerk has been at the storage.
+        self._work = threading.Condition(lock)
+        self._news = threading.Condition(lock)
+        #: What was reserved ahead, oldest first, and the monotonic time of that.
+        self._hand: deque[tuple[Lease, float]] = deque()
+        self._ends: deque[Ending] = deque()
+        #: The tokens of all that the threads have in their hands.
+        self._taken: dict[str, bool] = {}
+        #: How many threads wait at the storage and not here.
+        self._away = 0
+        #: When the last tasks ended.
+        self._recent: deque[float] = deque(maxlen=MOST + 1)
+        self._under_way = False
+        self._closed = False
+        self._clerk: threading.Thread | None = None
+
+    def take(self, timeout: float | None = None) -> list[Lease]:
+        with self._work:
+            lease = self._from_hand()
+            if lease is not None or self._grace.begun.is_set():
+                return [] if lease is None else [lease]
+            self._away += 1
+        leases: list[Lease] = []
+        try:
+            leases = super().take(timeout)
+        finally:
+            with self._work:
+                self._away -= 1
+                for lease in leases:
+                    self._note_taken(lease)
+        return leases
+
+    def _from_hand(self) -> Lease | None:
+        """Return what is next, None if there is nothing, and nothing on its way."""
+        while not self._grace.begun.is_set():
+            if self._hand and self._may_begin(*self._hand[0]):
+                lease, _ = self._hand.popleft()
+                self._note_taken(lease)
+                return lease
+            if not (self._hand or self._ends or self._under_way):
+                break
+            self._news.wait()
+        return None
+
+    def _may_begin(self, lease: Lease, since: float) -> bool:
+        if time.monotonic() - since > self._settings.lease / 3:
+            # The storage was away for so long that the lease may be over before it is renewed.
+            return False
+        # Should it take down the process, then nothing that has ended is lost with it.
+        return not (_is_suspect(lease) and (self._ends or self._under_way))
+
+    def _note_taken(self, lease: Lease) -> None:
+        self._taken[lease.token] = _is_suspect(lease)
+
+    def end(self, ending: Ending) -> None:
+        with self._work:
+            if not self._closed and self._has_clerk(ending):
+                self._taken.pop(ending.lease.token, None)
+                self._recent.append(time.monotonic())
+                self._ends.append(ending)
+                self._work.notify()
+                return
+        self.drop(ending.lease)
+        super().end(ending)
+
+    def drop(self, lease: Lease) -> None:
+        with self._work:
+            self._taken.pop(lease.token, None)
+
+    def _has_clerk(self, ending: Ending) -> bool:
+        if self._clerk is None:
+            name = f"taskqueue-{self._settings.queue}-{self._settings.name}-clerk"
+            clerk = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                clerk.start()
+            except RuntimeError as exc:
+                logger.warning(
+                    "task %s: no thread can be had (%s), its end is handed in by itself",
+                    ending.lease.task.id,
+                    exc,
+                )
+                return False
+            self._clerk = clerk
+        return True
+
+    def wake(self) -> None:
+        with self._work:
+            self._work.notify()
+            self._news.notify_all()
+
+    def close(self) -> None:
+        with self._work:
+            self._closed = True
+            self._work.notify()
+        if self._clerk is not None:
+            self._grace.join(self._clerk, self.wake)
+
+    # the clerk
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                while not self._has_work():
+                    if self._closed:
+                        return
+                    self._work.wait(self._patience())
+                back = self._take_back()
+                ends = [self._ends.popleft() for _ in range(min(len(self._ends), MOST))]
+                limit = self._wanted()
+                self._under_way = True
+            brought: list[tuple[Lease, float]] = []
+            try:
+                if back:
+                    self.give_back(back)
+                if ends:
+                    brought = self._exchange(ends, limit)
+            except BaseException:
+                logger.exception("the ends of %d tasks may be lost, going on", len(ends))
+            finally:
+                with self._work:
+                    self._hand.extend(brought)
+                    self._under_way = False
+                    self._news.notify_all()
+
+    def _has_work(self) -> bool:
+        return bool(self._ends) or self._is_late()
+
+    def _is_late(self) -> bool:
+        return bool(self._hand) and (self._grace.begun.is_set() or self._patience() == 0.0)
+
+    def _patience(self) -> float | None:
+        """Seconds until what was reserved ahead has waited too long; None if nothing has."""
+        if not self._hand:
+            return None
+        return max(0.0, self._hand[0][1] + PATIENCE - time.monotonic())
+
+    def _take_back(self) -> list[Lease]:
+        late = [lease for lease, _ in self._hand] if self._is_late() else []
+        if late:
+            self._hand.clear()
+        return late
+
+    def _wanted(self) -> int:
+        """How many tasks to reserve: one for each thread that waits here, and some ahead."""
+        threads = self._settings.concurrent_limit
+        if not threads or self._grace.begun.is_set():
+            return 0
+        ahead = 0
+        if not any(self._taken.values()) and not any(_is_suspect(lease) for lease, _ in self._hand):
+            since = time.monotonic() - HORIZON
+            # Less the one that ended just now, however long it took.
+            ahead = sum(moment > since for moment in self._recent) - 1
+        free = threads - len(self._taken) - self._away
+        return max(0, min(MOST, free + max(0, ahead)) - len(self._hand))
+
+    def _exchange(self, ends: Sequence[Ending], limit: int) -> list[tuple[Lease, float]]:
+        pairs = [(ending.lease, ending.transition) for ending in ends]
+        name, lease = self._settings.name, self._settings.lease
+        since = 0.0
+
+        def exchange() -> tuple[list[State | None], list[Lease]] | None:
+            nonlocal since
+            # Before any of the leases can have begun.
+            since = time.monotonic()
+            try:
+                found: tuple[list[State | None], list[Lease]]
+                found = self._storage.exchange(pairs, name, limit, lease)
+            except StorageUnavailable:
+                raise
+            except Exception as exc:
+                self._log_failure(ends, exc, 1)
+                return [], []
+            return found
+
+        found = self._until_done(ends, exchange)
+        if found is not None and len(found[0]) < len(ends):
+            # One that the storage cannot hold harms no other.
+            for ending in ends:
+                super().end(ending)
+            return []
+        self._settle(ends, None if found is None else found[0])
+        return [] if found is None else [(lease, since) for lease in found[1]]
+
+
+def _is_suspect(lease: Lease) -> bool:
+    # Not all of its attempts have come to an end that counts: its process may have been lost.
+    return lease.attempt - lease.counted > 1
+
+
+def _without_response(transition: Transition) -> Transition:
+    attempt = replace(transition.attempt, error="")
+    return replace(transition, attempt=attempt, headers=(), body=b"", truncated=True)
