@@ -6,6 +6,7 @@ from collective.taskqueue.contract.base import add
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import exchange
 from collective.taskqueue.contract.base import finish_and_take
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
@@ -73,6 +74,26 @@ def test_a_call_that_failed_may_be_repeated(storage, monkeypatch, error):
     state, (following,) = finish_and_take(storage, lease, ending(lease))
     assert (state, following.attempt) == (SUCCEEDED, 1)
     assert storage.counts()[RUNNING] == 1
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_many_ends_that_failed_may_be_repeated(storage, monkeypatch, alone):
+    """Together, which brings what had been reserved with them, or each by itself."""
+    tasks = add(storage, *(new_task() for _ in range(5)))
+    leases = storage.reserve("consumer", limit=3, timeout=0)
+    ends = [(lease, ending(lease)) for lease in leases]
+    lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
+    with pytest.raises(StorageUnavailable):
+        exchange(storage, ends, limit=2)
+    assert storage.counts()[SUCCEEDED] == 3
+    if alone:
+        assert [storage.finish(*end) for end in ends] == [SUCCEEDED] * 3
+    else:
+        states, brought = exchange(storage, ends, limit=2)
+        assert states == [SUCCEEDED] * 3
+        assert [lease.task for lease in brought] == list(tasks[3:])
+        assert [storage.finish(lease, ending(lease)) for lease in brought] == [SUCCEEDED] * 2
+    assert all(len(storage.get(lease.task.id).attempts) == 1 for lease in leases)
 
 
 def test_what_interrupts_a_call_does_not_disturb_the_next(storage, monkeypatch):

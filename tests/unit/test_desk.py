@@ -162,7 +162,8 @@ def test_tasks_come_in_their_order_and_none_twice(make, storage, stored):
     assert [task_id for task_id, _ in stored] == tasks
     assert {state for _, state in stored} == {SUCCEEDED}
     assert storage.counts()[SUCCEEDED] == 300
-    assert storage.reserves + len(storage.exchanges) < 300
+    # One to begin with, then at most one for each.
+    assert storage.reserves + len(storage.exchanges) <= 301
 
 
 def test_ends_travel_together(make, storage, stored):

@@ -443,10 +443,11 @@ local function born()
 end
 
 local function reserved(mine, nonce)
+  -- The oldest is at the right end.
   local leases = {}
   for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
     if string.sub(get(id, 'token') or '', 1, #nonce) == nonce then
-      table.insert(leases, lease_of(id))
+      table.insert(leases, 1, lease_of(id))
     end
   end
   return leases

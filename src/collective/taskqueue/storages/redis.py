@@ -69,6 +69,7 @@ from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from contextlib import contextmanager
+from contextlib import nullcontext
 from hashlib import sha256
 from secrets import token_hex
 from typing import Any
@@ -274,7 +275,8 @@ class RedisStorage:
     def finish(self, lease: Lease, transition: Transition) -> State | None:
         _, unanswered = getattr(self._local, "asked", ("", ()))
         again = lease.token in unanswered
-        with self._asking(lease.token):
+        # One of many that were asked for together: the others will be, too.
+        with nullcontext() if again else self._asking(lease.token):
             state, news = self._call("finish", *_wire.end(lease, transition), again=again)
         self._tell(news)
         return state.decode() or None
