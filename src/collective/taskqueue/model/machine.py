@@ -10,6 +10,7 @@ from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import ManualClock
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.model import checks
 from collective.taskqueue.model.expected import Entry
 from collective.taskqueue.model.expected import ExpectedQueue
@@ -33,6 +34,7 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 from hypothesis.stateful import RuleBasedStateMachine
+from itertools import islice
 from typing import Any
 from uuid import UUID
 import pytest
@@ -229,6 +231,39 @@ class QueueMachine(RuleBasedStateMachine):
         lease = self.dead[token] = self.held.pop(token)
         self._finish(lease, ending(lease, state, due=self.clock() + pause, counts=counts))
 
+    @precondition(lambda self: self.held)
+    @rule(which=WHICH, number=st.integers(1, 3), ends=st.lists(often(*ENDS), max_size=3))
+    def exchange(self, which: int, number: int, ends: list[State]) -> None:
+        leases = [*islice(self._held_from(which), len(ends)), *self._stale()[:1]]
+        states = [*ends, FAILED][: len(leases)]
+        now = self.clock()
+        pairs = [
+            (lease, ending(lease, state, due=now))
+            for lease, state in zip(leases, states, strict=False)
+        ]
+        if not IExchange.providedBy(self.storage):
+            for lease, transition in pairs:
+                self.dead[lease.token] = self.held.pop(lease.token, lease)
+                self._finish(lease, transition)
+            return
+        with self._act():
+            found, brought = self.storage.exchange(pairs, "one", number, 630.0)
+            for lease, transition in pairs:
+                self.dead[lease.token] = self.held.pop(lease.token, lease)
+                assert found.pop(0) == self.expected.finish(lease, transition, now)
+            self._hold(brought)
+            self.expected.reserve(brought, "one", number, 630.0, now, careful=True)
+
+    @precondition(lambda self: self.held)
+    @rule(which=WHICH, number=st.integers(1, 3))
+    def give_back(self, which: int, number: int) -> None:
+        leases = [*islice(self._held_from(which), number), *self._stale()[:1]]
+        with self._act():
+            found = self.storage.give_back(leases)
+            assert found == self.expected.give_back(leases, self.clock()), "not given back"
+        for lease in leases:
+            self.dead[lease.token] = self.held.pop(lease.token, lease)
+
     @precondition(lambda self: self._stale())
     @rule(which=WHICH, state=often(*ENDS))
     def finish_in_vain(self, which: int, state: State) -> None:
@@ -341,11 +376,19 @@ class QueueMachine(RuleBasedStateMachine):
     def _reserve(self, consumer: str, limit: int, seconds: float) -> None:
         with self._act():
             leases = self.storage.reserve(consumer, limit=limit, timeout=0, lease=seconds)
-            for lease in leases:
-                known = lease.token in self.held or lease.token in self.dead
-                assert not known, "a token is given out twice"
-                self.held[lease.token] = lease
+            self._hold(leases)
             self.expected.reserve(leases, consumer, limit, seconds, self.clock())
+
+    def _hold(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            known = lease.token in self.held or lease.token in self.dead
+            assert not known, "a token is given out twice"
+            self.held[lease.token] = lease
+
+    def _held_from(self, which: int) -> Iterator[Lease]:
+        """The leases in use, in any order, each once."""
+        held = list(self.held.values())
+        return (held[(which + number) % len(held)] for number in range(len(held)))
 
     def _finish(self, lease: Lease, transition: Transition) -> None:
         with self._act():

@@ -100,6 +100,7 @@ class Record:
     def unstart(self) -> None:
         """It has not begun after all."""
         self.number -= 1
+        self.progress = None
 
     def end(self, transition: Transition) -> None:
         self.last = transition

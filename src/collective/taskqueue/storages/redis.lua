@@ -554,6 +554,7 @@ function operation.give_back(...)
     if holds(id, held[i + 1]) then
       release(id)
       call('HINCRBY', task_key(id), 'number', -1)
+      unset(id, 'progress')
       if not is_pointless(id, news) then
         queue(id, true)
         table.insert(waiting, 1, id)
