@@ -70,7 +70,7 @@ from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from contextlib import contextmanager
 from contextlib import nullcontext
-from hashlib import sha256
+from itertools import count
 from secrets import token_hex
 from typing import Any
 from zope.interface import implementer
@@ -111,6 +111,7 @@ class RedisStorage:
         self._born = b""
         self._adopted: set[str] = set()
         self._local = threading.local()
+        self._salt, self._nonces = token_hex(16), count()
         options = {
             "remember": REMEMBER,
             "keep_succeeded": self.settings.keep_succeeded,
@@ -189,8 +190,8 @@ class RedisStorage:
         nonce, unanswered = getattr(self._local, "asked", ("", None))
         again = unanswered == tokens
         if not again:
-            # Where there are tokens they are as good, and need not be waited for.
-            nonce = sha256("".join(tokens).encode()).hexdigest()[:32] if tokens else token_hex(16)
+            # Of one length, so that none is the beginning of another.
+            nonce = f"{self._salt}{next(self._nonces):016x}"
         self._local.asked = nonce, tokens
         yield nonce, again
         del self._local.asked
