@@ -10,9 +10,12 @@ from collective.taskqueue.storages._session import Session
 from contextlib import contextmanager
 from sqlalchemy import Connection
 from typing import Any
+from typing import TypeVar
 from uuid import uuid4
 import threading
 
+
+T = TypeVar("T")
 
 #: Characters of changes and of history after which the oldest give way.
 LONG_CHANGES, LONG_HISTORY = 4000, 40_000
@@ -31,12 +34,15 @@ class Claims:
         self._recover = recover
         self._local = threading.local()
 
-    def take(self, consumer: str, limit: int, seconds: float) -> tuple[list[Any], float, float]:
+    def take(
+        self, consumer: str, limit: int, seconds: float, together: bool = True
+    ) -> tuple[list[Any], float, float]:
         """Return rows of tasks that are running now, oldest first.
 
         And the time, and the seconds until something has to be done without being woken for it.
+        Unless they may come `together` with others, tasks that were lost come one by one.
         """
-        rows = self._claim(self._statements.claim, consumer, limit, seconds)
+        rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
         if rows:
             return rows, rows[0].expires - seconds, 0.0
         look = self._look()
@@ -50,7 +56,7 @@ class Claims:
         statement = self._statements.claim_others if late else self._statements.claim_keyed
         if look.waits and not look.paused:
             # Some of them have keys, or came in between.
-            rows = self._claim(statement, consumer, limit, seconds)
+            rows = self._claim(statement, consumer, limit, seconds, together)
         moments = [when - look.now for when in (look.due, look.expires) if when is not None]
         soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
         return rows, look.now, soonest
@@ -68,33 +74,42 @@ class Claims:
 
     def take_after(
         self,
-        work: Callable[[Connection, bool], Any],
+        work: Callable[[Connection, bool], T],
         consumer: str,
+        limit: int,
         seconds: float,
-    ) -> tuple[Any, list[Any]]:
-        """Do something, and take one task in the same transaction; return both results.
+    ) -> tuple[T, list[Any]]:
+        """Do something, and take tasks in the same transaction; return both results.
 
-        Takes nothing if something else comes first, or a key has to be locked.
+        Takes nothing if something else comes first, or a key has to be locked. A task that was
+        lost is taken alone.
         """
 
-        def both(connection: Connection, again: bool) -> tuple[Any, list[Any]]:
+        def both(connection: Connection, again: bool) -> tuple[T, list[Any]]:
             result = work(connection, again)
             return result, claim(connection, again)
 
+        if not limit:
+            return self._session.write(work), []
         with self._asking() as (nonce, asked):
-            claim = self._claiming(self._statements.claim_next, nonce, asked, consumer, 1, seconds)
-            return self._session.write(both)
+            claim = self._claiming(
+                self._statements.claim_next, nonce, asked, consumer, limit, seconds, False
+            )
+            result, rows = self._session.write(both)
+        return result, _in_order(rows)
 
-    def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
+    def _claim(
+        self, statement: Any, consumer: str, limit: int, seconds: float, together: bool
+    ) -> list[Any]:
         with self._asking() as (nonce, asked):
-            work = self._claiming(statement, nonce, asked, consumer, limit, seconds)
+            work = self._claiming(statement, nonce, asked, consumer, limit, seconds, together)
             single = statement is self._statements.claim
             try:
                 rows = self._session.single(work) if single else self._session.write(work)
             except Conflict:
                 # Somebody queues very many tasks with keys, and rings when they are there.
                 return []
-        return sorted(rows, key=lambda row: row.place)
+        return _in_order(rows)
 
     @contextmanager
     def _asking(self) -> Iterator[tuple[str, bool]]:
@@ -107,9 +122,21 @@ class Claims:
         del self._local.nonce
 
     def _claiming(
-        self, statement: Any, nonce: str, asked: bool, consumer: str, limit: int, seconds: float
+        self,
+        statement: Any,
+        nonce: str,
+        asked: bool,
+        consumer: str,
+        limit: int,
+        seconds: float,
+        together: bool,
     ) -> Callable[[Connection, bool], list[Any]]:
-        values = {"consumer_": consumer, "process_": self._process, "lease": seconds}
+        values = {
+            "consumer_": consumer,
+            "process_": self._process,
+            "lease": seconds,
+            "together": together,
+        }
 
         def work(connection: Connection, again: bool) -> list[Any]:
             rows = self._reserved(connection, consumer, nonce) if again or asked else []
@@ -144,3 +171,7 @@ class Claims:
 def _late(look: Any) -> list[float]:
     """When the oldest task that is due became so, and the oldest lease that is over was."""
     return [when for when in (look.due, look.expires) if when is not None and when <= look.now]
+
+
+def _in_order(rows: list[Any]) -> list[Any]:
+    return sorted(rows, key=lambda row: row.place)

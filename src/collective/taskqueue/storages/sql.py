@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.interfaces import IFinishAndReserve
+from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _process
@@ -75,7 +75,7 @@ MARKS = 100
 NOTIFY_INTERVAL = 0.1
 
 
-@implementer(ITaskStorage, IFinishAndReserve)
+@implementer(ITaskStorage, IExchange)
 class SqlStorage(Steering):
     """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
 
