@@ -31,8 +31,8 @@ from sqlalchemy import extract
 from sqlalchemy import func
 from sqlalchemy import LargeBinary
 from sqlalchemy import select
-from sqlalchemy import text
 from sqlalchemy import Text
+from sqlalchemy import text
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite

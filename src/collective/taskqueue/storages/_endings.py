@@ -205,6 +205,27 @@ def _lose(session: Session, connection: Connection, row: Any, now: float, news: 
     return False
 
 
+def give_back(session: Session, connection: Connection, row: Any, now: float, news: News) -> bool:
+    """Put a running task that has not begun back to the front; return whether it waits again.
+
+    Its key is locked.
+    """
+    # A repeated call finds that token.
+    values: dict[str, Any] = {"done": row.token, "attempts": TASK.c.attempts - 1}
+    replaced = newer(session, connection, row.key, row.mode)
+    if not row.cancel and replaced is None:
+        queue_again(session, connection, row.id, now, front=True, **values)
+        return True
+    reason = "cancelled while running"
+    if not row.cancel and replaced is not None:
+        reason = f"replaced by {replaced}"
+        see(session, connection, replaced, row.tid)
+    values |= concluded(session, connection, CANCELLED, now, reason)
+    connection.execute(of_task(session, row.id).values(values))
+    news.append((CANCELLED, row.id, reason))
+    return False
+
+
 def shorten(session: Session, connection: Connection, task_id: str) -> None:
     """Let the oldest attempts and changes of a task give way."""
     mine = TASK.c.queue == session.settings.queue, TASK.c.id == task_id
@@ -240,14 +261,14 @@ class Tidy:
         self._looked = float("-inf")
         self._finished: dict[str, int] = {}
 
-    def after(self, state: str, now: float) -> None:
-        """A task has finished; called outside of any transaction."""
+    def after(self, state: str, now: float, number: int = 1) -> None:
+        """So many tasks have finished; called outside of any transaction."""
         if abs(now - self._looked) >= self.INTERVAL:
             self._looked = now
             self._forget(TASK.c.forget_at, TASK.c.forget_at <= now)
         most = self._session.settings.max_finished
         # From the first one on: nobody knows how many there were before.
-        number = self._finished.get(state, most) + 1
+        number += self._finished.get(state, most)
         self._finished[state] = number
         # A hundredth too many is not worth a look after each task.
         if number > most // 100:

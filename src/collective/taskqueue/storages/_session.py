@@ -101,6 +101,15 @@ class Session:
             values["number_"] = self.number(connection)
         return connection.execute(statement, {"queue_": self.settings.queue, **values})
 
+    def change(
+        self, connection: Connection, statement: Any, rows: Sequence[dict[str, Any]], **values: Any
+    ) -> int:
+        """Execute one of `statements` for each of the rows; return how many were changed."""
+        if self._needs_of(statement)[0]:
+            values["now"] = self._clock()
+        values["queue_"] = self.settings.queue
+        return self.dialect.change(connection, statement, values, rows)
+
     def now(self, connection: Connection) -> float:
         """Return the time of the database."""
         now = self._clock()

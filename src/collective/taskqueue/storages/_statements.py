@@ -199,6 +199,13 @@ class Statements:
             _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
 
+        several = _HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
+        self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
+        # In one order for everybody, so that no two wait for each other.
+        names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
+        held = select(*(TASK.c[name] for name in names)).where(*several)
+        self.held = held.order_by(TASK.c.id).with_for_update()
+
     def _of_people(self) -> None:
         self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
         responded = TASK.c.last.is_not(None).label("responded")
