@@ -12,10 +12,12 @@ from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import Outcome
@@ -160,6 +162,103 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
         connection.close()
     add_one(storage)
     assert len(storage) == 2
+
+
+@pytest.mark.parametrize("how", ["expired", "due"])
+def test_a_lock_that_somebody_keeps(make_storage, url, how):
+    """Other tasks go on, consumers can be stopped, and its turn comes when it is let go."""
+    storage = make_storage()
+    if how == "expired":
+        task = add_one(storage)
+        assert storage.reserve("consumer", timeout=0, lease=0.001)
+    else:
+        task = add_one(storage, due=time.time() + 0.2)
+    others = [add_one(storage), add_one(storage, key="key")]
+    with psycopg.connect(_conninfo(url)) as person:
+        query = "SELECT clock_timestamp() FROM taskqueue_task WHERE id = %s FOR UPDATE"
+        person.execute(query, [task.id])
+        _until(lambda: storage._session.time() > (task.due or 0.0) + 0.1)
+        for other in others:
+            [lease] = aside(lambda: storage.reserve("consumer", timeout=0)).result(BOUND)
+            assert lease.task.id == other.id
+        blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))
+        with pytest.raises(TimeoutError):
+            blocked.result(0.2)
+    [lease] = blocked.result(BOUND)
+    assert lease.task.id == task.id
+
+
+def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
+    """The server ends it, and its task runs elsewhere; when it wakes it has changed nothing."""
+    monkeypatch.setattr(_dialects, "IDLE", 0.5)
+    frozen, storage = make_storage(), make_storage()
+    task = add_one(storage)
+    [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
+    execute = frozen._session.execute
+    asleep, awake = threading.Event(), threading.Event()
+
+    def stall(connection: Any, statement: Any, **values: Any) -> Any:
+        result = execute(connection, statement, **values)
+        if statement is frozen._statements.finish and not asleep.is_set():
+            asleep.set()
+            assert awake.wait(BOUND)
+        return result
+
+    monkeypatch.setattr(frozen._session, "execute", stall)
+    late = aside(lambda: frozen.finish_and_reserve(lease, ending(lease), "frozen"))
+    assert asleep.wait(BOUND)
+    [again] = storage.reserve("consumer", timeout=BOUND)
+    assert (again.task.id, again.attempt) == (task.id, 2)
+    awake.set()
+    assert late.result(BOUND) == (None, [])
+    assert storage.finish(again, ending(again)) == SUCCEEDED
+
+
+def test_a_batch_of_any_size(make_storage):
+    """Longer than `stage_timeout` on its way, and with more keys than the server has locks."""
+    storage = make_storage(stage_timeout=1.0)
+    tasks = [new_task(key=str(number)) for number in range(8000)]
+    storage.stage("batch", tasks)
+    storage.promote("batch", b"\0" * 8)
+    again = [new_task(key=task.key, on_conflict="replace") for task in tasks[:1000]]
+    storage.stage("again", again)
+    storage.promote("again", b"\1" * 8)
+    counts = storage.counts()
+    assert (counts["queued"], counts["cancelled"]) == (8000, 1000)
+    assert [take(storage).task.id for _ in range(3)] == ids(tasks[1000:1003])
+
+
+def test_keys_that_are_locked_for_long(make_storage, url):
+    """No outage: who asks for a task is given none, and those who have ended one go on."""
+    storage = make_storage(stage_timeout=0.2)
+    first = add_one(storage)
+    lease = take(storage)
+    task = add_one(storage, key="key")
+    with psycopg.connect(_conninfo(url)) as somebody:
+        lock = storage._session.dialect._locks(map(str, range(1000)))
+        somebody.execute("SELECT pg_advisory_xact_lock(%s)", lock["numbers"])
+        assert storage.finish_and_reserve(lease, ending(lease), "consumer") == (SUCCEEDED, [])
+        assert storage.reserve("consumer", timeout=0) == []
+    assert storage.get(first.id).state == SUCCEEDED
+    assert take(storage).task.id == task.id
+
+
+def test_what_waits_is_dropped_while_another_is_skipped_for_it(make_storage, monkeypatch):
+    """The two are done one after the other: in the end the later task waits."""
+    storage, other = make_storage(), make_storage()
+    add_one(storage, key="key")
+    store = Admission._store
+    dropped: list[int] = []
+
+    def drop_first(admission: Admission) -> None:
+        if not dropped:
+            dropped.append(other.clear())
+        store(admission)
+
+    monkeypatch.setattr(Admission, "_store", drop_first)
+    task = add_one(storage, key="key")
+    assert dropped == [1]
+    assert take(storage).task.id == task.id
 
 
 def test_the_answer_to_finish_is_lost(make_storage, monkeypatch):

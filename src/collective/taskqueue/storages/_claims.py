@@ -10,12 +10,18 @@ from collective.taskqueue.storages._session import Session
 from contextlib import contextmanager
 from sqlalchemy import Connection
 from typing import Any
+from typing import TypeVar
 from uuid import uuid4
 import threading
 
 
+T = TypeVar("T")
+
 #: Characters of changes and of history after which the oldest give way.
 LONG_CHANGES, LONG_HISTORY = 4000, 40_000
+
+#: Seconds until tasks are looked at again that somebody else has locked.
+LOCKED = 0.5
 
 
 class Claims:
@@ -28,59 +34,82 @@ class Claims:
         self._recover = recover
         self._local = threading.local()
 
-    def take(self, consumer: str, limit: int, seconds: float) -> tuple[list[Any], float, float]:
+    def take(
+        self, consumer: str, limit: int, seconds: float, together: bool = True
+    ) -> tuple[list[Any], float, float]:
         """Return rows of tasks that are running now, oldest first.
 
         And the time, and the seconds until something has to be done without being woken for it.
+        Unless they may come `together` with others, tasks that were lost come one by one.
         """
-        rows = self._claim(self._statements.claim, consumer, limit, seconds)
-        soonest = float("inf")
-        now = rows[0].expires - seconds if rows else 0.0
-        while not rows:
-            look = self._session.read(
-                lambda connection: self._session.execute(connection, self._statements.look).one()
-            )
-            now = look.now
-            if look.expires is not None and look.expires <= look.now:
-                self._recover()
-            elif look.due is not None and look.due <= look.now:
-                self._session.write(
-                    lambda connection, again: _endings.ripen(self._session, connection)
-                )
-            else:
-                moments = [when for when in (look.due, look.expires) if when is not None]
-                soonest = max(min(moments, default=soonest) - look.now, 0.001)
-                if look.waits and not look.paused:
-                    # Some of them have keys, or came in between.
-                    rows = self._claim(self._statements.claim_keyed, consumer, limit, seconds)
-                break
-        return rows, now, soonest
+        rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
+        if rows:
+            return rows, rows[0].expires - seconds, 0.0
+        look = self._look()
+        tried: list[float] = []
+        while (late := _late(look)) and late != tried:
+            tried = late
+            self._put_in_line(look)
+            look = self._look()
+        # What is still late was locked by somebody, who may never come back: a process that is
+        # frozen, or a person. The others need not wait for that.
+        statement = self._statements.claim_others if late else self._statements.claim_keyed
+        if look.waits and not look.paused:
+            # Some of them have keys, or came in between.
+            rows = self._claim(statement, consumer, limit, seconds, together)
+        moments = [when - look.now for when in (look.due, look.expires) if when is not None]
+        soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
+        return rows, look.now, soonest
+
+    def _look(self) -> Any:
+        return self._session.read(
+            lambda connection: self._session.execute(connection, self._statements.look).one()
+        )
+
+    def _put_in_line(self, look: Any) -> None:
+        if look.expires is not None and look.expires <= look.now:
+            self._recover()
+        if look.due is not None and look.due <= look.now:
+            self._session.write(lambda connection, again: _endings.ripen(self._session, connection))
 
     def take_after(
         self,
-        work: Callable[[Connection, bool], Any],
+        work: Callable[[Connection, bool], T],
         consumer: str,
+        limit: int,
         seconds: float,
-    ) -> tuple[Any, list[Any]]:
-        """Do something, and take one task in the same transaction; return both results.
+    ) -> tuple[T, list[Any]]:
+        """Do something, and take tasks in the same transaction; return both results.
 
-        Takes nothing if something else comes first, or a key has to be locked.
+        Takes nothing if something else comes first, or a key has to be locked. A task that was
+        lost is taken alone.
         """
 
-        def both(connection: Connection, again: bool) -> tuple[Any, list[Any]]:
+        def both(connection: Connection, again: bool) -> tuple[T, list[Any]]:
             result = work(connection, again)
             return result, claim(connection, again)
 
+        if not limit:
+            return self._session.write(work), []
         with self._asking() as (nonce, asked):
-            claim = self._claiming(self._statements.claim_next, nonce, asked, consumer, 1, seconds)
-            return self._session.write(both)
+            claim = self._claiming(
+                self._statements.claim_next, nonce, asked, consumer, limit, seconds, False
+            )
+            result, rows = self._session.write(both)
+        return result, _in_order(rows)
 
-    def _claim(self, statement: Any, consumer: str, limit: int, seconds: float) -> list[Any]:
+    def _claim(
+        self, statement: Any, consumer: str, limit: int, seconds: float, together: bool
+    ) -> list[Any]:
         with self._asking() as (nonce, asked):
-            work = self._claiming(statement, nonce, asked, consumer, limit, seconds)
+            work = self._claiming(statement, nonce, asked, consumer, limit, seconds, together)
             single = statement is self._statements.claim
-            rows = self._session.claim(work) if single else self._session.write(work)
-        return sorted(rows, key=lambda row: row.place)
+            try:
+                rows = self._session.single(work) if single else self._session.write(work)
+            except Conflict:
+                # Somebody queues very many tasks with keys, and rings when they are there.
+                return []
+        return _in_order(rows)
 
     @contextmanager
     def _asking(self) -> Iterator[tuple[str, bool]]:
@@ -93,9 +122,21 @@ class Claims:
         del self._local.nonce
 
     def _claiming(
-        self, statement: Any, nonce: str, asked: bool, consumer: str, limit: int, seconds: float
+        self,
+        statement: Any,
+        nonce: str,
+        asked: bool,
+        consumer: str,
+        limit: int,
+        seconds: float,
+        together: bool,
     ) -> Callable[[Connection, bool], list[Any]]:
-        values = {"consumer_": consumer, "process_": self._process, "lease": seconds}
+        values = {
+            "consumer_": consumer,
+            "process_": self._process,
+            "lease": seconds,
+            "together": together,
+        }
 
         def work(connection: Connection, again: bool) -> list[Any]:
             rows = self._reserved(connection, consumer, nonce) if again or asked else []
@@ -107,7 +148,7 @@ class Claims:
             for row in rows:
                 if row.changed > LONG_CHANGES or row.past > LONG_HISTORY:
                     _endings.shorten(self._session, connection, row.id)
-            if statement is self._statements.claim_keyed:
+            if statement in (self._statements.claim_keyed, self._statements.claim_others):
                 self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
             return rows
 
@@ -125,3 +166,12 @@ class Claims:
         overtaken = self._statements.overtaken
         if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
             raise Conflict("another task of a key was started")
+
+
+def _late(look: Any) -> list[float]:
+    """When the oldest task that is due became so, and the oldest lease that is over was."""
+    return [when for when in (look.due, look.expires) if when is not None and when <= look.now]
+
+
+def _in_order(rows: list[Any]) -> list[Any]:
+    return sorted(rows, key=lambda row: row.place)

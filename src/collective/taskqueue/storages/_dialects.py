@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
@@ -12,12 +15,12 @@ from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
 from sqlalchemy import cast
+from sqlalchemy import column
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import create_engine
@@ -26,7 +29,10 @@ from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
+from sqlalchemy import LargeBinary
 from sqlalchemy import select
+from sqlalchemy import Text
+from sqlalchemy import text
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
@@ -34,6 +40,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 from typing import Any
+import json
 import math
 import os
 import re
@@ -41,10 +48,8 @@ import threading
 import time
 
 
-#: What an engine is for: all that has to last, or claims. PostgreSQL has one of them for
-#: transactions, the other for statements that are transactions of their own.
-TRANSACTIONS = "transactions"
-CLAIMS = "claims"
+#: The values of one row, by the name of their parameter.
+Row = dict[str, Any]
 
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
@@ -54,6 +59,13 @@ PROBE = 0.05
 
 #: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
 POLL = 2.0
+
+#: Keys that are locked one by one in a transaction; of more, all of the queue are locked.
+MANY = 100
+
+#: Seconds after which PostgreSQL ends a transaction whose process asks for nothing more: it is
+#: frozen, or its machine is gone, and others wait for its locks. It is tried again if it wakes.
+IDLE = 10.0
 
 
 def dialect_of(settings: QueueSettings) -> SQLite | PostgreSQL:
@@ -82,13 +94,22 @@ _COUNT = (
 )
 
 
+_EACH = "FROM unnest(CAST(:numbers AS bigint[])) AS number"
+# Without a lock to be shared its function is not called.
+_LOCK = text(f"SELECT pg_advisory_xact_lock_shared(:shared), pg_advisory_xact_lock(number) {_EACH}")
+_TRY_LOCK = text(
+    "SELECT coalesce(pg_try_advisory_xact_lock_shared(:shared), true)"
+    f" AND pg_try_advisory_xact_lock(number) {_EACH}"
+)
+
+
 class SQLite:
     """A file, written by one process at a time; its clock is that of the machine."""
 
     now: ColumnElement[float] | None = None
     number: ColumnElement[int] = bindparam("number_", type_=BigInteger)
     insert = staticmethod(sqlite.insert)
-    #: What makes a claim cheaper; here it is the connection.
+    #: What makes a claim cheaper: nothing.
     relaxed: tuple[Any, ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
@@ -108,7 +129,7 @@ class SQLite:
         #: The connection that looks for what other processes have written.
         self._probe: Any = None
 
-    def engine(self, kind: str) -> Engine:
+    def engine(self) -> Engine:
         FORKS.watch(self)
         engine = create_engine(
             self._url,
@@ -118,9 +139,7 @@ class SQLite:
             pool_timeout=self.settings.stage_timeout,
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
         )
-        # What a power cut takes of a claim was not to last: the task is given to somebody else.
-        durable = "NORMAL" if kind == CLAIMS else "FULL"
-        event.listen(engine, "connect", partial(_prepare, durable))
+        event.listen(engine, "connect", _prepare)
         event.listen(engine, "begin", _begin)
         self._engines.append(engine)
         return engine
@@ -166,6 +185,17 @@ class SQLite:
         last = connection.execute(_COUNT, values).scalar_one()
         return list(range(last - count + 1, last + 1))
 
+    def given(self, types: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
+        """Return what stands in a statement for the values of each row that it changes."""
+        return {name: bindparam(name, type_=kind) for name, kind in types.items()}
+
+    def change(
+        self, connection: Connection, statement: Any, common: Row, rows: Sequence[Row]
+    ) -> int:
+        """Execute a statement with `given` for each of the rows; return how many it changed."""
+        result = connection.execute(statement, [{**common, **row} for row in rows])
+        return int(result.rowcount)
+
     def lock_schema(self, connection: Connection) -> None:
         """The transaction is the lock."""
 
@@ -174,6 +204,9 @@ class SQLite:
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
         return True
+
+    def go_on(self) -> None:
+        """Nobody waits for a file that does not answer."""
 
     def after_fork(self) -> None:
         """The thread that had the gate is not in this process."""
@@ -240,12 +273,12 @@ class PostgreSQL:
         self._url = url.set(drivername="postgresql+psycopg")
         self._channel = f"taskqueue_{_digest(settings.queue)}"
 
-    def engine(self, kind: str) -> Engine:
+    def engine(self) -> Engine:
         seconds = self.settings.stage_timeout
         engine = create_engine(
             self._url,
-            # To change it for each use would take longer than the use.
-            isolation_level="READ COMMITTED" if kind == TRANSACTIONS else "AUTOCOMMIT",
+            # The driver begins no transaction by itself; each one says what it is.
+            isolation_level="AUTOCOMMIT",
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=seconds,
@@ -261,6 +294,7 @@ class PostgreSQL:
             "do_connect",
             lambda dialect, record, args, options: self._driver.connect(*args, **options),
         )
+        event.listen(engine, "begin", _begin_on_server)
         self._engines.append(engine)
         return engine
 
@@ -276,18 +310,36 @@ class PostgreSQL:
         series = func.generate_series(1, count).table_valued("n")
         return list(connection.scalars(select(NUMBERS.next_value()).select_from(series)))
 
+    def given(self, types: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
+        """All rows come as one parameter: to send a statement for each would take longer."""
+        binary = {name for name, kind in types.items() if kind is LargeBinary}
+        columns = [column(n, Text if n in binary else kind) for n, kind in types.items()]
+        rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), postgresql.JSON))
+        table = rows.table_valued(*columns).render_derived(name="given", with_types=True)
+        return {
+            name: func.decode(table.c[name], "base64") if name in binary else table.c[name]
+            for name in types
+        }
+
+    def change(
+        self, connection: Connection, statement: Any, common: Row, rows: Sequence[Row]
+    ) -> int:
+        """Execute a statement with `given` for each of the rows; return how many it changed."""
+        packed = json.dumps(rows, default=_base64, ensure_ascii=False)
+        return int(connection.execute(statement, {**common, "rows": packed}).rowcount)
+
     def lock_schema(self, connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_number("schema"))))
 
     def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
-        for number in self._locks(keys):
-            connection.execute(select(func.pg_advisory_xact_lock(number)))
+        connection.execute(_LOCK, self._locks(keys))
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
-        return all(
-            connection.scalar(select(func.pg_try_advisory_xact_lock(number)))
-            for number in self._locks(keys)
-        )
+        return all(connection.scalars(_TRY_LOCK, self._locks(keys)))
+
+    def go_on(self) -> None:
+        """A transaction that is large comes along: wait `stage_timeout` for what is next."""
+        self._driver.go_on()
 
     def after_fork(self) -> None:
         """Own no connection of the parent, and close none."""
@@ -314,18 +366,26 @@ class PostgreSQL:
         finally:
             connection.close()
 
-    def _locks(self, keys: Iterable[str]) -> list[int]:
-        # In one order for everybody, so that no two wait for each other.
-        return sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
+    def _locks(self, keys: Iterable[str]) -> dict[str, Any]:
+        # In one order for everybody, so that no two wait for each other. A server has room for
+        # a few thousand locks: who wants many takes one instead, which all others share.
+        numbers = sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
+        every = _number(f"{self.settings.queue}:")
+        if len(numbers) > MANY:
+            return {"shared": None, "numbers": [every]}
+        return {"shared": every, "numbers": numbers}
 
 
-def _prepare(durable: str, connection: Any, record: object) -> None:
+def _prepare(connection: Any, record: object) -> None:
     # The driver begins no transaction by itself; each one says what it is.
     connection.isolation_level = None
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
-    for pragma in (f"synchronous={durable}", "foreign_keys=ON"):
+    # FULL for claims, too. Nothing else would be lost with one, for each later commit takes
+    # the log to the disk as far as there is one; but a task that takes the whole machine with
+    # it would never be counted as lost, and would run at each start.
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -333,6 +393,16 @@ def _begin(connection: Connection) -> None:
     # Who reads first and then wants to write would be told that somebody else was faster.
     reads = connection.get_execution_options().get("reads")
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _begin_on_server(connection: Connection) -> None:
+    if not connection.get_execution_options().get("alone"):
+        # In one message, and for this transaction only: a pooler may give the session to
+        # somebody else afterwards.
+        connection.exec_driver_sql(
+            "BEGIN ISOLATION LEVEL READ COMMITTED;"
+            f" SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1000)}"
+        )
 
 
 #: File systems on which a lock of one machine is not seen by another.
@@ -380,6 +450,12 @@ def _inode(path: str) -> int:
 
 def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _base64(value: object) -> str:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value)} cannot be sent to the database")
+    return b64encode(value).decode()
 
 
 def _number(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
@@ -28,7 +29,10 @@ from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
 from typing import Any
+import logging
 
+
+logger = logging.getLogger("collective.taskqueue")
 
 #: Attempts and changes that are kept of one task.
 HISTORY = 100
@@ -96,15 +100,16 @@ def waiting_of(
 ) -> dict[str, list[str]]:
     """Return the ids of the tasks that wait, by key, oldest first; the keys are locked."""
     found: dict[str, list[str]] = {}
-    query = select(TASK.c.key, TASK.c.id).where(
-        TASK.c.queue == session.settings.queue,
-        TASK.c.key.in_(list(keys)),
-        # The first in the very words of the index.
-        one_of(*ACTIVE),
-        one_of(QUEUED, SCHEDULED),
-    )
-    for key, task_id in connection.execute(query.order_by(TASK.c.number)):
-        found.setdefault(key, []).append(task_id)
+    for portion in session.portions(list(keys)):
+        query = select(TASK.c.key, TASK.c.id).where(
+            TASK.c.queue == session.settings.queue,
+            TASK.c.key.in_(portion),
+            # The first in the very words of the index.
+            one_of(*ACTIVE),
+            one_of(QUEUED, SCHEDULED),
+        )
+        for key, task_id in connection.execute(query.order_by(TASK.c.number)):
+            found.setdefault(key, []).append(task_id)
     return found
 
 
@@ -136,6 +141,7 @@ def ripen(session: Session, connection: Connection) -> int:
     if ids:
         numbers = session.dialect.numbers(connection, len(ids))
         for task_id, number in zip(ids, numbers, strict=True):
+            session.dialect.go_on()
             values = {**entered(QUEUED, now), "place": number}
             connection.execute(of_task(session, task_id).values(values))
     return len(ids)
@@ -159,6 +165,7 @@ def recover(
     recovered: list[str] = []
     # The one reserved last first, so that the oldest ends up at the very front.
     for row in rows:
+        session.dialect.go_on()
         # One whose key became known too late to be locked in order waits for the next time.
         if (row.key is None or row.key in keys) and _lose(session, connection, row, now, news):
             recovered.insert(0, row.id)
@@ -198,6 +205,27 @@ def _lose(session: Session, connection: Connection, row: Any, now: float, news: 
     return False
 
 
+def give_back(session: Session, connection: Connection, row: Any, now: float, news: News) -> bool:
+    """Put a running task that has not begun back to the front; return whether it waits again.
+
+    Its key is locked.
+    """
+    # A repeated call finds that token.
+    values: dict[str, Any] = {"done": row.token, "attempts": TASK.c.attempts - 1}
+    replaced = newer(session, connection, row.key, row.mode)
+    if not row.cancel and replaced is None:
+        queue_again(session, connection, row.id, now, front=True, **values)
+        return True
+    reason = "cancelled while running"
+    if not row.cancel and replaced is not None:
+        reason = f"replaced by {replaced}"
+        see(session, connection, replaced, row.tid)
+    values |= concluded(session, connection, CANCELLED, now, reason)
+    connection.execute(of_task(session, row.id).values(values))
+    news.append((CANCELLED, row.id, reason))
+    return False
+
+
 def shorten(session: Session, connection: Connection, task_id: str) -> None:
     """Let the oldest attempts and changes of a task give way."""
     mine = TASK.c.queue == session.settings.queue, TASK.c.id == task_id
@@ -233,14 +261,14 @@ class Tidy:
         self._looked = float("-inf")
         self._finished: dict[str, int] = {}
 
-    def after(self, state: str, now: float) -> None:
-        """A task has finished; called outside of any transaction."""
+    def after(self, state: str, now: float, number: int = 1) -> None:
+        """So many tasks have finished; called outside of any transaction."""
         if abs(now - self._looked) >= self.INTERVAL:
             self._looked = now
             self._forget(TASK.c.forget_at, TASK.c.forget_at <= now)
         most = self._session.settings.max_finished
         # From the first one on: nobody knows how many there were before.
-        number = self._finished.get(state, most) + 1
+        number += self._finished.get(state, most)
         self._finished[state] = number
         # A hundredth too many is not worth a look after each task.
         if number > most // 100:
@@ -255,4 +283,12 @@ class Tidy:
 
     def _forget(self, order: Any, *conditions: ColumnElement[bool]) -> None:
         session = self._session
-        session.claim(lambda connection, again: forget(session, connection, order, *conditions))
+
+        def work(connection: Connection, again: bool) -> list[str]:
+            return forget(session, connection, order, *conditions)
+
+        try:
+            session.single(work)
+        except StorageUnavailable as exc:
+            # The task has ended all the same, and the next one may be reserved already.
+            logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)

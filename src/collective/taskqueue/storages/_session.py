@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _tables
-from collective.taskqueue.storages._dialects import CLAIMS
 from collective.taskqueue.storages._dialects import PostgreSQL
 from collective.taskqueue.storages._dialects import SQLite
-from collective.taskqueue.storages._dialects import TRANSACTIONS
+from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._statements import Statements
 from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages._tables import QUEUE
@@ -35,9 +36,12 @@ logger = logging.getLogger("collective.taskqueue")
 T = TypeVar("T")
 
 #: What a database says to a transaction that others were in the way of: serialization
-#: failure, deadlock, and a row that somebody else has just inserted.
+#: failure, deadlock, a row that somebody else has just deleted, and one just inserted.
 _CONFLICTS = frozenset(
-    {"40001", "40P01", "23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}
+    {
+        *("40001", "40P01", "23503", "23505"),
+        *("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"),
+    }
 )
 
 #: Seconds before a transaction that was in the way of another is tried again.
@@ -66,10 +70,9 @@ class Session:
         self._open()
 
     def _open(self) -> None:
-        self.engine = self.dialect.engine(TRANSACTIONS)
-        self.alone, self.claims = self.engine, self.dialect.engine(CLAIMS)
-        if not self.dialect.serial:
-            self.alone = self.claims
+        self.engine = self.dialect.engine()
+        # One statement needs no transaction around it, if the database makes it one.
+        self.alone = self.engine.execution_options(alone=True)
         self._reading = self.alone.execution_options(reads=True)
         self._lock = threading.Lock()
         self._ready = False
@@ -77,17 +80,13 @@ class Session:
     def write(self, work: Callable[[Connection, bool], T]) -> T:
         """Call `work` in a transaction, with whether it may have been carried out before.
 
-        Raises `StorageUnavailable` within `stage_timeout`.
+        Raises `StorageUnavailable` within `stage_timeout`, or `Conflict` if `work` still does.
         """
         return self._run(self.engine, work, True)
 
     def single(self, work: Callable[[Connection, bool], T]) -> T:
         """The same for one statement, which needs no transaction around it."""
         return self._run(self.alone, work, True)
-
-    def claim(self, work: Callable[[Connection, bool], T]) -> T:
-        """The same for a statement that may be undone by a power cut."""
-        return self._run(self.claims, work, True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Call `work` to look at something."""
@@ -101,6 +100,15 @@ class Session:
         if numbered:
             values["number_"] = self.number(connection)
         return connection.execute(statement, {"queue_": self.settings.queue, **values})
+
+    def change(
+        self, connection: Connection, statement: Any, rows: Sequence[dict[str, Any]], **values: Any
+    ) -> int:
+        """Execute one of `statements` for each of the rows; return how many were changed."""
+        if self._needs_of(statement)[0]:
+            values["now"] = self._clock()
+        values["queue_"] = self.settings.queue
+        return self.dialect.change(connection, statement, values, rows)
 
     def now(self, connection: Connection) -> float:
         """Return the time of the database."""
@@ -121,6 +129,13 @@ class Session:
             self.single(lambda connection, again: self.dialect.announce(connection))
         except StorageUnavailable as exc:
             logger.debug("queue %s: nobody notified (%s)", self.settings.queue, exc)
+
+    def portions(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Yield as many items at a time as one statement takes."""
+        for start in range(0, len(items), PORTION):
+            self.dialect.go_on()
+            yield items[start : start + PORTION]
+        self.dialect.go_on()
 
     def number(self, connection: Connection) -> int:
         """Return a number that is larger than all before."""
@@ -145,7 +160,8 @@ class Session:
         self.dialect.close()
 
     def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
-        deadline = time.monotonic() + self.settings.stage_timeout
+        # The other half of the time is for the answers to the last try.
+        deadline = time.monotonic() + self.settings.stage_timeout / 2
         again = False
         try:
             with self.dialect.turn(writes or not self._ready):
@@ -162,7 +178,7 @@ class Session:
         except DataError:
             # A value that this database cannot hold; later it still could not.
             raise
-        except (DBAPIError, PoolTimeout, Conflict) as exc:
+        except (DBAPIError, PoolTimeout) as exc:
             raise _unavailable(exc) from exc
 
     def _prepare(self) -> None:

@@ -8,6 +8,7 @@ partial index will do.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
 from collective.taskqueue.storages._tables import CONSUMER
@@ -23,7 +24,9 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import SUCCEEDED
 from sqlalchemy import and_
+from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
+from sqlalchemy import Boolean
 from sqlalchemy import case
 from sqlalchemy import cast
 from sqlalchemy import ColumnElement
@@ -33,6 +36,7 @@ from sqlalchemy import exists
 from sqlalchemy import false
 from sqlalchemy import func
 from sqlalchemy import Integer
+from sqlalchemy import LargeBinary
 from sqlalchemy import literal
 from sqlalchemy import literal_column
 from sqlalchemy import null
@@ -40,6 +44,7 @@ from sqlalchemy import or_
 from sqlalchemy import Select
 from sqlalchemy import select
 from sqlalchemy import Text
+from sqlalchemy import true
 from sqlalchemy import Update
 from sqlalchemy import update
 from typing import Any
@@ -74,6 +79,19 @@ SHOWN = tuple(
     TASK.c[name]
     for name in ("id", "body", "state", "reason", "changes", "history", "due", "consumer")
 ) + tuple(TASK.c[name] for name in ("progress", "cancel", "last", "forgotten"))
+
+#: What is said of an attempt that ends, and the type of each. `place_` is for many at once.
+GIVEN: dict[str, Any] = {
+    "id_": Text,
+    "token_": Text,
+    "state_": Text,
+    "reason_": Text,
+    "attempt": Text,
+    "due_": Double,
+    "counts_": Integer,
+    "last_": LargeBinary,
+    "place_": BigInteger,
+}
 
 _HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 
@@ -121,7 +139,7 @@ class Statements:
         self._relaxed = dialect.relaxed
         self.time = select(self.now)
         self._of_batches(dialect.insert)
-        self._of_consumers(dialect.serial)
+        self._of_consumers(dialect.serial, dialect.given(GIVEN))
         self._of_people()
 
     def _of_batches(self, insert: Any) -> None:
@@ -145,12 +163,13 @@ class Statements:
             PROMOTED.c.since < self.now - _seconds("remember"),
         )
 
-    def _of_consumers(self, serial: bool) -> None:
+    def _of_consumers(self, serial: bool, given_many: Mapping[str, Any]) -> None:
         nonce = bindparam("nonce", type_=Text)
         self.claim = self._claim(serial, *self._relaxed)
         # In one transaction with the end of another task, which has to last.
         self.claim_next = self._claim(serial)
         self.claim_keyed = self._claim(True)
+        self.claim_others = self._claim(True, first=False)
         self.overtaken = self._overtaken()
         self.reserved = select(*LEASED).where(
             _HERE,
@@ -172,10 +191,20 @@ class Statements:
             .values(progress=bindparam("progress_", type_=Text))
             .returning(TASK.c.cancel)
         )
-        self.finish = self._finish()
+        self.finish = self._finish(_given(), *_HELD).returning(
+            TASK.c.state, TASK.c.key, self.now.label("now")
+        )
+        self.finish_many = self._finish_many(given_many)
         self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
             _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
+
+        several = _HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
+        self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
+        # In one order for everybody, so that no two wait for each other.
+        names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
+        held = select(*(TASK.c[name] for name in names)).where(*several)
+        self.held = held.order_by(TASK.c.id).with_for_update()
 
     def _of_people(self) -> None:
         self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
@@ -187,10 +216,10 @@ class Statements:
         self.counts = self._counts()
         self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
 
-    def _claim(self, keyed: bool, *relaxed: Any) -> Update:
+    def _claim(self, keyed: bool, *relaxed: Any, first: bool = True) -> Update:
         """Move the oldest tasks that may run to running, in one statement.
 
-        Nothing is taken while something else comes first: tasks that are due, or whose
+        Nothing is taken while something else comes `first`: tasks that are due, or whose
         leases have expired. Unless `keyed`, nothing either if one of them has a key: that
         has to be locked.
         """
@@ -201,11 +230,11 @@ class Statements:
             or_(
                 TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
             ),
-            ~self._due(TASK.alias("due")),
-            ~self._expired(TASK.alias("running")),
         ]
+        if first:
+            conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
         chosen = (
-            select(TASK.c.id, TASK.c.key)
+            select(TASK.c.id, TASK.c.key, TASK.c.place, TASK.c.lost)
             .where(*conditions)
             .order_by(TASK.c.place)
             .limit(bindparam("limit_", type_=Integer))
@@ -213,7 +242,7 @@ class Statements:
             .cte("chosen")
             .prefix_with("MATERIALIZED", dialect="postgresql")
         )
-        wanted = [_HERE, TASK.c.id.in_(select(chosen.c.id))]
+        wanted = [_HERE, TASK.c.id.in_(select(chosen.c.id).where(_harmless(chosen)))]
         if not keyed:
             wanted.append(~exists(select(literal(1)).where(chosen.c.key.is_not(None))))
         return (
@@ -310,9 +339,9 @@ class Statements:
         values = {"queue": bindparam("queue_"), "id": bindparam("batch"), "since": self.now}
         return insert(PROMOTED).values(values).on_conflict_do_nothing().returning(PROMOTED.c.id)
 
-    def _finish(self) -> Update:
+    def _finish(self, given: Mapping[str, Any], *held: ColumnElement[bool]) -> Update:
         """End an attempt if the token matches; cancelled if that was asked for."""
-        asked = bindparam("state_", type_=Text)
+        asked = given["state_"]
         state = case((TASK.c.cancel, literal(CANCELLED, Text)), else_=asked)
         again = and_(~TASK.c.cancel, asked == SCHEDULED)
         keep = case(
@@ -322,29 +351,34 @@ class Statements:
             ),
             else_=_seconds("keep_failed"),
         )
-        reason = bindparam("reason_", type_=Text)
         return (
             update(TASK)
-            .where(*_HELD)
+            .where(*held)
             .values(
                 state=state,
                 reason=case(
-                    (TASK.c.cancel, literal("cancelled while running", Text)), else_=reason
+                    (TASK.c.cancel, literal("cancelled while running", Text)),
+                    else_=given["reason_"],
                 ),
                 changes=TASK.c.changes + entering(state, self.now),
-                history=TASK.c.history + bindparam("attempt", type_=Text),
+                history=TASK.c.history + given["attempt"],
                 token=None,
-                done=bindparam("token_"),
-                place=self._number,
-                due=case((again, _seconds("due_")), else_=null()),
+                done=given["token_"],
+                place=given.get("place_", self._number),
+                due=case((again, cast(given["due_"], Double)), else_=null()),
                 expires=None,
-                counted=TASK.c.counted + bindparam("counts_", type_=Integer),
-                last=bindparam("last_", type_=TASK.c.last.type),
+                counted=TASK.c.counted + given["counts_"],
+                last=given["last_"],
                 forgotten=false(),
                 forget_at=case((again, null()), else_=self.now + func.coalesce(TASK.c.keep, keep)),
             )
-            .returning(TASK.c.state, TASK.c.key, self.now.label("now"))
         )
+
+    def _finish_many(self, given: Mapping[str, Any]) -> Update:
+        """End those that nobody has asked to cancel; of the others its number tells nothing."""
+        # Who has a token runs, and SQLite shall find each one by its id.
+        held = _HERE, TASK.c.id == given["id_"], TASK.c.token == given["token_"]
+        return self._finish(given, *held, ~TASK.c.cancel)
 
     def _counts(self) -> Select[Any]:
         def number(state: State) -> Any:
@@ -366,6 +400,10 @@ class Statements:
 _STATES: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING, *FINISHED)
 
 
+def _given() -> dict[str, ColumnElement[Any]]:
+    return {name: bindparam(name, type_=kind) for name, kind in GIVEN.items() if name != "place_"}
+
+
 def _blocked() -> ColumnElement[bool]:
     """Whether a task that is queued comes after another one of its key."""
     keys = TASK.alias("keys")
@@ -379,6 +417,18 @@ def _blocked() -> ColumnElement[bool]:
     )
     serial = TASK.c.mode == literal_column("'after_running'")
     return and_(TASK.c.key.is_not(None), serial, other)
+
+
+def _harmless(chosen: Any) -> ColumnElement[bool]:
+    """Whether a task of those comes before the first that was lost, or is that and the oldest."""
+    lost = select(func.min(chosen.c.place)).where(chosen.c.lost > literal(0)).scalar_subquery()
+    oldest = select(func.min(chosen.c.place)).scalar_subquery()
+    return or_(
+        bindparam("together", type_=Boolean) == true(),
+        lost.is_(None),
+        chosen.c.place < lost,
+        chosen.c.place == oldest,
+    )
 
 
 def _next_claim() -> Any:

@@ -41,10 +41,10 @@ class Statistics:
             self._heard[consumer] = now
         self._store({consumer}, now)
 
-    def ended(self, state: State, now: float, busy: bool = False) -> None:
-        """A task has come to a final state; who is `busy` will be back before long."""
+    def ended(self, state: State, now: float, busy: bool = False, number: int = 1) -> None:
+        """So many tasks have come to a final state; who is `busy` will be back before long."""
         with self._lock:
-            self._ended[int(now // 60), state] += 1
+            self._ended[int(now // 60), state] += number
             if busy and abs(now - self._stored) < INTERVAL:
                 return
         self._store(set(), now)

@@ -7,11 +7,10 @@ differ is in _dialects.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.interfaces import IFinishAndReserve
+from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _process
@@ -21,6 +20,7 @@ from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages._claims import Claims
 from collective.taskqueue.storages._dialects import dialect_of
+from collective.taskqueue.storages._finishing import Finishing
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._news import tell
 from collective.taskqueue.storages._session import Session
@@ -29,26 +29,21 @@ from collective.taskqueue.storages._statements import one_of
 from collective.taskqueue.storages._statements import page
 from collective.taskqueue.storages._statements import throughput
 from collective.taskqueue.storages._statistics import Statistics
-from collective.taskqueue.storages._steering import Steering
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import AttemptRecord
-from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
-from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import RUNNING
-from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
-from contextlib import contextmanager
 from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import update
@@ -75,8 +70,8 @@ MARKS = 100
 NOTIFY_INTERVAL = 0.1
 
 
-@implementer(ITaskStorage, IFinishAndReserve)
-class SqlStorage(Steering):
+@implementer(ITaskStorage, IExchange)
+class SqlStorage(Finishing):
     """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
@@ -185,7 +180,9 @@ class SqlStorage(Steering):
             reason = f"cannot be decoded: {exc}"
             attempt = AttemptRecord(row.attempts, consumer, 0.0, 0.0, None, reason)
             end = self._ending(row.id, row.token, Transition(FAILED, attempt, reason))
-            self._ended(self._session.single(end))
+            row = self._session.single(end)
+            if row is not None:
+                self._statistics.ended(FAILED, row.now, busy=True)
             logger.error("task %s: %s, failed", row.id, reason)
             self.notify(FAILED, row.id)
             return None
@@ -209,7 +206,7 @@ class SqlStorage(Steering):
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         held = {"id_": lease.task.id, "token_": lease.token}
-        row = self._session.claim(
+        row = self._session.single(
             lambda connection, again: self._session.execute(
                 connection, self._statements.renew, lease=seconds, **held
             ).first()
@@ -217,87 +214,6 @@ class SqlStorage(Steering):
         if row is not None:
             self._statistics.heard(row.consumer, row.now)
         return row is not None
-
-    def finish(self, lease: Lease, transition: Transition) -> State | None:
-        with self._repeatable(lease) as repeated:
-            keyed = transition.state == SCHEDULED and lease.task.key is not None
-            work = self._ending(lease.task.id, lease.token, transition, lease, repeated)
-            row = (self._session.write if keyed else self._session.single)(work)
-        return self._ended(row)
-
-    def finish_and_reserve(
-        self, lease: Lease, transition: Transition, consumer: str, seconds: float = 30.0
-    ) -> tuple[State | None, list[Lease]]:
-        with self._repeatable(lease) as repeated:
-            work = self._ending(lease.task.id, lease.token, transition, lease, repeated)
-            row, rows = self._claims.take_after(work, consumer, seconds)
-            if not rows:
-                # Nothing waits, or something comes first.
-                leases = self.reserve(consumer, timeout=0, lease=seconds)
-                return self._ended(row), leases
-        self._statistics.heard(consumer, rows[0].expires - seconds)
-        return self._ended(row), self._leases(consumer, rows)
-
-    @contextmanager
-    def _repeatable(self, lease: Lease) -> Iterator[bool]:
-        """Yield whether this thread has asked for the end of this attempt before, in vain."""
-        repeated = getattr(self._local, "unfinished", None) == lease.token
-        self._local.unfinished = lease.token
-        yield repeated
-        self._local.unfinished = None
-
-    def _ending(
-        self,
-        task_id: str,
-        token: str,
-        transition: Transition,
-        lease: Lease | None = None,
-        repeated: bool = False,
-    ) -> Callable[[Connection, bool], Any]:
-        held = {"id_": task_id, "token_": token}
-        values = {
-            **held,
-            "state_": transition.state,
-            "reason_": transition.reason.replace("\0", "\\0"),
-            "attempt": _wire.pack_attempt(transition.attempt) + "\n",
-            "due_": transition.due,
-            "counts_": int(transition.counts),
-            "last_": _wire.pack_response(transition),
-            "keep_succeeded": max(self.settings.keep_succeeded, LINGER),
-            "keep_failed": max(self.settings.keep_failed, LINGER),
-        }
-
-        def work(connection: Connection, again: bool) -> Any:
-            execute = self._session.execute
-            if transition.state == SCHEDULED and lease is not None and lease.task.key is not None:
-                values.update(self._replaced(connection, lease.task.key, lease))
-            row = execute(connection, self._statements.finish, **values).first()
-            if row is None and (again or repeated):
-                # The answer to this very call was lost.
-                return execute(connection, self._statements.done, **held).first()
-            return row
-
-        return work
-
-    def _ended(self, row: Any) -> State | None:
-        if row is None:
-            return None
-        if row.state in FINISHED:
-            self._statistics.ended(row.state, row.now, busy=True)
-            self._tidy.after(row.state, row.now)
-        self._alarm.ring()
-        if row.state == SCHEDULED or row.key is not None:
-            self._announce()
-        state: State = row.state
-        return state
-
-    def _replaced(self, connection: Connection, key: str, lease: Lease) -> dict[str, Any]:
-        self._session.dialect.lock_keys(connection, [key])
-        newer = _endings.newer(self._session, connection, key, lease.task.on_conflict)
-        if newer is None:
-            return {}
-        _endings.see(self._session, connection, newer, lease.tid)
-        return {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
         def work(connection: Connection, again: bool) -> Any:
@@ -307,7 +223,7 @@ class SqlStorage(Steering):
         values = {"id_": lease.task.id, "token_": lease.token}
         if progress is not None:
             values["progress_"] = _wire.pack_progress(progress)
-        row = self._session.claim(work)
+        row = self._session.single(work)
         return True if row is None else bool(row.cancel)
 
     def recover(self) -> list[str]:
