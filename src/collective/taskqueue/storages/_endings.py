@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
@@ -28,7 +29,10 @@ from sqlalchemy import select
 from sqlalchemy import Update
 from sqlalchemy import update
 from typing import Any
+import logging
 
+
+logger = logging.getLogger("collective.taskqueue")
 
 #: Attempts and changes that are kept of one task.
 HISTORY = 100
@@ -255,4 +259,8 @@ class Tidy:
 
     def _forget(self, order: Any, *conditions: ColumnElement[bool]) -> None:
         session = self._session
-        session.claim(lambda connection, again: forget(session, connection, order, *conditions))
+        try:
+            session.claim(lambda connection, again: forget(session, connection, order, *conditions))
+        except StorageUnavailable as exc:
+            # The task has ended all the same, and the next one may be reserved already.
+            logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)

@@ -269,9 +269,10 @@ class SqlStorage(Steering):
 
         def work(connection: Connection, again: bool) -> Any:
             execute = self._session.execute
+            replaced: dict[str, Any] = {}
             if transition.state == SCHEDULED and lease is not None and lease.task.key is not None:
-                values.update(self._replaced(connection, lease.task.key, lease))
-            row = execute(connection, self._statements.finish, **values).first()
+                replaced = self._replaced(connection, lease.task.key, lease)
+            row = execute(connection, self._statements.finish, **values | replaced).first()
             if row is None and (again or repeated):
                 # The answer to this very call was lost.
                 return execute(connection, self._statements.done, **held).first()

@@ -1,0 +1,90 @@
+"""What must not follow from something that goes wrong on the side, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import take
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _session
+from collective.taskqueue.storages._session import Conflict
+from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import SUCCEEDED
+from pathlib import Path
+from services import PostgresServer
+from typing import Any
+import pytest
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/queue.sqlite"
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def make_storage(url: str) -> Iterator[Callable[..., SqlStorage]]:
+    made: list[SqlStorage] = []
+
+    def make(**settings: Any) -> SqlStorage:
+        made.append(SqlStorage(QueueSettings(type="sql", url=url, **settings)))
+        return made[-1]
+
+    yield make
+    for storage in made:
+        storage.close()
+
+
+@pytest.fixture
+def storage(make_storage: Callable[..., SqlStorage]) -> SqlStorage:
+    return make_storage()
+
+
+def test_what_cannot_be_forgotten_costs_no_lease(storage, monkeypatch):
+    """The attempt has ended, and the next task is handed out: nobody hears of the chore."""
+    add_one(storage)
+    second = add_one(storage)
+
+    def fail(work: object) -> None:
+        raise StorageUnavailable("gone")
+
+    lease = take(storage)
+    monkeypatch.setattr(storage._session, "claim", fail)
+    state, [following] = storage.finish_and_reserve(lease, ending(lease), "consumer")
+    assert (state, following.task.id) == (SUCCEEDED, second.id)
+    assert storage.finish(following, ending(following)) == SUCCEEDED
+
+
+def test_who_is_replaced_is_asked_anew_after_a_conflict(make_storage, monkeypatch):
+    """The newer task of its key was there at the first try, and is cancelled by the second."""
+    storage, other = make_storage(), make_storage()
+    task = add_one(storage, key="key", on_conflict="replace")
+    lease = take(storage)
+    newer = add_one(storage, key="key", on_conflict="replace")
+    execute = storage._session.execute
+    conflicts = [1]
+
+    def conflicting(connection: Any, statement: Any, **values: Any) -> Any:
+        result = execute(connection, statement, **values)
+        if statement is storage._statements.finish and conflicts:
+            conflicts.pop()
+            raise Conflict
+        return result
+
+    class Clock:
+        monotonic = staticmethod(_session.time.monotonic)
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            other.cancel(newer.id)
+
+    monkeypatch.setattr(storage._session, "execute", conflicting)
+    monkeypatch.setattr(_session, "time", Clock)
+    assert storage.finish(lease, ending(lease, SCHEDULED, due=2e9)) == SCHEDULED
+    assert (storage.get(task.id).state, storage.get(newer.id).state) == (SCHEDULED, CANCELLED)
