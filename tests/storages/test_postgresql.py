@@ -162,6 +162,56 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     assert len(storage) == 2
 
 
+@pytest.mark.parametrize("how", ["expired", "due"])
+def test_a_lock_that_somebody_keeps(make_storage, url, how):
+    """Other tasks go on, consumers can be stopped, and its turn comes when it is let go."""
+    storage = make_storage()
+    if how == "expired":
+        task = add_one(storage)
+        assert storage.reserve("consumer", timeout=0, lease=0.001)
+    else:
+        task = add_one(storage, due=time.time() + 0.2)
+    others = [add_one(storage), add_one(storage, key="key")]
+    with psycopg.connect(_conninfo(url)) as person:
+        query = "SELECT clock_timestamp() FROM taskqueue_task WHERE id = %s FOR UPDATE"
+        person.execute(query, [task.id])
+        _until(lambda: storage._session.time() > (task.due or 0.0) + 0.1)
+        for other in others:
+            [lease] = aside(lambda: storage.reserve("consumer", timeout=0)).result(BOUND)
+            assert lease.task.id == other.id
+        blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))
+        with pytest.raises(TimeoutError):
+            blocked.result(0.2)
+    [lease] = blocked.result(BOUND)
+    assert lease.task.id == task.id
+
+
+def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
+    """The server ends it, and its task runs elsewhere; when it wakes it has changed nothing."""
+    monkeypatch.setattr(_dialects, "IDLE", 0.5)
+    frozen, storage = make_storage(), make_storage()
+    task = add_one(storage)
+    [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
+    execute = frozen._session.execute
+    asleep, awake = threading.Event(), threading.Event()
+
+    def stall(connection: Any, statement: Any, **values: Any) -> Any:
+        result = execute(connection, statement, **values)
+        if statement is frozen._statements.finish and not asleep.is_set():
+            asleep.set()
+            assert awake.wait(BOUND)
+        return result
+
+    monkeypatch.setattr(frozen._session, "execute", stall)
+    late = aside(lambda: frozen.finish_and_reserve(lease, ending(lease), "frozen"))
+    assert asleep.wait(BOUND)
+    [again] = storage.reserve("consumer", timeout=BOUND)
+    assert (again.task.id, again.attempt) == (task.id, 2)
+    awake.set()
+    assert late.result(BOUND) == (None, [])
+    assert storage.finish(again, ending(again)) == SUCCEEDED
+
+
 def test_the_answer_to_finish_is_lost(make_storage, monkeypatch):
     """The attempt has ended, and who asks again is told how."""
     storage = make_storage()

@@ -9,6 +9,7 @@ from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _session
 from collective.taskqueue.storages._session import Conflict
 from collective.taskqueue.storages.sql import SqlStorage
@@ -51,11 +52,11 @@ def test_what_cannot_be_forgotten_costs_no_lease(storage, monkeypatch):
     add_one(storage)
     second = add_one(storage)
 
-    def fail(work: object) -> None:
+    def fail(*args: object) -> None:
         raise StorageUnavailable("gone")
 
     lease = take(storage)
-    monkeypatch.setattr(storage._session, "claim", fail)
+    monkeypatch.setattr(_endings, "forget", fail)
     state, [following] = storage.finish_and_reserve(lease, ending(lease), "consumer")
     assert (state, following.task.id) == (SUCCEEDED, second.id)
     assert storage.finish(following, ending(following)) == SUCCEEDED

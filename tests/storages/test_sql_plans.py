@@ -99,13 +99,11 @@ class Plans:
         self._word = "EXPLAIN"
         if storage._session.engine.dialect.name == "sqlite":
             self._word = "EXPLAIN QUERY PLAN"
-        self._engines = {storage._session.engine, storage._session.claims}
-        for engine in self._engines:
-            event.listen(engine, "before_cursor_execute", self._note)
+        self._engine = storage._session.engine
+        event.listen(self._engine, "before_cursor_execute", self._note)
 
     def stop(self) -> None:
-        for engine in self._engines:
-            event.remove(engine, "before_cursor_execute", self._note)
+        event.remove(self._engine, "before_cursor_execute", self._note)
 
     def _note(
         self, connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any

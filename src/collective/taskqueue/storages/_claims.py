@@ -17,6 +17,9 @@ import threading
 #: Characters of changes and of history after which the oldest give way.
 LONG_CHANGES, LONG_HISTORY = 4000, 40_000
 
+#: Seconds until tasks are looked at again that somebody else has locked.
+LOCKED = 0.5
+
 
 class Claims:
     """See the module. `recover` returns tasks to the queue whose lease has expired."""
@@ -34,27 +37,34 @@ class Claims:
         And the time, and the seconds until something has to be done without being woken for it.
         """
         rows = self._claim(self._statements.claim, consumer, limit, seconds)
-        soonest = float("inf")
-        now = rows[0].expires - seconds if rows else 0.0
-        while not rows:
-            look = self._session.read(
-                lambda connection: self._session.execute(connection, self._statements.look).one()
-            )
-            now = look.now
-            if look.expires is not None and look.expires <= look.now:
-                self._recover()
-            elif look.due is not None and look.due <= look.now:
-                self._session.write(
-                    lambda connection, again: _endings.ripen(self._session, connection)
-                )
-            else:
-                moments = [when for when in (look.due, look.expires) if when is not None]
-                soonest = max(min(moments, default=soonest) - look.now, 0.001)
-                if look.waits and not look.paused:
-                    # Some of them have keys, or came in between.
-                    rows = self._claim(self._statements.claim_keyed, consumer, limit, seconds)
-                break
-        return rows, now, soonest
+        if rows:
+            return rows, rows[0].expires - seconds, 0.0
+        look = self._look()
+        tried: list[float] = []
+        while (late := _late(look)) and late != tried:
+            tried = late
+            self._put_in_line(look)
+            look = self._look()
+        # What is still late was locked by somebody, who may never come back: a process that is
+        # frozen, or a person. The others need not wait for that.
+        statement = self._statements.claim_others if late else self._statements.claim_keyed
+        if look.waits and not look.paused:
+            # Some of them have keys, or came in between.
+            rows = self._claim(statement, consumer, limit, seconds)
+        moments = [when - look.now for when in (look.due, look.expires) if when is not None]
+        soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
+        return rows, look.now, soonest
+
+    def _look(self) -> Any:
+        return self._session.read(
+            lambda connection: self._session.execute(connection, self._statements.look).one()
+        )
+
+    def _put_in_line(self, look: Any) -> None:
+        if look.expires is not None and look.expires <= look.now:
+            self._recover()
+        if look.due is not None and look.due <= look.now:
+            self._session.write(lambda connection, again: _endings.ripen(self._session, connection))
 
     def take_after(
         self,
@@ -79,7 +89,7 @@ class Claims:
         with self._asking() as (nonce, asked):
             work = self._claiming(statement, nonce, asked, consumer, limit, seconds)
             single = statement is self._statements.claim
-            rows = self._session.claim(work) if single else self._session.write(work)
+            rows = self._session.single(work) if single else self._session.write(work)
         return sorted(rows, key=lambda row: row.place)
 
     @contextmanager
@@ -107,7 +117,7 @@ class Claims:
             for row in rows:
                 if row.changed > LONG_CHANGES or row.past > LONG_HISTORY:
                     _endings.shorten(self._session, connection, row.id)
-            if statement is self._statements.claim_keyed:
+            if statement in (self._statements.claim_keyed, self._statements.claim_others):
                 self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
             return rows
 
@@ -125,3 +135,8 @@ class Claims:
         overtaken = self._statements.overtaken
         if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
             raise Conflict("another task of a key was started")
+
+
+def _late(look: Any) -> list[float]:
+    """When the oldest task that is due became so, and the oldest lease that is over was."""
+    return [when for when in (look.due, look.expires) if when is not None and when <= look.now]

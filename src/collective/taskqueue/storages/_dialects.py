@@ -12,7 +12,6 @@ from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from sqlalchemy import BigInteger
@@ -41,11 +40,6 @@ import threading
 import time
 
 
-#: What an engine is for: all that has to last, or claims. PostgreSQL has one of them for
-#: transactions, the other for statements that are transactions of their own.
-TRANSACTIONS = "transactions"
-CLAIMS = "claims"
-
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
 
@@ -54,6 +48,10 @@ PROBE = 0.05
 
 #: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
 POLL = 2.0
+
+#: Seconds after which PostgreSQL ends a transaction whose process asks for nothing more: it is
+#: frozen, or its machine is gone, and others wait for its locks. It is tried again if it wakes.
+IDLE = 10.0
 
 
 def dialect_of(settings: QueueSettings) -> SQLite | PostgreSQL:
@@ -88,7 +86,7 @@ class SQLite:
     now: ColumnElement[float] | None = None
     number: ColumnElement[int] = bindparam("number_", type_=BigInteger)
     insert = staticmethod(sqlite.insert)
-    #: What makes a claim cheaper; here it is the connection.
+    #: What makes a claim cheaper: nothing.
     relaxed: tuple[Any, ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
@@ -108,7 +106,7 @@ class SQLite:
         #: The connection that looks for what other processes have written.
         self._probe: Any = None
 
-    def engine(self, kind: str) -> Engine:
+    def engine(self) -> Engine:
         FORKS.watch(self)
         engine = create_engine(
             self._url,
@@ -118,9 +116,7 @@ class SQLite:
             pool_timeout=self.settings.stage_timeout,
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
         )
-        # What a power cut takes of a claim was not to last: the task is given to somebody else.
-        durable = "NORMAL" if kind == CLAIMS else "FULL"
-        event.listen(engine, "connect", partial(_prepare, durable))
+        event.listen(engine, "connect", _prepare)
         event.listen(engine, "begin", _begin)
         self._engines.append(engine)
         return engine
@@ -240,12 +236,12 @@ class PostgreSQL:
         self._url = url.set(drivername="postgresql+psycopg")
         self._channel = f"taskqueue_{_digest(settings.queue)}"
 
-    def engine(self, kind: str) -> Engine:
+    def engine(self) -> Engine:
         seconds = self.settings.stage_timeout
         engine = create_engine(
             self._url,
-            # To change it for each use would take longer than the use.
-            isolation_level="READ COMMITTED" if kind == TRANSACTIONS else "AUTOCOMMIT",
+            # The driver begins no transaction by itself; each one says what it is.
+            isolation_level="AUTOCOMMIT",
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=seconds,
@@ -261,6 +257,7 @@ class PostgreSQL:
             "do_connect",
             lambda dialect, record, args, options: self._driver.connect(*args, **options),
         )
+        event.listen(engine, "begin", _begin_on_server)
         self._engines.append(engine)
         return engine
 
@@ -319,13 +316,16 @@ class PostgreSQL:
         return sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
 
 
-def _prepare(durable: str, connection: Any, record: object) -> None:
+def _prepare(connection: Any, record: object) -> None:
     # The driver begins no transaction by itself; each one says what it is.
     connection.isolation_level = None
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
-    for pragma in (f"synchronous={durable}", "foreign_keys=ON"):
+    # FULL for claims, too. Nothing else would be lost with one, for each later commit takes
+    # the log to the disk as far as there is one; but a task that takes the whole machine with
+    # it would never be counted as lost, and would run at each start.
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -333,6 +333,16 @@ def _begin(connection: Connection) -> None:
     # Who reads first and then wants to write would be told that somebody else was faster.
     reads = connection.get_execution_options().get("reads")
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _begin_on_server(connection: Connection) -> None:
+    if not connection.get_execution_options().get("alone"):
+        # In one message, and for this transaction only: a pooler may give the session to
+        # somebody else afterwards.
+        connection.exec_driver_sql(
+            "BEGIN ISOLATION LEVEL READ COMMITTED;"
+            f" SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1000)}"
+        )
 
 
 #: File systems on which a lock of one machine is not seen by another.

@@ -259,8 +259,12 @@ class Tidy:
 
     def _forget(self, order: Any, *conditions: ColumnElement[bool]) -> None:
         session = self._session
+
+        def work(connection: Connection, again: bool) -> list[str]:
+            return forget(session, connection, order, *conditions)
+
         try:
-            session.claim(lambda connection, again: forget(session, connection, order, *conditions))
+            session.single(work)
         except StorageUnavailable as exc:
             # The task has ended all the same, and the next one may be reserved already.
             logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)

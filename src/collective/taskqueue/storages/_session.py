@@ -7,10 +7,8 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _tables
-from collective.taskqueue.storages._dialects import CLAIMS
 from collective.taskqueue.storages._dialects import PostgreSQL
 from collective.taskqueue.storages._dialects import SQLite
-from collective.taskqueue.storages._dialects import TRANSACTIONS
 from collective.taskqueue.storages._statements import Statements
 from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages._tables import QUEUE
@@ -66,10 +64,9 @@ class Session:
         self._open()
 
     def _open(self) -> None:
-        self.engine = self.dialect.engine(TRANSACTIONS)
-        self.alone, self.claims = self.engine, self.dialect.engine(CLAIMS)
-        if not self.dialect.serial:
-            self.alone = self.claims
+        self.engine = self.dialect.engine()
+        # One statement needs no transaction around it, if the database makes it one.
+        self.alone = self.engine.execution_options(alone=True)
         self._reading = self.alone.execution_options(reads=True)
         self._lock = threading.Lock()
         self._ready = False
@@ -84,10 +81,6 @@ class Session:
     def single(self, work: Callable[[Connection, bool], T]) -> T:
         """The same for one statement, which needs no transaction around it."""
         return self._run(self.alone, work, True)
-
-    def claim(self, work: Callable[[Connection, bool], T]) -> T:
-        """The same for a statement that may be undone by a power cut."""
-        return self._run(self.claims, work, True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Call `work` to look at something."""

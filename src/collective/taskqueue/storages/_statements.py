@@ -151,6 +151,7 @@ class Statements:
         # In one transaction with the end of another task, which has to last.
         self.claim_next = self._claim(serial)
         self.claim_keyed = self._claim(True)
+        self.claim_others = self._claim(True, first=False)
         self.overtaken = self._overtaken()
         self.reserved = select(*LEASED).where(
             _HERE,
@@ -187,10 +188,10 @@ class Statements:
         self.counts = self._counts()
         self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
 
-    def _claim(self, keyed: bool, *relaxed: Any) -> Update:
+    def _claim(self, keyed: bool, *relaxed: Any, first: bool = True) -> Update:
         """Move the oldest tasks that may run to running, in one statement.
 
-        Nothing is taken while something else comes first: tasks that are due, or whose
+        Nothing is taken while something else comes `first`: tasks that are due, or whose
         leases have expired. Unless `keyed`, nothing either if one of them has a key: that
         has to be locked.
         """
@@ -201,9 +202,9 @@ class Statements:
             or_(
                 TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
             ),
-            ~self._due(TASK.alias("due")),
-            ~self._expired(TASK.alias("running")),
         ]
+        if first:
+            conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
         chosen = (
             select(TASK.c.id, TASK.c.key)
             .where(*conditions)

@@ -209,7 +209,7 @@ class SqlStorage(Steering):
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         held = {"id_": lease.task.id, "token_": lease.token}
-        row = self._session.claim(
+        row = self._session.single(
             lambda connection, again: self._session.execute(
                 connection, self._statements.renew, lease=seconds, **held
             ).first()
@@ -308,7 +308,7 @@ class SqlStorage(Steering):
         values = {"id_": lease.task.id, "token_": lease.token}
         if progress is not None:
             values["progress_"] = _wire.pack_progress(progress)
-        row = self._session.claim(work)
+        row = self._session.single(work)
         return True if row is None else bool(row.cancel)
 
     def recover(self) -> list[str]:
