@@ -12,10 +12,12 @@ from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import Outcome
@@ -210,6 +212,53 @@ def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
     awake.set()
     assert late.result(BOUND) == (None, [])
     assert storage.finish(again, ending(again)) == SUCCEEDED
+
+
+def test_a_batch_of_any_size(make_storage):
+    """Longer than `stage_timeout` on its way, and with more keys than the server has locks."""
+    storage = make_storage(stage_timeout=1.0)
+    tasks = [new_task(key=str(number)) for number in range(8000)]
+    storage.stage("batch", tasks)
+    storage.promote("batch", b"\0" * 8)
+    again = [new_task(key=task.key, on_conflict="replace") for task in tasks[:1000]]
+    storage.stage("again", again)
+    storage.promote("again", b"\1" * 8)
+    counts = storage.counts()
+    assert (counts["queued"], counts["cancelled"]) == (8000, 1000)
+    assert [take(storage).task.id for _ in range(3)] == ids(tasks[1000:1003])
+
+
+def test_keys_that_are_locked_for_long(make_storage, url):
+    """No outage: who asks for a task is given none, and those who have ended one go on."""
+    storage = make_storage(stage_timeout=0.2)
+    first = add_one(storage)
+    lease = take(storage)
+    task = add_one(storage, key="key")
+    with psycopg.connect(_conninfo(url)) as somebody:
+        lock = storage._session.dialect._locks(map(str, range(1000)))
+        somebody.execute("SELECT pg_advisory_xact_lock(%s)", lock["numbers"])
+        assert storage.finish_and_reserve(lease, ending(lease), "consumer") == (SUCCEEDED, [])
+        assert storage.reserve("consumer", timeout=0) == []
+    assert storage.get(first.id).state == SUCCEEDED
+    assert take(storage).task.id == task.id
+
+
+def test_what_waits_is_dropped_while_another_is_skipped_for_it(make_storage, monkeypatch):
+    """The two are done one after the other: in the end the later task waits."""
+    storage, other = make_storage(), make_storage()
+    add_one(storage, key="key")
+    store = Admission._store
+    dropped: list[int] = []
+
+    def drop_first(admission: Admission) -> None:
+        if not dropped:
+            dropped.append(other.clear())
+        store(admission)
+
+    monkeypatch.setattr(Admission, "_store", drop_first)
+    task = add_one(storage, key="key")
+    assert dropped == [1]
+    assert take(storage).task.id == task.id
 
 
 def test_the_answer_to_finish_is_lost(make_storage, monkeypatch):

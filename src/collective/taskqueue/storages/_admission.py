@@ -10,7 +10,6 @@ from collective.taskqueue.storages._endings import waiting_of
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._record import ALIASES
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.storages._wire import Staged
@@ -81,12 +80,12 @@ class Admission:
                 self.news.append(("known", task.id, ""))
                 continue
             known.add(task.id)
+            self._session.dialect.go_on()
             yield task, number
 
     def _known(self, ids: list[str]) -> set[str]:
         found: set[str] = set()
-        for start in range(0, len(ids), PORTION):
-            portion = ids[start : start + PORTION]
+        for portion in self._session.portions(ids):
             queries = [
                 select(table.c.id).where(table.c.queue == self._queue, table.c.id.in_(portion))
                 for table in (TASK, ALIAS)
@@ -152,13 +151,12 @@ class Admission:
     def _store(self) -> None:
         # A task that is known already stays as it is.
         insert = self._session.dialect.insert
-        if self._rows:
-            rows = list(self._rows.values())
-            self._connection.execute(insert(TASK).on_conflict_do_nothing(), rows)
-        if self._aliases:
-            self._connection.execute(insert(ALIAS).on_conflict_do_nothing(), self._aliases)
-            for task_id in {alias["task"] for alias in self._aliases}:
-                self._cap_aliases(task_id)
+        for table, rows in ((TASK, list(self._rows.values())), (ALIAS, self._aliases)):
+            for portion in self._session.portions(rows):
+                self._connection.execute(insert(table).on_conflict_do_nothing(), portion)
+        for task_id in {alias["task"] for alias in self._aliases}:
+            self._session.dialect.go_on()
+            self._cap_aliases(task_id)
 
     def _cap_aliases(self, task_id: str) -> None:
         mine = ALIAS.c.queue == self._queue, ALIAS.c.task == task_id

@@ -26,6 +26,7 @@ from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
 from sqlalchemy import select
+from sqlalchemy import text
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
@@ -48,6 +49,9 @@ PROBE = 0.05
 
 #: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
 POLL = 2.0
+
+#: Keys that are locked one by one in a transaction; of more, all of the queue are locked.
+MANY = 100
 
 #: Seconds after which PostgreSQL ends a transaction whose process asks for nothing more: it is
 #: frozen, or its machine is gone, and others wait for its locks. It is tried again if it wakes.
@@ -77,6 +81,15 @@ _COUNT = (
     .where(QUEUE.c.name == bindparam("name_"))
     .values(number=QUEUE.c.number + bindparam("count"))
     .returning(QUEUE.c.number)
+)
+
+
+_EACH = "FROM unnest(CAST(:numbers AS bigint[])) AS number"
+# Without a lock to be shared its function is not called.
+_LOCK = text(f"SELECT pg_advisory_xact_lock_shared(:shared), pg_advisory_xact_lock(number) {_EACH}")
+_TRY_LOCK = text(
+    "SELECT coalesce(pg_try_advisory_xact_lock_shared(:shared), true)"
+    f" AND pg_try_advisory_xact_lock(number) {_EACH}"
 )
 
 
@@ -170,6 +183,9 @@ class SQLite:
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
         return True
+
+    def go_on(self) -> None:
+        """Nobody waits for a file that does not answer."""
 
     def after_fork(self) -> None:
         """The thread that had the gate is not in this process."""
@@ -277,14 +293,14 @@ class PostgreSQL:
         connection.execute(select(func.pg_advisory_xact_lock(_number("schema"))))
 
     def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
-        for number in self._locks(keys):
-            connection.execute(select(func.pg_advisory_xact_lock(number)))
+        connection.execute(_LOCK, self._locks(keys))
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
-        return all(
-            connection.scalar(select(func.pg_try_advisory_xact_lock(number)))
-            for number in self._locks(keys)
-        )
+        return all(connection.scalars(_TRY_LOCK, self._locks(keys)))
+
+    def go_on(self) -> None:
+        """A transaction that is large comes along: wait `stage_timeout` for what is next."""
+        self._driver.go_on()
 
     def after_fork(self) -> None:
         """Own no connection of the parent, and close none."""
@@ -311,9 +327,14 @@ class PostgreSQL:
         finally:
             connection.close()
 
-    def _locks(self, keys: Iterable[str]) -> list[int]:
-        # In one order for everybody, so that no two wait for each other.
-        return sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
+    def _locks(self, keys: Iterable[str]) -> dict[str, Any]:
+        # In one order for everybody, so that no two wait for each other. A server has room for
+        # a few thousand locks: who wants many takes one instead, which all others share.
+        numbers = sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
+        every = _number(f"{self.settings.queue}:")
+        if len(numbers) > MANY:
+            return {"shared": None, "numbers": [every]}
+        return {"shared": every, "numbers": numbers}
 
 
 def _prepare(connection: Any, record: object) -> None:

@@ -100,15 +100,16 @@ def waiting_of(
 ) -> dict[str, list[str]]:
     """Return the ids of the tasks that wait, by key, oldest first; the keys are locked."""
     found: dict[str, list[str]] = {}
-    query = select(TASK.c.key, TASK.c.id).where(
-        TASK.c.queue == session.settings.queue,
-        TASK.c.key.in_(list(keys)),
-        # The first in the very words of the index.
-        one_of(*ACTIVE),
-        one_of(QUEUED, SCHEDULED),
-    )
-    for key, task_id in connection.execute(query.order_by(TASK.c.number)):
-        found.setdefault(key, []).append(task_id)
+    for portion in session.portions(list(keys)):
+        query = select(TASK.c.key, TASK.c.id).where(
+            TASK.c.queue == session.settings.queue,
+            TASK.c.key.in_(portion),
+            # The first in the very words of the index.
+            one_of(*ACTIVE),
+            one_of(QUEUED, SCHEDULED),
+        )
+        for key, task_id in connection.execute(query.order_by(TASK.c.number)):
+            found.setdefault(key, []).append(task_id)
     return found
 
 
@@ -140,6 +141,7 @@ def ripen(session: Session, connection: Connection) -> int:
     if ids:
         numbers = session.dialect.numbers(connection, len(ids))
         for task_id, number in zip(ids, numbers, strict=True):
+            session.dialect.go_on()
             values = {**entered(QUEUED, now), "place": number}
             connection.execute(of_task(session, task_id).values(values))
     return len(ids)
@@ -163,6 +165,7 @@ def recover(
     recovered: list[str] = []
     # The one reserved last first, so that the oldest ends up at the very front.
     for row in rows:
+        session.dialect.go_on()
         # One whose key became known too late to be locked in order waits for the next time.
         if (row.key is None or row.key in keys) and _lose(session, connection, row, now, news):
             recovered.insert(0, row.id)

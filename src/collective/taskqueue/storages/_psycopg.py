@@ -17,6 +17,7 @@ SLICE = 0.2
 
 class _Patience(threading.local):
     deadline: float | None = None
+    seconds = 0.0
 
 
 _patience = _Patience()
@@ -29,11 +30,18 @@ def patience(seconds: float) -> Iterator[None]:
     The server may be there and yet never answer: stopped, or behind a network that swallows
     everything. No setting of the server ends that wait.
     """
-    before, _patience.deadline = _patience.deadline, time.monotonic() + seconds
+    before = _patience.deadline, _patience.seconds
+    _patience.deadline, _patience.seconds = time.monotonic() + seconds, seconds
     try:
         yield
     finally:
-        _patience.deadline = before
+        _patience.deadline, _patience.seconds = before
+
+
+def go_on() -> None:
+    """Let the patience of this thread begin anew: what it does is large, and comes along."""
+    if _patience.deadline is not None:
+        _patience.deadline = time.monotonic() + _patience.seconds
 
 
 class _Connection(psycopg.Connection[Any]):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _tables
 from collective.taskqueue.storages._dialects import PostgreSQL
 from collective.taskqueue.storages._dialects import SQLite
+from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._statements import Statements
 from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages._tables import QUEUE
@@ -33,9 +36,12 @@ logger = logging.getLogger("collective.taskqueue")
 T = TypeVar("T")
 
 #: What a database says to a transaction that others were in the way of: serialization
-#: failure, deadlock, and a row that somebody else has just inserted.
+#: failure, deadlock, a row that somebody else has just deleted, and one just inserted.
 _CONFLICTS = frozenset(
-    {"40001", "40P01", "23505", "SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}
+    {
+        *("40001", "40P01", "23503", "23505"),
+        *("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"),
+    }
 )
 
 #: Seconds before a transaction that was in the way of another is tried again.
@@ -74,7 +80,7 @@ class Session:
     def write(self, work: Callable[[Connection, bool], T]) -> T:
         """Call `work` in a transaction, with whether it may have been carried out before.
 
-        Raises `StorageUnavailable` within `stage_timeout`.
+        Raises `StorageUnavailable` within `stage_timeout`, or `Conflict` if `work` still does.
         """
         return self._run(self.engine, work, True)
 
@@ -115,6 +121,13 @@ class Session:
         except StorageUnavailable as exc:
             logger.debug("queue %s: nobody notified (%s)", self.settings.queue, exc)
 
+    def portions(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Yield as many items at a time as one statement takes."""
+        for start in range(0, len(items), PORTION):
+            self.dialect.go_on()
+            yield items[start : start + PORTION]
+        self.dialect.go_on()
+
     def number(self, connection: Connection) -> int:
         """Return a number that is larger than all before."""
         return self.dialect.numbers(connection, 1)[0]
@@ -138,7 +151,8 @@ class Session:
         self.dialect.close()
 
     def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
-        deadline = time.monotonic() + self.settings.stage_timeout
+        # The other half of the time is for the answers to the last try.
+        deadline = time.monotonic() + self.settings.stage_timeout / 2
         again = False
         try:
             with self.dialect.turn(writes or not self._ready):
@@ -155,7 +169,7 @@ class Session:
         except DataError:
             # A value that this database cannot hold; later it still could not.
             raise
-        except (DBAPIError, PoolTimeout, Conflict) as exc:
+        except (DBAPIError, PoolTimeout) as exc:
             raise _unavailable(exc) from exc
 
     def _prepare(self) -> None:
