@@ -34,8 +34,9 @@ import traceback
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Longest pause in seconds after errors that follow one another.
-MAX_PAUSE = 10.0
+#: Longest pause in seconds after errors that follow one another: five seconds after a storage
+#: is back, however long it was away, its consumers are.
+MAX_PAUSE = 4.0
 
 #: Seconds a task waits for the transaction that queued it, before it is postponed.
 BARRIER = 30.0
