@@ -223,7 +223,10 @@ def start_redis():
         sys.exit("redis-server is missing; type: make services")
     folder = HOME / "redis"
     command = [binary, "--port", "0", "--unixsocket", folder / "redis.sock", "--dir", folder]
-    return subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
+    # In a session of its own: after Ctrl-C the server still has tasks to finish.
+    return subprocess.Popen(
+        [*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def make_site():

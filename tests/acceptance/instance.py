@@ -36,21 +36,24 @@ ZOPE_CONF = """\
 instancehome $INSTANCE
 clienthome $INSTANCE/var
 debug-mode off
-<zodb_db main>
-    mount-point /
 {storage}
-</zodb_db>
 {snippet}
 """
 
 FILE_STORAGE = """\
+<zodb_db main>
+    mount-point /
     <filestorage>
         path $INSTANCE/var/Data.fs
-    </filestorage>"""
+    </filestorage>
+</zodb_db>"""
 
 MEMORY_STORAGE = """\
+<zodb_db main>
+    mount-point /
     <mappingstorage>
-    </mappingstorage>"""
+    </mappingstorage>
+</zodb_db>"""
 
 ZOPE_INI = """\
 [app:main]

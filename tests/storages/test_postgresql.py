@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
@@ -20,15 +17,12 @@ from collective.taskqueue.storages import _dialects
 from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages.sql import SqlStorage
-from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
-from collective.taskqueue.task import Task
 from services import PostgresServer
 from typing import Any
 import os
 import psycopg
 import pytest
-import random
 import signal
 import threading
 import time
@@ -306,89 +300,6 @@ def test_the_answer_to_a_claim_is_lost(make_storage, monkeypatch):
     assert storage.counts()["running"] == 2
     for lease in leases:
         assert storage.finish(lease, ending(lease)) == SUCCEEDED
-
-
-#: Tasks that are added while the server and its connections come and go.
-LOAD = 600
-
-
-def test_under_load_while_connections_and_the_server_die(own_server):
-    """Nothing is lost, and hardly anything runs twice."""
-    ran: Counter[str] = Counter()
-    # The lease outlasts the test: whatever is lost stays running, and is missed.
-    settings = QueueSettings(type="sql", url=own_server.url(), max_finished=100_000)
-    storages = [SqlStorage(settings) for _ in range(3)]
-
-    def perform(attempt: Any) -> Outcome:
-        ran[attempt.task.id] += 1
-        return Outcome(200)
-
-    consumers = [
-        Consumer(storage, perform, ServerSettings(name=str(number), lease=1000.0))
-        for number, storage in enumerate(storages[:2])
-    ]
-    for consumer in consumers:
-        consumer.start()
-    done = threading.Event()
-    try:
-        adding = aside(lambda: _add_all(storages[2]))
-        killing = aside(lambda: _kill_connections(own_server, done))
-        _until(lambda: sum(ran.values()) > LOAD // 4)
-        own_server.stop(signal.SIGINT)
-        own_server.start()
-        _until(lambda: sum(ran.values()) > LOAD // 2)
-        own_server.stop(signal.SIGQUIT)
-        own_server.start()
-        added = adding.result(BOUND * 4)
-        done.set()
-        killed = killing.result(BOUND)
-        _until(lambda: storages[2].counts()[SUCCEEDED] == LOAD)
-    finally:
-        done.set()
-        for consumer in consumers:
-            consumer.stop(grace=BOUND)
-    assert killed > 5
-    assert set(ran) == {task.id for task in added}
-    # The server that is killed takes the claims of its last moment with it.
-    assert max(ran.values()) <= 2
-    assert sum(ran.values()) < LOAD + 20
-    for storage in storages:
-        storage.close()
-
-
-def _add_all(storage: SqlStorage) -> list[Task]:
-    tasks = [new_task() for _ in range(LOAD)]
-    for task in tasks:
-        _persist(lambda task=task: storage.stage(task.id, [task]))
-        _persist(lambda task=task: storage.promote(task.id, None, [task]))
-    return tasks
-
-
-def _persist(call: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + BOUND
-    while True:
-        try:
-            call()
-            return
-        except StorageUnavailable:
-            assert time.monotonic() < deadline, "the storage does not come back"
-            time.sleep(0.01)
-
-
-def _kill_connections(server: PostgresServer, done: threading.Event) -> int:
-    rng = random.Random(1)
-    killed = 0
-    while not done.wait(0.05):
-        try:
-            with psycopg.connect(_conninfo(server.url()), autocommit=True) as connection:
-                pids = _backends(server)
-                if pids:
-                    query = "SELECT pg_terminate_backend(%s)"
-                    connection.execute(query, [rng.choice(pids)])
-                    killed += 1
-        except psycopg.Error:
-            continue
-    return killed
 
 
 def _until(condition: Callable[[], bool]) -> None:

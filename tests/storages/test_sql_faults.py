@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _session
 from collective.taskqueue.storages._session import Conflict
+from collective.taskqueue.storages._tables import BATCH
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
 from pathlib import Path
 from services import PostgresServer
+from sqlalchemy import text
+from traceback import format_exception
 from typing import Any
 import pytest
 
@@ -89,3 +94,32 @@ def test_who_is_replaced_is_asked_anew_after_a_conflict(make_storage, monkeypatc
     monkeypatch.setattr(_session, "time", Clock)
     assert storage.finish(lease, ending(lease, SCHEDULED, due=2e9)) == SCHEDULED
     assert (storage.get(task.id).state, storage.get(newer.id).state) == (SCHEDULED, CANCELLED)
+
+
+def test_a_batch_that_cannot_be_read(storage):
+    """It stays in doubt; the others are decided."""
+    for batch in ("broken", "sound"):
+        storage.stage(batch, [new_task()])
+    mine = BATCH.c.id == "broken"
+    storage._session.single(
+        lambda connection, again: connection.execute(BATCH.update().where(mine).values(tasks=b"?"))
+    )
+    assert [len(batch.tasks) for batch in storage.in_doubt()] == [0, 1]
+    with pytest.raises(TaskDecodeError, match="no staged batch"):
+        storage.promote("broken")
+    storage.promote("sound")
+    assert [batch.id for batch in storage.in_doubt()] == ["broken"]
+
+
+def test_no_task_in_a_traceback(storage):
+    """What is logged of an error names neither payloads nor people."""
+    storage.check()
+    storage._session.single(
+        lambda connection, again: connection.execute(text("DROP TABLE taskqueue_batch"))
+    )
+    task = new_task(payload=b"confidential")
+    with pytest.raises(StorageUnavailable) as found:
+        storage.stage("batch", [task])
+    told = "".join(format_exception(found.value))
+    assert "INSERT INTO taskqueue_batch" in told
+    assert task.payload.decode() not in told

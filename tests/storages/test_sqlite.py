@@ -121,11 +121,41 @@ def test_the_log_is_moved_away_while_it_is_used(make_storage, path):
     tasks = [add_one(storage) for _ in range(3)]
     log = path.with_name(f"{path.name}-wal")
     log.rename(path.with_name("elsewhere"))
-    with pytest.raises(StorageUnavailable, match=r"log of .* was moved away"):
+    with pytest.raises(StorageUnavailable, match=r"sqlite-wal was moved away"):
         storage.stage("batch", [new_task()])
     storage.close()
     assert is_sound(path)
     assert take_all(make_storage()) == ids(tasks)
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_the_file_is_moved_away_while_it_is_used(make_storage, path, replaced):
+    """Refused instead of written where nobody looks; put back, it has everything."""
+    storage = make_storage()
+    tasks = [add_one(storage) for _ in range(3)]
+    aside = path.with_name("elsewhere")
+    path.rename(aside)
+    if replaced:
+        path.write_bytes(b"")
+    with pytest.raises(StorageUnavailable, match=r"queue\.sqlite was moved away or replaced"):
+        storage.stage("batch", [new_task()])
+    with pytest.raises(StorageUnavailable, match=r"queue\.sqlite was moved away or replaced"):
+        len(storage)
+    storage.close()
+    aside.rename(path)
+    assert is_sound(path)
+    assert take_all(make_storage()) == ids(tasks)
+
+
+def test_a_log_that_is_copied_away(make_storage, path):
+    """A copy of the two files, made while they are in use and nobody writes, is a whole queue."""
+    storage = make_storage()
+    tasks = [add_one(storage) for _ in range(3)]
+    for item in (path, path.with_name(f"{path.name}-wal")):
+        item.with_name(item.name.replace("queue", "copy")).write_bytes(item.read_bytes())
+    tasks.append(add_one(storage))
+    assert take_all(make_storage(f"sqlite:///{path.with_name('copy.sqlite')}")) == ids(tasks[:3])
+    assert take_all(storage) == ids(tasks)
 
 
 def test_after_an_orderly_end_the_file_is_all_there_is(make_storage, path):

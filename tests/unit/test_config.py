@@ -403,6 +403,10 @@ def test_a_password_is_not_shown(load):
     queues, _ = split(load("<taskqueue>\n password s3cret\n</taskqueue>"))
     assert queues["default"].password == "s3cret"
     assert "s3cret" not in repr(queues["default"])
+    url = "postgresql://jane:s3cret@db/plone"
+    queues, _ = split(load(f"<taskqueue>\n type sql\n url {url}\n</taskqueue>"))
+    assert queues["default"].url == url
+    assert "s3cret" not in repr(queues["default"])
 
 
 def test_a_secret_is_not_shown(load):

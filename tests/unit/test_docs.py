@@ -39,6 +39,10 @@ GLUE = {"configure.zcml", "vocabulary.py"}
 ZOPE_CONF = """\
 instancehome {folder}
 clienthome {folder}
+"""
+
+#: For what does not say itself where its objects are.
+MAIN = """\
 <zodb_db main>
     mount-point /
     <mappingstorage />
@@ -86,7 +90,8 @@ def check_recording(text, folder):
 def check_zope_conf(text, folder):
     """Zope's own schema takes it, and every storage that it names can be made."""
     path = folder / "zope.conf"
-    path.write_text(f"{text}\n{ZOPE_CONF.format(folder=folder)}")
+    main = "" if "<zodb_db main>" in text else MAIN
+    path.write_text(f"{text}\n{ZOPE_CONF.format(folder=folder)}{main}")
     schema = ZConfig.loadSchema(str(Path(Zope2.Startup.__file__).parent / "wsgischema.xml"))
     found, _ = ZConfig.loadConfig(schema, str(path))
     queues = [item for item in found.product_config.values() if isinstance(item, QueueSettings)]

@@ -45,7 +45,8 @@ class QueueSettings:
 
     queue: str = "default"
     type: str = "local"
-    url: str = ""
+    #: May have a password in it.
+    url: str = field(default="", repr=False)
     host: str = "localhost"
     port: int = 6379
     db: str = "0"

@@ -8,8 +8,9 @@ import threading
 import time
 
 
-#: Longest pause in seconds after errors that follow one another.
-MAX_PAUSE = 10.0
+#: Longest pause in seconds after errors that follow one another: five seconds after a storage
+#: is back, however long it was away, its consumers are.
+MAX_PAUSE = 4.0
 
 #: Seconds between two looks at a thread that has been told to stop.
 INTERVAL = 0.25

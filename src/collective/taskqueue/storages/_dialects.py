@@ -124,8 +124,8 @@ class SQLite:
         self._url = url
         self._gate = threading.Lock()
         self._engines: list[Engine] = []
-        #: The inode of the write-ahead log, as long as a connection has it open.
-        self._log = 0
+        #: The inodes of the file and of its write-ahead log, while a connection has them open.
+        self._inodes: dict[str, int] = {}
         #: The connection that looks for what other processes have written.
         self._probe: Any = None
 
@@ -138,6 +138,7 @@ class SQLite:
             max_overflow=OVERFLOW,
             pool_timeout=self.settings.stage_timeout,
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
+            hide_parameters=True,
         )
         event.listen(engine, "connect", _prepare)
         event.listen(engine, "begin", _begin)
@@ -154,24 +155,28 @@ class SQLite:
             raise StorageUnavailable("another thread of this process writes for too long")
         try:
             with FORKS.none():
-                self._look_after_log()
+                self._look_after_files()
                 yield
-                # From now on a connection of this process has it open: before, another
+                # From now on a connection of this process has them open: before, another
                 # process might have ended, and taken the log with it.
-                self._log = self._log or _inode(f"{self._path}-wal")
+                for path in (f"{self._path}", f"{self._path}-wal"):
+                    if path not in self._inodes and (inode := _inode(path)):
+                        self._inodes[path] = inode
         finally:
             if writes:
                 self._gate.release()
 
-    def _look_after_log(self) -> None:
-        # Without its write-ahead log the file is not what was committed. This process still
-        # has the log open, and puts what is in there into the file when it ends; others that
-        # begin a new log now would spoil that.
-        if self._log and _inode(f"{self._path}-wal") != self._log:
-            raise StorageUnavailable(
-                f"the write-ahead log of {self._path} was moved away or replaced; stop all"
-                " processes that use it, then start them again"
-            )
+    def _look_after_files(self) -> None:
+        # What is written to a file that has lost its name is found by nobody. And without its
+        # write-ahead log the file is not what was committed. This process still has the log
+        # open, and puts what is in there into the file when it ends; others that begin a new
+        # log now would spoil that.
+        for path, inode in self._inodes.copy().items():
+            if _inode(path) != inode:
+                raise StorageUnavailable(
+                    f"{path} was moved away or replaced; stop all processes that use it, put"
+                    " back what is missing, then start them again"
+                )
 
     def check(self) -> None:
         """Raises `ConfigurationError` if there is no folder for the file."""
@@ -236,7 +241,7 @@ class SQLite:
         self._close_probe()
         for engine in self._engines:
             engine.dispose()
-        self._log = 0
+        self._inodes.clear()
 
     def close(self) -> None:
         """Close the files: what is in the log goes into the file, if nobody else has it open."""
@@ -282,6 +287,8 @@ class PostgreSQL:
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=seconds,
+            # Tasks and who they run as have no place in a traceback.
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": max(2, math.ceil(seconds)),
                 "application_name": "collective.taskqueue",

@@ -63,8 +63,14 @@ def pack_batch(tasks: Sequence[Task]) -> bytes:
 
 
 def unpack_batch(batch: bytes) -> list[Staged]:
-    """Return the tasks of a staged batch; their bodies are not looked at."""
-    return _staged(msgpack.unpackb(batch))
+    """Return the tasks of a staged batch; their bodies are not looked at.
+
+    Raises `TaskDecodeError` for anything else.
+    """
+    try:
+        return _staged(msgpack.unpackb(batch))
+    except Exception as exc:
+        raise TaskDecodeError(f"no staged batch: {type(exc).__name__}: {exc}") from exc
 
 
 def staged(tasks: Sequence[Task]) -> list[Staged]:

@@ -349,4 +349,8 @@ def _status(row: Any) -> TaskStatus:
 
 
 def _ids(batch: bytes) -> tuple[str, ...]:
-    return tuple(task.id for task in _wire.unpack_batch(batch))
+    try:
+        return tuple(task.id for task in _wire.unpack_batch(batch))
+    except TaskDecodeError:
+        # Whoever promotes it is told why it cannot be; the other batches can be decided.
+        return ()
