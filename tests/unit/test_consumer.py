@@ -134,9 +134,11 @@ def started(consumer, grace=BOUND):
         yield consumer
     finally:
         consumer.stop(grace)
-        for thread in consumer._threads:
+        clerk = getattr(consumer._busy_desk, "_clerk", None)
+        threads = [*consumer._threads, *([clerk] if clerk else [])]
+        for thread in threads:
             thread.join(BOUND)
-        assert not any(thread.is_alive() for thread in consumer._threads)
+        assert not any(thread.is_alive() for thread in threads)
 
 
 def messages(caplog, level=logging.WARNING):
