@@ -196,7 +196,7 @@ def main() -> None:
     """Print one line for each figure."""
     parser = argparse.ArgumentParser(prog="benchmarks.shared", description=__doc__)
     parser.add_argument("--backlog", type=int, default=1_000_000)
-    parser.add_argument("--size", type=int, default=300)
+    parser.add_argument("--size", type=int, default=1000)
     parser.add_argument("--idle", type=float, default=60.0)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
