@@ -118,7 +118,7 @@ def door(life, request):
 
 
 def test_a_view_that_fails_twice_and_then_succeeds(life):
-    """Every attempt stands in the history, with its reason and traceback."""
+    """O06: every attempt stands in the history, with its reason and traceback."""
     task_id = life.add("fail?times=2", max_attempts=3, min_backoff=0.05)
     status = life.finished(task_id)
     assert (status["state"], status["status"]) == ("succeeded", 200)
@@ -159,7 +159,7 @@ def test_a_view_that_fails_twice_and_then_succeeds(life):
 
 @pytest.mark.parametrize("max_attempts", [1, 3])
 def test_exactly_max_attempts_dispatches(life, max_attempts):
-    """D06, N41: a task that fails is not acknowledged and forgotten, nor tried for ever."""
+    """D06, N41, O07: a task that fails is not acknowledged and forgotten, nor tried for ever."""
     task_id = life.add("fail?times=99", max_attempts=max_attempts, min_backoff=0.01)
     status = life.finished(task_id)
     assert status["state"] == "failed"

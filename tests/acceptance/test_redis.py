@@ -39,7 +39,7 @@ def started(instance, gate):
 
 
 def test_worker_killed_in_a_task(zope, redis_server):
-    """C63, C70, D05: SIGKILL in the middle of a task; it runs again, and all others once."""
+    """C63, C70, D05, N63: SIGKILL in the middle of a task; it runs again, all others once."""
     instance = zope(SNIPPET, environ={"TASKQUEUE_TEST_REDIS": redis_server.socket})
     instance.start()
     urls = [f"/@@fixture-gate?name={name}" for name in "abc"]

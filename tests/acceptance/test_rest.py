@@ -121,7 +121,7 @@ def test_send_and_receive(call, url):
     ],
 )
 def test_the_raw_body_arrives(call, url, receiver, kind, body):
-    """U19, U20, U32, N07, N09, N42: byte by byte, with its type and the passed headers alone."""
+    """N07, N09, N42, T15, U19, U20, U32: byte by byte, with its type and what is passed."""
     headers = {"Content-Type": kind, "Task-Passthrough-FOO": "Bar", "Cookie": "mine=1"}
     status, task = call("POST", f"@tasks?url={url}/raw&method=PUT", body, **headers)
     assert status == 201

@@ -33,7 +33,7 @@ def started(instance, gate):
 
 
 def test_worker_killed_in_a_task(zope, tmp_path):
-    """D05: SIGKILL in the middle of a task; it runs again, and all others once, in order."""
+    """D05, N63, T13: SIGKILL in the middle of a task; it runs again, all others once, in order."""
     instance = zope(SNIPPET, environ={"TASKQUEUE_TEST_FILE": str(tmp_path / "queue.sqlite")})
     instance.start()
     urls = [f"/@@fixture-gate?name={name}" for name in "abc"]

@@ -33,7 +33,7 @@ def begin(instance):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_running_task_may_finish(zope, number):
-    """C89, C38: it finishes within the grace period and its effect stays; no other begins."""
+    """C38, C89, H25, O19: it finishes in the grace period and its effect stays; no other begins."""
     instance = zope(SNIPPET)
     slow, *waiting = begin(instance)
     instance.signal(number)

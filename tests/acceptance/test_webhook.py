@@ -114,7 +114,7 @@ class Slow(BaseHTTPRequestHandler):
 
 
 def test_fifty_at_once(zope):
-    """Each of them waits for all the others; the process stays small."""
+    """T13: each of them waits for all the others; the process stays small."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     server.request_queue_size = 50
     server.barrier = threading.Barrier(50)

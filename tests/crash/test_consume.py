@@ -97,7 +97,7 @@ def until(condition: Any) -> Any:
 
 @pytest.mark.parametrize(("storage", "kills"), [("redis", 24), ("sqlite", 8), ("postgresql", 8)])
 def test_killed_under_load(storage, kills):
-    """D05, D29, D35: nothing lost, nothing late, nothing run twice but what was hit."""
+    """D05, D29, D35, N34: nothing lost, nothing late, nothing run twice but what was hit."""
     totals = run("consume", "--storage", storage, "--kills", kills)
     assert totals["kills"] == kills
     # Each hit a task; a few had just ended it.

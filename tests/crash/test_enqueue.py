@@ -16,7 +16,7 @@ import pytest
     ],
 )
 def test_committed_if_and_only_if_queued(database, storage, injections):
-    """C33, D03: at every step of the protocol and at random moments."""
+    """C33, D03, N34: at every step of the protocol and at random moments."""
     options = ("--database", database, "--storage", storage, "--injections", injections)
     totals = run("enqueue", *options)
     assert totals["violations"] == 0

@@ -323,7 +323,7 @@ def test_not_deaf_after(server, storage, make_storage, disturb):
 
 
 def test_not_deaf_after_a_restart(server, storage, make_storage):
-    """C68."""
+    """C68, N48, O11."""
     thread, got = waiting(storage)
     with redis.Redis(unix_socket_path=server.socket) as client:
         until(lambda: int(client.info("clients")["blocked_clients"]) == 1)

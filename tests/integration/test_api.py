@@ -147,6 +147,7 @@ def test_add_refuses(url, queue, options):
 
 @pytest.mark.parametrize("option", ["delay", "countdown", "eta"])
 def test_add_for_later(url, option):
+    """O03."""
     before = time.time()
     eta = datetime.now(UTC) + timedelta(seconds=60)
     status = taskqueue.status(add(url, **{option: eta if option == "eta" else 60}))
@@ -204,7 +205,7 @@ def test_status_of_a_skipped_task(url):
 
 @pytest.mark.parametrize("name", ["status", "result", "cancel", "retry", "remove"])
 def test_unknown_task(name, other):
-    """In all queues by default, or in the one that is named."""
+    """O14: in all queues by default, or in the one that is named."""
     function = getattr(taskqueue, name)
     with pytest.raises(UnknownTask, match=f"no task {NOWHERE} in any queue"):
         function(NOWHERE)
@@ -282,6 +283,7 @@ def test_retry_a_cancelled_task(url):
 
 
 def test_remove(url, bad):
+    """O14."""
     for task_id in (finished(url), finished(bad)):
         taskqueue.remove(task_id)
         with pytest.raises(UnknownTask):
@@ -318,6 +320,7 @@ def test_transitions_that_are_not_allowed(url, view):
 
 
 def test_counts(url, bad, queue):
+    """O14."""
     assert taskqueue.counts() == dict.fromkeys(STATES, 0)
     finished(url)
     finished(bad)

@@ -624,12 +624,13 @@ HOOK = "https://example.org/hook"
     ],
 )
 def test_url_of_a_web_hook(added, given, expected):
-    """C06: never published as a path of that name."""
+    """C06, O12: never published as a path of that name."""
     task = added(given)
     assert (task.url, task.is_hook) == (expected, True)
 
 
 def test_a_path_is_no_web_hook(added):
+    """O12."""
     assert not added("/plone/http://example.org/").is_hook
 
 

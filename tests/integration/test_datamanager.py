@@ -145,7 +145,7 @@ def committed(root):
 
 
 def test_nothing_is_visible_before_the_commit(queue):
-    """C30."""
+    """C30, U28."""
     queue.add("/a")
     assert (len(queue), queue.storage.in_doubt()) == (0, [])
     transaction.commit()

@@ -13,6 +13,7 @@ from collective.taskqueue.task import Task
 from plone.rest.cors import CORSPolicy
 from plone.rest.interfaces import ICORSPolicy
 from rest.conftest import Client
+from rest.conftest import login
 from urllib.parse import quote
 from uuid import uuid4
 from zope.component import getGlobalSiteManager
@@ -170,6 +171,25 @@ def test_anonymous_may_be_given_a_permission(anonymous, portal, queue):
     assert (answer.status, answer.json["user"]) == (201, None)
     assert anonymous.get(f"@tasks/{answer.json['id']}").status == 401
     assert anonymous.get("@tasks").status == 401
+
+
+def test_clients_are_users(portal, manager):
+    """N23: whose password was changed, or who is gone, is let in no more; their task is kept."""
+    users = portal.acl_users
+    users._doAddUser("client", "first-secret", ["Manager"], [])
+    transaction.commit()
+    client = login("client", "first-secret")
+    task_id = client.add(url=HOOK)
+    users.source_users.updateUserPassword("client", "other-secret")
+    transaction.commit()
+    assert client.get(f"@tasks/{task_id}").status == 401
+    client = login("client", "other-secret")
+    assert client.get(f"@tasks/{task_id}").status == 200
+    users._doDelUsers(["client"])
+    transaction.commit()
+    assert client.get(f"@tasks/{task_id}").status == 401
+    assert client.post("@tasks", {"url": HOOK}).status == 401
+    assert manager.get(f"@tasks/{task_id}").json["user"] == "client"
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_the_raw_body(adder, queue, body, kind):
 
 
 def test_the_raw_form(adder, queue, other_queue):
-    """N02, N05, N06, N08, N09: the fields of the query, and headers that are passed through."""
+    """N02, N05, N06, N08, N09, T15: the fields of the query, and headers passed through."""
     query = "&method=PUT&timeout=7.5&max_attempts=3&queue=hooks&description=D&delay=5&key=k"
     headers = {
         "Task-Passthrough-Foo-Bar": "Bär".encode().decode("latin-1"),
@@ -371,7 +371,7 @@ def test_as_much_as_a_queue_takes(adder, queue):
 
 
 def test_who_may_add(anonymous, member, viewer, manager, root):
-    """U13, N04, N20: closed by default, and that comes before anything is looked at."""
+    """N04, N20, T11, U13: closed by default, and that comes before anything is looked at."""
     assert anonymous.post("@tasks", {"bad": 1}).status == 401
     for person in (member, viewer):
         assert person.post("@tasks", {"bad": 1}).error == (403, "Forbidden", None)

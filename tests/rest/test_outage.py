@@ -74,3 +74,17 @@ def test_the_list_of_queues_says_so(manager, other_queue, down):
     assert (first["name"], first["available"]) == ("default", False)
     assert "counts" not in first
     assert (second["available"], second["counts"]["queued"]) == (True, 0)
+
+
+def test_what_nobody_has_thought_of(adder, queue, monkeypatch):
+    """N14: an error is told in JSON, with type and message, and no traceback goes out."""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(queue.storage, "get", fail)
+    answer = adder.get("@tasks/1")
+    assert (answer.status, answer.headers["Content-Type"]) == (500, "application/json")
+    assert {"message", "type"} <= answer.json.keys()
+    assert "traceback" not in answer.json
+    assert b".py" not in answer.body

@@ -67,7 +67,7 @@ def test_a_notification_wakes(make_storage, monkeypatch):
 
 
 def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
-    """As behind a pooler that hands each transaction another session: LISTEN hears nothing."""
+    """N45, T10: as behind a pooler that changes sessions: LISTEN hears nothing."""
     monkeypatch.setattr(_dialects, "POLL", 0.2)
     consumer, producer = make_storage(), make_storage()
     monkeypatch.setattr(producer._session.dialect, "announce", lambda connection: None)

@@ -185,7 +185,7 @@ def test_a_step_runs_one_task(make, storage, told, clock):
     ],
 )
 def test_policy_decides_what_follows(make, storage, told, outcome, state):
-    """And the consumer tells the state it led to."""
+    """O06: and the consumer tells the state it led to."""
     task = add_one(storage, max_attempts=2)
     make(lambda attempt: outcome).step()
     assert storage.get(task.id).state == state
@@ -381,7 +381,7 @@ def test_a_transaction_that_does_not_arrive_postpones_the_task(make, storage, mo
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_exactly_as_many_run_at_once_as_they_may(make, storage, told, limit):
-    """C82: limit 1 never overlaps, limit 3 has a peak of 3."""
+    """C82, O10: limit 1 never overlaps, limit 3 has a peak of 3."""
     rendezvous = threading.Barrier(limit)
     running, peaks = [], []
 
@@ -420,7 +420,7 @@ def test_without_a_limit_all_run_at_once(make, storage, told):
 
 
 def test_an_idle_consumer_does_not_wake(make, storage):
-    """It asks the storage once, without a limit, and sleeps in there."""
+    """O11: it asks the storage once, without a limit, and sleeps in there."""
     with started(make()):
         assert storage.asked.wait(BOUND)
         assert len(storage.reserves) == 1
@@ -450,7 +450,7 @@ def test_chores_are_done_now_and_then(make, storage, told):
 def test_a_thread_lives_on_whatever_reserve_raises(
     make, storage, told, quick, caplog, failure, message
 ):
-    """One line for each failure, then the tasks are run."""
+    """N48: one line for each failure, then the tasks are run."""
     storage.failures["reserve"] = [failure] * 3
     task = add_one(storage)
     with started(make()):
@@ -512,7 +512,7 @@ def test_a_result_outlives_an_outage(make, storage, told, quick, caplog, failure
 
 
 def test_pauses_grow_up_to_a_limit():
-    """And are spread, so that consumers do not march in step."""
+    """O11: and are spread, so that consumers do not march in step."""
     pauses = [[grace.pause(errors) for _ in range(200)] for errors in (1, 2, 3, 100, 10**6)]
     for found, longest in zip(pauses, (0.2, 0.4, 0.8, 4.0, 4.0), strict=True):
         assert longest / 2 <= min(found) < max(found) <= longest
@@ -572,7 +572,7 @@ def perform(door, running):
 
 @pytest.mark.parametrize("limit", [0, 1, 2])
 def test_a_stop_drains(make, storage, door, running, perform, limit):
-    """C89: what runs ends, what waits stays queued."""
+    """C89, H25, O19: what runs ends, what waits stays queued."""
     first = add_one(storage)
     consumer = make(perform, concurrent_limit=limit)
     consumer.start()

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.parametrize(("attempts", "end"), [(1, ", failed"), (2, " s")])
 def test_a_reason_of_many_lines_is_one_line(caplog, attempts, end):
-    """Guarantee 6: one line, and no text of a view can look like a line of its own."""
+    """H23, guarantee 6: one line, and no text of a view can look like a line of its own."""
     storage = LocalStorage(QueueSettings())
     reason = "ValueError: bad\n  2026-01-01 ERROR forged\r\nlist"
     consumer = Consumer(storage, lambda attempt: Outcome(500, reason), ServerSettings())

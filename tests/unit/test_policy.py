@@ -50,7 +50,7 @@ def follow(status, **fields):
 
 
 def test_the_exponential_schedule():
-    """N39, U34: it doubles, from `min_backoff` up to `max_backoff`."""
+    """N39, O07, U34: it doubles, from `min_backoff` up to `max_backoff`."""
     expected = [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 7200, 7200, 7200]
     assert pauses(15) == pytest.approx(expected)
 
@@ -60,6 +60,17 @@ def test_the_linear_schedule():
     assert pauses(4, backoff="linear") == pytest.approx([2, 4, 6, 8])
     fields = {"backoff": "linear", "min_backoff": 3.0, "max_backoff": 7.0}
     assert pauses(4, **fields) == pytest.approx([3, 6, 7, 7])
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("outcome", [Outcome(None, "refused"), Outcome(500), Outcome(429)])
+def test_one_schedule_for_all(kind, outcome):
+    """T07: whether it was the network or the other side, the queue says how pauses grow."""
+    found = [
+        decide(make_lease(counted, max_attempts=9, backoff=kind), outcome, NOW, Middle()).due - NOW
+        for counted in range(4)
+    ]
+    assert found == pytest.approx(pauses(4, backoff=kind))
 
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
@@ -110,7 +121,7 @@ def test_retry_after_is_honoured(asked, pause):
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 299])
 def test_any_2xx_is_a_success(status):
-    """N35, N36."""
+    """N35, N36, O08."""
     transition = follow(status)
     assert (transition.state, transition.reason, transition.due) == (SUCCEEDED, "", None)
     assert transition.attempt.reason == ""

@@ -211,7 +211,7 @@ def _hops(number, code=307):
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 def test_redirects_keep_method_and_body(run, receiver, code):
-    """D60: a POST does not become a GET without its body."""
+    """D60, N43: a POST does not become a GET without its body."""
     receiver.answer = _hops(5, code)
     status = run("/hop/0", payload=b"x", headers=(("Authorization", "s"),))
     assert status.state == "succeeded"
@@ -221,7 +221,7 @@ def test_redirects_keep_method_and_body(run, receiver, code):
 
 
 def test_one_redirect_too_many(run, receiver):
-    """Five are followed, the sixth fails the task."""
+    """N43: five are followed, the sixth fails the task."""
     receiver.answer = _hops(6)
     status = run("/hop/0", max_attempts=3)
     assert (status.state, len(receiver.calls)) == ("failed", 6)
@@ -254,7 +254,7 @@ def test_secrets_are_not_given_to_another_origin(run, receiver):
 
 @pytest.mark.parametrize("where", ["http://10.0.0.1/", "http://[::1]/", "file:///etc/passwd"])
 def test_a_redirect_into_private_space_is_refused(run, receiver, where):
-    """Every hop is checked."""
+    """N43: every hop is checked."""
     receiver.answer = say(307, Location=where)
     status = run(max_attempts=3)
     assert status.state == "failed"
@@ -308,7 +308,7 @@ def _released():
 
 @pytest.mark.parametrize("answer", [_dribble, _dribble_headers, _silence, _unframed])
 def test_the_deadline_is_a_total_one(run, receiver, answer):
-    """N44: byte after byte does not keep the line open, and what was cut is no success."""
+    """N44, O17: byte after byte does not keep the line open, and what was cut is no success."""
     receiver.answer = answer
     status = run(timeout=0.5, max_attempts=3)
     assert status.state == "scheduled"
@@ -412,6 +412,52 @@ def test_a_connection_that_was_closed_is_opened_again(run, receiver):
         assert run().state == "succeeded"
         assert closed.acquire(timeout=BOUND)
     assert len(receiver.connections) == 3
+
+
+def test_a_call_that_is_made_twice_can_be_told(run, receiver):
+    """N50: if the answer is lost the call is made once more, under the same id."""
+
+    def answer(handler):
+        if handler.headers["X-Task-Attempt"] == "1":
+            _hang_up(handler)
+        else:
+            say(200)(handler)
+
+    receiver.answer = answer
+    storage, task, thread = run(wait=False, max_attempts=2, min_backoff=0.0)
+    thread.join(BOUND)
+    hooks = WebHooks(QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}"))
+    consumer = Consumer(storage, hooks.call, ServerSettings())
+    assert consumer.step(timeout=BOUND) == 1
+    consumer.stop()
+    assert storage.get(task.id).state == "succeeded"
+    told = [(call[2]["X-Task-Id"], call[2]["X-Task-Attempt"]) for call in receiver.calls]
+    assert told == [(task.id, "1"), (task.id, "2")]
+
+
+def test_a_name_is_resolved_for_each_connection(run, receiver, monkeypatch):
+    """T14: who spreads the load by names, or moves to another address, is found there."""
+    now = ["127.0.0.1"]
+    original = socket.getaddrinfo
+
+    def getaddrinfo(host, *args, **kwargs):
+        return original(now[0] if host == "hook.example.org" else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    receiver.answer = say(200, Connection="close")
+    with socket.create_server(("127.0.0.2", receiver.port)) as other:
+        other.settimeout(BOUND)
+        url = f"http://hook.example.org:{receiver.port}/"
+        assert run(url=url, allow="hook.example.org").state == "succeeded"
+        now[0] = "127.0.0.2"
+        storage, task, thread = run(url=url, wait=False, max_attempts=1)
+        sock, _ = other.accept()
+        with sock:
+            assert sock.recv(4096)
+            sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        thread.join(BOUND)
+        assert storage.get(task.id).status == 204
+    assert len(receiver.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -527,14 +573,14 @@ def tls(receiver, certificate, monkeypatch):
 
 
 def test_tls(run, receiver, tls):
-    """Two tasks, one connection, here too."""
+    """N43, T13: two tasks, one connection, here too."""
     url = tls(own="127.0.0.1", trusted="127.0.0.1")
     assert run(url=url).state == run(url=url).state == "succeeded"
     assert (len(receiver.calls), len(receiver.connections)) == (2, 1)
 
 
 def test_the_wrong_authority(run, receiver, tls):
-    """Whoever signed this is not trusted: no request is sent."""
+    """N43: whoever signed this is not trusted: no request is sent."""
     url = tls(own="127.0.0.1", trusted="127.0.0.2")
     status = run(url=url, max_attempts=3)
     assert (status.state, receiver.calls) == ("scheduled", [])
@@ -542,7 +588,7 @@ def test_the_wrong_authority(run, receiver, tls):
 
 
 def test_the_wrong_name(run, receiver, tls):
-    """A certificate that is trusted, but somebody else's."""
+    """N43: a certificate that is trusted, but somebody else's."""
     url = tls(own="127.0.0.2", trusted="127.0.0.2")
     status = run(url=url, max_attempts=3)
     assert (status.state, receiver.calls) == ("scheduled", [])

@@ -91,7 +91,7 @@ class Committing(Base):
         assert take_all(storage) == [task.id]
 
     def test_promoted_tasks_are_queued(self, storage: Any, clock: Any) -> None:
-        """C30: visible once promoted, with nothing in their history yet."""
+        """C30, N40: visible once promoted, with nothing in their history yet."""
         storage.stage("batch", [new_task()])
         storage.promote("batch", b"\x03\xfe\x00\x00\x00\x00\x00\x01")
         (status,) = everything(storage)
@@ -299,7 +299,7 @@ class Committing(Base):
         assert storage.in_doubt(200.0) == []
 
     def test_a_batch_becomes_visible_at_once(self, storage: Any) -> None:
-        """One atomic act: nobody ever sees a part of a batch."""
+        """H19: one atomic act: nobody ever sees a part of a batch."""
         for number in range(20):
             storage.stage(str(number), [new_task() for _ in range(50)])
             seen = aside(lambda: _lengths_until(storage, 50))
@@ -310,7 +310,7 @@ class Committing(Base):
     def test_a_task_without_an_earlier_moment_is_due_at_once(
         self, storage: Any, clock: Any
     ) -> None:
-        """A due time that has passed schedules nothing."""
+        """N40: a due time that has passed schedules nothing."""
         task = add_one(storage, due=clock() - 100)
         assert storage.get(task.id).state == QUEUED
         assert take_all(storage) == [task.id]
@@ -318,7 +318,7 @@ class Committing(Base):
     def test_the_queues_of_one_process_are_independent(
         self, make_storage: Callable[..., Any]
     ) -> None:
-        """C51, D25: what happens to one queue touches no other."""
+        """C51, D25, O09: what happens to one queue touches no other."""
         one, other = make_storage(queue="mail"), make_storage(queue="mailhost")
         task = add_one(other, queue="mailhost")
         assert len(one) == 0

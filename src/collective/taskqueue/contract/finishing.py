@@ -205,7 +205,7 @@ class Finishing(Base):
     def test_a_stale_token_changes_nothing(
         self, storage: Any, clock: Any, lose_it: Callable[..., None]
     ) -> None:
-        """Guarantee 2: the token is the fence, whatever happened since it was given."""
+        """N32, guarantee 2: the token is the fence, whatever happened since it was given."""
         task = add_one(storage)
         lease = take(storage, lease=30.0)
         storage.report(lease, Progress(1.0, 2.0, "half", clock()))

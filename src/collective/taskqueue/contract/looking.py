@@ -208,7 +208,7 @@ class Looking(Base):
     def test_records_are_kept_as_long_as_the_queue_says(
         self, make_storage: Callable[..., Any], clock: Any, state: State
     ) -> None:
-        """Cancelled tasks as long as failed ones; forgotten when a later one finishes."""
+        """N46, T09: cancelled tasks as long as failed ones; forgotten when a later one finishes."""
         keep = {"keep_succeeded": 100.0, "keep_failed": 1000.0}
         storage = make_storage(**keep)
         seconds = 100 if state == SUCCEEDED else 1000
@@ -221,6 +221,17 @@ class Looking(Base):
         assert sorted(ids(everything(storage))) == sorted(ids([young, last]))
         with refused(storage, UnknownTask, old.id):
             storage.get(old.id)
+
+    def test_what_waits_is_never_forgotten(
+        self, make_storage: Callable[..., Any], clock: Any
+    ) -> None:
+        """N46, T09: however long it waits, and however little is kept of what has finished."""
+        storage = make_storage(keep_succeeded=1.0, keep_failed=1.0, max_finished=1)
+        tasks = [add_one(storage), add_one(storage, due=clock() + 10**8)]
+        clock.advance(10**6)
+        bring_to(storage, clock, CANCELLED)
+        last = bring_to(storage, clock, CANCELLED)
+        assert sorted(ids(everything(storage))) == sorted(ids([*tasks, last]))
 
     def test_a_task_may_be_kept_longer_or_shorter(
         self, make_storage: Callable[..., Any], clock: Any

@@ -52,7 +52,7 @@ class Races(Base):
     """Every outcome of a race is one that some order of the calls would have had."""
 
     def test_each_task_is_reserved_exactly_once(self, storage: Any) -> None:
-        """In the order of the queue, while others add and look; counts add up always."""
+        """N32: in the order of the queue, while others add and look; counts add up always."""
         for number in range(THREADS):
             tasks = [new_task(url=f"/{number}/{place}") for place in range(TASKS)]
             storage.stage(str(number), tasks)

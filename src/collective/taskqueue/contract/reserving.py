@@ -111,7 +111,7 @@ class Reserving(Base):
         assert take_all(storage) == [task.id]
 
     def test_a_blocked_reserve_gets_what_is_promoted(self, storage: Any) -> None:
-        """Staging wakes nobody; promoting does."""
+        """N40: staging wakes nobody; promoting does."""
         blocked = reserving(storage)
         task = new_task()
         storage.stage("batch", [task])
@@ -150,7 +150,7 @@ class Reserving(Base):
     def test_a_blocked_reserve_gets_a_task_whose_lease_expires(
         self, storage: Any, clock: Any
     ) -> None:
-        """Without anybody calling `recover`: a waiting consumer is enough."""
+        """N64: without anybody calling `recover`: a waiting consumer is enough."""
         task = add_one(storage)
         take(storage, lease=1.0)
         blocked = reserving(storage)
@@ -200,7 +200,7 @@ class Reserving(Base):
     def test_scheduled_tasks_come_in_the_order_they_fall_due(
         self, storage: Any, clock: Any
     ) -> None:
-        """U36; those due at the same moment in the order they were added."""
+        """O05, U36; those due at the same moment in the order they were added."""
         now = clock()
         dues = [300, 100, 200, 100, 300]
         tasks = add(storage, *(new_task(due=now + due) for due in dues))
@@ -214,7 +214,7 @@ class Reserving(Base):
         assert take_all(storage) == ids([tasks[2], tasks[0], tasks[4]])
 
     def test_an_expired_task_comes_back_by_itself(self, storage: Any, clock: Any) -> None:
-        """Guarantee 2: whoever reserves next gets it, before all that waits."""
+        """N33, guarantee 2: whoever reserves next gets it, before all that waits."""
         tasks = add(storage, new_task(), new_task())
         lose(storage, clock)
         assert take_all(storage) == ids(tasks)
@@ -232,7 +232,7 @@ class Reserving(Base):
         assert take_all(storage) == ids([*tasks[:3], tasks[4]])
 
     def test_nothing_is_recovered_before_its_lease_expires(self, storage: Any, clock: Any) -> None:
-        """A lease lasts as long as it says."""
+        """N33: a lease lasts as long as it says."""
         add_one(storage)
         take(storage, lease=100.0)
         clock.advance(80)
