@@ -17,11 +17,16 @@ SECTIONS = """\
   allow_hosts 127.0.0.1:{port}
   max_attempts 2
   min_backoff 0
+  transient_statuses 418
 </taskqueue>
 <taskqueue-server>
   concurrent_limit 2
 </taskqueue-server>
 """
+
+
+#: What is not answered by 200.
+STATUSES = {"/broken": 500, "/teapot": 418, "/busy": 429}
 
 
 class Receiver(ThreadingHTTPServer):
@@ -49,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.calls.append((self.command, self.path, dict(self.headers), body))
         if self.path == "/slow" and self.command == "POST":
             self.server.gate.wait(WAIT_TIMEOUT)
-        self.send_response(500 if self.path == "/broken" else 200)
+        self.send_response(STATUSES.get(self.path, 200))
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", "6")
         self.end_headers()
@@ -154,6 +159,15 @@ def test_errors(call, url):
     assert (response["state"], response["status"], response["attempts"]) == ("failed", 500, 2)
     assert call("POST", f"@tasks/{task['id']}/run")[0] == 409
     assert call("POST", f"@tasks/{task['id']}/retry")[1]["state"] in ("queued", "running")
+
+
+@pytest.mark.parametrize(("path", "status", "attempts"), [("teapot", 418, 2), ("busy", 429, 1)])
+def test_statuses_of_the_queue(call, url, path, status, attempts):
+    """N38, U31: which client errors are tried again is for zope.conf to say."""
+    _, task = call("POST", "@tasks", {"url": f"{url}/{path}"})
+    _, response = call("GET", f"@tasks/{task['id']}/response?wait=30")
+    assert (response["state"], response["status"]) == ("failed", status)
+    assert response["attempts"] == attempts
 
 
 def test_other_people(call, url):

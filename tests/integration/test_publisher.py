@@ -18,6 +18,7 @@ from collective.taskqueue.publisher import publish
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
 from collective.taskqueue.testing import run_tasks
+from collective.taskqueue.testing import task_queue
 from OFS.Folder import Folder
 from OFS.SimpleItem import SimpleItem
 from plone import api
@@ -651,6 +652,44 @@ def test_retry_after_of_the_response(run, view):
     assert done.outcome.retry_after == 120
     assert done.status.state == "scheduled"
     assert done.status.due == pytest.approx(done.outcome.started + 120, abs=TIMEOUT)
+
+
+def test_retry_after_is_no_longer_than_the_queue_allows(run, view):
+    """A view that answers so is not in charge; with `RetryLater` it is."""
+
+    def busy(context, request):
+        request.response.setStatus(429)
+        request.response.setHeader("Retry-After", "99999999")
+
+    done = run(view("busy", busy), max_attempts=2, max_backoff=60)
+    assert done.status.due == pytest.approx(done.outcome.started + 60, abs=TIMEOUT)
+    done = run(view("later", _raise(RetryLater(9000))), max_attempts=2, max_backoff=60)
+    assert done.status.due == pytest.approx(done.outcome.started + 9000, abs=TIMEOUT)
+
+
+def test_statuses_of_the_queue(run, view):
+    """N38, U31: which client errors are tried again is for the queue to say."""
+
+    def answer(context, request):
+        request.response.setStatus(int(request.form["status"]))
+
+    url = view("answer", answer)
+    with task_queue("patient", transient_statuses=(404,), max_attempts=2):
+        for status, state in ((404, "scheduled"), (429, "failed"), (503, "scheduled")):
+            done = run(url, params={"status": status}, queue="patient")
+            assert (done.status.state, done.status.status) == (state, status)
+
+
+def test_many_headers_of_the_response(run, view):
+    """What is kept has a limit, and it is said that something is missing."""
+
+    def talk(context, request):
+        for number in range(20):
+            request.response.setHeader(f"X-{number}", "x" * 1000)
+
+    done = run(view("talk", talk))
+    assert sum(len(name) + len(value) for name, value in done.status.headers) <= 16 * 1024
+    assert done.status.truncated
 
 
 def test_retry_later(run, view):

@@ -80,6 +80,15 @@ def test_status_lines(queue, taken, line, state):
     assert queue.status("a").state == state
 
 
+@pytest.mark.parametrize(("line", "state"), [("404 no", "scheduled"), ("429 wait", "failed")])
+def test_status_lines_of_a_queue_of_its_own_mind(queue, line, state):
+    """U31: a script that runs tasks has the same rules as a consumer."""
+    queue.settings = QueueSettings(transient_statuses=(404,))
+    queue.put(new_task(id="b", max_attempts=2))
+    queue.task_done(queue.get("script"), line, "script")
+    assert queue.status("b").state == state
+
+
 @pytest.mark.parametrize("line", ["HTTP/1.1", "HTTP/1.1 OK", "²00", "99", "600", "-1 no"])
 def test_a_line_that_is_none_leaves_the_task_reserved(queue, taken, line):
     if line == "HTTP/1.1":

@@ -55,7 +55,7 @@ def test_a_web_hook_opens_no_connection(queue, functional, receiver, monkeypatch
     transaction.commit()
     consumer = Consumer(
         queue.storage,
-        partial(startup._perform, hooks),
+        partial(startup._perform, queue.settings, hooks),
         ServerSettings(),
         ready=partial(startup._reached, functional["app"]._p_jar.db()),
     )

@@ -43,6 +43,7 @@ OUR_QUEUE = {
     "backoff": "exponential",
     "min_backoff": 2.0,
     "max_backoff": 7200.0,
+    "transient_statuses": (408, 423, 425, 429, 449),
     "timeout": None,
     "keep_succeeded": 3600.0,
     "keep_failed": 604800.0,
@@ -186,6 +187,7 @@ def test_every_key_reaches_the_settings(load):
         "backoff": "linear",
         "min_backoff": 0.5,
         "max_backoff": 60.0,
+        "transient_statuses": (404, 429),
         "timeout": 2.5,
         "keep_succeeded": 0.0,
         "keep_failed": 60.0,
@@ -204,7 +206,7 @@ def test_every_key_reaches_the_settings(load):
         "lease": 0.5,
         "grace": 0.0,
     }
-    text = {**given, "max_payload": "2KB"}
+    text = {**given, "max_payload": "2KB", "transient_statuses": "404  429"}
     lines = "\n".join(f"  {key} {value}" for key, value in text.items())
     more = "\n".join(f"  {key} {value}" for key, value in server_given.items())
     sections = load(
@@ -320,6 +322,7 @@ BAD_VALUES = {
     "backoff": ["", "none", "Linear"],
     "min_backoff": ["-1", "abc", "nan", "inf"],
     "max_backoff": ["-1", "abc", "nan", "inf"],
+    "transient_statuses": ["abc", "4xx", "399", "500", "429,503", "-429"],
     "timeout": ["0", "-1", "abc", "nan", "inf"],
     "keep_succeeded": ["-1", "abc", "nan", "inf"],
     "keep_failed": ["-1", "abc", "nan", "inf"],

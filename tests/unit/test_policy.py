@@ -1,9 +1,10 @@
 """What follows from an outcome, as vectors: no clock, no storage, no chance."""
 
+from collective.taskqueue.config import TRANSIENT_STATUSES
 from collective.taskqueue.policy import backoff
 from collective.taskqueue.policy import decide
+from collective.taskqueue.policy import judged
 from collective.taskqueue.policy import LONGEST_PAUSE
-from collective.taskqueue.policy import TRANSIENT_STATUSES
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Outcome
@@ -144,7 +145,34 @@ def test_client_errors_fail_at_once_unless_time_may_heal_them(status):
 
 def test_the_statuses_that_time_may_heal():
     """N38: these and no others."""
-    assert {408, 423, 425, 429, 449} == TRANSIENT_STATUSES
+    assert set(TRANSIENT_STATUSES) == {408, 423, 425, 429, 449}
+
+
+@pytest.mark.parametrize("status", range(400, 500))
+def test_a_queue_has_statuses_of_its_own(status):
+    """N38, U31: 400 is tried again if it says so, and 429 fails if it does not."""
+    outcome = judged(Outcome(status), {400, 404})
+    expected = SCHEDULED if status in (400, 404) else FAILED
+    transition = decide(make_lease(), outcome, NOW, Middle())
+    assert (transition.state, transition.reason) == (expected, f"status {status}")
+    default = decide(make_lease(), judged(Outcome(status), TRANSIENT_STATUSES), NOW, Middle())
+    assert default == follow(status)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(200),
+        Outcome(302),
+        Outcome(500),
+        Outcome(None, "timeout"),
+        Outcome(404, verdict="retry"),
+        Outcome(429, verdict="discard"),
+    ],
+)
+def test_a_queue_has_no_say_in_anything_else(outcome):
+    """Neither in what is no client error, nor in what the task itself has decided."""
+    assert judged(outcome, {200, 302, 404, 429, 500}) is outcome
 
 
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 599, None, 100, 600])

@@ -56,7 +56,8 @@ def say(status, body=b"", **headers):
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
-        handler.wfile.write(body)
+        if handler.command != "HEAD":
+            handler.wfile.write(body)
 
     return answer
 
@@ -84,7 +85,7 @@ def receiver():
             receiver.arrived.set()
             receiver.answer(self)
 
-        do_GET = do_PUT = do_PATCH = do_DELETE = do_POST
+        do_GET = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_POST
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -143,7 +144,7 @@ def test_the_call(run, receiver):
     assert "Cookie" not in headers
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
 def test_methods(run, receiver, method):
     """N05: as given, with the query string."""
     assert run("/a%20b?c=d", method=method).state == "succeeded"
@@ -200,6 +201,15 @@ def test_retry_after(run, receiver):
     assert status.due == pytest.approx(time.time() + 1000, abs=BOUND)
 
 
+@pytest.mark.parametrize("asked", ["1000000", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_retry_after_is_no_place_to_hide(run, receiver, asked):
+    """N38: no pause is longer than the queue allows, whoever asks for it."""
+    receiver.answer = say(503, Retry_After=asked)
+    status = run(max_attempts=3, max_backoff=100.0)
+    assert status.state == "scheduled"
+    assert status.due == pytest.approx(time.time() + 100, abs=BOUND)
+
+
 def _hops(number, code=307):
     def answer(handler):
         left = number - int(handler.path.rpartition("/")[2])
@@ -234,6 +244,13 @@ def test_see_other_becomes_a_get(run, receiver):
     run("/hop/0", payload=b"x", headers=(("Content-Type", "text/plain"),))
     method, _, headers, body = receiver.calls[1]
     assert (method, body, headers["Content-Type"]) == ("GET", b"", None)
+
+
+def test_see_other_leaves_a_head_what_it_is(run, receiver):
+    """Who asked for no body gets none (RFC 9110, 15.4.4)."""
+    receiver.answer = _hops(1, 303)
+    assert run("/hop/0", method="HEAD").state == "succeeded"
+    assert [call[0] for call in receiver.calls] == ["HEAD", "HEAD"]
 
 
 def test_secrets_are_not_given_to_another_origin(run, receiver):
@@ -328,6 +345,25 @@ def test_an_endless_body_is_cut_at_the_cap(run, receiver):
     status = run()
     assert status.state == "succeeded"
     assert (len(status.body), status.truncated) == (64 * 1024, True)
+
+
+@pytest.mark.parametrize(("number", "length"), [(90, 4000), (1, 60000), (90, 1000)])
+def test_headers_are_cut_at_a_cap(run, receiver, number, length):
+    """Bounded memory for each record; what is asked for behind all of them is still heard."""
+
+    def answer(handler):
+        handler.send_response(503)
+        for name in range(number):
+            handler.send_header(f"X-{name}", "x" * length)
+        handler.send_header("Retry-After", "50")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    receiver.answer = answer
+    status = run(max_attempts=2)
+    assert sum(len(name) + len(value) for name, value in status.headers) <= 16 * 1024
+    assert status.truncated
+    assert status.due == pytest.approx(time.time() + 50, abs=BOUND)
 
 
 @pytest.mark.parametrize(
@@ -685,7 +721,7 @@ class Lines:
 
         def call():
             try:
-                ends.append(webhook._read(self.hooks._follow(attempt, line), line, 0.0).status)
+                ends.append(webhook._read(self.hooks._follow(attempt, line), line, 0.0, 0.0).status)
             except Exception as exc:
                 ends.append(exc)
             finally:
@@ -787,6 +823,18 @@ def test_a_handshake_is_cut(lines, silent):
     thread.join(BOUND / 2)
     assert ends
     assert isinstance(ends[0], OSError | HTTPError)
+
+
+def test_who_was_told_nothing_is_told_of_no_end(run, silent):
+    """H15, H24: cancelled while it shakes hands, there is nothing that a DELETE could end."""
+    port, accepted = silent
+    storage, task, thread = run(url=f"https://127.0.0.1:{port}/", allow="127.0.0.1", wait=False)
+    assert accepted.wait(BOUND)
+    storage.cancel(task.id)
+    # Who accepts one connection only would let a DELETE wait for its whole time.
+    thread.join(webhook.DELETE_TIMEOUT / 2)
+    assert not thread.is_alive()
+    assert storage.get(task.id).state == "cancelled"
 
 
 def test_a_connect_is_cut(lines):

@@ -35,6 +35,9 @@ STORAGES = {
 #: The extra that a type needs, and the module that tells whether it is installed.
 EXTRAS = {"redis": ("redis", "msgpack"), "sql": ("sqlalchemy", "msgpack")}
 
+#: Client errors that time may heal; after every other 4xx a task fails at once.
+TRANSIENT_STATUSES = (408, 423, 425, 429, 449)
+
 #: The section types of component.xml.
 SECTION_TYPES = ("taskqueue", "taskqueue-server")
 
@@ -56,6 +59,7 @@ class QueueSettings:
     backoff: str = "exponential"
     min_backoff: float = 2.0
     max_backoff: float = 7200.0
+    transient_statuses: tuple[int, ...] = TRANSIENT_STATUSES
     timeout: float | None = None
     keep_succeeded: float = 3600.0
     keep_failed: float = 7 * 86400.0
@@ -152,6 +156,14 @@ def natural_integer(value: str) -> int:
     if number < 0:
         raise ValueError("the number must not be negative")
     return number
+
+
+def client_errors(value: str) -> tuple[int, ...]:
+    """Datatype: statuses of client errors, separated by blanks."""
+    found = tuple(int(status) for status in value.split())
+    if not all(400 <= status < 500 for status in found):
+        raise ValueError("the statuses of client errors are those from 400 to 499")
+    return found
 
 
 def web_hook_secrets(value: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collective.taskqueue.config import TRANSIENT_STATUSES
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
@@ -13,9 +15,6 @@ from collective.taskqueue.task import Transition
 from dataclasses import replace
 import random
 
-
-#: Client errors that time may heal; every other 4xx fails at once.
-TRANSIENT_STATUSES = frozenset({408, 423, 425, 429, 449})
 
 #: Share of the pause by which retries are spread, so that they do not march in step.
 JITTER = 0.1
@@ -58,6 +57,17 @@ def decide(
         reason = f"{_reason(outcome)} (given up after {task.max_age:g} s)"
         return _transition(lease, outcome, FAILED, reason)
     return _transition(lease, outcome, SCHEDULED, _reason(outcome), due)
+
+
+def judged(outcome: Outcome, transient: Collection[int]) -> Outcome:
+    """Return the outcome with the verdict of its queue, if it is a client error.
+
+    `transient` has the statuses after which that queue tries again. What the task itself has
+    decided stands. Called by whoever has performed a task, and knows its queue.
+    """
+    if outcome.verdict or outcome.status is None or not 400 <= outcome.status < 500:
+        return outcome
+    return replace(outcome, verdict="retry" if outcome.status in transient else "discard")
 
 
 def backoff(task: Task, used: int) -> float:

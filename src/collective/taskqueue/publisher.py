@@ -263,9 +263,9 @@ def _publish_task(request: Any, module_info: Any) -> Any:
 def _outcome(
     task: Task, answer: _Answer, failure: BaseException | None, started: float, seconds: float
 ) -> Outcome:
-    headers = recorded(answer.headers)
+    headers, cut = recorded(answer.headers)
     status = answer.status
-    wait = retry_after(headers, started + seconds)
+    wait = retry_after(answer.headers, started + seconds, task.max_backoff)
     verdict = ""
     if failure is None:
         reason = _reason(status, headers)
@@ -288,7 +288,7 @@ def _outcome(
         reason=reason,
         headers=headers,
         body=answer.body,
-        truncated=answer.truncated,
+        truncated=answer.truncated or cut,
         error=_traceback(failure),
         retry_after=wait,
         verdict=verdict,  # type: ignore[arg-type]

@@ -116,6 +116,7 @@ class TaskQueue:
         started = watched.attempt.started
         now = time.time()
         outcome = Outcome(_status(status_line), started=started, seconds=now - started)
+        outcome = policy.judged(outcome, self.settings.transient_statuses)
         state = self.storage.finish(lease, policy.decide(lease, outcome, now))
         del self._reserved[task.id]
         self._keeper.end(watched)

@@ -12,18 +12,32 @@ MAX_BODY = 64 * 1024
 #: Response headers that are not recorded.
 SECRET_HEADERS = frozenset({"set-cookie", "www-authenticate"})
 
-#: Response headers and their characters that are recorded at most.
-MAX_HEADERS = 100
+#: Characters of one response header, and of all of them together, that are recorded at most.
 MAX_HEADER = 4096
+MAX_HEADERS = 16 * 1024
 
 #: Characters of a reason in which the other side has a say.
 MAX_REASON = 500
 
 
-def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Return the headers that are kept: no secrets, and not too many."""
-    kept = [pair for pair in headers if pair[0].lower() not in SECRET_HEADERS]
-    return tuple((name, value[:MAX_HEADER]) for name, value in kept[:MAX_HEADERS])
+def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str], ...], bool]:
+    """Return the headers that are kept, and whether others had to go.
+
+    No secrets, of which nothing is said, and not too many: the first ones as far as there is
+    room for them, long ones without their end.
+    """
+    kept: list[tuple[str, str]] = []
+    room, truncated = MAX_HEADERS, False
+    for name, value in headers:
+        if name.lower() in SECRET_HEADERS:
+            continue
+        short = value[:MAX_HEADER]
+        room -= len(name) + len(short)
+        truncated = truncated or room < 0 or short != value
+        if room < 0:
+            break
+        kept.append((name, short))
+    return tuple(kept), truncated
 
 
 def clean(reason: str) -> str:
@@ -33,10 +47,11 @@ def clean(reason: str) -> str:
     )
 
 
-def retry_after(headers: Iterable[tuple[str, str]], now: float) -> float | None:
-    """Return the seconds that `Retry-After` asks to wait; None if it does not.
+def retry_after(headers: Iterable[tuple[str, str]], now: float, longest: float) -> float | None:
+    """Return the seconds that `Retry-After` asks to wait, `longest` at most; None if it does not.
 
-    It is a number of seconds or a date; `now` is in seconds since the epoch.
+    It is a number of seconds or a date; `now` is in seconds since the epoch. Whoever answers
+    must not park a task for years: nobody would look for it any more.
     """
     found = next((value for name, value in headers if name.lower() == "retry-after"), None)
     if found is None:
@@ -44,7 +59,7 @@ def retry_after(headers: Iterable[tuple[str, str]], now: float) -> float | None:
     value = found.strip()
     try:
         if value.isascii() and value.isdigit():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+            return min(float(value), longest)
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), longest)
     except (ValueError, TypeError, OverflowError):
         return None

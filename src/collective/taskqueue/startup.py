@@ -17,6 +17,7 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.policy import judged
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.task import Outcome
@@ -177,7 +178,7 @@ def _start(servers: list[ServerSettings]) -> None:
         queue = getUtility(ITaskQueue, name=settings.queue)
         consumer = Consumer(
             queue.storage,
-            partial(_perform, WebHooks(queue.settings)),
+            partial(_perform, queue.settings, WebHooks(queue.settings)),
             settings,
             queue.announce,
             ready=partial(_reached, _process.database),
@@ -192,8 +193,9 @@ def _start(servers: list[ServerSettings]) -> None:
         consumer.start()
 
 
-def _perform(hooks: WebHooks, attempt: Attempt) -> Outcome:
-    return hooks.call(attempt) if attempt.task.is_hook else publish(attempt)
+def _perform(settings: QueueSettings, hooks: WebHooks, attempt: Attempt) -> Outcome:
+    outcome = hooks.call(attempt) if attempt.task.is_hook else publish(attempt)
+    return judged(outcome, settings.transient_statuses)
 
 
 def _reached(database: Any, tid: bytes) -> bool:

@@ -27,6 +27,7 @@ from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.errors import UnknownQueue
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.policy import judged
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
@@ -249,7 +250,8 @@ def _check_transaction(queues: Sequence[Any]) -> None:
 
 def _run(queue: Any, runs: list[TaskRun], limit: int, hook: Any) -> int:
     settings = ServerSettings(name="testing", queue=queue.name)
-    consumer = Consumer(queue.storage, partial(_perform, hook), settings, queue.announce)
+    perform = partial(_perform, queue.settings, hook)
+    consumer = Consumer(queue.storage, perform, settings, queue.announce)
     before = len(runs)
     try:
         while _may_go_on(queue, len(runs), limit, hook):
@@ -265,11 +267,9 @@ def _run(queue: Any, runs: list[TaskRun], limit: int, hook: Any) -> int:
     return len(runs) - before
 
 
-def _perform(hook: Any, attempt: Attempt) -> Outcome:
-    if not attempt.task.is_hook:
-        return publish(attempt)
-    outcome: Outcome = hook(attempt.task)
-    return outcome
+def _perform(settings: QueueSettings, hook: Any, attempt: Attempt) -> Outcome:
+    outcome = hook(attempt.task) if attempt.task.is_hook else publish(attempt)
+    return judged(outcome, settings.transient_statuses)
 
 
 def _may_go_on(queue: Any, done: int, limit: int, hook: Any) -> bool:

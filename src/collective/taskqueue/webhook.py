@@ -103,7 +103,8 @@ class WebHooks:
         line = _Line(attempt.task.timeout)
         try:
             with attempt.cut_by(line.cut):
-                outcome = _read(self._follow(attempt, line), line, started)
+                response = self._follow(attempt, line)
+                outcome = _read(response, line, started, attempt.task.max_backoff)
         except Refused as exc:
             if exc.detail:
                 logger.warning("task %s: %s, refused", attempt.task.id, exc.detail)
@@ -119,7 +120,8 @@ class WebHooks:
         ok = outcome.status is not None and 200 <= outcome.status < 300
         quick = 0 <= time.time() - started < REPORT_INTERVAL
         if (line.was_cut or not (ok and quick)) and attempt.cancelled(fresh=True):
-            self._revoke(attempt)
+            if line.was_used:
+                self._revoke(attempt)
             return Outcome(None, "cancelled while running", verdict="discard")
         return outcome
 
@@ -139,7 +141,8 @@ class WebHooks:
                 trusted = False
                 own = tuple(pair for pair in own if pair[0].lower() in PUBLIC_HEADERS)
             if response.status == 303:
-                method, body, own = "GET", b"", _bodiless(own)
+                method = "HEAD" if method == "HEAD" else "GET"
+                body, own = b"", _bodiless(own)
             url = target
         raise Refused(f"more than {MAX_HOPS} redirects")
 
@@ -218,6 +221,8 @@ class _Line:
         self._wire: socket.socket | None = None
         self.response: BaseHTTPResponse | None = None
         self.was_cut = False
+        #: The other side may know of the call: something was sent, or nearly so.
+        self.was_used = False
 
     def rest(self) -> float | None:
         """Seconds that are left; raises `TimeoutError` if none are, or the line was cut."""
@@ -285,6 +290,15 @@ class _Guarded:
         self.line.hold(self.sock)  # type: ignore[attr-defined]
         super().request(*args, **kwargs)  # type: ignore[misc]
 
+    def send(self, data: Any) -> None:
+        """Send a part of the request; called by the library, first of all for its headers."""
+        if self.sock is None:  # type: ignore[attr-defined]
+            # As the library would do now.
+            self.connect()
+        if self.line is not None:
+            self.line.was_used = True
+        super().send(data)  # type: ignore[misc]
+
     def leave(self) -> None:
         """Belong to nobody's call any more; called before the next one can have it."""
         line, self.line = self.line, None
@@ -344,7 +358,7 @@ def _reason(exc: BaseException) -> str:
     return clean(f"{type(exc).__name__}: {str(exc).strip()}")
 
 
-def _read(response: BaseHTTPResponse, line: _Line, now: float) -> Outcome:
+def _read(response: BaseHTTPResponse, line: _Line, now: float, longest: float) -> Outcome:
     body = bytearray()
     while len(body) <= MAX_BODY:
         chunk = response.read(READ_SIZE)
@@ -352,7 +366,7 @@ def _read(response: BaseHTTPResponse, line: _Line, now: float) -> Outcome:
             break
         body += chunk
     line.rest()
-    headers = recorded(response.headers.items())
+    headers, cut = recorded(response.headers.items())
     status = response.status
     if 200 <= status < 300:
         reason = ""
@@ -367,8 +381,8 @@ def _read(response: BaseHTTPResponse, line: _Line, now: float) -> Outcome:
         reason=reason,
         headers=headers,
         body=bytes(body[:MAX_BODY]),
-        truncated=len(body) > MAX_BODY,
-        retry_after=retry_after(headers, now),
+        truncated=cut or len(body) > MAX_BODY,
+        retry_after=retry_after(response.headers.items(), now, longest),
     )
 
 
