@@ -33,7 +33,7 @@ def test_spellings_of_a_path(plone, url):
 
 
 def test_the_id_is_the_one_that_add_returned(plone):
-    """C02, C03: unique, known before the commit, and not to be forged by the caller."""
+    """C02, C03, U06: unique, known before the commit, and not to be forged by the caller."""
     forged = {"X-Task-Id": "forged", "x_task_id": "forged"}
     ids = plone.add(*[{"url": "/Plone/@@fixture-record", "headers": forged}] * 3)["ids"]
     assert len(set(ids)) == 3
@@ -127,7 +127,7 @@ def test_a_mail_with_the_form_that_was_posted(plone):
 
 
 def test_a_thousand_mails_arrive_once_and_in_order(plone):
-    """U11, C37, D02: queued in one transaction, sent through MailHost by one consumer."""
+    """C37, D02, U05, U11: queued in one transaction, sent through MailHost by one consumer."""
     plone.get("/Plone/@@fixture-mails?count=1000")
     wait_for(lambda: plone.records(mail="n999"), "the last mail")
     plone.drain()

@@ -145,11 +145,15 @@ def committed(root):
 
 
 def test_nothing_is_visible_before_the_commit(queue):
-    """C30, U28."""
+    """C30, U02, U03, U28."""
     queue.add("/a")
     assert (len(queue), queue.storage.in_doubt()) == (0, [])
     transaction.commit()
-    assert urls(queue) == ["/a"]
+    assert (len(queue), urls(queue)) == (1, ["/a"])
+    queue.add("/b")
+    assert len(queue) == 1
+    transaction.commit()
+    assert (len(queue), urls(queue)) == (2, ["/a", "/b"])
 
 
 def test_abort_queues_nothing(queue):

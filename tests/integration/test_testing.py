@@ -111,6 +111,7 @@ def test_trap_in_an_integration_layer(integration):
 
 
 def test_runs_are_in_order_with_outcome_and_status(view):
+    """U04."""
     fine = view("fine", lambda context, request: "fine")
     ids = [taskqueue.add(url) for url in (fine, "/plone/missing", fine)]
     transaction.commit()

@@ -47,7 +47,7 @@ def _binary(name: str) -> str:
 
 
 class TestRedisStorage(StorageContract):
-    """See `ITaskStorage`; every sentence of it."""
+    """U07: see `ITaskStorage`; every sentence of it."""
 
     @pytest.fixture
     def clock(self) -> ManualClock:
