@@ -123,6 +123,9 @@ def test_send_and_receive(call, url):
         ("application/octet-stream", bytes(range(256))),
         ("application/x-www-form-urlencoded; charset=latin-1", "a=ä".encode("latin-1")),
         ("application/json; charset=utf-8", '{"a": "€"}'.encode()),
+        ("application/x-www-form-urlencoded", b"a:int=foo&:method=x"),
+        ("multipart/form-data", b"without a boundary"),
+        ("text/xml", b"<order/>"),
     ],
 )
 def test_the_raw_body_arrives(call, url, receiver, kind, body):

@@ -38,6 +38,10 @@ PEOPLE = {
 }
 
 
+#: Paths that are complete: those of the site, and those of virtual hosting.
+ROOTS = ("/plone", "/VirtualHostBase")
+
+
 class RestSite(PloneSandboxLayer):
     """A site with plone.restapi, and with people who may do this and that."""
 
@@ -97,7 +101,7 @@ class Client:
         environ = {
             "REQUEST_METHOD": method,
             "SCRIPT_NAME": "",
-            "PATH_INFO": where if where.startswith("/plone") else f"/plone/{where}",
+            "PATH_INFO": where if where.startswith(ROOTS) else f"/plone/{where}",
             "QUERY_STRING": parts.query,
             "SERVER_NAME": "localhost",
             "SERVER_PORT": "8080",

@@ -10,7 +10,16 @@ from datetime import datetime
 from datetime import timedelta
 from datetime import UTC
 from plone.app.testing import SITE_OWNER_NAME
+from Products.Five.browser import BrowserView
+from Products.SiteAccess.VirtualHostMonster import manage_addVirtualHostMonster
+from ZODB.POSException import ConflictError
+from zope.component import getGlobalSiteManager
+from zope.interface import Interface
+from zope.publisher.interfaces.browser import IBrowserRequest
+from ZPublisher.HTTPRequest import HTTPRequest
+import json
 import pytest
+import transaction
 
 
 HOOK = "https://example.org/hook"
@@ -281,6 +290,10 @@ def test_what_is_wrong_is_named(adder, queue, fields, field):
         ("url=", "url"),
         ("url=a&url=b", "url"),
         ("url=%ff", "url"),
+        (f"url={HOOK}&%ff=1", "query"),
+        (f"url={HOOK}&delay:int=5", "delay"),
+        (f"url={HOOK}&:method=foo", "query"),
+        (f"url={HOOK}" + "&a=1" * 200, "query"),
         (f"url={HOOK}&timeout=abc", "timeout"),
         (f"url={HOOK}&timeout=nan", "timeout"),
         (f"url={HOOK}&timeout=inf", "timeout"),
@@ -309,31 +322,113 @@ def test_a_timeout_of_hours(adder, queue):
         )
 
 
+@pytest.fixture
+def virtual_hosting(site):
+    manage_addVirtualHostMonster(site["app"])
+    transaction.commit()
+
+
+#: What Zope would read, and refuse or take for something else.
+READ_BY_ZOPE = [
+    (b"a:int=foo", "application/x-www-form-urlencoded"),
+    (b":method=foo", "application/x-www-form-urlencoded"),
+    (b"a=1", "application/x-www-form-urlencoded; charset=nope"),
+    (b"%ff=1", "application/x-www-form-urlencoded"),
+    (b"x" * 1000, "multipart/form-data"),
+    (b"--x\r\nContent-Disposition: form-data; name=a", "multipart/form-data; boundary=x"),
+    (b"<order/>", "text/xml"),
+    (b"<methodCall><methodName>a</methodName></methodCall>", "text/xml; charset=utf-8"),
+    (b"\xff\r\n\0=:int", "application/xml"),
+    (b"a,b\r\n", "text/csv"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind"), READ_BY_ZOPE)
 @pytest.mark.parametrize(
-    ("query", "body", "kind"),
+    "root",
     [
-        ("", b"a:int=foo", "application/x-www-form-urlencoded"),
-        ("", b":method=foo", "application/x-www-form-urlencoded"),
-        ("", b"a=1", "application/x-www-form-urlencoded; charset=nope"),
-        ("", b"%ff=1", "application/x-www-form-urlencoded"),
-        ("", b"x", "multipart/form-data"),
-        ("", b"<order/>", "text/xml"),
-        ("&delay:int=abc", b"x", "text/plain"),
+        "@tasks",
+        "@tasks/",
+        "++api++/@tasks",
+        "/VirtualHostBase/https/example.org:443/plone/VirtualHostRoot/@tasks",
+        "/VirtualHostBase/http/example.org:80/plone/VirtualHostRoot/_vh_cms/++api++/@tasks",
     ],
 )
-def test_what_zope_refuses_itself(adder, queue, query, body, kind):
-    """It reads forms and XML-RPC before anybody is asked; nothing is queued."""
-    answer = adder("POST", f"@tasks?url={HOOK}{query}", body=body, **{"Content-Type": kind})
-    assert answer.status >= 400
+def test_a_body_is_not_read_by_zope(adder, queue, virtual_hosting, root, body, kind):
+    """N07: it is the task's, byte by byte, whatever it looks like; so is its type."""
+    answer = adder("POST", f"{root}?url={HOOK}", body=body, **{"Content-Type": kind})
+    task = task_of(queue, answer)
+    assert (task.payload, task.headers) == (body, (("Content-Type", kind),))
+
+
+@pytest.mark.parametrize(("body", "kind"), READ_BY_ZOPE)
+def test_what_is_no_json_is_said_to_be_none(adder, queue, body, kind):
+    """H03: without a url in the query, whatever type it claims to be."""
+    answer = adder("POST", "@tasks", body=body, **{"Content-Type": kind, "SOAPAction": "x"})
+    assert answer.error == (400, "BadRequest", "body")
     assert queue.tasks() == []
 
 
-@pytest.mark.parametrize("kind", ["application/xml", "multipart/related; boundary=x", "text/csv"])
-def test_what_zope_does_not_read(adder, queue, kind):
-    """Is the body of the task byte by byte, and of the same type."""
-    answer = adder("POST", f"@tasks?url={HOOK}", body=b"\xff\r\n\0=:int", **{"Content-Type": kind})
-    task = task_of(queue, answer)
-    assert (task.payload, dict(task.headers)["Content-Type"]) == (b"\xff\r\n\0=:int", kind)
+def test_json_by_another_name(adder, queue):
+    """The type of the envelope is not asked for, as little as by plone.restapi."""
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = adder("POST", "@tasks", {"url": HOOK, "payload": "x"}, **kind)
+    assert task_of(queue, answer).payload == b"x"
+
+
+def test_a_body_outlives_a_conflict(adder, queue, monkeypatch):
+    """C32, N07: the request is made again, and Zope reads nothing of it then either."""
+    stage, failures = queue.storage.stage, [ConflictError()]
+
+    def stage_later(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        return stage(*args, **kwargs)
+
+    monkeypatch.setattr(queue.storage, "stage", stage_later)
+    monkeypatch.setattr(HTTPRequest, "retry_max_count", 3)
+    monkeypatch.setattr(HTTPRequest, "delay_retry", lambda request: None)
+    kind = {"Content-Type": "text/xml"}
+    task = task_of(queue, adder("POST", f"@tasks?url={HOOK}", body=b"<a/>", **kind))
+    assert (failures, task.payload) == ([], b"<a/>")
+    assert len(queue.tasks()) == 1
+
+
+class Theirs(BrowserView):
+    """A page of another add-on that has the name of our service."""
+
+    __roles__ = None
+
+    def __call__(self):
+        return json.dumps([self.request.form, self.request.get("BODY").decode()])
+
+
+@pytest.fixture
+def theirs():
+    registry = getGlobalSiteManager()
+    for name in ("@tasks", "other"):
+        registry.registerAdapter(Theirs, (Interface, IBrowserRequest), Interface, name)
+    yield
+    for name in ("@tasks", "other"):
+        registry.unregisterAdapter(Theirs, (Interface, IBrowserRequest), Interface, name)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"b:int=2&c=%C3%A4", "application/x-www-form-urlencoded"),
+        (b"b:int=x", "application/x-www-form-urlencoded"),
+        (b'{"b": 2}', "application/json"),
+    ],
+)
+def test_others_of_that_name_get_what_zope_reads(adder, theirs, body, kind):
+    """They are answered as under any other name."""
+    headers = {"Content-Type": kind, "Accept": "text/html"}
+    ours, other = (
+        adder("POST", f"{name}?a:int=1", body=body, **headers) for name in ("@tasks", "other")
+    )
+    assert ours.status == other.status == (500 if b"x" in body else 200)
+    assert ours.status == 500 or ours.json == other.json
 
 
 def test_a_passed_header_cannot_change_the_framing(adder):

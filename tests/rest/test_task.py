@@ -180,6 +180,15 @@ def test_delete_the_response(adder, queue):
     assert adder.get(f"@tasks/{task_id}").json["state"] == "succeeded"
 
 
+def test_what_zope_would_make_of_a_query(adder, queue):
+    """A number, or a part of the path: it is 400 where there are fields, and nothing elsewhere."""
+    task_id = adder.add(url=HOOK)
+    answer = adder.get(f"@tasks/{task_id}/response?wait:int=x")
+    assert answer.error == (400, "BadRequest", "wait")
+    assert adder.get(f"@tasks/{task_id}?response:method=x").json["id"] == task_id
+    assert adder.delete(f"@tasks/{task_id}?a:int=x").status == 204
+
+
 def test_a_response_that_is_not_there_yet(adder, queue):
     """H11: 202 and the task, at once unless the client asks to wait."""
     task_id = adder.add(url=HOOK)

@@ -61,8 +61,9 @@ RESERVED = {
         "model.machine",
         "testing",
     },
-    # In startup, the event that tells of the first request.
-    "ZPublisher": {"publisher", "startup"},
+    # In startup, the event that tells of the first request; in the services, those that come
+    # before and after a request has found who answers it.
+    "ZPublisher": {"publisher", "services.unread", "startup"},
     "ZODB": {"indoubt"},
     "redis": {"storages.redis", "storages._server"},
     "msgpack": {"storages._wire"},

@@ -9,11 +9,11 @@ from collective.taskqueue.capture import content_headers
 from collective.taskqueue.capture import current_body
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import PayloadTooLarge
+from collective.taskqueue.services.query import query
 from collective.taskqueue.task import Identity
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
-from urllib.parse import parse_qsl
 import json
 import math
 
@@ -57,9 +57,9 @@ def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any
     `max_payload` is the greatest one of all queues, in bytes. Raises `InvalidTask` with
     the name of the field, and `PayloadTooLarge`. Called by the service that adds tasks.
     """
-    query = _query(request.get("QUERY_STRING", ""))
-    if "url" in query:
-        arguments = _from_query(query) | _raw(request, max_payload)
+    fields = query(request)
+    if "url" in fields:
+        arguments = _from_query(fields) | _raw(request, max_payload)
     else:
         arguments = _from_json(_envelope(request, max_payload))
     if not isinstance(arguments.get("url"), str):
@@ -90,24 +90,11 @@ def shown_key(key: str | None) -> str | None:
     return key.split(" ", 2)[2] if key is not None and key.startswith("rest ") else key
 
 
-def _query(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=100)
-    except ValueError:
-        raise InvalidTask("url", "the query string cannot be read") from None
-    for name, value in pairs:
-        if name in found:
-            raise InvalidTask(name, f"{name} is there twice")
-        found[name] = value
-    return found
-
-
-def _from_query(query: Mapping[str, str]) -> dict[str, Any]:
+def _from_query(fields: Mapping[str, str]) -> dict[str, Any]:
     numbers: dict[str, Callable[[str], Any]] = {"delay": float, "timeout": float}
     numbers["max_attempts"] = int
     arguments: dict[str, Any] = {}
-    for name, value in query.items():
+    for name, value in fields.items():
         if name in TEXTS:
             arguments[name] = value
         elif name == "eta":

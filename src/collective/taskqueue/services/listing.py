@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.interfaces import ITaskQueue
@@ -11,6 +12,7 @@ from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import Access
 from collective.taskqueue.services.access import MANAGE
 from collective.taskqueue.services.access import VIEW
+from collective.taskqueue.services.query import query
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import TaskStatus
@@ -41,14 +43,15 @@ def page(context: Any, request: Any, access: Access, site: str) -> dict[str, Any
     Those who may not view the tasks of others get a list of their own. Raises
     `InvalidTask` with the name of what is wrong with the query.
     """
-    start = _number(request, "b_start", 0, 0, MAX_START)
-    size = _number(request, "b_size", DEFAULT_BATCH_SIZE, 1, MAX_SIZE)
+    fields = query(request)
+    start = _number(fields, "b_start", 0, 0, MAX_START)
+    size = _number(fields, "b_size", DEFAULT_BATCH_SIZE, 1, MAX_SIZE)
     # The batch would look for numbers of its own in what it takes for a body.
     request.set("BODY", "")
     request.form.update(b_start=start, b_size=size)
-    state = _one_of(request, "state", STATES)
-    user = _one_of(request, "user", None)
-    queues = _queues(request)
+    state = _one_of(fields, "state", STATES)
+    user = _one_of(fields, "user", None)
+    queues = _queues(fields)
 
     def summarize(status: TaskStatus) -> Summary | None:
         return shape.summary(status, site, access) if access.may_see(status.task) else None
@@ -128,28 +131,26 @@ def _of_one_person(
     return found
 
 
-def _queues(request: Any) -> list[Any]:
+def _queues(fields: Mapping[str, str]) -> list[Any]:
     queues = dict(getUtilitiesFor(ITaskQueue))
-    name = _one_of(request, "queue", tuple(queues))
+    name = _one_of(fields, "queue", tuple(queues))
     return [queues[each] for each in sorted(queues) if name in (None, each)]
 
 
-def _number(request: Any, name: str, default: int, least: int, most: int) -> int:
-    text = request.form.get(name, str(default))
-    number = int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 10 else -1
+def _number(fields: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = fields.get(name, str(default))
+    number = int(text) if text.isdecimal() and len(text) < 10 else -1
     if not least <= number <= most:
         raise InvalidTask(name, f"{name} is a number from {least} to {most}")
     return number
 
 
-def _one_of(request: Any, name: str, allowed: tuple[str, ...] | None) -> Any:
-    value = request.form.get(name)
+def _one_of(fields: Mapping[str, str], name: str, allowed: tuple[str, ...] | None) -> Any:
+    value = fields.get(name)
     if value is None:
         return None
     # Not every storage can be asked for any text, and none of them means nobody by an empty one.
-    known = isinstance(value, str) and (
-        bool(value) and value.isprintable() if allowed is None else value in allowed
-    )
+    known = bool(value) and value.isprintable() if allowed is None else value in allowed
     if not known:
         what = "a printable text" if allowed is None else f"one of {', '.join(sorted(allowed))}"
         raise InvalidTask(name, f"{name} is {what}")

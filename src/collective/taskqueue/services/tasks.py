@@ -12,6 +12,7 @@ from collective.taskqueue.services import envelope
 from collective.taskqueue.services import listing
 from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import ADD
+from collective.taskqueue.services.query import query
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.services.refusal import unknown_task
 from collective.taskqueue.services.service import Shape
@@ -150,10 +151,9 @@ class Tasks(TaskQueueService):
         raise unknown_task()
 
     def _wait(self) -> float:
-        text = self.request.form.get("wait", "0")
         try:
-            seconds = float(text)
-        except (TypeError, ValueError):
+            seconds = float(query(self.request).get("wait", "0"))
+        except ValueError:
             seconds = -1.0
         if not 0 <= seconds <= MAX_WAIT:
             raise InvalidTask("wait", f"wait is a number of seconds up to {MAX_WAIT:g}")

@@ -1,0 +1,44 @@
+"""The query of a request, as the services read it."""
+
+from __future__ import annotations
+
+from collective.taskqueue.errors import InvalidTask
+from typing import Any
+from urllib.parse import parse_qsl
+
+
+#: Fields that a query has at most.
+MAX_FIELDS = 100
+
+
+def query(request: Any) -> dict[str, str]:
+    """Return the fields of the query, each with its text.
+
+    Raises `InvalidTask` with the name of a field that is there twice, that is no UTF-8, or
+    that Zope would make something of, such as ``b_start:int``. Called by the services that
+    have fields, once it is known that the client may ask at all.
+    """
+    text = request.get("QUERY_STRING") or ""
+    try:
+        # Bytes of any kind are taken, and looked at one field after the other.
+        pairs = parse_qsl(
+            text, keep_blank_values=True, encoding="latin-1", max_num_fields=MAX_FIELDS
+        )
+    except ValueError:
+        raise InvalidTask("query", f"the query has more than {MAX_FIELDS} fields") from None
+    found: dict[str, str] = {}
+    for name, value in ((_text("query", name), value) for name, value in pairs):
+        plain, colon, _ = name.partition(":")
+        if colon:
+            raise InvalidTask(plain or "query", f"{name} is no field: nothing is converted here")
+        if name in found:
+            raise InvalidTask(name, f"{name} is there twice")
+        found[name] = _text(name, value)
+    return found
+
+
+def _text(name: str, value: str) -> str:
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        raise InvalidTask(name, f"{name} is no UTF-8") from None
