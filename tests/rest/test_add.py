@@ -294,6 +294,7 @@ def test_what_is_wrong_is_named(adder, queue, fields, field):
         (f"url={HOOK}&delay:int=5", "delay"),
         (f"url={HOOK}&:method=foo", "query"),
         (f"url={HOOK}" + "&a=1" * 200, "query"),
+        ("method=PUT&queue=default", "method"),
         (f"url={HOOK}&timeout=abc", "timeout"),
         (f"url={HOOK}&timeout=nan", "timeout"),
         (f"url={HOOK}&timeout=inf", "timeout"),

@@ -49,6 +49,8 @@ OF_VIEWS = (
 
 #: Fields that the query may have if the body of the request is the body of the task.
 TEXTS = ("url", "method", "queue", "key", "on_conflict", "description")
+NUMBERS: dict[str, Callable[[str], Any]] = {"delay": float, "timeout": float, "max_attempts": int}
+IN_QUERY = (*TEXTS, *NUMBERS, "eta")
 
 
 def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any
     fields = query(request)
     if "url" in fields:
         arguments = _from_query(fields) | _raw(request, max_payload)
+    elif lost := sorted(fields.keys() & set(IN_QUERY)):
+        raise InvalidTask(lost[0], f"{lost[0]} is in the query, and the url is not")
     else:
         arguments = _from_json(_envelope(request, max_payload))
     if not isinstance(arguments.get("url"), str):
@@ -91,17 +95,15 @@ def shown_key(key: str | None) -> str | None:
 
 
 def _from_query(fields: Mapping[str, str]) -> dict[str, Any]:
-    numbers: dict[str, Callable[[str], Any]] = {"delay": float, "timeout": float}
-    numbers["max_attempts"] = int
     arguments: dict[str, Any] = {}
     for name, value in fields.items():
         if name in TEXTS:
             arguments[name] = value
         elif name == "eta":
             arguments[name] = _moment(value)
-        elif name in numbers:
+        elif name in NUMBERS:
             try:
-                arguments[name] = numbers[name](value)
+                arguments[name] = NUMBERS[name](value)
             except ValueError:
                 raise InvalidTask(name, f"{name} is a number, not {value!r}") from None
         else:
