@@ -229,6 +229,8 @@ def test_keys(adder, editor, manager, queue):
         ({"url": HOOK, "params": {"a": {}}}, "params"),
         ({"url": HOOK, "params": {"a": None}}, "params"),
         ({"url": HOOK, "params": {"a": "\ud800"}}, "params"),
+        ({"url": HOOK, "params": {"a": [1.0, float("inf")]}}, "params"),
+        ({"url": HOOK, "headers": {"A": float("nan")}}, "headers"),
         ({"url": HOOK, "params": {"a": "b" * 70_000}}, "params"),
         ({"url": HOOK, "headers": ["a"]}, "headers"),
         ({"url": HOOK, "headers": {"a b": "c"}}, "headers"),

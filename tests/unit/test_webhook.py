@@ -230,6 +230,63 @@ def test_redirects_keep_method_and_body(run, receiver, code):
     assert {call[2]["Authorization"] for call in receiver.calls} == {"s"}
 
 
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("/grün?ä=ö".encode(), "/gr%C3%BCn?%C3%A4=%C3%B6"),
+        (b"/gr\xfcn", "/gr%FCn"),
+        (b"a b#c", "/a%20b"),
+        (b"?x=%2F", "/hook?x=%2F"),
+    ],
+)
+def test_where_a_redirect_leads(run, receiver, location, path):
+    """N43: the bytes that the other side has sent, as a browser would."""
+
+    def answer(handler):
+        if handler.path == "/hook":
+            handler.wfile.write(b"HTTP/1.1 307 There\r\nLocation: " + location + b"\r\n")
+            handler.wfile.write(b"Content-Length: 0\r\n\r\n")
+        else:
+            say(200)(handler)
+
+    receiver.answer = answer
+    assert run().state == "succeeded"
+    assert [call[1] for call in receiver.calls] == ["/hook", path]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("interim", ["100 Continue", "102 Processing", "103 Early Hints", "199 x"])
+def test_an_interim_response_is_no_answer(run, receiver, interim, number):
+    """N37: what counts comes after it; on this connection, and not for the next call."""
+
+    def answer(handler):
+        for _ in range(number):
+            handler.wfile.write(f"HTTP/1.1 {interim}\r\nLink: </a>\r\n\r\n".encode())
+        status = 200 if handler.path == "/good" else 500
+        say(status, handler.path.encode())(handler)
+
+    receiver.answer = answer
+    for path, status in (("/good", 200), ("/bad", 500), ("/good", 200)):
+        found = run(path, max_attempts=1)
+        assert (found.status, found.body) == (status, path.encode())
+    assert len(receiver.connections) == 1
+
+
+def test_another_protocol_is_nobodys(run, receiver):
+    """What it says would be taken for the answer to the next call."""
+
+    def answer(handler):
+        if handler.path == "/switch":
+            handler.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+        else:
+            say(200)(handler)
+
+    receiver.answer = answer
+    assert run("/switch", max_attempts=1).status == 101
+    assert run().status == 200
+    assert len(receiver.connections) == 2
+
+
 def test_one_redirect_too_many(run, receiver):
     """N43: five are followed, the sixth fails the task."""
     receiver.answer = _hops(6)
@@ -521,6 +578,17 @@ def test_the_reason_is_the_cause(run, receiver, garbage, reason):
 def test_the_reason_if_nobody_listens(run, receiver):
     status = run(url=f"http://127.0.0.1:{free_port()}/", allow="127.0.0.1")
     assert status.reason == "ConnectionRefusedError: [Errno 111] Connection refused"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "broken"), ConnectionResetError(104, "no")])
+def test_the_reason_if_the_connection_breaks_at_once(run, receiver, monkeypatch, error):
+    """Also if the library takes it for something that may happen while a request is sent."""
+
+    def connect(sock, address):
+        raise error
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    assert run().reason == f"{type(error).__name__}: {error}"
 
 
 def free_port():

@@ -15,13 +15,16 @@ from collective.taskqueue.signing import sign
 from collective.taskqueue.task import Outcome
 from contextlib import ExitStack
 from dataclasses import replace
+from http.client import HTTPResponse
 from typing import Any
+from urllib.parse import quote
 from urllib.parse import urljoin
 from urllib3.connection import HTTPConnection
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.connectionpool import HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ProtocolError
 from urllib3.poolmanager import PoolManager
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Timeout
@@ -51,6 +54,8 @@ POOL_SIZE = 100
 
 #: Bytes read at once.
 READ_SIZE = 8192
+
+_ASCII = "".join(map(chr, range(33, 127)))
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -277,10 +282,27 @@ class _Lending:
         super()._put_conn(conn)  # type: ignore[misc]
 
 
+class _Final(HTTPResponse):
+    """A response that is no interim one: what comes before it is read over.
+
+    Else it would be taken for the answer, and the answer for that of the next call.
+    """
+
+    def begin(self) -> None:
+        super().begin()
+        while 101 < self.status < 200:
+            # As if nothing had been read yet.
+            self.headers = None  # type: ignore[assignment]
+            super().begin()
+        # Another protocol, that of no call of ours.
+        self.will_close = self.will_close or self.status == 101
+
+
 class _Guarded:
     """A connection to an address that the guard has checked, and to no other."""
 
     guard: Guard
+    response_class = _Final
     #: Whose call it makes; nobody's while it waits in the pool.
     line: _Line | None = None
 
@@ -318,7 +340,8 @@ class _Guarded:
                 return self._dial(address)
             except OSError as exc:
                 error = exc
-        raise error
+        # The library forgives a pipe that breaks while it sends, and would go on without one.
+        raise ProtocolError("no connection", error)
 
     def _dial(self, address: tuple[Any, ...]) -> socket.socket:
         line = _calling.line
@@ -339,7 +362,8 @@ class _Guarded:
 
 def _target(url: str, location: str) -> str:
     try:
-        return urljoin(url, location)
+        # The bytes of a header, whatever they are, become those of the url.
+        return urljoin(url, quote(location.encode("latin-1"), safe=_ASCII))
     except ValueError as exc:
         raise Refused(f"a redirect to {location!r}, which is no url: {exc}") from None
 

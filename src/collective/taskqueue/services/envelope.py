@@ -214,13 +214,20 @@ def _param(value: Any) -> str:
         return "true" if value else "false"
     if not isinstance(value, (str, int, float)):
         raise InvalidTask("params", "params are texts, numbers, booleans, or lists of them")
-    return str(value)
+    return str(_finite("params", value))
 
 
 def _headers(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidTask(name, "headers is an object of names and values")
-    return dict(value)
+    return {header: _finite(name, each) for header, each in value.items()}
+
+
+def _finite(name: str, value: Any) -> Any:
+    # Python reads NaN, Infinity and 1e999, which are no numbers of JSON.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidTask(name, f"{name} have a number that is none")
+    return value
 
 
 def _check_headers(headers: Mapping[str, Any], is_hook: bool) -> None:
@@ -237,7 +244,7 @@ def _payload(name: str, value: Any) -> str:
         try:
             return json.dumps(value, allow_nan=False)
         except (ValueError, RecursionError):
-            # Python reads NaN, Infinity and 1e999, which no other side would understand.
+            # As in `_finite`: no other side would understand it.
             raise InvalidTask(name, f"{name} is no JSON") from None
     return _as_text(name, value)
 
