@@ -753,6 +753,27 @@ def test_the_deadline_is_one_for_all_addresses(receiver, monkeypatch):
     assert waits == [10.0, 6.0, 2.0]
 
 
+def test_a_resolver_that_changes_its_answer(run, receiver, monkeypatch):
+    """D15: what was checked is connected to, and nothing that is resolved a moment later."""
+    answers, connected = ["8.8.8.8"], []
+
+    def getaddrinfo(host, port, *args, **kwargs):
+        address = answers.pop(0) if answers else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def connect(sock, address):
+        connected.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    status = run(url="http://rebind.example.org/", allow="", max_attempts=3)
+    assert (status.state, connected) == ("scheduled", [("8.8.8.8", 80)])
+    status = run(url="http://rebind.example.org/", max_attempts=3)
+    assert status.reason == "refused: rebind.example.org is at no public address"
+    assert connected == [("8.8.8.8", 80)]
+
+
 @pytest.mark.parametrize(("place", "moment"), [(socket, "getaddrinfo"), (socket.socket, "connect")])
 def test_a_call_that_is_cut_before_it_is_made_is_not_made(receiver, monkeypatch, place, moment):
     """Also if it waited for a name, which cannot be cut, or there was nothing to shut yet."""
