@@ -180,6 +180,15 @@ def test_delete_the_response(adder, queue):
     assert adder.get(f"@tasks/{task_id}").json["state"] == "succeeded"
 
 
+def test_who_may_not_ask_is_told_so_first(anonymous, adder, viewer, queue):
+    """N04: whatever else is wrong with what they ask for."""
+    path = f"@tasks/{adder.add(url=HOOK)}/response?wait=long"
+    assert anonymous.get(path).status == 401
+    assert viewer.get(path).error == (403, "Forbidden", None)
+    assert viewer.get("@tasks/1/response?wait=long").error == (404, "NotFound", None)
+    assert adder.get(path).error == (400, "BadRequest", "wait")
+
+
 def test_what_zope_would_make_of_a_query(adder, queue):
     """A number, or a part of the path: it is 400 where there are fields, and nothing elsewhere."""
     task_id = adder.add(url=HOOK)

@@ -419,6 +419,7 @@ def test_headers_are_cut_at_a_cap(run, receiver, number, length):
     receiver.answer = answer
     status = run(max_attempts=2)
     assert sum(len(name) + len(value) for name, value in status.headers) <= 16 * 1024
+    assert dict(status.headers)["Retry-After"] == "50"
     assert status.truncated
     assert status.due == pytest.approx(time.time() + 50, abs=BOUND)
 
@@ -987,6 +988,12 @@ def test_a_call_that_ends_by_itself_when_it_was_cancelled(cancelled, receiver, m
     """H15: the DELETE is sent all the same."""
     monkeypatch.setattr(webhook, "REPORT_INTERVAL", 0.0)
     cancelled(end, say(204))
+    assert [call[0] for call in receiver.calls] == ["POST", "DELETE"]
+
+
+def test_a_call_that_was_led_astray_when_it_was_cancelled(cancelled, receiver):
+    """H15: the other side knows of it, wherever it wanted to send it on to."""
+    cancelled(say(307, Location="http://10.0.0.1/"), say(204))
     assert [call[0] for call in receiver.calls] == ["POST", "DELETE"]
 
 

@@ -23,8 +23,8 @@ MAX_REASON = 500
 def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str], ...], bool]:
     """Return the headers that are kept, and whether others had to go.
 
-    No secrets, of which nothing is said, and not too many: the first ones as far as there is
-    room for them, long ones without their end.
+    No secrets, of which nothing is said, and not too many: long ones are kept without their
+    end, and those for which there is no room any more are not.
     """
     kept: list[tuple[str, str]] = []
     room, truncated = MAX_HEADERS, False
@@ -32,11 +32,11 @@ def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str],
         if name.lower() in SECRET_HEADERS:
             continue
         short = value[:MAX_HEADER]
-        room -= len(name) + len(short)
-        truncated = truncated or room < 0 or short != value
-        if room < 0:
-            break
-        kept.append((name, short))
+        size = len(name) + len(short)
+        truncated = truncated or size > room or short != value
+        if size <= room:
+            room -= size
+            kept.append((name, short))
     return tuple(kept), truncated
 
 

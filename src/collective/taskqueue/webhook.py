@@ -113,7 +113,7 @@ class WebHooks:
         except Refused as exc:
             if exc.detail:
                 logger.warning("task %s: %s, refused", attempt.task.id, exc.detail)
-            return Outcome(None, clean(f"refused: {exc}"), verdict="discard")
+            outcome = Outcome(None, clean(f"refused: {exc}"), verdict="discard")
         except Exception as exc:
             # Also what garbage from the other side makes of the library.
             outcome = Outcome(None, _reason(exc))

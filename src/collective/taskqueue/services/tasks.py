@@ -101,10 +101,9 @@ class Tasks(TaskQueueService):
 
     def response(self, task_id: str) -> dict[str, Any]:
         """Return the last response, or 202 and the task as long as it is not finished."""
-        seconds = self._wait()
         if not self.access.may_steer(self._find(task_id)[1].task):
             raise Refusal(403, "This is somebody else's task.")
-        status = wait_until_finished(lambda: self._find(task_id)[1], seconds)
+        status = wait_until_finished(lambda: self._find(task_id)[1], self._wait())
         if not status.finished:
             self.request.response.setStatus(202)
             self.request.response.setHeader("Retry-After", "1")
