@@ -216,6 +216,7 @@ def test_retry_of_another_task_is_refused(life):
 
 @pytest.mark.parametrize("option", ["delay", "countdown", "eta"])
 def test_not_before_its_time(life, option):
+    """O04."""
     asked = time.time()
     task_id = life.add("work", **{option: 1.5})
     status = life.finished(task_id)

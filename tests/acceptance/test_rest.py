@@ -156,7 +156,7 @@ def test_a_task_that_is_cancelled_while_it_runs(call, url, receiver):
 
 
 def test_errors(call, url):
-    """U30, U37, U40: tried again while attempts are left, then failed."""
+    """U30, U37: tried again while attempts are left, then failed."""
     _, task = call("POST", "@tasks", {"url": f"{url}/broken"})
     _, response = call("GET", f"@tasks/{task['id']}/response?wait=30")
     assert (response["state"], response["status"], response["attempts"]) == ("failed", 500, 2)

@@ -145,7 +145,7 @@ def test_each_task_has_a_transaction_of_its_own(view, portal):
 
 
 def test_tasks_queued_by_tasks_run_too_whatever_their_queue(view):
-    """O16."""
+    """O16, U37."""
     last = view("last", lambda context, request: "")
     middle = view("middle", lambda context, request: taskqueue.add(last, queue="default"))
     first = view("first", lambda context, request: taskqueue.add(middle, queue="other"))

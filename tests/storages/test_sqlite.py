@@ -55,7 +55,7 @@ def is_sound(path: Path) -> bool:
 
 
 def test_every_commit_reaches_the_disk(make_storage):
-    """A power cut takes nothing that was promoted."""
+    """N30: a power cut takes nothing that was promoted."""
     storage = make_storage()
     add_one(storage)
     assert pragma(storage, "journal_mode") == "wal"

@@ -457,7 +457,7 @@ def test_a_compressed_body_is_kept_as_it_is(run, receiver):
 
 
 def test_nobody_listens(run, receiver):
-    """N37: tried again."""
+    """H10, N37, U40: tried again."""
     status = run(url="http://127.0.0.1:9/", allow="127.0.0.1", max_attempts=2)
     assert (status.state, status.status) == ("scheduled", None)
 
@@ -577,6 +577,7 @@ def test_the_reason_is_the_cause(run, receiver, garbage, reason):
 
 
 def test_the_reason_if_nobody_listens(run, receiver):
+    """H10, U40."""
     status = run(url=f"http://127.0.0.1:{free_port()}/", allow="127.0.0.1")
     assert status.reason == "ConnectionRefusedError: [Errno 111] Connection refused"
 
