@@ -599,6 +599,14 @@ def free_port():
         return sock.getsockname()[1]
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_no_proxy_of_the_environment_is_used(run, receiver, monkeypatch, name):
+    """It would connect to where the guard does not look."""
+    monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    assert run().state == "succeeded"
+    assert receiver.calls[0][1] == "/hook"
+
+
 def test_headers_are_utf_8(run, receiver):
     """As in a task of Zope; a character that Latin-1 has not is no failure."""
     assert run(headers=(("X-A", "ä€"),)).state == "succeeded"
