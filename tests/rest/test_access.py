@@ -260,6 +260,13 @@ def test_only_what_asks_for_json_is_answered(adder):
     assert adder.get("/plone/++api++/@tasks", Accept="text/html").status == 200
 
 
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("path", ["@tasks", "@taskqueues"])
+def test_methods_that_no_service_has(manager, method, path):
+    """Zope and plone.rest answer them, here as elsewhere."""
+    assert manager(method, path).status == manager(method, "@search").status
+
+
 def test_a_preflight_is_answered(anonymous):
     """CORS is that of any other service."""
     headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
