@@ -192,8 +192,9 @@ def test_who_may_not_ask_is_told_so_first(anonymous, adder, viewer, queue):
 def test_what_zope_would_make_of_a_query(adder, queue):
     """A number, or a part of the path: it is 400 where there are fields, and nothing elsewhere."""
     task_id = adder.add(url=HOOK)
-    answer = adder.get(f"@tasks/{task_id}/response?wait:int=x")
-    assert answer.error == (400, "BadRequest", "wait")
+    for text, field in (("wait:int=x", "wait"), ("a:int=x", "a"), ("b=1&b=2", "b"), ("c=%ff", "c")):
+        answer = adder.get(f"@tasks/{task_id}/response?{text}")
+        assert answer.error == (400, "BadRequest", field)
     assert adder.get(f"@tasks/{task_id}?response:method=x").json["id"] == task_id
     assert adder.delete(f"@tasks/{task_id}?a:int=x").status == 204
 

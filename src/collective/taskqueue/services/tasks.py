@@ -150,8 +150,9 @@ class Tasks(TaskQueueService):
         raise unknown_task()
 
     def _wait(self) -> float:
+        text = query(self.request).get("wait", "0")
         try:
-            seconds = float(query(self.request).get("wait", "0"))
+            seconds = float(text)
         except ValueError:
             seconds = -1.0
         if not 0 <= seconds <= MAX_WAIT:
