@@ -370,6 +370,12 @@ def _unframed(handler):
         handler.wfile.flush()
 
 
+def _interim(handler):
+    while not RELEASE.wait(0.001):
+        handler.wfile.write(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+        handler.wfile.flush()
+
+
 RELEASE = threading.Event()
 
 
@@ -380,7 +386,7 @@ def _released():
     RELEASE.set()
 
 
-@pytest.mark.parametrize("answer", [_dribble, _dribble_headers, _silence, _unframed])
+@pytest.mark.parametrize("answer", [_dribble, _dribble_headers, _silence, _unframed, _interim])
 def test_the_deadline_is_a_total_one(run, receiver, answer):
     """N44, O17: byte after byte does not keep the line open, and what was cut is no success."""
     receiver.answer = answer
