@@ -41,7 +41,8 @@ def _binary(name: str) -> str:
     if name == "redis-server":
         return name
     spec = find_spec(name)
-    assert spec is not None and spec.origin is not None, f"{name} is missing; type: make install"
+    assert spec is not None, f"{name} is missing; type: make install"
+    assert spec.origin is not None
     (path,) = Path(spec.origin).parent.rglob("*-server")
     return str(path)
 
