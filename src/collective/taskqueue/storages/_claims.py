@@ -78,23 +78,34 @@ class Claims:
         consumer: str,
         limit: int,
         seconds: float,
+        at_once: Callable[[dict[str, Any]], tuple[T, list[Any]] | None] | None = None,
     ) -> tuple[T, list[Any]]:
         """Do something, and take tasks in the same transaction; return both results.
 
         Takes nothing if something else comes first, or a key has to be locked. A task that was
-        lost is taken alone.
+        lost is taken alone. `at_once` does both in one statement, given the values of a claim,
+        or returns None if nobody knows whether it did.
         """
-
-        def both(connection: Connection, again: bool) -> tuple[T, list[Any]]:
-            result = work(connection, again)
-            return result, claim(connection, again)
-
         if not limit:
             return self._session.write(work), []
         with self._asking() as (nonce, asked):
-            claim = self._claiming(
-                self._statements.claim_next, nonce, asked, consumer, limit, seconds, False
-            )
+            values = self._values(nonce, consumer, limit, seconds, False)
+            if at_once is not None and not asked:
+                found = at_once(values)
+                if found is not None:
+                    long = [row for row in found[1] if _is_long(row)]
+                    if long:
+                        self._session.write(
+                            lambda connection, again: self._shorten(connection, long)
+                        )
+                    return found[0], _in_order(found[1])
+                asked = True
+            claim = self._claiming(self._statements.claim_next, values, asked)
+
+            def both(connection: Connection, again: bool) -> tuple[T, list[Any]]:
+                result = work(connection, again)
+                return result, claim(connection, again)
+
             result, rows = self._session.write(both)
         return result, _in_order(rows)
 
@@ -102,7 +113,8 @@ class Claims:
         self, statement: Any, consumer: str, limit: int, seconds: float, together: bool
     ) -> list[Any]:
         with self._asking() as (nonce, asked):
-            work = self._claiming(statement, nonce, asked, consumer, limit, seconds, together)
+            values = self._values(nonce, consumer, limit, seconds, together)
+            work = self._claiming(statement, values, asked)
             single = statement is self._statements.claim
             try:
                 rows = self._session.single(work) if single else self._session.write(work)
@@ -121,38 +133,39 @@ class Claims:
         yield self._local.nonce, asked
         del self._local.nonce
 
-    def _claiming(
-        self,
-        statement: Any,
-        nonce: str,
-        asked: bool,
-        consumer: str,
-        limit: int,
-        seconds: float,
-        together: bool,
-    ) -> Callable[[Connection, bool], list[Any]]:
-        values = {
+    def _values(
+        self, nonce: str, consumer: str, limit: int, seconds: float, together: bool
+    ) -> dict[str, Any]:
+        return {
+            "nonce": nonce,
             "consumer_": consumer,
             "process_": self._process,
+            "limit_": limit,
             "lease": seconds,
             "together": together,
         }
+
+    def _claiming(
+        self, statement: Any, values: dict[str, Any], asked: bool
+    ) -> Callable[[Connection, bool], list[Any]]:
+        nonce, consumer = values["nonce"], values["consumer_"]
 
         def work(connection: Connection, again: bool) -> list[Any]:
             rows = self._reserved(connection, consumer, nonce) if again or asked else []
             if rows:
                 return rows
-            rows = self._session.execute(
-                connection, statement, nonce=nonce, limit_=limit, **values
-            ).all()
-            for row in rows:
-                if row.changed > LONG_CHANGES or row.past > LONG_HISTORY:
-                    _endings.shorten(self._session, connection, row.id)
+            rows = self._session.execute(connection, statement, **values).all()
+            self._shorten(connection, rows)
             if statement in (self._statements.claim_keyed, self._statements.claim_others):
                 self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
             return rows
 
         return work
+
+    def _shorten(self, connection: Connection, rows: list[Any]) -> None:
+        for row in rows:
+            if _is_long(row):
+                _endings.shorten(self._session, connection, row.id)
 
     def _reserved(self, connection: Connection, consumer: str, nonce: str) -> list[Any]:
         mine = {"nonce": nonce, "consumer_": consumer}
@@ -171,6 +184,10 @@ class Claims:
 def _late(look: Any) -> list[float]:
     """When the oldest task that is due became so, and the oldest lease that is over was."""
     return [when for when in (look.due, look.expires) if when is not None and when <= look.now]
+
+
+def _is_long(row: Any) -> bool:
+    return bool(row.changed > LONG_CHANGES or row.past > LONG_HISTORY)
 
 
 def _in_order(rows: list[Any]) -> list[Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages._forks import FORKS
+from collective.taskqueue.storages._many import AsOne
+from collective.taskqueue.storages._many import OneByOne
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from pathlib import Path
 from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
 from sqlalchemy import cast
-from sqlalchemy import column
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import create_engine
@@ -29,9 +27,7 @@ from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
-from sqlalchemy import LargeBinary
 from sqlalchemy import select
-from sqlalchemy import Text
 from sqlalchemy import text
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql
@@ -40,16 +36,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 from typing import Any
-import json
 import math
 import os
 import re
 import threading
 import time
 
-
-#: The values of one row, by the name of their parameter.
-Row = dict[str, Any]
 
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
@@ -113,6 +105,7 @@ class SQLite:
     relaxed: tuple[Any, ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
+    many = OneByOne()
 
     def __init__(self, settings: QueueSettings, url: Any) -> None:
         self.settings = settings
@@ -190,17 +183,6 @@ class SQLite:
         last = connection.execute(_COUNT, values).scalar_one()
         return list(range(last - count + 1, last + 1))
 
-    def given(self, types: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
-        """Return what stands in a statement for the values of each row that it changes."""
-        return {name: bindparam(name, type_=kind) for name, kind in types.items()}
-
-    def change(
-        self, connection: Connection, statement: Any, common: Row, rows: Sequence[Row]
-    ) -> int:
-        """Execute a statement with `given` for each of the rows; return how many it changed."""
-        result = connection.execute(statement, [{**common, **row} for row in rows])
-        return int(result.rowcount)
-
     def lock_schema(self, connection: Connection) -> None:
         """The transaction is the lock."""
 
@@ -261,6 +243,7 @@ class PostgreSQL:
     number: ColumnElement[int] = NUMBERS.next_value()
     insert = staticmethod(postgresql.insert)
     serial = False
+    many = AsOne()
     #: A crash of the server may take a claim, and nothing else with it.
     relaxed = (func.set_config("synchronous_commit", "off", True),)
 
@@ -316,24 +299,6 @@ class PostgreSQL:
     def numbers(self, connection: Connection, count: int) -> list[int]:
         series = func.generate_series(1, count).table_valued("n")
         return list(connection.scalars(select(NUMBERS.next_value()).select_from(series)))
-
-    def given(self, types: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
-        """All rows come as one parameter: to send a statement for each would take longer."""
-        binary = {name for name, kind in types.items() if kind is LargeBinary}
-        columns = [column(n, Text if n in binary else kind) for n, kind in types.items()]
-        rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), postgresql.JSON))
-        table = rows.table_valued(*columns).render_derived(name="given", with_types=True)
-        return {
-            name: func.decode(table.c[name], "base64") if name in binary else table.c[name]
-            for name in types
-        }
-
-    def change(
-        self, connection: Connection, statement: Any, common: Row, rows: Sequence[Row]
-    ) -> int:
-        """Execute a statement with `given` for each of the rows; return how many it changed."""
-        packed = json.dumps(rows, default=_base64, ensure_ascii=False)
-        return int(connection.execute(statement, {**common, "rows": packed}).rowcount)
 
     def lock_schema(self, connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_number("schema"))))
@@ -457,12 +422,6 @@ def _inode(path: str) -> int:
 
 def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _base64(value: object) -> str:
-    if not isinstance(value, bytes):
-        raise TypeError(f"{type(value)} cannot be sent to the database")
-    return b64encode(value).decode()
 
 
 def _number(text: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages import _many
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
@@ -63,12 +64,22 @@ class Finishing(Steering):
         if limit:
             self._adopt(consumer)
         with self._repeatable(ends) as repeated:
+            tokens = {lease.token for lease, _ in ends}
+            before = set(repeated)
 
             def work(connection: Connection, again: bool) -> list[State | None]:
-                before = {lease.token for lease, _ in ends} if again else repeated
-                return self._end_all(connection, ends, values, before)
+                return self._end_all(connection, ends, values, tokens if again else before)
 
-            states, rows = self._claims.take_after(work, consumer, limit, seconds)
+            def at_once(claim: dict[str, Any]) -> tuple[list[State | None], list[Any]] | None:
+                found = self._exchange(ends, values, claim)
+                if found is None:
+                    before.update(tokens)
+                return found
+
+            simple = not repeated and self._is_simple(ends)
+            states, rows = self._claims.take_after(
+                work, consumer, limit, seconds, at_once if simple else None
+            )
             if rows:
                 now = rows[0].expires - seconds
             elif limit:
@@ -101,6 +112,48 @@ class Finishing(Steering):
         self._local.unfinished = asked | tokens
         yield asked & tokens
         self._local.unfinished = asked - tokens
+
+    def _is_simple(self, ends: Ends) -> bool:
+        """Whether one statement can end them and claim others, which sees nothing of the ends."""
+        return (
+            self._statements.exchange is not None
+            and bool(ends)
+            and all(lease.task.key is None and end.state in FINISHED for lease, end in ends)
+        )
+
+    def _exchange(
+        self, ends: Ends, values: Sequence[dict[str, Any]], claim: dict[str, Any]
+    ) -> tuple[list[State | None], list[Any]] | None:
+        """End attempts and claim tasks in one statement; None if its answer was lost."""
+        rows = [{**row, "place_": number} for number, row in enumerate(values, 1)]
+        given = {"rows": _many.packed(rows), "count_": len(rows)}
+
+        def work(connection: Connection, again: bool) -> Any:
+            if again:
+                return None
+            statement = self._statements.exchange
+            found = self._session.execute(connection, statement, **given, **claim, **self._keep())
+            return found.all()
+
+        found = self._session.single(work)
+        if found is None:
+            return None
+        done = set(found[0].ended or ())
+        rest = [n for n, (lease, _) in enumerate(ends) if lease.token not in done]
+        states: list[State | None] = [end.state for _, end in ends]
+        if rest:
+            # Stale, or to be cancelled.
+            others = self._session.write(
+                lambda connection, again: self._end_all(
+                    connection,
+                    [ends[n] for n in rest],
+                    [values[n] for n in rest],
+                    [ends[n][0].token for n in rest] if again else (),
+                )
+            )
+            for n, state in zip(rest, others, strict=True):
+                states[n] = state
+        return states, [row for row in found if row.id is not None]
 
     def _end_all(
         self,

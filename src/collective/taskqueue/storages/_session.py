@@ -108,7 +108,7 @@ class Session:
         if self._needs_of(statement)[0]:
             values["now"] = self._clock()
         values["queue_"] = self.settings.queue
-        return self.dialect.change(connection, statement, values, rows)
+        return self.dialect.many.change(connection, statement, values, rows)
 
     def now(self, connection: Connection) -> float:
         """Return the time of the database."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collective.taskqueue.storages import _many
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
 from collective.taskqueue.storages._tables import CONSUMER
@@ -24,7 +25,6 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import SUCCEEDED
 from sqlalchemy import and_
-from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
 from sqlalchemy import Boolean
 from sqlalchemy import case
@@ -36,7 +36,6 @@ from sqlalchemy import exists
 from sqlalchemy import false
 from sqlalchemy import func
 from sqlalchemy import Integer
-from sqlalchemy import LargeBinary
 from sqlalchemy import literal
 from sqlalchemy import literal_column
 from sqlalchemy import null
@@ -79,19 +78,6 @@ SHOWN = tuple(
     TASK.c[name]
     for name in ("id", "body", "state", "reason", "changes", "history", "due", "consumer")
 ) + tuple(TASK.c[name] for name in ("progress", "cancel", "last", "forgotten"))
-
-#: What is said of an attempt that ends, and the type of each. `place_` is for many at once.
-GIVEN: dict[str, Any] = {
-    "id_": Text,
-    "token_": Text,
-    "state_": Text,
-    "reason_": Text,
-    "attempt": Text,
-    "due_": Double,
-    "counts_": Integer,
-    "last_": LargeBinary,
-    "place_": BigInteger,
-}
 
 _HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 
@@ -139,7 +125,7 @@ class Statements:
         self._relaxed = dialect.relaxed
         self.time = select(self.now)
         self._of_batches(dialect.insert)
-        self._of_consumers(dialect.serial, dialect.given(GIVEN))
+        self._of_consumers(dialect.serial, dialect.many)
         self._of_people()
 
     def _of_batches(self, insert: Any) -> None:
@@ -163,7 +149,7 @@ class Statements:
             PROMOTED.c.since < self.now - _seconds("remember"),
         )
 
-    def _of_consumers(self, serial: bool, given_many: Mapping[str, Any]) -> None:
+    def _of_consumers(self, serial: bool, many: Any) -> None:
         nonce = bindparam("nonce", type_=Text)
         self.claim = self._claim(serial, *self._relaxed)
         # In one transaction with the end of another task, which has to last.
@@ -191,10 +177,11 @@ class Statements:
             .values(progress=bindparam("progress_", type_=Text))
             .returning(TASK.c.cancel)
         )
-        self.finish = self._finish(_given(), *_HELD).returning(
+        self.finish = self._finish(_many.single(), *_HELD).returning(
             TASK.c.state, TASK.c.key, self.now.label("now")
         )
-        self.finish_many = self._finish_many(given_many)
+        self.finish_many = self._finish_many(many.given(_many.GIVEN))
+        self.exchange = self._exchange(serial, many.given(_many.GIVEN)) if many.at_once else None
         self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
             _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
@@ -216,7 +203,13 @@ class Statements:
         self.counts = self._counts()
         self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
 
-    def _claim(self, keyed: bool, *relaxed: Any, first: bool = True) -> Update:
+    def _claim(
+        self,
+        keyed: bool,
+        *relaxed: Any,
+        first: bool = True,
+        after: ColumnElement[bool] | None = None,
+    ) -> Update:
         """Move the oldest tasks that may run to running, in one statement.
 
         Nothing is taken while something else comes `first`: tasks that are due, or whose
@@ -233,6 +226,8 @@ class Statements:
         ]
         if first:
             conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
+        if after is not None:
+            conditions.append(after)
         chosen = (
             select(TASK.c.id, TASK.c.key, TASK.c.place, TASK.c.lost)
             .where(*conditions)
@@ -380,6 +375,14 @@ class Statements:
         held = _HERE, TASK.c.id == given["id_"], TASK.c.token == given["token_"]
         return self._finish(given, *held, ~TASK.c.cancel)
 
+    def _exchange(self, serial: bool, given: Mapping[str, Any]) -> Select[Any]:
+        """End many and claim many. The claim sees nothing of the ends: these have no key."""
+        numbers = _many.numbers()
+        ordinal = numbers.c.n == given["place_"]
+        finish = self._finish_many({**given, "place_": numbers.c.number}).where(ordinal)
+        ended = _many.ended(finish)
+        return _many.exchange(ended, self._claim(serial, after=_many.once(ended)))
+
     def _counts(self) -> Select[Any]:
         def number(state: State) -> Any:
             table = TASK.alias(state)
@@ -398,10 +401,6 @@ class Statements:
 
 
 _STATES: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING, *FINISHED)
-
-
-def _given() -> dict[str, ColumnElement[Any]]:
-    return {name: bindparam(name, type_=kind) for name, kind in GIVEN.items() if name != "place_"}
 
 
 def _blocked() -> ColumnElement[bool]:
