@@ -1,0 +1,276 @@
+"""Many ends and many claims at once, on databases whose answers are lost, and in a crowd."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import add
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import at_once
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import LONG
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import SUCCEEDED
+from pathlib import Path
+from services import PostgresServer
+from typing import Any
+import contextlib
+import multiprocessing
+import os
+import psycopg
+import pytest
+import random
+import signal
+import threading
+import time
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/queue.sqlite"
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def make_storage(url: str) -> Iterator[Callable[..., SqlStorage]]:
+    made: list[SqlStorage] = []
+
+    def make(**settings: Any) -> SqlStorage:
+        settings = {"type": "sql", "url": url, "stage_timeout": 20.0, **settings}
+        made.append(SqlStorage(QueueSettings(**settings)))
+        return made[-1]
+
+    yield make
+    for storage in made:
+        storage.close()
+
+
+#: A file has no connection that breaks.
+ON_A_SERVER = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+
+
+def ends_of(leases: list[Lease], state: State = SUCCEEDED, **fields: Any) -> Any:
+    return [(lease, ending(lease, state, **fields)) for lease in leases]
+
+
+class Fault:
+    """The next transaction of a storage fails: before it is committed, or its answer is lost."""
+
+    def __init__(self, storage: SqlStorage, committed: bool) -> None:
+        self._run = storage._session._run
+        self._committed = committed
+        self.armed = True
+        storage._session._run = self.run
+
+    def run(self, engine: Any, work: Callable[..., Any], writes: bool) -> Any:
+        if not (self.armed and writes):
+            return self._run(engine, work, writes)
+        self.armed = False
+        if self._committed:
+            self._run(engine, work, writes)
+            raise StorageUnavailable("its answer was lost")
+
+        def failing(connection: Any, again: bool) -> Any:
+            work(connection, again)
+            raise StorageUnavailable("it was not committed")
+
+        if engine.get_execution_options().get("alone"):
+            raise StorageUnavailable("it was not sent")
+        return self._run(engine, failing, writes)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("state", [SUCCEEDED, SCHEDULED])
+def test_asked_again_it_tells_what_was_done(make_storage, committed, state):
+    """The same ends and the same leases, whether they had been there before or not."""
+    storage = make_storage()
+    tasks = add(storage, *(new_task(key=key) for key in (None, "a", "b", None, None)))
+    leases = storage.reserve("consumer", limit=3, timeout=0, lease=LONG)
+    ends = ends_of(leases, state, due=time.time() + 1000)
+    fault = Fault(storage, committed)
+    with pytest.raises(StorageUnavailable):
+        storage.exchange(ends, "consumer", 1, LONG)
+    assert not fault.armed
+    states, [following] = storage.exchange(ends, "consumer", 1, LONG)
+    assert states == [state] * 3
+    assert following.task == tasks[3]
+    assert storage.counts()[RUNNING] == 1
+    assert all(len(storage.get(task.id).attempts) == 1 for task in tasks[:3])
+    # What has ended and was answered is stale from then on.
+    assert storage.exchange(ends, "consumer", 0, LONG) == ([None] * 3, [])
+    assert storage.finish(following, ending(following)) == SUCCEEDED
+
+
+@ON_A_SERVER
+def test_the_connection_breaks_after_it_was_done(make_storage, monkeypatch):
+    """Nobody has to ask again: the storage does it, and is told what was done."""
+    storage = make_storage()
+    tasks = add(storage, *(new_task() for _ in range(4)))
+    leases = storage.reserve("consumer", limit=2, timeout=0, lease=LONG)
+    execute = storage._session.execute
+    lost = [1]
+
+    def lossy(connection: Any, statement: Any, **values: Any) -> Any:
+        result = execute(connection, statement, **values)
+        if statement is storage._statements.exchange and lost:
+            lost.pop()
+            connection.connection.driver_connection.close()
+            connection.exec_driver_sql("SELECT 1")
+        return result
+
+    monkeypatch.setattr(storage._session, "execute", lossy)
+    states, following = storage.exchange(ends_of(leases), "consumer", 2, LONG)
+    assert not lost
+    assert states == [SUCCEEDED] * 2
+    assert ids([lease.task for lease in following]) == ids(tasks[2:])
+    assert storage.counts() == {**storage.counts(), RUNNING: 2, SUCCEEDED: 2}
+
+
+def test_one_that_is_cancelled_and_one_that_is_stale_among_many(make_storage):
+    """Each is told how it ended, and the others are not held up."""
+    storage = make_storage()
+    tasks = add(storage, *(new_task() for _ in range(6)))
+    leases = storage.reserve("consumer", limit=5, timeout=0, lease=LONG)
+    storage.cancel(tasks[1].id)
+    storage.finish(leases[3], ending(leases[3]))
+    states, [following] = storage.exchange(ends_of(leases), "consumer", 5, LONG)
+    assert states == [SUCCEEDED, "cancelled", SUCCEEDED, None, SUCCEEDED]
+    assert following.task == tasks[5]
+    assert storage.throughput() == {"succeeded": 4, "failed": 0, "cancelled": 1}
+
+
+def test_a_crowd_of_keys(make_storage):
+    """Ends that wait again, claims, recoveries and arrivals of the same keys: none waits for
+    another in a circle, and each task runs as often as it should."""
+    storage = make_storage(max_finished=100_000, stage_timeout=60.0)
+    keys = ["a", "b", None, "c"]
+    rounds = 12
+
+    def arrive(mode: str) -> None:
+        for n in range(rounds):
+            tasks = [new_task(key=keys[(n + m) % 4], on_conflict=mode) for m in range(4)]
+            add(storage, *tasks)
+
+    def consume(name: str) -> None:
+        leases: list[Lease] = []
+        for n in range(rounds):
+            half = len(leases) // 2
+            storage.give_back(leases[:half])
+            due = time.time() - 1
+            ends = ends_of(leases[half:], SCHEDULED if n % 2 else SUCCEEDED, due=due)
+            _, leases = storage.exchange(ends, name, 4, LONG)
+            storage.recover()
+        storage.give_back(leases)
+
+    calls: list[Callable[[], Any]] = [
+        lambda mode=mode: arrive(mode) for mode in ("skip", "replace", "after_running")
+    ]
+    calls += [lambda name=name: consume(name) for name in ("one", "two", "three")]
+    assert at_once(calls) == [None] * len(calls)
+    assert storage.counts()[RUNNING] == 0
+    while leases := storage.reserve("last", limit=100, timeout=0, lease=LONG):
+        states, more = storage.exchange(ends_of(leases), "last", 0, LONG)
+        assert states == [SUCCEEDED] * len(leases)
+        assert more == []
+    assert storage.counts()[RUNNING] == len(storage) == 0
+
+
+#: Tasks that processes share.
+LOAD = 400
+
+
+def _work(url: str, name: str, ran: Any, lease: float) -> None:
+    storage = SqlStorage(QueueSettings(type="sql", url=url, max_finished=10_000))
+    ends: Any = []
+    while True:
+        try:
+            _, leases = storage.exchange(ends, name, 7, lease)
+        except StorageUnavailable:
+            time.sleep(0.01)
+            continue
+        for found in leases:
+            ran.put(found.task.id)
+        ends = ends_of(leases)
+        if not leases:
+            time.sleep(0.01)
+
+
+def test_processes_that_are_killed(make_storage, url):
+    """Two at a time, each killed in the midst of something: no task is lost or stays running."""
+    storage = make_storage(max_finished=10_000, max_deliveries=1000)
+    tasks = add(storage, *(new_task() for _ in range(LOAD)))
+    context = multiprocessing.get_context("spawn")
+    ran = context.Queue()
+    rng = random.Random(6)
+    kills = 0
+    workers: list[Any] = []
+    deadline = time.monotonic() + BOUND * 2
+    try:
+        while storage.counts()[SUCCEEDED] < LOAD:
+            assert time.monotonic() < deadline, storage.counts()
+            while len(workers) < 2:
+                name = f"worker-{kills}-{len(workers)}"
+                workers.append(context.Process(target=_work, args=(url, name, ran, 1.0)))
+                workers[-1].start()
+            time.sleep(0.05)
+            if kills < 3 and storage.counts()[SUCCEEDED] > LOAD // 8 * (kills + 1):
+                victim = workers.pop(rng.randrange(2))
+                os.kill(victim.pid, signal.SIGKILL)
+                victim.join(BOUND)
+                kills += 1
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join(BOUND)
+        ran.close()
+    assert kills == 3
+    assert all(len(storage.get(task.id).attempts) <= 1 + kills for task in tasks)
+
+
+@ON_A_SERVER
+def test_connections_die_under_exchanges(make_storage, postgres_server):
+    """Each task runs once, whenever the server drops a connection."""
+    storage = make_storage(max_finished=10_000)
+    tasks = add(storage, *(new_task() for _ in range(LOAD)))
+    ran: Counter[str] = Counter()
+    done = threading.Event()
+
+    def consume(name: str) -> None:
+        ends: Any = []
+        while not done.is_set():
+            with contextlib.suppress(StorageUnavailable):
+                _, leases = storage.exchange(ends, name, 5, LONG)
+                ran.update(lease.task.id for lease in leases)
+                ends = ends_of(leases)
+
+    consumers = [aside(lambda name=name: consume(name)) for name in ("one", "two")]
+    conninfo = postgres_server.url()
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'collective.taskqueue' ORDER BY random() LIMIT 1"
+    )
+    deadline = time.monotonic() + BOUND
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            while len(ran) < LOAD and time.monotonic() < deadline:
+                connection.execute(query)
+                time.sleep(0.01)
+    finally:
+        while storage.counts()[SUCCEEDED] < LOAD and time.monotonic() < deadline:
+            time.sleep(0.01)
+        done.set()
+    for consumer in consumers:
+        consumer.result(BOUND)
+    assert ran == Counter(ids(tasks))
+    assert storage.counts()[SUCCEEDED] == LOAD
