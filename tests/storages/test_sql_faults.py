@@ -62,7 +62,7 @@ def test_what_cannot_be_forgotten_costs_no_lease(storage, monkeypatch):
 
     lease = take(storage)
     monkeypatch.setattr(_endings, "forget", fail)
-    state, [following] = storage.finish_and_reserve(lease, ending(lease), "consumer")
+    [state], [following] = storage.exchange([(lease, ending(lease))], "consumer")
     assert (state, following.task.id) == (SUCCEEDED, second.id)
     assert storage.finish(following, ending(following)) == SUCCEEDED
 
