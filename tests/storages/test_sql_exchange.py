@@ -21,6 +21,7 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
 from pathlib import Path
 from services import PostgresServer
 from typing import Any
@@ -189,18 +190,19 @@ def test_a_crowd_of_keys(make_storage):
 #: Tasks that processes share.
 LOAD = 400
 
+#: Processes that are killed, one after the other.
+KILLS = 3
 
-def _work(url: str, name: str, ran: Any, lease: float) -> None:
+
+def _work(url: str, name: str) -> None:
     storage = SqlStorage(QueueSettings(type="sql", url=url, max_finished=10_000))
     ends: Any = []
     while True:
         try:
-            _, leases = storage.exchange(ends, name, 7, lease)
+            _, leases = storage.exchange(ends, name, 7, 1.0)
         except StorageUnavailable:
             time.sleep(0.01)
             continue
-        for found in leases:
-            ran.put(found.task.id)
         ends = ends_of(leases)
         if not leases:
             time.sleep(0.01)
@@ -209,33 +211,38 @@ def _work(url: str, name: str, ran: Any, lease: float) -> None:
 def test_processes_that_are_killed(make_storage, url):
     """Two at a time, each killed in the midst of something: no task is lost or stays running."""
     storage = make_storage(max_finished=10_000, max_deliveries=1000)
-    tasks = add(storage, *(new_task() for _ in range(LOAD)))
     context = multiprocessing.get_context("spawn")
-    ran = context.Queue()
     rng = random.Random(6)
-    kills = 0
+    tasks: list[Task] = []
     workers: list[Any] = []
-    deadline = time.monotonic() + BOUND * 2
+
+    def hire(number: int) -> None:
+        name = f"worker-{number}"
+        workers.append(context.Process(target=_work, args=(url, name)))
+        workers[-1].start()
+
     try:
-        while storage.counts()[SUCCEEDED] < LOAD:
-            assert time.monotonic() < deadline, storage.counts()
-            while len(workers) < 2:
-                name = f"worker-{kills}-{len(workers)}"
-                workers.append(context.Process(target=_work, args=(url, name, ran, 1.0)))
-                workers[-1].start()
-            time.sleep(0.05)
-            if kills < 3 and storage.counts()[SUCCEEDED] > LOAD // 8 * (kills + 1):
-                victim = workers.pop(rng.randrange(2))
-                os.kill(victim.pid, signal.SIGKILL)
-                victim.join(BOUND)
-                kills += 1
+        hire(0)
+        for number in range(1, 1 + KILLS):
+            hire(number)
+            tasks += add(storage, *(new_task() for _ in range(LOAD // KILLS)))
+            _until_done(storage, len(tasks) - rng.randrange(30, 120))
+            victim = workers.pop(rng.randrange(2))
+            os.kill(victim.pid, signal.SIGKILL)
+            victim.join(BOUND)
+        _until_done(storage, len(tasks))
     finally:
         for worker in workers:
             worker.kill()
             worker.join(BOUND)
-        ran.close()
-    assert kills == 3
-    assert all(len(storage.get(task.id).attempts) <= 1 + kills for task in tasks)
+    assert all(len(storage.get(task.id).attempts) <= 1 + KILLS for task in tasks)
+
+
+def _until_done(storage: SqlStorage, number: int) -> None:
+    deadline = time.monotonic() + BOUND
+    while storage.counts()[SUCCEEDED] < number:
+        assert time.monotonic() < deadline, storage.counts()
+        time.sleep(0.002)
 
 
 @ON_A_SERVER

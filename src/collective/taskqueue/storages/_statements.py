@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from collective.taskqueue.storages import _many
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
@@ -200,7 +201,6 @@ class Statements:
             _HERE, TASK.c.id == _known()
         )
         self.lock = self.known.with_for_update()
-        self.counts = self._counts()
         self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
 
     def _claim(
@@ -208,7 +208,7 @@ class Statements:
         keyed: bool,
         *relaxed: Any,
         first: bool = True,
-        after: ColumnElement[bool] | None = None,
+        after: Sequence[ColumnElement[bool]] = (),
     ) -> Update:
         """Move the oldest tasks that may run to running, in one statement.
 
@@ -216,21 +216,9 @@ class Statements:
         leases have expired. Unless `keyed`, nothing either if one of them has a key: that
         has to be locked.
         """
-        conditions = [
-            _HERE,
-            one_of(QUEUED),
-            ~_PAUSED,
-            or_(
-                TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
-            ),
-        ]
-        if first:
-            conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
-        if after is not None:
-            conditions.append(after)
         chosen = (
             select(TASK.c.id, TASK.c.key, TASK.c.place, TASK.c.lost)
-            .where(*conditions)
+            .where(*self._may_run(first), *after)
             .order_by(TASK.c.place)
             .limit(bindparam("limit_", type_=Integer))
             .with_for_update(skip_locked=True, of=TASK)
@@ -259,6 +247,19 @@ class Statements:
             )
             .returning(*LEASED, *_LENGTHS, *relaxed)
         )
+
+    def _may_run(self, first: bool) -> list[ColumnElement[bool]]:
+        conditions = [
+            _HERE,
+            one_of(QUEUED),
+            ~_PAUSED,
+            or_(
+                TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
+            ),
+        ]
+        if first:
+            conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
+        return conditions
 
     def _overtaken(self) -> Select[Any]:
         """Whether a task that was just claimed may not run: another of its key does."""
@@ -381,26 +382,7 @@ class Statements:
         ordinal = numbers.c.n == given["place_"]
         finish = self._finish_many({**given, "place_": numbers.c.number}).where(ordinal)
         ended = _many.ended(finish)
-        return _many.exchange(ended, self._claim(serial, after=_many.once(ended)))
-
-    def _counts(self) -> Select[Any]:
-        def number(state: State) -> Any:
-            table = TASK.alias(state)
-            conditions = [one_of(state, table=table)]
-            if state in FINISHED:
-                # In the very words of the index, which is all that SQLite understands.
-                conditions.append(one_of(*FINISHED, table=table))
-            return (
-                select(func.count())
-                .select_from(table)
-                .where(table.c.queue == bindparam("queue_"), *conditions)
-                .scalar_subquery()
-            )
-
-        return select(*(number(state) for state in _STATES))
-
-
-_STATES: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING, *FINISHED)
+        return _many.exchange(ended, self._claim(serial, after=[_many.once(ended)]))
 
 
 def _blocked() -> ColumnElement[bool]:

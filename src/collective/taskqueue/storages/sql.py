@@ -19,6 +19,7 @@ from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages._claims import Claims
+from collective.taskqueue.storages._counts import counts
 from collective.taskqueue.storages._dialects import dialect_of
 from collective.taskqueue.storages._finishing import Finishing
 from collective.taskqueue.storages._news import News
@@ -251,7 +252,7 @@ class SqlStorage(Finishing):
         return int(self._read(self._statements.length)[0][0])
 
     def counts(self) -> dict[State, int]:
-        return dict(zip(STATES, self._read(self._statements.counts)[0], strict=True))
+        return dict(zip(STATES, self._read(counts())[0], strict=True))
 
     def get(self, task_id: str) -> TaskStatus:
         rows = self._read(self._statements.get, id=task_id)
