@@ -96,17 +96,29 @@ GIVEN: dict[str, Any] = {
 _HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 
 
+#: What is true of all tasks in a state. SQLite knows nothing of how few rows a partial index has:
+#: it prefers it to the index of all rows for certain only if two of its columns are asked for.
+_BOUNDS = {
+    QUEUED: ("place", "-9000000000000000000"),
+    SCHEDULED: ("due", "-1e99"),
+    RUNNING: ("expires", "-1e99"),
+}
+
+
 def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
     """Return the condition that a task is in one of the states."""
-    names: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
-    if len(names) == 1:
-        return table.c.state == names[0]
-    return table.c.state.in_(names)
+    if len(states) > 1:
+        return table.c.state.in_([_name(state) for state in states])
+    [state] = states
+    if state not in _BOUNDS:
+        return table.c.state == _name(state)
+    column, bound = _BOUNDS[state]
+    return and_(table.c.state == _name(state), table.c[column] > literal_column(bound))
 
 
-#: True for all that run. SQLite knows nothing of how many rows a partial index has, and takes
-#: the one of those that run only if two of its columns are asked for.
-_LEASED = TASK.c.expires > literal_column("0")
+def _name(state: State) -> ColumnElement[str]:
+    return literal_column(f"'{state}'")
+
 
 _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
 
@@ -408,12 +420,12 @@ def _blocked() -> ColumnElement[bool]:
     """Whether a task that is queued comes after another one of its key."""
     keys = TASK.alias("keys")
     # Of two that one claim would take, the later one waits.
-    earlier = and_(one_of(QUEUED, table=keys), keys.c.place < TASK.c.place)
+    earlier = and_(keys.c.state == _name(QUEUED), keys.c.place < TASK.c.place)
     other = exists().where(
         keys.c.queue == TASK.c.queue,
         keys.c.key == TASK.c.key,
         one_of(*ACTIVE, table=keys),
-        or_(one_of(RUNNING, table=keys), earlier),
+        or_(keys.c.state == _name(RUNNING), earlier),
     )
     serial = TASK.c.mode == literal_column("'after_running'")
     return and_(TASK.c.key.is_not(None), serial, other)
@@ -451,22 +463,25 @@ def _known() -> ColumnElement[str]:
 def page(state: State | None, user: str | None, start: int, size: int) -> Select[Any]:
     """Return the statement that lists one page of tasks."""
     query = select(*SHOWN).where(_HERE).offset(start).limit(size)
-    if state is not None:
-        query = query.where(one_of(state))
+    order = _ORDER.get(state, (TASK.c.place,))
     if user is not None:
         query = query.where(TASK.c.user == user)
-    elif state in FINISHED:
-        query = query.where(one_of(*FINISHED))
-    elif state == RUNNING:
-        query = query.where(_LEASED)
-    return query.order_by(*_ORDER.get(state, (TASK.c.place,)))
+    if user is None and state is not None:
+        query = query.where(one_of(state))
+        if state in FINISHED:
+            query = query.where(one_of(*FINISHED))
+    elif state is not None:
+        query = query.where(TASK.c.state == _name(state))
+        # An order that no index has: a database might go through all that are in it.
+        order = [column + literal_column("0") for column in order]
+    return query.order_by(*order)
 
 
 def consumers(queue: str, now: float) -> tuple[Select[Any], Select[Any]]:
     """Return the statements that list consumers, and what each of them runs, oldest first."""
     heard = select(CONSUMER).where(CONSUMER.c.queue == queue, CONSUMER.c.heard > now - HOUR)
     running = select(TASK.c.consumer, TASK.c.process, TASK.c.id).where(
-        TASK.c.queue == queue, one_of(RUNNING), _LEASED
+        TASK.c.queue == queue, one_of(RUNNING)
     )
     return heard.order_by(CONSUMER.c.name, CONSUMER.c.process), running.order_by(
         TASK.c.claim, TASK.c.place
