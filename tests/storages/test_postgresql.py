@@ -188,23 +188,23 @@ def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
     frozen, storage = make_storage(), make_storage()
     task = add_one(storage)
     [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
-    execute = frozen._session.execute
+    change = frozen._session.change
     asleep, awake = threading.Event(), threading.Event()
 
-    def stall(connection: Any, statement: Any, **values: Any) -> Any:
-        result = execute(connection, statement, **values)
-        if statement is frozen._statements.finish and not asleep.is_set():
+    def stall(*args: Any, **values: Any) -> Any:
+        result = change(*args, **values)
+        if not asleep.is_set():
             asleep.set()
             assert awake.wait(BOUND)
         return result
 
-    monkeypatch.setattr(frozen._session, "execute", stall)
-    late = aside(lambda: frozen.finish_and_reserve(lease, ending(lease), "frozen"))
+    monkeypatch.setattr(frozen._session, "change", stall)
+    late = aside(lambda: frozen.exchange([(lease, ending(lease))], "frozen"))
     assert asleep.wait(BOUND)
     [again] = storage.reserve("consumer", timeout=BOUND)
     assert (again.task.id, again.attempt) == (task.id, 2)
     awake.set()
-    assert late.result(BOUND) == (None, [])
+    assert late.result(BOUND) == ([None], [])
     assert storage.finish(again, ending(again)) == SUCCEEDED
 
 
@@ -231,7 +231,7 @@ def test_keys_that_are_locked_for_long(make_storage, url):
     with psycopg.connect(_conninfo(url)) as somebody:
         lock = storage._session.dialect._locks(map(str, range(1000)))
         somebody.execute("SELECT pg_advisory_xact_lock(%s)", lock["numbers"])
-        assert storage.finish_and_reserve(lease, ending(lease), "consumer") == (SUCCEEDED, [])
+        assert storage.exchange([(lease, ending(lease))], "consumer") == ([SUCCEEDED], [])
         assert storage.reserve("consumer", timeout=0) == []
     assert storage.get(first.id).state == SUCCEEDED
     assert take(storage).task.id == task.id

@@ -128,8 +128,9 @@ class Plans:
         )
         page = re.compile(r"queue = \S+ ORDER BY taskqueue_task.number\s+LIMIT")
         sort = re.compile(r"Sort Key|TEMP B-TREE FOR ORDER BY")
-        # Those that run, have a key, or are of one user, are few, and where PostgreSQL says so.
-        few = re.compile(r"taskqueue_(running|key|user)|Sort .*rows=1 ")
+        # Those that run, have a key, are of one user or asked for by their ids are few, and where
+        # PostgreSQL says so.
+        few = re.compile(r"taskqueue_(running|key|user)|Sort .*rows=1 |id = ANY")
         return [
             f"{asked}\n{plan}"
             for asked, plan in self.plans.items()
@@ -154,7 +155,10 @@ def ask_everything(storage: SqlStorage) -> None:
     storage.remove(lease.task.id)
     storage.recover()
     for number, statement in enumerate(("claim_keyed", "claim_others")):
-        storage._claims._claim(getattr(storage._statements, statement), f"{number}", 1, LONG)
+        storage._claims._claim(getattr(storage._statements, statement), f"{number}", 1, LONG, True)
+    ends = [(lease, ending(lease)) for lease in storage.reserve("consumer", limit=3, timeout=0)]
+    _, leases = storage.exchange(ends, "consumer", limit=2)
+    storage.give_back(leases)
     storage.consumers()
     storage.counts()
     len(storage)

@@ -180,9 +180,9 @@ class SqlStorage(Finishing):
             reason = f"cannot be decoded: {exc}"
             attempt = AttemptRecord(row.attempts, consumer, 0.0, 0.0, None, reason)
             end = self._ending(row.id, row.token, Transition(FAILED, attempt, reason))
-            row = self._session.single(end)
-            if row is not None:
-                self._statistics.ended(FAILED, row.now, busy=True)
+            ended = self._session.single(end)
+            if ended is not None:
+                self._statistics.ended(FAILED, ended.now, busy=True)
             logger.error("task %s: %s, failed", row.id, reason)
             self.notify(FAILED, row.id)
             return None
