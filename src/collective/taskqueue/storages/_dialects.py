@@ -123,6 +123,7 @@ class SQLite:
         _refuse_network(settings, self._path)
         self._url = url
         self._gate = threading.Lock()
+        self._turn = threading.local()
         self._engines: list[Engine] = []
         #: The inodes of the file and of its write-ahead log, while a connection has them open.
         self._inodes: dict[str, int] = {}
@@ -141,7 +142,7 @@ class SQLite:
             hide_parameters=True,
         )
         event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", self._begin)
         self._engines.append(engine)
         return engine
 
@@ -151,6 +152,7 @@ class SQLite:
     @contextmanager
     def turn(self, writes: bool) -> Iterator[None]:
         """Let the threads of this process write in turns: those who wait in SQLite sleep."""
+        self._turn.ends = time.monotonic() + self.settings.stage_timeout
         if writes and not self._gate.acquire(timeout=self.settings.stage_timeout):
             raise StorageUnavailable("another thread of this process writes for too long")
         try:
@@ -165,6 +167,14 @@ class SQLite:
         finally:
             if writes:
                 self._gate.release()
+
+    def _begin(self, connection: Connection) -> None:
+        # Who has waited for other threads already waits so much less for other processes.
+        rest = max(0, math.ceil((self._turn.ends - time.monotonic()) * 1000))
+        connection.connection.driver_connection.execute(f"PRAGMA busy_timeout={rest}")  # type: ignore[union-attr]
+        # Who reads first and then wants to write would be told that somebody else was faster.
+        reads = connection.get_execution_options().get("reads")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     def _look_after_files(self) -> None:
         # What is written to a file that has lost its name is found by nobody. And without its
@@ -394,12 +404,6 @@ def _prepare(connection: Any, record: object) -> None:
     # it would never be counted as lost, and would run at each start.
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    # Who reads first and then wants to write would be told that somebody else was faster.
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _begin_on_server(connection: Connection) -> None:
