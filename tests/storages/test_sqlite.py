@@ -117,6 +117,20 @@ def test_a_writer_that_does_not_let_go(make_storage, path):
     assert len(storage) == 2
 
 
+def test_two_that_make_the_file_at_the_same_moment(make_storage, path):
+    """One has the file and is not done yet: the other one waits, though SQLite does not."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    storage = make_storage(stage_timeout=BOUND)
+    waiting = aside(storage.check)
+    with pytest.raises(TimeoutError):
+        waiting.result(0.2)
+    other.execute("COMMIT")
+    other.close()
+    assert waiting.result(BOUND) is None
+    add_one(storage)
+
+
 def test_who_waits_for_threads_waits_less_for_processes(make_storage, monkeypatch):
     """All waits of a commit together are no longer than `stage_timeout`."""
     storage = make_storage(stage_timeout=2.0)

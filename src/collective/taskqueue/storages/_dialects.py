@@ -15,6 +15,7 @@ from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from sqlalchemy import BigInteger
@@ -56,6 +57,9 @@ POOL, OVERFLOW = 5, 15
 
 #: Seconds between two looks whether another process has written to the file.
 PROBE = 0.05
+
+#: Seconds before a file is tried again that another process is making just now.
+PAUSE = 0.005
 
 #: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
 POLL = 2.0
@@ -141,7 +145,7 @@ class SQLite:
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
             hide_parameters=True,
         )
-        event.listen(engine, "connect", _prepare)
+        event.listen(engine, "connect", partial(_prepare, self.settings.stage_timeout))
         event.listen(engine, "begin", self._begin)
         self._engines.append(engine)
         return engine
@@ -393,10 +397,10 @@ class PostgreSQL:
         return {"shared": every, "numbers": numbers}
 
 
-def _prepare(connection: Any, record: object) -> None:
+def _prepare(patience: float, connection: Any, record: object) -> None:
     # The driver begins no transaction by itself; each one says what it is.
     connection.isolation_level = None
-    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    mode = _write_ahead(connection, time.monotonic() + patience)
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
     # FULL for claims, too. Nothing else would be lost with one, for each later commit takes
@@ -414,6 +418,19 @@ def _begin_on_server(connection: Connection) -> None:
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
             f" SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1000)}"
         )
+
+
+def _write_ahead(connection: Any, deadline: float) -> str:
+    """Let the file have a write-ahead log; return the mode it has then."""
+    while True:
+        try:
+            mode: str = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            return mode
+        except connection.OperationalError as exc:
+            # Of two processes that make the file at the same moment one is told at once to go.
+            if exc.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE)
 
 
 #: File systems on which a lock of one machine is not seen by another.
