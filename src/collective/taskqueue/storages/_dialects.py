@@ -12,6 +12,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages._forks import FORKS
+from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
@@ -44,7 +45,6 @@ from typing import Any
 import json
 import math
 import os
-import re
 import threading
 import time
 
@@ -124,7 +124,7 @@ class SQLite:
         if not path or path == ":memory:":
             raise ConfigurationError(f"{settings.place}: the url must name a file")
         self._path = Path(path.removeprefix("file:").partition("?")[0]).absolute()
-        _refuse_network(settings, self._path)
+        refuse_network(settings, self._path)
         self._url = url
         self._gate = threading.Lock()
         self._turn = threading.local()
@@ -431,42 +431,6 @@ def _write_ahead(connection: Any, deadline: float) -> str:
             if exc.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE)
-
-
-#: File systems on which a lock of one machine is not seen by another.
-NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|ocfs2|gfs2|fuse\.(sshfs|.*gluster.*)"
-)
-
-
-#: What is mounted where, on Linux.
-MOUNTS = Path("/proc/self/mountinfo")
-
-
-def _refuse_network(settings: QueueSettings, path: Path) -> None:
-    kind = _file_system(path)
-    if kind and NETWORK.fullmatch(kind):
-        raise ConfigurationError(
-            f"{settings.place}: {path} is on a network file system ({kind}), where SQLite"
-            " loses data; use a local disk or PostgreSQL"
-        )
-
-
-def _file_system(path: Path) -> str:
-    """Return the type of the file system of a path; empty if it cannot be told."""
-    try:
-        lines = MOUNTS.read_text().splitlines()
-    except OSError:
-        return ""
-    place, found = path.absolute().resolve(), ("", "")
-    for line in lines:
-        mount, _, rest = line.partition(" - ")
-        # Blanks are written in octal.
-        point = mount.split()[4].encode().decode("unicode_escape")
-        # Of two on one point the later one is seen.
-        if place.is_relative_to(point) and len(point) >= len(found[0]):
-            found = point, rest.split()[0]
-    return found[1]
 
 
 def _inode(path: str) -> int:

@@ -7,12 +7,9 @@ partial index will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
-from collective.taskqueue.storages._tables import CONSUMER
-from collective.taskqueue.storages._tables import ENDED
 from collective.taskqueue.storages._tables import PROMOTED
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
@@ -93,7 +90,8 @@ GIVEN: dict[str, Any] = {
     "place_": BigInteger,
 }
 
-_HERE = TASK.c.queue == bindparam("queue_", type_=Text)
+#: The condition that a task is of this queue.
+HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 
 
 #: What is true of all tasks in a state. SQLite knows nothing of how few rows a partial index has:
@@ -108,15 +106,16 @@ _BOUNDS = {
 def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
     """Return the condition that a task is in one of the states."""
     if len(states) > 1:
-        return table.c.state.in_([_name(state) for state in states])
+        return table.c.state.in_([name_of(state) for state in states])
     [state] = states
     if state not in _BOUNDS:
-        return table.c.state == _name(state)
+        return table.c.state == name_of(state)
     column, bound = _BOUNDS[state]
-    return and_(table.c.state == _name(state), table.c[column] > literal_column(bound))
+    return and_(table.c.state == name_of(state), table.c[column] > literal_column(bound))
 
 
-def _name(state: State) -> ColumnElement[str]:
+def name_of(state: State) -> ColumnElement[str]:
+    """Return the name of a state as it stands in the text of a statement."""
     return literal_column(f"'{state}'")
 
 
@@ -124,7 +123,7 @@ _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.
 
 #: The condition that a token is still good.
 _HELD = (
-    _HERE,
+    HERE,
     TASK.c.id == bindparam("id_"),
     one_of(RUNNING),
     TASK.c.token == bindparam("token_"),
@@ -184,7 +183,7 @@ class Statements:
         self.claim_others = self._claim(True, first=False)
         self.overtaken = self._overtaken()
         self.reserved = select(*LEASED).where(
-            _HERE,
+            HERE,
             one_of(RUNNING),
             TASK.c.consumer == bindparam("consumer_"),
             TASK.c.token == nonce + TASK.c.id,
@@ -208,10 +207,10 @@ class Statements:
         )
         self.finish_many = self._finish_many(given_many)
         self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
-            _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
+            HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
 
-        several = _HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
+        several = HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
         self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
         # In one order for everybody, so that no two wait for each other.
         names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
@@ -219,14 +218,14 @@ class Statements:
         self.held = held.order_by(TASK.c.id).with_for_update()
 
     def _of_people(self) -> None:
-        self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
+        self.get = select(*SHOWN).where(HERE, TASK.c.id == _known())
         responded = TASK.c.last.is_not(None).label("responded")
         self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded).where(
-            _HERE, TASK.c.id == _known()
+            HERE, TASK.c.id == _known()
         )
         self.lock = self.known.with_for_update()
         self.counts = self._counts()
-        self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
+        self.length = select(func.count()).select_from(TASK).where(HERE, one_of(QUEUED))
 
     def _claim(self, keyed: bool, *relaxed: Any, first: bool = True) -> Update:
         """Move the oldest tasks that may run to running, in one statement.
@@ -236,7 +235,7 @@ class Statements:
         has to be locked.
         """
         conditions = [
-            _HERE,
+            HERE,
             one_of(QUEUED),
             ~_PAUSED,
             or_(
@@ -254,7 +253,7 @@ class Statements:
             .cte("chosen")
             .prefix_with("MATERIALIZED", dialect="postgresql")
         )
-        wanted = [_HERE, TASK.c.id.in_(select(chosen.c.id).where(_harmless(chosen)))]
+        wanted = [HERE, TASK.c.id.in_(select(chosen.c.id).where(_harmless(chosen)))]
         if not keyed:
             wanted.append(~exists(select(literal(1)).where(chosen.c.key.is_not(None))))
         return (
@@ -283,7 +282,7 @@ class Statements:
         return (
             select(TASK.c.id)
             .where(
-                _HERE,
+                HERE,
                 one_of(RUNNING),
                 TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
                 TASK.c.mode == literal_column("'after_running'"),
@@ -322,7 +321,7 @@ class Statements:
                 .scalar_subquery()
             )
 
-        waits = exists().where(_HERE, one_of(QUEUED))
+        waits = exists().where(HERE, one_of(QUEUED))
         return select(
             self.now.label("now"),
             soonest(SCHEDULED, "due").label("due"),
@@ -389,7 +388,7 @@ class Statements:
     def _finish_many(self, given: Mapping[str, Any]) -> Update:
         """End those that nobody has asked to cancel; of the others its number tells nothing."""
         # Who has a token runs, and SQLite shall find each one by its id.
-        held = _HERE, TASK.c.id == given["id_"], TASK.c.token == given["token_"]
+        held = HERE, TASK.c.id == given["id_"], TASK.c.token == given["token_"]
         return self._finish(given, *held, ~TASK.c.cancel)
 
     def _counts(self) -> Select[Any]:
@@ -420,12 +419,12 @@ def _blocked() -> ColumnElement[bool]:
     """Whether a task that is queued comes after another one of its key."""
     keys = TASK.alias("keys")
     # Of two that one claim would take, the later one waits.
-    earlier = and_(keys.c.state == _name(QUEUED), keys.c.place < TASK.c.place)
+    earlier = and_(keys.c.state == name_of(QUEUED), keys.c.place < TASK.c.place)
     other = exists().where(
         keys.c.queue == TASK.c.queue,
         keys.c.key == TASK.c.key,
         one_of(*ACTIVE, table=keys),
-        or_(keys.c.state == _name(RUNNING), earlier),
+        or_(keys.c.state == name_of(RUNNING), earlier),
     )
     serial = TASK.c.mode == literal_column("'after_running'")
     return and_(TASK.c.key.is_not(None), serial, other)
@@ -458,44 +457,3 @@ def _known() -> ColumnElement[str]:
         ALIAS.c.queue == bindparam("queue_"), ALIAS.c.id == bindparam("id")
     )
     return func.coalesce(alias.scalar_subquery(), bindparam("id", type_=Text))
-
-
-def page(state: State | None, user: str | None, start: int, size: int) -> Select[Any]:
-    """Return the statement that lists one page of tasks."""
-    query = select(*SHOWN).where(_HERE).offset(start).limit(size)
-    order = _ORDER.get(state, (TASK.c.place,))
-    if user is not None:
-        query = query.where(TASK.c.user == user)
-    if user is None and state is not None:
-        query = query.where(one_of(state))
-        if state in FINISHED:
-            query = query.where(one_of(*FINISHED))
-    elif state is not None:
-        query = query.where(TASK.c.state == _name(state))
-        # An order that no index has: a database might go through all that are in it.
-        order = [column + literal_column("0") for column in order]
-    return query.order_by(*order)
-
-
-def consumers(queue: str, now: float) -> tuple[Select[Any], Select[Any]]:
-    """Return the statements that list consumers, and what each of them runs, oldest first."""
-    heard = select(CONSUMER).where(CONSUMER.c.queue == queue, CONSUMER.c.heard > now - HOUR)
-    running = select(TASK.c.consumer, TASK.c.process, TASK.c.id).where(
-        TASK.c.queue == queue, one_of(RUNNING)
-    )
-    return heard.order_by(CONSUMER.c.name, CONSUMER.c.process), running.order_by(
-        TASK.c.claim, TASK.c.place
-    )
-
-
-def throughput(queue: str, now: float) -> Select[Any]:
-    """Return the statement that counts the ends of the last 60 minutes, by state."""
-    recent = ENDED.c.queue == queue, ENDED.c.minute > now // 60 - 60
-    return select(ENDED.c.state, func.sum(ENDED.c.number)).where(*recent).group_by(ENDED.c.state)
-
-
-_ORDER: dict[Any, Iterable[Any]] = {
-    None: (TASK.c.number,),
-    SCHEDULED: (TASK.c.due, TASK.c.place),
-    RUNNING: (TASK.c.claim, TASK.c.place),
-}

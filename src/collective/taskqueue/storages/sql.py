@@ -23,11 +23,11 @@ from collective.taskqueue.storages._dialects import dialect_of
 from collective.taskqueue.storages._finishing import Finishing
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._news import tell
+from collective.taskqueue.storages._pages import consumers
+from collective.taskqueue.storages._pages import page
+from collective.taskqueue.storages._pages import throughput
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import consumers
 from collective.taskqueue.storages._statements import one_of
-from collective.taskqueue.storages._statements import page
-from collective.taskqueue.storages._statements import throughput
 from collective.taskqueue.storages._statistics import Statistics
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
