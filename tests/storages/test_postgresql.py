@@ -20,6 +20,7 @@ from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import SUCCEEDED
 from services import PostgresServer
 from typing import Any
+import contextlib
 import os
 import psycopg
 import pytest
@@ -129,6 +130,27 @@ def _backends(server: PostgresServer) -> list[int]:
 
 def _conninfo(url: str) -> str:
     return url.replace("postgresql+psycopg:", "postgresql:")
+
+
+def test_a_user_who_may_create_nothing(make_storage, url):
+    """Told what is missing; and with the tables that somebody else has made all can be done."""
+    with psycopg.connect(_conninfo(url), autocommit=True) as connection:
+        # Of the whole server; it may be there from another database.
+        with contextlib.suppress(psycopg.errors.DuplicateObject):
+            connection.execute("CREATE ROLE weak LOGIN")
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM public")
+        weak = make_storage(url=url.replace("postgres@", "weak@"))
+        with pytest.raises(StorageUnavailable, match="permission denied"):
+            weak.check()
+        make_storage().check()
+        connection.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO weak"
+        )
+        connection.execute("GRANT USAGE ON SEQUENCE taskqueue_number TO weak")
+    weak.check()
+    lease = (add_one(weak), take(weak))[1]
+    assert weak.exchange([(lease, ending(lease))], "consumer", limit=0) == ([SUCCEEDED], [])
+    assert weak.throughput()[SUCCEEDED] == 1
 
 
 def test_a_server_that_is_not_there(own_server):

@@ -15,8 +15,10 @@ from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _session
 from collective.taskqueue.storages._session import Conflict
 from collective.taskqueue.storages._tables import BATCH
+from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
 from pathlib import Path
@@ -109,6 +111,18 @@ def test_a_batch_that_cannot_be_read(storage):
         storage.promote("broken")
     storage.promote("sound")
     assert [batch.id for batch in storage.in_doubt()] == ["broken"]
+
+
+def test_a_task_that_cannot_be_read(storage):
+    """It has failed, and those that are taken together with it are handed out."""
+    tasks = [add_one(storage) for _ in range(3)]
+    mine = TASK.c.id == tasks[1].id
+    storage._session.single(
+        lambda connection, again: connection.execute(TASK.update().where(mine).values(body=b"?"))
+    )
+    leases = storage.reserve("consumer", limit=5, timeout=0)
+    assert [lease.task.id for lease in leases] == [tasks[0].id, tasks[2].id]
+    assert storage.get(tasks[1].id).state == FAILED
 
 
 def test_no_task_in_a_traceback(storage):

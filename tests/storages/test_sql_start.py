@@ -8,7 +8,7 @@ from collective.taskqueue.contract.base import at_once
 from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import ConfigurationError
-from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import _mounts
 from collective.taskqueue.storages import _tables
 from collective.taskqueue.storages.sql import SqlStorage
 from pathlib import Path
@@ -63,12 +63,12 @@ def test_a_network_file_system(tmp_path, monkeypatch, kind):
         f"2 1 0:30 / {tmp_path}/far\\040away rw shared:1 - {kind} server:/ rw\n"
         f"3 2 8:2 / {tmp_path}/far\\040away/local rw - xfs /dev/sdb1 rw\n"
     )
-    monkeypatch.setattr(_dialects, "MOUNTS", mounts)
+    monkeypatch.setattr(_mounts, "MOUNTS", mounts)
     with pytest.raises(ConfigurationError, match=f"network file system .{kind}."):
         storage(f"sqlite:///{tmp_path}/far away/queue.sqlite")
     storage(f"sqlite:///{tmp_path}/far away/local/queue.sqlite")
     storage(f"sqlite:///{tmp_path}/queue.sqlite")
-    monkeypatch.setattr(_dialects, "MOUNTS", tmp_path / "missing")
+    monkeypatch.setattr(_mounts, "MOUNTS", tmp_path / "missing")
     storage(f"sqlite:///{tmp_path}/far away/queue.sqlite")
 
 

@@ -14,12 +14,14 @@ from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _dialects
 from collective.taskqueue.storages.sql import SqlStorage
 from pathlib import Path
 from sqlalchemy import event
 from typing import Any
 import pytest
 import sqlite3
+import time
 
 
 @pytest.fixture
@@ -113,6 +115,42 @@ def test_a_writer_that_does_not_let_go(make_storage, path):
         other.close()
     add_one(storage)
     assert len(storage) == 2
+
+
+def test_two_that_make_the_file_at_the_same_moment(make_storage, path):
+    """One has the file and is not done yet: the other one waits, though SQLite does not."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    storage = make_storage(stage_timeout=BOUND)
+    waiting = aside(storage.check)
+    with pytest.raises(TimeoutError):
+        waiting.result(0.2)
+    other.execute("COMMIT")
+    other.close()
+    assert waiting.result(BOUND) is None
+    add_one(storage)
+
+
+def test_who_waits_for_threads_waits_less_for_processes(make_storage, monkeypatch):
+    """All waits of a commit together are no longer than `stage_timeout`."""
+    storage = make_storage(stage_timeout=2.0)
+    add_one(storage)
+    now = [time.monotonic()]
+
+    class Gate:
+        def acquire(self, timeout: float) -> bool:
+            now[0] += 1.5
+            return True
+
+        def release(self) -> None:
+            """Nobody else is here."""
+
+    monkeypatch.setattr(_dialects.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(storage._session.dialect, "_gate", Gate())
+    rest = storage._session.single(
+        lambda connection, again: connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+    )
+    assert rest == 500
 
 
 def test_the_log_is_moved_away_while_it_is_used(make_storage, path):

@@ -11,9 +11,11 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._many import AsOne
 from collective.taskqueue.storages._many import OneByOne
+from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from sqlalchemy import BigInteger
@@ -38,7 +40,6 @@ from sqlalchemy.pool import QueuePool
 from typing import Any
 import math
 import os
-import re
 import threading
 import time
 
@@ -48,6 +49,9 @@ POOL, OVERFLOW = 5, 15
 
 #: Seconds between two looks whether another process has written to the file.
 PROBE = 0.05
+
+#: Seconds before a file is tried again that another process is making just now.
+PAUSE = 0.005
 
 #: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
 POLL = 2.0
@@ -113,9 +117,10 @@ class SQLite:
         if not path or path == ":memory:":
             raise ConfigurationError(f"{settings.place}: the url must name a file")
         self._path = Path(path.removeprefix("file:").partition("?")[0]).absolute()
-        _refuse_network(settings, self._path)
+        refuse_network(settings, self._path)
         self._url = url
         self._gate = threading.Lock()
+        self._turn = threading.local()
         self._engines: list[Engine] = []
         #: The inodes of the file and of its write-ahead log, while a connection has them open.
         self._inodes: dict[str, int] = {}
@@ -133,8 +138,8 @@ class SQLite:
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
             hide_parameters=True,
         )
-        event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "connect", partial(_prepare, self.settings.stage_timeout))
+        event.listen(engine, "begin", self._begin)
         self._engines.append(engine)
         return engine
 
@@ -144,6 +149,7 @@ class SQLite:
     @contextmanager
     def turn(self, writes: bool) -> Iterator[None]:
         """Let the threads of this process write in turns: those who wait in SQLite sleep."""
+        self._turn.ends = time.monotonic() + self.settings.stage_timeout
         if writes and not self._gate.acquire(timeout=self.settings.stage_timeout):
             raise StorageUnavailable("another thread of this process writes for too long")
         try:
@@ -158,6 +164,14 @@ class SQLite:
         finally:
             if writes:
                 self._gate.release()
+
+    def _begin(self, connection: Connection) -> None:
+        # Who has waited for other threads already waits so much less for other processes.
+        rest = max(0, math.ceil((self._turn.ends - time.monotonic()) * 1000))
+        connection.connection.driver_connection.execute(f"PRAGMA busy_timeout={rest}")  # type: ignore[union-attr]
+        # Who reads first and then wants to write would be told that somebody else was faster.
+        reads = connection.get_execution_options().get("reads")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     def _look_after_files(self) -> None:
         # What is written to a file that has lost its name is found by nobody. And without its
@@ -348,10 +362,10 @@ class PostgreSQL:
         return {"shared": every, "numbers": numbers}
 
 
-def _prepare(connection: Any, record: object) -> None:
+def _prepare(patience: float, connection: Any, record: object) -> None:
     # The driver begins no transaction by itself; each one says what it is.
     connection.isolation_level = None
-    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    mode = _write_ahead(connection, time.monotonic() + patience)
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
     # FULL for claims, too. Nothing else would be lost with one, for each later commit takes
@@ -359,12 +373,6 @@ def _prepare(connection: Any, record: object) -> None:
     # it would never be counted as lost, and would run at each start.
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    # Who reads first and then wants to write would be told that somebody else was faster.
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _begin_on_server(connection: Connection) -> None:
@@ -377,40 +385,17 @@ def _begin_on_server(connection: Connection) -> None:
         )
 
 
-#: File systems on which a lock of one machine is not seen by another.
-NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|ocfs2|gfs2|fuse\.(sshfs|.*gluster.*)"
-)
-
-
-#: What is mounted where, on Linux.
-MOUNTS = Path("/proc/self/mountinfo")
-
-
-def _refuse_network(settings: QueueSettings, path: Path) -> None:
-    kind = _file_system(path)
-    if kind and NETWORK.fullmatch(kind):
-        raise ConfigurationError(
-            f"{settings.place}: {path} is on a network file system ({kind}), where SQLite"
-            " loses data; use a local disk or PostgreSQL"
-        )
-
-
-def _file_system(path: Path) -> str:
-    """Return the type of the file system of a path; empty if it cannot be told."""
-    try:
-        lines = MOUNTS.read_text().splitlines()
-    except OSError:
-        return ""
-    place, found = path.absolute().resolve(), ("", "")
-    for line in lines:
-        mount, _, rest = line.partition(" - ")
-        # Blanks are written in octal.
-        point = mount.split()[4].encode().decode("unicode_escape")
-        # Of two on one point the later one is seen.
-        if place.is_relative_to(point) and len(point) >= len(found[0]):
-            found = point, rest.split()[0]
-    return found[1]
+def _write_ahead(connection: Any, deadline: float) -> str:
+    """Let the file have a write-ahead log; return the mode it has then."""
+    while True:
+        try:
+            mode: str = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            return mode
+        except connection.OperationalError as exc:
+            # Of two processes that make the file at the same moment one is told at once to go.
+            if exc.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE)
 
 
 def _inode(path: str) -> int:

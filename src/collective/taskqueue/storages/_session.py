@@ -184,13 +184,19 @@ class Session:
     def _prepare(self) -> None:
         if self._ready:
             return
-        with self._lock, self.engine.begin() as connection:
-            if not self._ready:
+        if not self._lock.acquire(timeout=self.settings.stage_timeout):
+            raise StorageUnavailable("another thread of this process waits for the tables")
+        try:
+            if self._ready:
+                return
+            with self.engine.begin() as connection:
                 self.dialect.lock_schema(connection)
                 self._migrate(connection)
                 new = {"name": self.settings.queue, "paused": False, "number": 0}
                 connection.execute(self.dialect.insert(QUEUE).values(new).on_conflict_do_nothing())
-        self._ready = True
+            self._ready = True
+        finally:
+            self._lock.release()
 
     def _migrate(self, connection: Connection) -> None:
         found = 0

@@ -7,19 +7,15 @@ partial index will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.storages import _many
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
-from collective.taskqueue.storages._tables import CONSUMER
-from collective.taskqueue.storages._tables import ENDED
 from collective.taskqueue.storages._tables import PROMOTED
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import CANCELLED
-from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
@@ -80,26 +76,40 @@ SHOWN = tuple(
     for name in ("id", "body", "state", "reason", "changes", "history", "due", "consumer")
 ) + tuple(TASK.c[name] for name in ("progress", "cancel", "last", "forgotten"))
 
-_HERE = TASK.c.queue == bindparam("queue_", type_=Text)
+#: The condition that a task is of this queue.
+HERE = TASK.c.queue == bindparam("queue_", type_=Text)
+
+
+#: What is true of all tasks in a state. SQLite knows nothing of how few rows a partial index has:
+#: it prefers it to the index of all rows for certain only if two of its columns are asked for.
+_BOUNDS = {
+    QUEUED: ("place", "-9000000000000000000"),
+    SCHEDULED: ("due", "-1e99"),
+    RUNNING: ("expires", "-1e99"),
+}
 
 
 def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
     """Return the condition that a task is in one of the states."""
-    names: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in states]
-    if len(names) == 1:
-        return table.c.state == names[0]
-    return table.c.state.in_(names)
+    if len(states) > 1:
+        return table.c.state.in_([name_of(state) for state in states])
+    [state] = states
+    if state not in _BOUNDS:
+        return table.c.state == name_of(state)
+    column, bound = _BOUNDS[state]
+    return and_(table.c.state == name_of(state), table.c[column] > literal_column(bound))
 
 
-#: True for all that run. SQLite knows nothing of how many rows a partial index has, and takes
-#: the one of those that run only if two of its columns are asked for.
-_LEASED = TASK.c.expires > literal_column("0")
+def name_of(state: State) -> ColumnElement[str]:
+    """Return the name of a state as it stands in the text of a statement."""
+    return literal_column(f"'{state}'")
+
 
 _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
 
 #: The condition that a token is still good.
 _HELD = (
-    _HERE,
+    HERE,
     TASK.c.id == bindparam("id_"),
     one_of(RUNNING),
     TASK.c.token == bindparam("token_"),
@@ -159,7 +169,7 @@ class Statements:
         self.claim_others = self._claim(True, first=False)
         self.overtaken = self._overtaken()
         self.reserved = select(*LEASED).where(
-            _HERE,
+            HERE,
             one_of(RUNNING),
             TASK.c.consumer == bindparam("consumer_"),
             TASK.c.token == nonce + TASK.c.id,
@@ -184,10 +194,10 @@ class Statements:
         self.finish_many = self._finish_many(many.given(_many.GIVEN))
         self.exchange = self._exchange(serial, many.given(_many.GIVEN)) if many.at_once else None
         self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
-            _HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
+            HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
 
-        several = _HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
+        several = HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
         self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
         # In one order for everybody, so that no two wait for each other.
         names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
@@ -195,13 +205,13 @@ class Statements:
         self.held = held.order_by(TASK.c.id).with_for_update()
 
     def _of_people(self) -> None:
-        self.get = select(*SHOWN).where(_HERE, TASK.c.id == _known())
+        self.get = select(*SHOWN).where(HERE, TASK.c.id == _known())
         responded = TASK.c.last.is_not(None).label("responded")
         self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded).where(
-            _HERE, TASK.c.id == _known()
+            HERE, TASK.c.id == _known()
         )
         self.lock = self.known.with_for_update()
-        self.length = select(func.count()).select_from(TASK).where(_HERE, one_of(QUEUED))
+        self.length = select(func.count()).select_from(TASK).where(HERE, one_of(QUEUED))
 
     def _claim(
         self,
@@ -225,7 +235,7 @@ class Statements:
             .cte("chosen")
             .prefix_with("MATERIALIZED", dialect="postgresql")
         )
-        wanted = [_HERE, TASK.c.id.in_(select(chosen.c.id).where(_harmless(chosen)))]
+        wanted = [HERE, TASK.c.id.in_(select(chosen.c.id).where(_harmless(chosen)))]
         if not keyed:
             wanted.append(~exists(select(literal(1)).where(chosen.c.key.is_not(None))))
         return (
@@ -250,7 +260,7 @@ class Statements:
 
     def _may_run(self, first: bool) -> list[ColumnElement[bool]]:
         conditions = [
-            _HERE,
+            HERE,
             one_of(QUEUED),
             ~_PAUSED,
             or_(
@@ -267,7 +277,7 @@ class Statements:
         return (
             select(TASK.c.id)
             .where(
-                _HERE,
+                HERE,
                 one_of(RUNNING),
                 TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
                 TASK.c.mode == literal_column("'after_running'"),
@@ -306,7 +316,7 @@ class Statements:
                 .scalar_subquery()
             )
 
-        waits = exists().where(_HERE, one_of(QUEUED))
+        waits = exists().where(HERE, one_of(QUEUED))
         return select(
             self.now.label("now"),
             soonest(SCHEDULED, "due").label("due"),
@@ -373,7 +383,7 @@ class Statements:
     def _finish_many(self, given: Mapping[str, Any]) -> Update:
         """End those that nobody has asked to cancel; of the others its number tells nothing."""
         # Who has a token runs, and SQLite shall find each one by its id.
-        held = _HERE, TASK.c.id == given["id_"], TASK.c.token == given["token_"]
+        held = HERE, TASK.c.id == given["id_"], TASK.c.token == given["token_"]
         return self._finish(given, *held, ~TASK.c.cancel)
 
     def _exchange(self, serial: bool, given: Mapping[str, Any]) -> Select[Any]:
@@ -389,12 +399,12 @@ def _blocked() -> ColumnElement[bool]:
     """Whether a task that is queued comes after another one of its key."""
     keys = TASK.alias("keys")
     # Of two that one claim would take, the later one waits.
-    earlier = and_(one_of(QUEUED, table=keys), keys.c.place < TASK.c.place)
+    earlier = and_(keys.c.state == name_of(QUEUED), keys.c.place < TASK.c.place)
     other = exists().where(
         keys.c.queue == TASK.c.queue,
         keys.c.key == TASK.c.key,
         one_of(*ACTIVE, table=keys),
-        or_(one_of(RUNNING, table=keys), earlier),
+        or_(keys.c.state == name_of(RUNNING), earlier),
     )
     serial = TASK.c.mode == literal_column("'after_running'")
     return and_(TASK.c.key.is_not(None), serial, other)
@@ -427,41 +437,3 @@ def _known() -> ColumnElement[str]:
         ALIAS.c.queue == bindparam("queue_"), ALIAS.c.id == bindparam("id")
     )
     return func.coalesce(alias.scalar_subquery(), bindparam("id", type_=Text))
-
-
-def page(state: State | None, user: str | None, start: int, size: int) -> Select[Any]:
-    """Return the statement that lists one page of tasks."""
-    query = select(*SHOWN).where(_HERE).offset(start).limit(size)
-    if state is not None:
-        query = query.where(one_of(state))
-    if user is not None:
-        query = query.where(TASK.c.user == user)
-    elif state in FINISHED:
-        query = query.where(one_of(*FINISHED))
-    elif state == RUNNING:
-        query = query.where(_LEASED)
-    return query.order_by(*_ORDER.get(state, (TASK.c.place,)))
-
-
-def consumers(queue: str, now: float) -> tuple[Select[Any], Select[Any]]:
-    """Return the statements that list consumers, and what each of them runs, oldest first."""
-    heard = select(CONSUMER).where(CONSUMER.c.queue == queue, CONSUMER.c.heard > now - HOUR)
-    running = select(TASK.c.consumer, TASK.c.process, TASK.c.id).where(
-        TASK.c.queue == queue, one_of(RUNNING), _LEASED
-    )
-    return heard.order_by(CONSUMER.c.name, CONSUMER.c.process), running.order_by(
-        TASK.c.claim, TASK.c.place
-    )
-
-
-def throughput(queue: str, now: float) -> Select[Any]:
-    """Return the statement that counts the ends of the last 60 minutes, by state."""
-    recent = ENDED.c.queue == queue, ENDED.c.minute > now // 60 - 60
-    return select(ENDED.c.state, func.sum(ENDED.c.number)).where(*recent).group_by(ENDED.c.state)
-
-
-_ORDER: dict[Any, Iterable[Any]] = {
-    None: (TASK.c.number,),
-    SCHEDULED: (TASK.c.due, TASK.c.place),
-    RUNNING: (TASK.c.claim, TASK.c.place),
-}

@@ -19,16 +19,16 @@ from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages._claims import Claims
-from collective.taskqueue.storages._counts import counts
 from collective.taskqueue.storages._dialects import dialect_of
 from collective.taskqueue.storages._finishing import Finishing
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._news import tell
+from collective.taskqueue.storages._pages import consumers
+from collective.taskqueue.storages._pages import counts
+from collective.taskqueue.storages._pages import page
+from collective.taskqueue.storages._pages import throughput
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import consumers
 from collective.taskqueue.storages._statements import one_of
-from collective.taskqueue.storages._statements import page
-from collective.taskqueue.storages._statements import throughput
 from collective.taskqueue.storages._statistics import Statistics
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
@@ -181,9 +181,9 @@ class SqlStorage(Finishing):
             reason = f"cannot be decoded: {exc}"
             attempt = AttemptRecord(row.attempts, consumer, 0.0, 0.0, None, reason)
             end = self._ending(row.id, row.token, Transition(FAILED, attempt, reason))
-            row = self._session.single(end)
-            if row is not None:
-                self._statistics.ended(FAILED, row.now, busy=True)
+            ended = self._session.single(end)
+            if ended is not None:
+                self._statistics.ended(FAILED, ended.now, busy=True)
             logger.error("task %s: %s, failed", row.id, reason)
             self.notify(FAILED, row.id)
             return None
