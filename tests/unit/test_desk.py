@@ -1,5 +1,7 @@
 """The desk of a consumer whose storage is far away: many ends and many leases at once."""
 
+from collections import deque
+from collective.taskqueue import desk as desk_room
 from collective.taskqueue import grace as pauses
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
@@ -10,9 +12,11 @@ from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import is_blocked
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.desk import BusyDesk
 from collective.taskqueue.desk import Ending
+from collective.taskqueue.desk import Held
 from collective.taskqueue.desk import MOST
 from collective.taskqueue.desk import PATIENCE
 from collective.taskqueue.errors import StorageUnavailable
@@ -23,6 +27,7 @@ from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from types import SimpleNamespace
 import pytest
 import threading
 import time
@@ -147,6 +152,10 @@ def run(desk, number):
     return order
 
 
+def older(held, seconds):
+    return Held(held.lease, held.since - seconds, held.arrived - seconds)
+
+
 def eventually(condition):
     deadline = time.monotonic() + BOUND
     while not condition():
@@ -246,8 +255,7 @@ def test_it_is_given_back_in_time(make, storage, stored):
     storage.wait_for(before + 1)
     with desk._work:
         assert not desk._is_late()
-        first, since = desk._hand[0]
-        desk._hand[0] = first, since - 2 * PATIENCE
+        desk._hand[0] = older(desk._hand[0], 2 * PATIENCE)
         assert desk._is_late()
 
 
@@ -263,7 +271,7 @@ def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored):
     storage.wait_for(number + 1)
     with desk._work:
         assert desk._hand
-        desk._hand = type(desk._hand)((lease, since - 11.0) for lease, since in desk._hand)
+        desk._hand = deque(older(held, 11.0) for held in desk._hand)
     taken = aside(desk.take)
     storage.let(go=True)
     (lease,) = taken.result(BOUND)
@@ -287,7 +295,7 @@ def test_a_task_that_was_lost_before_begins_when_nothing_else_is_unsaid(make, st
     end(desk, lease)
     storage.wait_for(1)
     with desk._work:
-        desk._hand.append((suspect, time.monotonic()))
+        desk._put_in_hand([suspect])
     taken = aside(desk.take)
     assert not taken.done()
     storage.let(go=True)
@@ -423,12 +431,12 @@ def test_what_cannot_be_given_back_is_said(make, storage, stored, caplog):
     run(desk, 40)
     stored.wait_for(40)
 
-    def away(leases):
-        raise StorageUnavailable("gone")
+    def broken(leases):
+        raise ValueError("broken")
 
-    storage.give_back = away
+    storage.give_back = broken
     take(desk)
-    eventually(lambda: "not begun, not given back (gone), its lease expires" in caplog.text)
+    eventually(lambda: "not begun, not given back (broken), its lease expires" in caplog.text)
 
 
 def test_many_threads_share_a_desk(storage):
@@ -479,3 +487,186 @@ def test_a_stopped_consumer_keeps_nothing(storage, limit):
     assert left == [task_id for task_id in tasks if task_id not in set(performed)]
     assert all(storage.get(task_id).attempts == () for task_id in left)
     add_one(storage)
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The clock of the desk stands still: a list of one moment, which may be moved."""
+    moment = [time.monotonic()]
+    monkeypatch.setattr(desk_room, "time", SimpleNamespace(monotonic=lambda: moment[0]))
+    return moment
+
+
+def test_what_came_late_has_not_waited(make, storage, stored, now):
+    """A storage that takes long to answer: what it gave is begun, and not given back at once."""
+    tasks = fill(storage, 3)
+    desk = make()
+    storage.check_end = lambda lease, transition: now.__setitem__(0, now[0] + 3 * PATIENCE)
+    storage.give_back = lambda leases: pytest.fail("given back")
+    assert run(desk, 3) == tasks
+    stored.wait_for(3)
+    # The first was reserved, the others came with the ends of those before.
+    assert storage.reserves == 1
+
+
+def test_without_a_limit_nobody_waits_for_the_clerk(make, storage):
+    """The clerk brings nothing then, and while many tasks run it is always away."""
+    tasks = fill(storage, 2)
+    desk = make(concurrent_limit=0)
+    lease = take(desk)
+    storage.let(go=False)
+    end(desk, lease)
+    storage.wait_for(1)
+    assert take(desk).task.id == tasks[1]
+
+
+def test_what_cannot_be_given_back_now_is_later(make, storage, stored, quick, monkeypatch):
+    """No process was lost, so no attempt counts as lost, and the order stays."""
+    tasks = fill(storage, 100)
+    desk = make()
+    run(desk, 40)
+    stored.wait_for(40)
+    failures = [StorageUnavailable("gone")] * 3
+    give_back = storage.give_back
+
+    def away(leases):
+        if failures:
+            raise failures.pop()
+        return give_back(leases)
+
+    storage.give_back = away
+    take(desk)
+    eventually(lambda: len(storage) == 59)
+    assert not failures
+    assert ids(storage.tasks(QUEUED, size=100)) == tasks[41:]
+
+
+def test_it_is_tried_no_longer_than_the_leases_last(make, storage, stored, quick, now, caplog):
+    """Then they have been given back by whoever came first, and the ends are more urgent."""
+    fill(storage, 100)
+    desk = make(lease=5.0)
+    run(desk, 40)
+    stored.wait_for(40)
+
+    def away(leases):
+        now[0] += 1.0
+        raise StorageUnavailable("gone")
+
+    storage.give_back = away
+    slow = take(desk)
+    now[0] += 2 * PATIENCE
+    desk.wake()
+    eventually(lambda: "not begun, not given back (gone), its lease expires" in caplog.text)
+    end(desk, slow)
+    stored.wait_for(41)
+
+
+def test_one_end_that_can_never_be_stored_harms_no_other(make, storage, stored, quick):
+    """Somebody else tries it again and again; the clerk goes on."""
+    tasks = fill(storage, 6)
+    desk = make(concurrent_limit=2)
+    leases = [take(desk), take(desk)]
+    broken = threading.Event()
+    broken.set()
+
+    def choke(lease, transition):
+        if lease.task.id == tasks[0] and broken.is_set():
+            raise TypeError("cannot hold this")
+
+    storage.check_end = choke
+    for lease in leases:
+        end(desk, lease)
+    stored.wait_for(1)
+    assert stored == [(tasks[1], SUCCEEDED)]
+    assert run(desk, 4) == tasks[2:]
+    stored.wait_for(5)
+    broken.clear()
+    stored.wait_for(6)
+    assert stored[-1] == (tasks[0], SUCCEEDED)
+
+
+def test_an_end_that_is_lost_renews_no_lease(make, storage, stored, caplog):
+    """Whatever strikes the clerk: then the task runs again, and is not held for ever."""
+    tasks = fill(storage, 2)
+    desk = make()
+    released = []
+
+    def struck(lease, transition):
+        raise SystemExit
+
+    storage.check_end = struck
+    end(desk, take(desk), release=lambda: released.append(True))
+    eventually(lambda: released)
+    del storage.check_end
+    assert run(desk, 1) == tasks[1:]
+    stored.wait_for(1)
+
+
+def test_a_clerk_that_died_is_replaced(make, storage, stored, monkeypatch):
+    """Nobody should wait for one who does not come back."""
+    tasks = fill(storage, 2)
+    desk = make()
+    run(desk, 1)
+    stored.wait_for(1)
+    clerk = desk._clerk
+    with monkeypatch.context() as patch:
+        # It is asleep; when it is woken it cannot even look around.
+        patch.setattr(desk, "_has_work", lambda: 1 / 0)
+        patch.setattr(threading, "excepthook", lambda args: None)
+        desk.wake()
+        clerk.join(BOUND)
+        assert not clerk.is_alive()
+    assert run(desk, 1) == tasks[1:]
+    stored.wait_for(2)
+
+
+def test_a_task_that_must_not_be_lost_is_not_held(make, storage, stored):
+    """With one delivery only, what is held when the process dies would fail unseen."""
+    storage.settings = QueueSettings(max_deliveries=1)
+    fill(storage, 100)
+    desk = make()
+    run(desk, 40)
+    stored.wait_for(40)
+    assert {limit for _, limit in storage.exchanges} == {1}
+
+
+def test_a_suspect_from_the_storage_waits_as_well(make, storage, stored, monkeypatch):
+    """D35: it makes no difference which of the threads it comes to, and how."""
+    first, suspect = new_task(), new_task()
+    monkeypatch.setattr(desk_room, "_is_suspect", lambda lease: lease.task == suspect)
+    add(storage, first)
+    desk = make(concurrent_limit=2)
+    lease = take(desk)
+    waiting = aside(desk.take)
+    eventually(lambda: storage._blocked["default"])
+    storage.let(go=False)
+    end(desk, lease)
+    storage.wait_for(1)
+    add(storage, suspect)
+    assert waiting.result(BOUND) == []
+    waiting = aside(desk.take)
+    assert is_blocked(waiting)
+    storage.let(go=True)
+    # Given back and reserved again, if that took long.
+    (lease,) = waiting.result(BOUND) or [take(desk)]
+    assert lease.task == suspect
+    assert stored == [(first.id, SUCCEEDED)]
+
+
+def test_what_a_stop_gives_back_stays_in_its_order(make, storage, stored):
+    """One waits for its transaction, others have been brought: they go back together."""
+    tasks = fill(storage, 100)
+    desk = make()
+    run(desk, 40)
+    stored.wait_for(40)
+    with desk._work:
+        desk._hand = deque(older(held, -1000.0) for held in desk._hand)
+    lease = take(desk)
+    assert desk._hand
+    desk._grace.begin(BOUND)
+    # As the consumer does that could not begin it; the clerk has not been woken yet.
+    desk.drop(lease)
+    desk.give_back([lease])
+    desk.wake()
+    desk.close()
+    assert ids(storage.tasks(QUEUED, size=100)) == tasks[40:]

@@ -214,15 +214,16 @@ class Consumer:
         hindrance = self._hindrance(attempt, since)
         self._notify("running", lease.task.id)
         watched = self._keeper.watch(attempt)
-        self._keeper.begin(watched)
         release = partial(self._keeper.end, watched)
         try:
+            self._keeper.begin(watched)
             outcome = _storable(hindrance or self._outcome(attempt))
             transition = policy.decide(lease, outcome, self._clock(), since=since)
+            desk.end(Ending(lease, transition, release))
         except BaseException:
+            # Or else its lease was renewed for ever.
             release()
             raise
-        desk.end(Ending(lease, transition, release))
         return outcome
 
     def _stored(self, ending: Ending, state: State | None) -> None:

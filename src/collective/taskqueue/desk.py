@@ -18,6 +18,8 @@ from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Transition
 from dataclasses import replace
+from functools import partial
+from math import inf
 from typing import Any
 from typing import NamedTuple
 from typing import TypeVar
@@ -36,8 +38,11 @@ MOST = 32
 #: What is reserved ahead is what was done in so many seconds before.
 HORIZON = 0.05
 
-#: Seconds that a task which is reserved ahead waits for a thread before it is given back.
+#: Seconds that a task which was brought ahead waits for a thread before it is given back.
 PATIENCE = 0.1
+
+#: How often the clerk tries to hand in what the storage refuses, before somebody else does.
+REFUSALS = 2
 
 
 class Ending(NamedTuple):
@@ -46,6 +51,16 @@ class Ending(NamedTuple):
     lease: Lease
     transition: Transition
     release: Callable[[], None]
+
+
+class Held(NamedTuple):
+    """A task that waits at the desk, and two moments of the monotonic clock."""
+
+    lease: Lease
+    #: Its lease has not begun before.
+    since: float
+    #: When it came to the desk.
+    arrived: float
 
 
 class Desk:
@@ -73,6 +88,9 @@ class Desk:
 
     def end(self, ending: Ending) -> None:
         """Hand in the end of a task that was taken; never raises."""
+        self._finish(ending)
+
+    def _finish(self, ending: Ending, most: float = inf) -> None:
         transition = ending.transition
 
         def finish() -> State | None:
@@ -87,26 +105,31 @@ class Desk:
                 raise
             return state
 
-        self._settle([ending], self._until_done([ending], lambda: [finish()]))
+        self._settle([ending], self._until_done([ending], lambda: [finish()], most))
 
     def drop(self, lease: Lease) -> None:
         """A task that was taken has no end: an error of ours; its lease expires."""
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Return tasks that were taken and not begun to the front; never raises."""
-        try:
-            self._storage.give_back(leases)
-        except Exception as exc:
-            for lease in leases:
-                logger.warning(
-                    "task %s: not begun, not given back (%s), its lease expires",
-                    lease.task.id,
-                    exc,
-                    exc_info=not isinstance(exc, StorageUnavailable),
-                )
-        else:
-            for lease in leases:
-                logger.debug("task %s: not begun, given back", lease.task.id)
+        self._give_back(leases, inf)
+
+    def _give_back(self, leases: Sequence[Lease], until: float) -> None:
+        # Tried again while the storage is away: else no process was lost, but one delivery of
+        # each of them. `until` is the monotonic time at which the leases are over.
+        errors = 0
+        while True:
+            try:
+                self._storage.give_back(leases)
+                break
+            except Exception as exc:
+                errors += 1
+                away = isinstance(exc, StorageUnavailable) and time.monotonic() < until
+                if not (away and self._grace.may_try_again(errors)):
+                    _log_kept(leases, exc)
+                    return
+        for lease in leases:
+            logger.debug("task %s: not begun, given back", lease.task.id)
 
     def wake(self) -> None:
         """Let nobody wait here any more; called when the grace period has begun."""
@@ -114,15 +137,23 @@ class Desk:
     def close(self) -> None:
         """Called once, when all threads have ended or are waited for no longer."""
 
-    def _until_done(self, endings: Sequence[Ending], store: Callable[[], T]) -> T | None:
-        """Call `store` until it succeeds; return None if the grace period ends before."""
-        errors = 0
+    def _until_done(
+        self, endings: Sequence[Ending], store: Callable[[], T], most: float = inf
+    ) -> T | None:
+        """Call `store` until it succeeds; return None if the grace period ends before.
+
+        Raises what the storage raises, if it is there, as often as `most`.
+        """
+        errors = refusals = 0
         while True:
             try:
                 return store()
             except Exception as exc:
                 errors += 1
                 self._log_failure(endings, exc, errors)
+                refusals += not isinstance(exc, StorageUnavailable)
+                if refusals >= most:
+                    raise
             if not self._grace.may_try_again(errors):
                 return None
 
@@ -166,8 +197,8 @@ class BusyDesk(Desk):
         #: For the clerk: there is work. For the others: the clerk has been at the storage.
         self._work = threading.Condition(lock)
         self._news = threading.Condition(lock)
-        #: What was reserved ahead, oldest first, and the monotonic time of that.
-        self._hand: deque[tuple[Lease, float]] = deque()
+        #: What was brought ahead, oldest first.
+        self._hand: deque[Held] = deque()
         self._ends: deque[Ending] = deque()
         #: The tokens of all that the threads have in their hands.
         self._taken: dict[str, bool] = {}
@@ -175,6 +206,7 @@ class BusyDesk(Desk):
         self._away = 0
         #: When the last tasks ended.
         self._recent: deque[float] = deque(maxlen=MOST + 1)
+        self._deliveries: int = self._storage.settings.max_deliveries
         self._under_way = False
         self._closed = False
         self._clerk: threading.Thread | None = None
@@ -191,6 +223,7 @@ class BusyDesk(Desk):
         finally:
             with self._work:
                 self._away -= 1
+                leases = [lease for lease in leases if not self._holds_back(lease)]
                 for lease in leases:
                     self._note_taken(lease)
         return leases
@@ -198,21 +231,38 @@ class BusyDesk(Desk):
     def _from_hand(self) -> Lease | None:
         """Return what is next, None if there is nothing, and nothing on its way."""
         while not self._grace.begun.is_set():
-            if self._hand and self._may_begin(*self._hand[0]):
-                lease, _ = self._hand.popleft()
+            if self._hand and self._may_begin(self._hand[0]):
+                lease = self._hand.popleft().lease
                 self._note_taken(lease)
                 return lease
-            if not (self._hand or self._ends or self._under_way):
+            # Without a limit the clerk brings nothing that could be waited for.
+            if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
                 break
             self._news.wait()
         return None
 
-    def _may_begin(self, lease: Lease, since: float) -> bool:
-        if time.monotonic() - since > self._settings.lease / 3:
+    def _has_unsaid(self) -> bool:
+        return bool(self._ends) or self._under_way
+
+    def _may_begin(self, held: Held) -> bool:
+        if time.monotonic() - held.since > self._settings.lease / 3:
             # The storage was away for so long that the lease may be over before it is renewed.
             return False
         # Should it take down the process, then nothing that has ended is lost with it.
-        return not (_is_suspect(lease) and (self._ends or self._under_way))
+        return not (_is_suspect(held.lease) and self._has_unsaid())
+
+    def _holds_back(self, lease: Lease) -> bool:
+        """Whether a task that came past the clerk waits here, too: see `_may_begin`."""
+        limited = bool(self._settings.concurrent_limit)
+        if not (limited and _is_suspect(lease) and self._has_unsaid()):
+            return False
+        self._put_in_hand([lease])
+        return True
+
+    def _put_in_hand(self, leases: Sequence[Lease]) -> None:
+        now = time.monotonic()
+        self._hand.extendleft(Held(lease, now, now) for lease in reversed(leases))
+        self._work.notify()
 
     def _note_taken(self, lease: Lease) -> None:
         self._taken[lease.token] = _is_suspect(lease)
@@ -232,8 +282,19 @@ class BusyDesk(Desk):
         with self._work:
             self._taken.pop(lease.token, None)
 
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        with self._work:
+            if self._is_staffed():
+                # In its order with what the clerk gives back.
+                self._put_in_hand(leases)
+                return
+        super().give_back(leases)
+
+    def _is_staffed(self) -> bool:
+        return not self._closed and self._clerk is not None and self._clerk.is_alive()
+
     def _has_clerk(self, ending: Ending) -> bool:
-        if self._clerk is None:
+        if self._clerk is None or not self._clerk.is_alive():
             name = f"taskqueue-{self._settings.queue}-{self._settings.name}-clerk"
             clerk = threading.Thread(target=self._run, name=name, daemon=True)
             try:
@@ -273,14 +334,18 @@ class BusyDesk(Desk):
                 ends = [self._ends.popleft() for _ in range(min(len(self._ends), MOST))]
                 limit = self._wanted()
                 self._under_way = True
-            brought: list[tuple[Lease, float]] = []
+            brought: list[Held] = []
             try:
                 if back:
-                    self.give_back(back)
+                    until = min(held.since for held in back) + self._settings.lease
+                    self._give_back([held.lease for held in back], until)
                 if ends:
                     brought = self._exchange(ends, limit)
             except BaseException:
                 logger.exception("the ends of %d tasks may be lost, going on", len(ends))
+                # Or else their leases were renewed for ever.
+                for ending in ends:
+                    ending.release()
             finally:
                 with self._work:
                     self._hand.extend(brought)
@@ -297,10 +362,10 @@ class BusyDesk(Desk):
         """Seconds until what was reserved ahead has waited too long; None if nothing has."""
         if not self._hand:
             return None
-        return max(0.0, self._hand[0][1] + PATIENCE - time.monotonic())
+        return max(0.0, self._hand[0].arrived + PATIENCE - time.monotonic())
 
-    def _take_back(self) -> list[Lease]:
-        late = [lease for lease, _ in self._hand] if self._is_late() else []
+    def _take_back(self) -> list[Held]:
+        late = list(self._hand) if self._is_late() else []
         if late:
             self._hand.clear()
         return late
@@ -311,14 +376,19 @@ class BusyDesk(Desk):
         if not threads or self._grace.begun.is_set():
             return 0
         ahead = 0
-        if not any(self._taken.values()) and not any(_is_suspect(lease) for lease, _ in self._hand):
+        if self._may_hold():
             since = time.monotonic() - HORIZON
             # Less the one that ended just now, however long it took.
             ahead = sum(moment > since for moment in self._recent) - 1
         free = threads - len(self._taken) - self._away
         return max(0, min(MOST, free + max(0, ahead)) - len(self._hand))
 
-    def _exchange(self, ends: Sequence[Ending], limit: int) -> list[tuple[Lease, float]]:
+    def _may_hold(self) -> bool:
+        """Whether a task may be lost with the process although it has not begun."""
+        held = any(_is_suspect(held.lease) for held in self._hand)
+        return not held and not any(self._taken.values()) and self._deliveries > 1
+
+    def _exchange(self, ends: Sequence[Ending], limit: int) -> list[Held]:
         pairs = [(ending.lease, ending.transition) for ending in ends]
         name, lease = self._settings.name, self._settings.lease
         since = 0.0
@@ -341,10 +411,32 @@ class BusyDesk(Desk):
         if found is not None and len(found[0]) < len(ends):
             # One that the storage cannot hold harms no other.
             for ending in ends:
-                super().end(ending)
+                self._hand_in_alone(ending)
             return []
         self._settle(ends, None if found is None else found[0])
-        return [] if found is None else [(lease, since) for lease in found[1]]
+        now = time.monotonic()
+        return [] if found is None else [Held(lease, since, now) for lease in found[1]]
+
+    def _hand_in_alone(self, ending: Ending) -> None:
+        try:
+            self._finish(ending, REFUSALS)
+        except Exception:
+            name = f"taskqueue-{self._settings.queue}-{ending.lease.task.id}-end"
+            finish = partial(self._finish, ending)
+            try:
+                threading.Thread(target=finish, name=name, daemon=True).start()
+            except RuntimeError:
+                finish()
+
+
+def _log_kept(leases: Sequence[Lease], exc: Exception) -> None:
+    for lease in leases:
+        logger.warning(
+            "task %s: not begun, not given back (%s), its lease expires",
+            lease.task.id,
+            exc,
+            exc_info=not isinstance(exc, StorageUnavailable),
+        )
 
 
 def _is_suspect(lease: Lease) -> bool:

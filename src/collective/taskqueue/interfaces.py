@@ -220,6 +220,8 @@ class ITaskStorage(Interface):
 class IExchange(Interface):
     """A storage may provide this, too, if to ask it takes much longer than what it does."""
 
+    settings: Any = Attribute("The `QueueSettings` that it was made with.")
+
     def exchange(
         ends: Sequence[tuple[Lease, Transition]],
         consumer: str,

@@ -79,9 +79,9 @@ class Keeper:
         return thread
 
     def end(self, watched: _Watched) -> None:
-        """Called when the block is left."""
+        """Called when the block is left; more than once does no harm."""
         with self._changed:
-            del self._running[watched.attempt.lease.token]
+            self._running.pop(watched.attempt.lease.token, None)
 
     def running(self) -> list[Attempt]:
         """Return the attempts that run right now."""
