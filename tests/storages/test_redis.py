@@ -8,10 +8,12 @@ from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import exchange
 from collective.taskqueue.contract.base import finish_and_take
+from collective.taskqueue.contract.base import ManualClock
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
 from pathlib import Path
@@ -94,6 +96,52 @@ def test_many_ends_that_failed_may_be_repeated(storage, monkeypatch, alone):
         assert [lease.task for lease in brought] == list(tasks[3:])
         assert [storage.finish(lease, ending(lease)) for lease in brought] == [SUCCEEDED] * 2
     assert all(len(storage.get(lease.task.id).attempts) == 1 for lease in leases)
+
+
+def test_what_is_asked_for_again_late_has_a_lease_anew(server, monkeypatch):
+    """It was about to expire: nobody held it who could have renewed it."""
+    clock = ManualClock()
+    settings = QueueSettings(type="redis", unix_socket_path=server.socket, queue="late")
+    storage = RedisStorage(settings, clock)
+    add(storage, new_task(), new_task())
+    lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
+    with pytest.raises(StorageUnavailable):
+        take(storage, lease=30.0)
+    clock.advance(25)
+    lease = take(storage, lease=30.0)
+    assert lease.attempt == 1
+    assert lease.expires == pytest.approx(clock() + 30, abs=1.0)
+    clock.advance(20)
+    assert storage.recover() == []
+    lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
+    ends = [(lease, ending(lease))]
+    with pytest.raises(StorageUnavailable):
+        storage.exchange(ends, "consumer", 1, 30.0)
+    clock.advance(25)
+    _, (lease,) = storage.exchange(ends, "consumer", 1, 30.0)
+    assert lease.expires == pytest.approx(clock() + 30, abs=1.0)
+    storage.close()
+
+
+def test_one_that_cannot_be_read_harms_no_other(storage, server, monkeypatch):
+    """Not even if the server goes away before it is told of: all is asked for again."""
+    first, broken, good = add(storage, new_task(), new_task(), new_task())
+    lease = take(storage)
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.hset(f"collective.taskqueue.default:task:{broken.id}", "body", b"\xc1")
+    ends = [(lease, ending(lease))]
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_condemn", _gone)
+        with pytest.raises(StorageUnavailable):
+            exchange(storage, ends, limit=2)
+    states, (lease,) = exchange(storage, ends, limit=2)
+    assert (states, lease.task.id) == ([SUCCEEDED], good.id)
+    assert storage.get(broken.id).state == FAILED
+    assert storage.get(first.id).state == SUCCEEDED
+
+
+def _gone(*args):
+    raise StorageUnavailable("gone")
 
 
 def test_what_interrupts_a_call_does_not_disturb_the_next(storage, monkeypatch):

@@ -442,11 +442,12 @@ local function born()
   return call('GET', P .. ':born')
 end
 
-local function reserved(mine, nonce)
-  -- The oldest is at the right end.
+local function reserved(mine, nonce, seconds)
+  -- The oldest is at the right end. Nobody has renewed these, however long ago that was.
   local leases = {}
   for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
     if string.sub(get(id, 'token') or '', 1, #nonce) == nonce then
+      call('ZADD', P .. ':leases', text(now + seconds), id)
       table.insert(leases, 1, lease_of(id))
     end
   end
@@ -488,7 +489,7 @@ local function reserve(consumer, process, nonce, limit, seconds, careful)
   recover(expired(), news)
   ripen()
   -- The reply to this very call was lost; its leases are not.
-  if settings.again then leases = reserved(P .. '.' .. consumer, nonce) end
+  if settings.again then leases = reserved(P .. '.' .. consumer, nonce, tonumber(seconds)) end
   if #leases == 0 and call('EXISTS', P .. ':paused') == 0 then
     leases, done = take(consumer, process, nonce, tonumber(limit), tonumber(seconds), careful)
   end

@@ -177,10 +177,10 @@ class RedisStorage:
     def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
         with self._asking() as (nonce, again):
             found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
-        soonest, news, reserved, born = found
-        self._notice_loss(born)
-        self._tell(news)
-        return float(soonest or "inf"), self._leases(consumer, reserved)
+            soonest, news, reserved, born = found
+            self._notice_loss(born)
+            self._tell(news)
+            return float(soonest or "inf"), self._leases(consumer, reserved)
 
     @contextmanager
     def _asking(self, *tokens: str) -> Iterator[tuple[str, bool]]:
@@ -294,9 +294,9 @@ class RedisStorage:
             states, news, reserved, born = self._call(
                 "exchange", consumer, self._process, nonce, limit, seconds, *fields, again=again
             )
-        self._notice_loss(born)
-        self._tell(news)
-        return [state.decode() or None for state in states], self._leases(consumer, reserved)
+            self._notice_loss(born)
+            self._tell(news)
+            return [state.decode() or None for state in states], self._leases(consumer, reserved)
 
     def give_back(self, leases: Sequence[Lease]) -> list[str]:
         held = [part for lease in leases for part in (lease.task.id, lease.token)]
