@@ -10,6 +10,7 @@ RUNS = [
     ("enqueue", "--database", "file_storage", "--injections", 700),
     ("enqueue", "--database", "zeo", "--injections", 400),
     ("consume", "--kills", 200),
+    ("consume", "--stream", "--kills", 200),
     ("enqueue", "--storage", "sqlite", "--injections", 300),
     ("enqueue", "--storage", "postgresql", "--injections", 300),
     ("consume", "--storage", "sqlite", "--kills", 60),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.desk import MOST
 from collective.taskqueue.storages.redis import RedisStorage
 from crash import run
 from crash import worker_command
@@ -17,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 import os
 import pytest
+import redis
 import signal
 import subprocess
 import time
@@ -105,6 +108,15 @@ def test_killed_under_load(storage, kills):
     assert (totals["lost"], totals["doubled"], totals["late"]) == (0, 0, 0)
 
 
+def test_killed_in_a_stream():
+    """Of many short tasks: what was held runs once, what had just ended perhaps twice."""
+    totals = run("consume", "--stream", "--kills", 24)
+    assert totals["kills"] == 24
+    assert (totals["lost"], totals["doubled"], totals["late"]) == (0, 0, 0)
+    assert totals["innocent"] == 0
+    assert totals["most of one kill"] <= MOST + 1
+
+
 def test_back_under_its_name_at_once_and_in_order(workers):
     """C63, D34: the lease has long to go, and what was running comes before what waits."""
     first = workers.start(lease=LONG)
@@ -178,3 +190,74 @@ def test_namesakes_share_no_task(workers):
     assert len({line.url for line in lines}) == len(lines) == 201
     assert {line.pid for line in lines} == {first.pid, second.pid}
     assert len(workers.storage.get(long).attempts) == 1
+
+
+def test_poison_takes_nobody_with_it(workers):
+    """D35: in the midst of a stream, what was only held when the process died is innocent."""
+    urls = [f"/{number}/0.0005" for number in range(150)]
+    urls[75] = "/poison/0"
+    tasks = dict(zip(urls, workers.add(*urls), strict=True))
+    dead = []
+    for _ in range(3):
+        dead.append(workers.start())
+        dead[-1].wait(PATIENCE)
+    workers.start()
+    until(lambda: workers.storage.counts()["succeeded"] == 149)
+    assert workers.storage.get(tasks["/poison/0"]).reason == "its process was lost 3 times"
+    # Each death cost the others no more than what was on its way, and only the first did.
+    often = Counter(line.url for line in workers.started())
+    assert often.pop("/poison/0") == 3
+    assert max(often.values()) <= 2
+    assert [line.url for line in workers.started() if line.pid == dead[1].pid][-1] == "/poison/0"
+    lost = [
+        status for status in workers.storage.tasks("succeeded", size=200) if status.attempts[1:]
+    ]
+    assert len(lost) <= 2 * MOST
+    assert all(len(status.attempts) == 2 for status in lost)
+
+
+def test_stale_ends_of_many_change_nothing(workers):
+    """A process that slept while their ends were on their way is told no for each of them."""
+    sleeper = workers.start("sleeper", lease=SHORT)
+    ids = workers.add(*(f"/{number}/0.002" for number in range(600)))
+    until(lambda: len(workers.started()) >= 60)
+    until(lambda: stop_with_ends_unsaid(workers, sleeper))
+    try:
+        ended = {line.url for line in workers.journal.lines() if line.event == "end"}
+        running = {status.id: status.task.url for status in workers.storage.tasks("running")}
+        unsaid = [task_id for task_id, url in running.items() if url in ended]
+        assert len(unsaid) > 1
+        workers.start("other", lease=SHORT)
+        until(lambda: workers.storage.counts()["succeeded"] == len(ids))
+    finally:
+        os.kill(sleeper.pid, signal.SIGCONT)
+    for task_id in unsaid:
+        message = f"task {task_id}: finished after its lease was lost"
+        until(lambda message=message: message in workers.log())
+        status = workers.storage.get(task_id)
+        assert (status.state, status.consumer) == ("succeeded", "other")
+        assert [attempt.reason for attempt in status.attempts] == ["its process was lost", ""]
+    often = Counter(line.url for line in workers.started())
+    assert {url for url, number in often.items() if number > 1} <= set(running.values())
+    assert workers.storage.counts()["succeeded"] == len(ids)
+
+
+def stop_with_ends_unsaid(workers: Workers, worker: Popen[bytes]) -> bool:
+    """Stop a worker when some of its tasks have ended and the server has not heard of it."""
+
+    def ended() -> int:
+        return sum(line.event == "end" for line in workers.journal.lines())
+
+    with redis.Redis(unix_socket_path=workers.server.socket) as client:
+        client.client_pause(int(PATIENCE * 1000), all=False)
+        before, deadline = ended(), time.monotonic() + SHORT / 4
+        while ended() < before + 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(worker.pid, signal.SIGSTOP)
+        # What it has sent and is not done yet never will be.
+        client.client_kill_filter(_type="normal", skipme=True)
+        client.client_unpause()
+    if ended() >= before + 3:
+        return True
+    os.kill(worker.pid, signal.SIGCONT)
+    return False
