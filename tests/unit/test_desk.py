@@ -1,8 +1,13 @@
 """The desk of a consumer whose storage is far away: many ends and many leases at once."""
 
 from collections import deque
+from collective.taskqueue import clerk as clerk_room
 from collective.taskqueue import desk as desk_room
 from collective.taskqueue import grace as pauses
+from collective.taskqueue.clerk import BusyDesk
+from collective.taskqueue.clerk import Held
+from collective.taskqueue.clerk import MOST
+from collective.taskqueue.clerk import PATIENCE
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -14,11 +19,7 @@ from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import is_blocked
 from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.desk import BusyDesk
 from collective.taskqueue.desk import Ending
-from collective.taskqueue.desk import Held
-from collective.taskqueue.desk import MOST
-from collective.taskqueue.desk import PATIENCE
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.grace import Grace
 from collective.taskqueue.storages.local import LocalStorage
@@ -493,7 +494,9 @@ def test_a_stopped_consumer_keeps_nothing(storage, limit):
 def now(monkeypatch):
     """The clock of the desk stands still: a list of one moment, which may be moved."""
     moment = [time.monotonic()]
-    monkeypatch.setattr(desk_room, "time", SimpleNamespace(monotonic=lambda: moment[0]))
+    clock = SimpleNamespace(monotonic=lambda: moment[0])
+    monkeypatch.setattr(desk_room, "time", clock)
+    monkeypatch.setattr(clerk_room, "time", clock)
     return moment
 
 
@@ -633,7 +636,7 @@ def test_a_task_that_must_not_be_lost_is_not_held(make, storage, stored):
 def test_a_suspect_from_the_storage_waits_as_well(make, storage, stored, monkeypatch):
     """D35: it makes no difference which of the threads it comes to, and how."""
     first, suspect = new_task(), new_task()
-    monkeypatch.setattr(desk_room, "_is_suspect", lambda lease: lease.task == suspect)
+    monkeypatch.setattr(clerk_room, "_is_suspect", lambda lease: lease.task == suspect)
     add(storage, first)
     desk = make(concurrent_limit=2)
     lease = take(desk)

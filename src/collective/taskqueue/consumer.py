@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from collective.taskqueue import policy
 from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.clerk import BusyDesk
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.desk import BusyDesk
 from collective.taskqueue.desk import Desk
 from collective.taskqueue.desk import Ending
 from collective.taskqueue.errors import described

@@ -1,14 +1,10 @@
 """The desk of a consumer: where its threads are given tasks, and hand in what has ended.
 
-`Desk` asks the storage each time. `BusyDesk` is for a storage that is far away: it has a
-clerk, a thread that hands in many ends at once and brings as many new tasks, while the
-others go on. What has ended is on its way at once; what is brought ahead is what the consumer
-began within the last moments, and goes back if it cannot begin soon.
+This one asks the storage each time; the one in `clerk` is for a storage that is far away.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.config import ServerSettings
@@ -18,31 +14,17 @@ from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Transition
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import Any
 from typing import NamedTuple
 from typing import TypeVar
 import logging
-import threading
 import time
 
 
 logger = logging.getLogger("collective.taskqueue")
 
 T = TypeVar("T")
-
-#: Most ends, and most leases, that one call to the storage is about.
-MOST = 32
-
-#: What is reserved ahead is what was done in so many seconds before.
-HORIZON = 0.05
-
-#: Seconds that a task which was brought ahead waits for a thread before it is given back.
-PATIENCE = 0.1
-
-#: How often the clerk tries to hand in what the storage refuses, before somebody else does.
-REFUSALS = 2
 
 
 class Ending(NamedTuple):
@@ -51,16 +33,6 @@ class Ending(NamedTuple):
     lease: Lease
     transition: Transition
     release: Callable[[], None]
-
-
-class Held(NamedTuple):
-    """A task that waits at the desk, and two moments of the monotonic clock."""
-
-    lease: Lease
-    #: Its lease has not begun before.
-    since: float
-    #: When it came to the desk.
-    arrived: float
 
 
 class Desk:
@@ -188,247 +160,6 @@ class Desk:
                 logger.exception("task %s: nobody told of its end, going on", ending.lease.task.id)
 
 
-class BusyDesk(Desk):
-    """See the module; its storage is an `IExchange`."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        lock = threading.Lock()
-        #: For the clerk: there is work. For the others: the clerk has been at the storage.
-        self._work = threading.Condition(lock)
-        self._news = threading.Condition(lock)
-        #: What was brought ahead, oldest first.
-        self._hand: deque[Held] = deque()
-        self._ends: deque[Ending] = deque()
-        #: The tokens of all that the threads have in their hands.
-        self._taken: dict[str, bool] = {}
-        #: How many threads wait at the storage and not here.
-        self._away = 0
-        #: When the last tasks ended.
-        self._recent: deque[float] = deque(maxlen=MOST + 1)
-        self._deliveries: int = self._storage.settings.max_deliveries
-        self._under_way = False
-        self._closed = False
-        self._clerk: threading.Thread | None = None
-
-    def take(self, timeout: float | None = None) -> list[Lease]:
-        with self._work:
-            lease = self._from_hand()
-            if lease is not None or self._grace.begun.is_set():
-                return [] if lease is None else [lease]
-            self._away += 1
-        leases: list[Lease] = []
-        try:
-            leases = super().take(timeout)
-        finally:
-            with self._work:
-                self._away -= 1
-                leases = [lease for lease in leases if not self._holds_back(lease)]
-                for lease in leases:
-                    self._note_taken(lease)
-        return leases
-
-    def _from_hand(self) -> Lease | None:
-        """Return what is next, None if there is nothing, and nothing on its way."""
-        while not self._grace.begun.is_set():
-            if self._hand and self._may_begin(self._hand[0]):
-                lease = self._hand.popleft().lease
-                self._note_taken(lease)
-                return lease
-            # Without a limit the clerk brings nothing that could be waited for.
-            if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
-                break
-            self._news.wait()
-        return None
-
-    def _has_unsaid(self) -> bool:
-        return bool(self._ends) or self._under_way
-
-    def _may_begin(self, held: Held) -> bool:
-        if time.monotonic() - held.since > self._settings.lease / 3:
-            # The storage was away for so long that the lease may be over before it is renewed.
-            return False
-        # Should it take down the process, then nothing that has ended is lost with it.
-        return not (_is_suspect(held.lease) and self._has_unsaid())
-
-    def _holds_back(self, lease: Lease) -> bool:
-        """Whether a task that came past the clerk waits here, too: see `_may_begin`."""
-        limited = bool(self._settings.concurrent_limit)
-        if not (limited and _is_suspect(lease) and self._has_unsaid()):
-            return False
-        self._put_in_hand([lease])
-        return True
-
-    def _put_in_hand(self, leases: Sequence[Lease]) -> None:
-        now = time.monotonic()
-        self._hand.extendleft(Held(lease, now, now) for lease in reversed(leases))
-        self._work.notify()
-
-    def _note_taken(self, lease: Lease) -> None:
-        self._taken[lease.token] = _is_suspect(lease)
-
-    def end(self, ending: Ending) -> None:
-        with self._work:
-            if not self._closed and self._has_clerk(ending):
-                self._taken.pop(ending.lease.token, None)
-                self._recent.append(time.monotonic())
-                self._ends.append(ending)
-                self._work.notify()
-                return
-        self.drop(ending.lease)
-        super().end(ending)
-
-    def drop(self, lease: Lease) -> None:
-        with self._work:
-            self._taken.pop(lease.token, None)
-
-    def give_back(self, leases: Sequence[Lease]) -> None:
-        with self._work:
-            if self._is_staffed():
-                # In its order with what the clerk gives back.
-                self._put_in_hand(leases)
-                return
-        super().give_back(leases)
-
-    def _is_staffed(self) -> bool:
-        return not self._closed and self._clerk is not None and self._clerk.is_alive()
-
-    def _has_clerk(self, ending: Ending) -> bool:
-        if self._clerk is None or not self._clerk.is_alive():
-            name = f"taskqueue-{self._settings.queue}-{self._settings.name}-clerk"
-            clerk = threading.Thread(target=self._run, name=name, daemon=True)
-            try:
-                clerk.start()
-            except RuntimeError as exc:
-                logger.warning(
-                    "task %s: no thread can be had (%s), its end is handed in by itself",
-                    ending.lease.task.id,
-                    exc,
-                )
-                return False
-            self._clerk = clerk
-        return True
-
-    def wake(self) -> None:
-        with self._work:
-            self._work.notify()
-            self._news.notify_all()
-
-    def close(self) -> None:
-        with self._work:
-            self._closed = True
-            self._work.notify()
-        if self._clerk is not None:
-            self._grace.join(self._clerk, self.wake)
-
-    # the clerk
-
-    def _run(self) -> None:
-        while True:
-            with self._work:
-                while not self._has_work():
-                    if self._closed:
-                        return
-                    self._work.wait(self._patience())
-                back = self._take_back()
-                ends = [self._ends.popleft() for _ in range(min(len(self._ends), MOST))]
-                limit = self._wanted()
-                self._under_way = True
-            brought: list[Held] = []
-            try:
-                if back:
-                    until = min(held.since for held in back) + self._settings.lease
-                    self._give_back([held.lease for held in back], until)
-                if ends:
-                    brought = self._exchange(ends, limit)
-            except BaseException:
-                logger.exception("the ends of %d tasks may be lost, going on", len(ends))
-                # Or else their leases were renewed for ever.
-                for ending in ends:
-                    ending.release()
-            finally:
-                with self._work:
-                    self._hand.extend(brought)
-                    self._under_way = False
-                    self._news.notify_all()
-
-    def _has_work(self) -> bool:
-        return bool(self._ends) or self._is_late()
-
-    def _is_late(self) -> bool:
-        return bool(self._hand) and (self._grace.begun.is_set() or self._patience() == 0.0)
-
-    def _patience(self) -> float | None:
-        """Seconds until what was reserved ahead has waited too long; None if nothing has."""
-        if not self._hand:
-            return None
-        return max(0.0, self._hand[0].arrived + PATIENCE - time.monotonic())
-
-    def _take_back(self) -> list[Held]:
-        late = list(self._hand) if self._is_late() else []
-        if late:
-            self._hand.clear()
-        return late
-
-    def _wanted(self) -> int:
-        """How many tasks to reserve: one for each thread that waits here, and some ahead."""
-        threads = self._settings.concurrent_limit
-        if not threads or self._grace.begun.is_set():
-            return 0
-        ahead = 0
-        if self._may_hold():
-            since = time.monotonic() - HORIZON
-            # Less the one that ended just now, however long it took.
-            ahead = sum(moment > since for moment in self._recent) - 1
-        free = threads - len(self._taken) - self._away
-        return max(0, min(MOST, free + max(0, ahead)) - len(self._hand))
-
-    def _may_hold(self) -> bool:
-        """Whether a task may be lost with the process although it has not begun."""
-        held = any(_is_suspect(held.lease) for held in self._hand)
-        return not held and not any(self._taken.values()) and self._deliveries > 1
-
-    def _exchange(self, ends: Sequence[Ending], limit: int) -> list[Held]:
-        pairs = [(ending.lease, ending.transition) for ending in ends]
-        name, lease = self._settings.name, self._settings.lease
-        since = 0.0
-
-        def exchange() -> tuple[list[State | None], list[Lease]] | None:
-            nonlocal since
-            # Before any of the leases can have begun.
-            since = time.monotonic()
-            try:
-                found: tuple[list[State | None], list[Lease]]
-                found = self._storage.exchange(pairs, name, limit, lease)
-            except StorageUnavailable:
-                raise
-            except Exception as exc:
-                self._log_failure(ends, exc, 1)
-                return [], []
-            return found
-
-        found = self._until_done(ends, exchange)
-        if found is not None and len(found[0]) < len(ends):
-            # One that the storage cannot hold harms no other.
-            for ending in ends:
-                self._hand_in_alone(ending)
-            return []
-        self._settle(ends, None if found is None else found[0])
-        now = time.monotonic()
-        return [] if found is None else [Held(lease, since, now) for lease in found[1]]
-
-    def _hand_in_alone(self, ending: Ending) -> None:
-        try:
-            self._finish(ending, REFUSALS)
-        except Exception:
-            name = f"taskqueue-{self._settings.queue}-{ending.lease.task.id}-end"
-            finish = partial(self._finish, ending)
-            try:
-                threading.Thread(target=finish, name=name, daemon=True).start()
-            except RuntimeError:
-                finish()
-
-
 def _log_kept(leases: Sequence[Lease], exc: Exception) -> None:
     for lease in leases:
         logger.warning(
@@ -437,11 +168,6 @@ def _log_kept(leases: Sequence[Lease], exc: Exception) -> None:
             exc,
             exc_info=not isinstance(exc, StorageUnavailable),
         )
-
-
-def _is_suspect(lease: Lease) -> bool:
-    # Not all of its attempts have come to an end that counts: its process may have been lost.
-    return lease.attempt - lease.counted > 1
 
 
 def _without_response(transition: Transition) -> Transition:
