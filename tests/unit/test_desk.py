@@ -512,6 +512,23 @@ def test_what_came_late_has_not_waited(make, storage, stored, now):
     assert storage.reserves == 1
 
 
+def test_a_slow_storage_does_not_make_tasks_slow(make, storage, stored, now):
+    """How many are brought ahead follows from how long tasks take, not from how far it is."""
+    fill(storage, 10)
+    desk = make()
+    lease = take(desk)
+    for number in range(2):
+        storage.let(go=False)
+        end(desk, lease)
+        waiting = aside(desk.take)
+        eventually(lambda: desk._news._waiters)
+        storage.wait_for(number + 1)
+        now[0] += 1.0
+        storage.let(go=True)
+        (lease,) = waiting.result(BOUND)
+    assert [limit for _, limit in storage.exchanges] == [1, 2]
+
+
 def test_without_a_limit_nobody_waits_for_the_clerk(make, storage):
     """The clerk brings nothing then, and while many tasks run it is always away."""
     tasks = fill(storage, 2)

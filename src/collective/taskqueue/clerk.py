@@ -63,7 +63,9 @@ class BusyDesk(Desk):
         self._taken: dict[str, bool] = {}
         #: How many threads wait at the storage and not here.
         self._away = 0
-        #: When the last tasks ended.
+        #: Seconds that all threads together have waited for the clerk.
+        self._waited = 0.0
+        #: When the last tasks ended, by the clock that stands still while all threads wait.
         self._recent: deque[float] = deque(maxlen=MOST + 1)
         self._deliveries: int = self._storage.settings.max_deliveries
         self._under_way = False
@@ -97,7 +99,9 @@ class BusyDesk(Desk):
             # Without a limit the clerk brings nothing that could be waited for.
             if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
                 break
+            before = time.monotonic()
             self._news.wait()
+            self._waited += time.monotonic() - before
         return None
 
     def _has_unsaid(self) -> bool:
@@ -130,7 +134,7 @@ class BusyDesk(Desk):
         with self._work:
             if not self._closed and self._has_clerk(ending):
                 self._taken.pop(ending.lease.token, None)
-                self._recent.append(time.monotonic())
+                self._recent.append(self._busy())
                 self._ends.append(ending)
                 self._work.notify()
                 return
@@ -236,11 +240,14 @@ class BusyDesk(Desk):
             return 0
         ahead = 0
         if self._may_hold():
-            since = time.monotonic() - HORIZON
+            since = self._busy() - HORIZON
             # Less the one that ended just now, however long it took.
             ahead = sum(moment > since for moment in self._recent) - 1
         free = threads - len(self._taken) - self._away
         return max(0, min(MOST, free + max(0, ahead)) - len(self._hand))
+
+    def _busy(self) -> float:
+        return time.monotonic() - self._waited / (self._settings.concurrent_limit or 1)
 
     def _may_hold(self) -> bool:
         """Whether a task may be lost with the process although it has not begun."""
