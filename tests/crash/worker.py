@@ -49,12 +49,14 @@ class Journal:
 
     def lines(self) -> list[Line]:
         """Return all lines, oldest first."""
-        with self._path.open() as stream:
+        with self._path.open("rb") as stream:
             stream.seek(self._read)
-            for text in stream.read().splitlines():
-                event, when, pid, url = text.split()
-                self._lines.append(Line(event, float(when), int(pid), url))
-            self._read = stream.tell()
+            # Of the last line only the beginning may be there yet.
+            whole = stream.read().rpartition(b"\n")[0]
+        for text in whole.decode().splitlines():
+            event, when, pid, url = text.split()
+            self._lines.append(Line(event, float(when), int(pid), url))
+        self._read += len(whole) + bool(whole)
         return self._lines
 
 
