@@ -27,7 +27,8 @@ logger = logging.getLogger("collective.taskqueue")
 #: Most ends, and most leases, that one call to the storage is about.
 MOST = 32
 
-#: What is reserved ahead is what was done in so many seconds before.
+#: What is reserved ahead is what was done in so many seconds before, without those in which all
+#: threads waited for the storage.
 HORIZON = 0.05
 
 #: Seconds that a task which was brought ahead waits for a thread before it is given back.
@@ -63,9 +64,11 @@ class BusyDesk(Desk):
         self._taken: dict[str, bool] = {}
         #: How many threads wait at the storage and not here.
         self._away = 0
-        #: Seconds that all threads together have waited for the clerk.
+        #: How many threads wait for the clerk, and the seconds that all together have waited,
+        #: less the moments at which those that still wait began to.
+        self._waiting = 0
         self._waited = 0.0
-        #: When the last tasks ended, by the clock that stands still while all threads wait.
+        #: When the last tasks ended, by the clock of `_busy`.
         self._recent: deque[float] = deque(maxlen=MOST + 1)
         self._deliveries: int = self._storage.settings.max_deliveries
         self._under_way = False
@@ -99,10 +102,23 @@ class BusyDesk(Desk):
             # Without a limit the clerk brings nothing that could be waited for.
             if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
                 break
-            before = time.monotonic()
-            self._news.wait()
-            self._waited += time.monotonic() - before
+            self._wait()
         return None
+
+    def _wait(self) -> None:
+        self._waiting += 1
+        self._waited -= time.monotonic()
+        try:
+            self._news.wait()
+        finally:
+            self._waiting -= 1
+            self._waited += time.monotonic()
+
+    def _busy(self) -> float:
+        """The clock that stands still while all threads wait for the clerk."""
+        now = time.monotonic()
+        waited = self._waited + self._waiting * now
+        return now - waited / (self._settings.concurrent_limit or 1)
 
     def _has_unsaid(self) -> bool:
         return bool(self._ends) or self._under_way
@@ -245,9 +261,6 @@ class BusyDesk(Desk):
             ahead = sum(moment > since for moment in self._recent) - 1
         free = threads - len(self._taken) - self._away
         return max(0, min(MOST, free + max(0, ahead)) - len(self._hand))
-
-    def _busy(self) -> float:
-        return time.monotonic() - self._waited / (self._settings.concurrent_limit or 1)
 
     def _may_hold(self) -> bool:
         """Whether a task may be lost with the process although it has not begun."""
