@@ -6,6 +6,7 @@ from collective.taskqueue import desk as desk_room
 from collective.taskqueue import grace as pauses
 from collective.taskqueue.clerk import BusyDesk
 from collective.taskqueue.clerk import Held
+from collective.taskqueue.clerk import DELAY
 from collective.taskqueue.clerk import MOST
 from collective.taskqueue.clerk import PATIENCE
 from collective.taskqueue.config import QueueSettings
@@ -566,6 +567,7 @@ def test_it_is_tried_no_longer_than_the_leases_last(make, storage, stored, quick
     fill(storage, 100)
     desk = make(lease=5.0)
     run(desk, 40)
+    now[0] += 2 * DELAY
     stored.wait_for(40)
 
     def away(leases):
@@ -631,7 +633,7 @@ def test_a_clerk_that_died_is_replaced(make, storage, stored, monkeypatch):
     clerk = desk._clerk
     with monkeypatch.context() as patch:
         # It is asleep; when it is woken it cannot even look around.
-        patch.setattr(desk, "_has_work", lambda: 1 / 0)
+        patch.setattr(desk, "_is_pressing", lambda: 1 / 0)
         patch.setattr(threading, "excepthook", lambda args: None)
         desk.wake()
         clerk.join(BOUND)

@@ -1,7 +1,7 @@
 """The desk of a consumer whose storage is far away.
 
 It has a clerk, a thread that hands in many ends at once and brings as many new tasks, while
-the others go on. What has ended is on its way at once; what is brought ahead is what the
+the others go on. What has ended is on its way in a moment; what is brought ahead is what the
 consumer began within the last moments, and goes back if it cannot begin soon.
 """
 
@@ -25,14 +25,20 @@ import time
 logger = logging.getLogger("collective.taskqueue")
 
 #: Most ends, and most leases, that one call to the storage is about.
-MOST = 32
+MOST = 64
+
+#: Most tasks that are held.
+HELD = 2 * MOST
 
 #: What is reserved ahead is what was done in so many seconds before, without those in which all
 #: threads waited for the storage.
-HORIZON = 0.05
+HORIZON = 0.1
+
+#: Seconds that an end waits for others to go with, while there is more to begin than has ended.
+DELAY = 0.02
 
 #: Seconds that a task which was brought ahead waits for a thread before it is given back.
-PATIENCE = 0.1
+PATIENCE = 0.25
 
 #: How often the clerk tries to hand in what the storage refuses, before somebody else does.
 REFUSALS = 2
@@ -69,7 +75,9 @@ class BusyDesk(Desk):
         self._waiting = 0
         self._waited = 0.0
         #: When the last tasks ended, by the clock of `_busy`.
-        self._recent: deque[float] = deque(maxlen=MOST + 1)
+        self._recent: deque[float] = deque(maxlen=HELD + 1)
+        #: When the first of the ends was handed in, by the monotonic clock.
+        self._first = 0.0
         self._deliveries: int = self._storage.settings.max_deliveries
         self._under_way = False
         self._closed = False
@@ -102,6 +110,9 @@ class BusyDesk(Desk):
             # Without a limit the clerk brings nothing that could be waited for.
             if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
                 break
+            if self._is_pressing():
+                # It may have become so by what was taken.
+                self._work.notify()
             self._wait()
         return None
 
@@ -152,7 +163,11 @@ class BusyDesk(Desk):
                 self._taken.pop(ending.lease.token, None)
                 self._recent.append(self._busy())
                 self._ends.append(ending)
-                self._work.notify()
+                if len(self._ends) == 1:
+                    self._first = time.monotonic()
+                if len(self._ends) == 1 or self._is_pressing():
+                    # Else it looks by itself, soon enough.
+                    self._work.notify()
                 return
         self.drop(ending.lease)
         super().end(ending)
@@ -205,10 +220,10 @@ class BusyDesk(Desk):
     def _run(self) -> None:
         while True:
             with self._work:
-                while not self._has_work():
-                    if self._closed:
+                while not (self._is_pressing() or self._is_late()):
+                    if self._closed and not self._ends:
                         return
-                    self._work.wait(self._patience())
+                    self._work.wait(self._pause())
                 back = self._take_back()
                 ends = [self._ends.popleft() for _ in range(min(len(self._ends), MOST))]
                 limit = self._wanted()
@@ -231,17 +246,24 @@ class BusyDesk(Desk):
                     self._under_way = False
                     self._news.notify_all()
 
-    def _has_work(self) -> bool:
-        return bool(self._ends) or self._is_late()
+    def _is_pressing(self) -> bool:
+        """Whether what has ended is to be handed in now."""
+        if self._grace.begun.is_set() or len(self._ends) >= min(len(self._hand), MOST):
+            return bool(self._ends)
+        return bool(self._ends) and time.monotonic() >= self._first + DELAY
 
     def _is_late(self) -> bool:
-        return bool(self._hand) and (self._grace.begun.is_set() or self._patience() == 0.0)
-
-    def _patience(self) -> float | None:
-        """Seconds until what was reserved ahead has waited too long; None if nothing has."""
+        """Whether what was reserved ahead has waited too long."""
         if not self._hand:
-            return None
-        return max(0.0, self._hand[0].arrived + PATIENCE - time.monotonic())
+            return False
+        return self._grace.begun.is_set() or time.monotonic() >= self._hand[0].arrived + PATIENCE
+
+    def _pause(self) -> float | None:
+        """Seconds until one of both is true, whatever happens; None if neither will be."""
+        moments = [self._first + DELAY] if self._ends else []
+        if self._hand:
+            moments.append(self._hand[0].arrived + PATIENCE)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _take_back(self) -> list[Held]:
         late = list(self._hand) if self._is_late() else []
@@ -260,7 +282,7 @@ class BusyDesk(Desk):
             # Less the one that ended just now, however long it took.
             ahead = sum(moment > since for moment in self._recent) - 1
         free = threads - len(self._taken) - self._away
-        return max(0, min(MOST, free + max(0, ahead)) - len(self._hand))
+        return max(0, min(MOST, free + max(0, ahead) - len(self._hand)))
 
     def _may_hold(self) -> bool:
         """Whether a task may be lost with the process although it has not begun."""
