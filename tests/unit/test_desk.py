@@ -5,8 +5,8 @@ from collective.taskqueue import clerk as clerk_room
 from collective.taskqueue import desk as desk_room
 from collective.taskqueue import grace as pauses
 from collective.taskqueue.clerk import BusyDesk
-from collective.taskqueue.clerk import Held
 from collective.taskqueue.clerk import DELAY
+from collective.taskqueue.clerk import Held
 from collective.taskqueue.clerk import MOST
 from collective.taskqueue.clerk import PATIENCE
 from collective.taskqueue.config import QueueSettings
