@@ -52,7 +52,7 @@ def throughput(
             bare.append(seconds / size)
             ours.append(drained / size)
     succeeded = queue.counts()[SUCCEEDED]
-    if succeeded != min(size * (rounds + 1), queue.settings.max_finished):
+    if succeeded < min(size * (rounds + 1), queue.settings.max_finished):
         raise AssertionError(f"only {succeeded} tasks succeeded")
     ratio = median(a / b for a, b in zip(bare, ours, strict=True))
     return ratio, median(bare), median(ours)
