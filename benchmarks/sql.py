@@ -133,7 +133,7 @@ def main() -> None:
     """Print one line for each figure."""
     parser = argparse.ArgumentParser(prog="benchmarks.sql", description=__doc__)
     parser.add_argument("--backlog", type=int, default=1_000_000)
-    parser.add_argument("--size", type=int, default=300)
+    parser.add_argument("--size", type=int, default=1000)
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
     with (
