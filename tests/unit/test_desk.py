@@ -158,6 +158,15 @@ def older(held, seconds):
     return Held(held.lease, held.since - seconds, held.arrived - seconds)
 
 
+def in_stream(make, storage, stored, **settings):
+    """Return a desk that has tasks in hand, of a hundred that were there, and their ids."""
+    tasks = fill(storage, 100)
+    desk = make(**settings)
+    run(desk, 40)
+    stored.wait_for(40)
+    return desk, tasks
+
+
 def eventually(condition):
     deadline = time.monotonic() + BOUND
     while not condition():
@@ -216,6 +225,25 @@ def test_an_end_waits_for_nothing(make, storage, stored):
     assert stored == [(task, SUCCEEDED)]
 
 
+def test_an_end_waits_for_company_while_there_is_more_to_begin(make, storage, stored, now):
+    """A commit that lasts costs as much for one as for many; but nobody waits for long."""
+    fill(storage, 100)
+    desk = make()
+    run(desk, 40)
+    now[0] += 2 * DELAY
+    stored.wait_for(40)
+    number = len(storage.exchanges)
+    assert len(desk._hand) > 2
+    end(desk, take(desk))
+    # The clock of the desk stands still.
+    with desk._work:
+        assert len(desk._ends) == 1
+        assert not desk._is_pressing()
+    now[0] += 2 * DELAY
+    stored.wait_for(41)
+    assert storage.exchanges[number][0] == 1
+
+
 def test_slow_tasks_are_not_reserved_ahead(make, storage, stored):
     """Another consumer would have had a hand free for them."""
     fill(storage, 10)
@@ -231,10 +259,7 @@ def test_slow_tasks_are_not_reserved_ahead(make, storage, stored):
 
 def test_what_cannot_begin_is_given_back(make, storage, stored):
     """In its order, before all that waits, with nothing in its history."""
-    tasks = fill(storage, 100)
-    desk = make()
-    run(desk, 40)
-    stored.wait_for(40)
+    desk, tasks = in_stream(make, storage, stored)
     slow = take(desk)
     assert slow.task.id == tasks[40]
     eventually(lambda: len(storage) == 59)
@@ -247,10 +272,7 @@ def test_what_cannot_begin_is_given_back(make, storage, stored):
 
 def test_it_is_given_back_in_time(make, storage, stored):
     """Not before somebody had time to take it, and not long after."""
-    fill(storage, 100)
-    desk = make()
-    run(desk, 40)
-    stored.wait_for(40)
+    desk, _ = in_stream(make, storage, stored)
     storage.let(go=False)
     before = len(storage.exchanges)
     end(desk, take(desk))
@@ -263,10 +285,7 @@ def test_it_is_given_back_in_time(make, storage, stored):
 
 def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored):
     """The clerk was held up for so long: somebody else may have been given the task."""
-    fill(storage, 60)
-    desk = make(lease=30.0)
-    run(desk, 40)
-    stored.wait_for(40)
+    desk, _ = in_stream(make, storage, stored, lease=30.0)
     storage.let(go=False)
     number = len(storage.exchanges)
     end(desk, take(desk))
@@ -346,10 +365,7 @@ def test_one_end_that_cannot_be_stored_harms_no_other(make, storage, stored, qui
 
 def test_who_waits_is_let_go_by_the_stop(make, storage, stored):
     """And what was brought for it goes back."""
-    fill(storage, 100)
-    desk = make()
-    run(desk, 40)
-    stored.wait_for(40)
+    desk, _ = in_stream(make, storage, stored)
     storage.let(go=False)
     number = len(storage.exchanges)
     end(desk, take(desk))
@@ -428,10 +444,7 @@ def test_a_clerk_lives_on_whatever_happens(make, storage, stored, caplog):
 
 def test_what_cannot_be_given_back_is_said(make, storage, stored, caplog):
     """Its lease expires."""
-    fill(storage, 100)
-    desk = make()
-    run(desk, 40)
-    stored.wait_for(40)
+    desk, _ = in_stream(make, storage, stored)
 
     def broken(leases):
         raise ValueError("broken")
@@ -543,10 +556,7 @@ def test_without_a_limit_nobody_waits_for_the_clerk(make, storage):
 
 def test_what_cannot_be_given_back_now_is_later(make, storage, stored, quick, monkeypatch):
     """No process was lost, so no attempt counts as lost, and the order stays."""
-    tasks = fill(storage, 100)
-    desk = make()
-    run(desk, 40)
-    stored.wait_for(40)
+    desk, tasks = in_stream(make, storage, stored)
     failures = [StorageUnavailable("gone")] * 3
     give_back = storage.give_back
 
@@ -645,10 +655,7 @@ def test_a_clerk_that_died_is_replaced(make, storage, stored, monkeypatch):
 def test_a_task_that_must_not_be_lost_is_not_held(make, storage, stored):
     """With one delivery only, what is held when the process dies would fail unseen."""
     storage.settings = QueueSettings(max_deliveries=1)
-    fill(storage, 100)
-    desk = make()
-    run(desk, 40)
-    stored.wait_for(40)
+    in_stream(make, storage, stored)
     assert {limit for _, limit in storage.exchanges} == {1}
 
 
@@ -677,10 +684,7 @@ def test_a_suspect_from_the_storage_waits_as_well(make, storage, stored, monkeyp
 
 def test_what_a_stop_gives_back_stays_in_its_order(make, storage, stored):
     """One waits for its transaction, others have been brought: they go back together."""
-    tasks = fill(storage, 100)
-    desk = make()
-    run(desk, 40)
-    stored.wait_for(40)
+    desk, tasks = in_stream(make, storage, stored)
     with desk._work:
         desk._hand = deque(older(held, -1000.0) for held in desk._hand)
     lease = take(desk)
