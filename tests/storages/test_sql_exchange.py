@@ -22,8 +22,6 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
-from pathlib import Path
-from services import PostgresServer
 from typing import Any
 import contextlib
 import multiprocessing
@@ -34,13 +32,6 @@ import random
 import signal
 import threading
 import time
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/queue.sqlite"
-    return postgres_server.new_database()
 
 
 @pytest.fixture

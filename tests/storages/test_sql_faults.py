@@ -21,19 +21,10 @@ from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
-from pathlib import Path
-from services import PostgresServer
 from sqlalchemy import text
 from traceback import format_exception
 from typing import Any
 import pytest
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/queue.sqlite"
-    return postgres_server.new_database()
 
 
 @pytest.fixture
