@@ -9,8 +9,8 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages._forks import FORKS
-from collective.taskqueue.storages._many import AsOne
-from collective.taskqueue.storages._many import OneByOne
+from collective.taskqueue.storages._many import InProcess
+from collective.taskqueue.storages._many import OnServer
 from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
@@ -109,7 +109,7 @@ class SQLite:
     relaxed: tuple[Any, ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
-    many = OneByOne()
+    many = InProcess()
 
     def __init__(self, settings: QueueSettings, url: Any) -> None:
         self.settings = settings
@@ -257,7 +257,7 @@ class PostgreSQL:
     number: ColumnElement[int] = NUMBERS.next_value()
     insert = staticmethod(postgresql.insert)
     serial = False
-    many = AsOne()
+    many = OnServer()
     #: A crash of the server may take a claim, and nothing else with it.
     relaxed = (func.set_config("synchronous_commit", "off", True),)
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages import _endings
-from collective.taskqueue.storages import _many
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
@@ -126,7 +125,7 @@ class Finishing(Steering):
     ) -> tuple[list[State | None], list[Any]] | None:
         """End attempts and claim tasks in one statement; None if its answer was lost."""
         rows = [{**row, "place_": number} for number, row in enumerate(values, 1)]
-        given = {"rows": _many.packed(rows), "count_": len(rows)}
+        given = {**self._session.dialect.many.packed(rows), "count_": len(rows)}
 
         def work(connection: Connection, again: bool) -> Any:
             if again:
@@ -138,8 +137,9 @@ class Finishing(Steering):
         found = self._session.single(work)
         if found is None:
             return None
-        done = set(found[0].ended or ())
-        rest = [n for n, (lease, _) in enumerate(ends) if lease.token not in done]
+        # None are all of them.
+        done = found[0].ended
+        rest = [n for n, (lease, _) in enumerate(ends) if done is not None and lease.token not in done]
         states: list[State | None] = [end.state for _, end in ends]
         if rest:
             # Stale, or to be cancelled.

@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import TASK
+from sqlalchemy import any_
+from sqlalchemy import ARRAY
 from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
+from sqlalchemy import case
 from sqlalchemy import cast
 from sqlalchemy import column
 from sqlalchemy import ColumnElement
-from sqlalchemy import Connection
 from sqlalchemy import CTE
 from sqlalchemy import Double
 from sqlalchemy import func
 from sqlalchemy import Integer
 from sqlalchemy import LargeBinary
+from sqlalchemy import literal_column
+from sqlalchemy import null
 from sqlalchemy import Select
 from sqlalchemy import select
 from sqlalchemy import Text
@@ -28,8 +32,9 @@ from typing import Any
 import json
 
 
-#: The values of one row, by the name of their parameter.
+#: The values of one row, by the name of their parameter, and what stands for them.
 Row = dict[str, Any]
+Given = Mapping[str, ColumnElement[Any]]
 
 
 #: What is said of an attempt that ends, and the type of each. `place_` is for many at once.
@@ -46,56 +51,76 @@ GIVEN: dict[str, Any] = {
 }
 
 
-class OneByOne:
-    """The driver of a database in this process executes the statement for each row."""
+
+class InProcess:
+    """A library in this process, which reads the rows as it goes.
+
+    One call of its driver for all of them: after each call this thread may have to wait for
+    those that compute.
+    """
 
     #: Whether one statement can end tasks and claim others.
     at_once = False
 
-    def given(self, types: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
+    def given(self) -> Given:
         """Return what stands in a statement for the values of each row."""
-        return {name: bindparam(name, type_=kind) for name, kind in types.items()}
+        row = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="row")
+        # There are no bytes in JSON: where in the others they begin, and how many they are.
+        places = {**GIVEN, "last_": Integer, "length": Integer}
+        queue = bindparam("queue_", type_=Text).label("queue_")
+        values = [
+            func.json_extract(row.c.value, literal_column(f"'$[{number}]'"), type_=kind).label(name)
+            for number, (name, kind) in enumerate(places.items())
+        ]
+        # With a limit it is not merged into the statement: the rows come first, and each task
+        # is found by the whole of its key.
+        given = select(queue, *values).limit(literal_column("-1")).subquery("given").c
+        last = func.substr(bindparam("bytes", type_=LargeBinary), given.last_, given.length)
+        return {**given, "last_": last}
 
-    def change(
-        self, connection: Connection, statement: Any, common: Row, rows: Sequence[Row]
-    ) -> int:
-        """Execute a statement with `given` for each of the rows; return how many it changed."""
-        result = connection.execute(statement, [{**common, **row} for row in rows])
-        return int(result.rowcount)
+    def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions that a task is that of a row."""
+        return TASK.c.queue == given["queue_"], TASK.c.id == given["id_"]
+
+    def packed(self, rows: Sequence[Row]) -> Row:
+        """Return rows as the parameters that they are."""
+        lists, parts, start = [], [], 1
+        for row in rows:
+            last = row["last_"]
+            lists.append([*({**row, "last_": start}[name] for name in GIVEN), len(last)])
+            parts.append(last)
+            start += len(last)
+        return {"rows": json.dumps(lists, ensure_ascii=False), "bytes": b"".join(parts)}
 
 
-class AsOne:
-    """All rows are one parameter: to send a statement for each would take longer."""
+class OnServer:
+    """A server, which is sent all rows in one message."""
 
     at_once = True
 
-    def given(self, types: Mapping[str, Any]) -> dict[str, ColumnElement[Any]]:
+    def given(self) -> Given:
         """Return what stands in a statement for the values of each row."""
-        binary = {name for name, kind in types.items() if kind is LargeBinary}
-        columns = [column(n, Text if n in binary else kind) for n, kind in types.items()]
+        columns = [column(n, Text if n == "last_" else kind) for n, kind in GIVEN.items()]
         rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
-        table = rows.table_valued(*columns).render_derived(name="given", with_types=True)
-        return {
-            name: func.decode(table.c[name], "base64") if name in binary else table.c[name]
-            for name in types
-        }
+        given = rows.table_valued(*columns).render_derived(name="given", with_types=True).c
+        return {**given, "last_": func.decode(given.last_, "base64")}
 
-    def change(
-        self, connection: Connection, statement: Any, common: Row, rows: Sequence[Row]
-    ) -> int:
-        """Execute a statement with `given` for all of the rows; return how many it changed."""
-        result = connection.execute(statement, {**common, "rows": packed(rows)})
-        return int(result.rowcount)
+    def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions that a task is that of a row."""
+        # The second makes a planner that knows nothing of the table yet look into its key.
+        ids = bindparam("ids", type_=ARRAY(Text))
+        here = TASK.c.queue == bindparam("queue_", type_=Text)
+        return here, TASK.c.id == any_(ids), TASK.c.id == given["id_"]
+
+    def packed(self, rows: Sequence[Row]) -> Row:
+        """Return rows as the parameters that they are."""
+        packed = json.dumps(rows, default=_base64, ensure_ascii=False)
+        return {"rows": packed, "ids": [row["id_"] for row in rows]}
 
 
 def single() -> dict[str, ColumnElement[Any]]:
     """Return what stands in a statement for the end of one attempt."""
     return {name: bindparam(name, type_=kind) for name, kind in GIVEN.items() if name != "place_"}
-
-
-def packed(rows: Sequence[Row]) -> str:
-    """Return rows as the one parameter that they are."""
-    return json.dumps(rows, default=_base64, ensure_ascii=False)
 
 
 def numbers() -> CTE:
@@ -117,10 +142,18 @@ def once(ending: CTE) -> ColumnElement[bool]:
 
 
 def exchange(ending: CTE, claim: Update) -> Select[Any]:
-    """Return the statement that does both: a row at least, with the tokens of all that ended."""
-    tokens = select(func.json_agg(ending.c.done).label("ended")).subquery("tokens")
+    """Return the statement that does both: a row at least, with the tokens of all that ended.
+
+    Without them if these are all: each row has them, and the answer comes in one piece.
+    """
+    every = func.count() == bindparam("count_", type_=Integer)
+    some = func.coalesce(func.json_agg(ending.c.done), cast("[]", JSON))
+    found = case((every, null()), else_=some)
+    tokens = select(found.label("ended")).select_from(ending).subquery("tokens")
     claimed = claim.cte("claimed")
-    return select(tokens.c.ended, claimed).select_from(tokens.outerjoin(claimed, true()))
+    both = select(tokens.c.ended, claimed).select_from(tokens.outerjoin(claimed, true()))
+    # None of them is sent before the last one is there.
+    return both.order_by(claimed.c.place)
 
 
 def _base64(value: object) -> str:

@@ -107,8 +107,8 @@ class Session:
         """Execute one of `statements` for each of the rows; return how many were changed."""
         if self._needs_of(statement)[0]:
             values["now"] = self._clock()
-        values["queue_"] = self.settings.queue
-        return self.dialect.many.change(connection, statement, values, rows)
+        values |= {"queue_": self.settings.queue, **self.dialect.many.packed(rows)}
+        return int(connection.execute(statement, values).rowcount)
 
     def now(self, connection: Connection) -> float:
         """Return the time of the database."""

@@ -191,8 +191,8 @@ class Statements:
         self.finish = self._finish(_many.single(), *_HELD).returning(
             TASK.c.state, TASK.c.key, self.now.label("now")
         )
-        self.finish_many = self._finish_many(many.given(_many.GIVEN))
-        self.exchange = self._exchange(serial, many.given(_many.GIVEN)) if many.at_once else None
+        self.finish_many = self._finish_many(many, many.given())
+        self.exchange = self._exchange(serial, many) if many.at_once else None
         self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
             HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
@@ -380,17 +380,17 @@ class Statements:
             )
         )
 
-    def _finish_many(self, given: Mapping[str, Any]) -> Update:
+    def _finish_many(self, many: Any, given: Mapping[str, Any]) -> Update:
         """End those that nobody has asked to cancel; of the others its number tells nothing."""
-        # Who has a token runs, and SQLite shall find each one by its id.
-        held = HERE, TASK.c.id == given["id_"], TASK.c.token == given["token_"]
+        # Who has a token runs.
+        held = *many.of(given), TASK.c.token == given["token_"]
         return self._finish(given, *held, ~TASK.c.cancel)
 
-    def _exchange(self, serial: bool, given: Mapping[str, Any]) -> Select[Any]:
+    def _exchange(self, serial: bool, many: Any) -> Select[Any]:
         """End many and claim many. The claim sees nothing of the ends: these have no key."""
-        numbers = _many.numbers()
+        given, numbers = many.given(), _many.numbers()
         ordinal = numbers.c.n == given["place_"]
-        finish = self._finish_many({**given, "place_": numbers.c.number}).where(ordinal)
+        finish = self._finish_many(many, {**given, "place_": numbers.c.number}).where(ordinal)
         ended = _many.ended(finish)
         return _many.exchange(ended, self._claim(serial, after=[_many.once(ended)]))
 
