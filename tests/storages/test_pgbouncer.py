@@ -26,6 +26,7 @@ from collective.taskqueue.task import Progress
 from collective.taskqueue.task import SUCCEEDED
 from load import Load
 from load import persist
+from load import until
 from services import PgBouncer
 from services import PostgresServer
 from typing import Any
@@ -194,7 +195,9 @@ def test_a_session_is_given_back_as_it_was(narrow, database, make_storage, monke
         before = _left_behind(somebody)
         consumer, storage = (make_storage(narrow.url(database)) for _ in range(2))
         for _ in range(3):
+            seen = consumer._alarm.changes
             blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
+            until(lambda seen=seen: consumer._alarm.changes > seen)
             task = add_one(storage, key="key", on_conflict="after_running")
             [lease] = blocked.result(BOUND)
             assert lease.task.id == task.id
