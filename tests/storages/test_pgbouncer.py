@@ -18,7 +18,9 @@ from collective.taskqueue.contract.keys import Keys
 from collective.taskqueue.contract.races import Races
 from collective.taskqueue.contract.reserving import Reserving
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _alarm
 from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import sql
 from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import CANCELLED
@@ -247,7 +249,8 @@ def test_who_listens_without_it_is_told(
     pooler, postgres_server, database, make_storage, monkeypatch
 ):
     """Consumers that are directly connected need not wait for their next look."""
-    monkeypatch.setattr(_dialects, "POLL", 1000.0)
+    for room, name in ((_dialects, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+        monkeypatch.setattr(room, name, 1000.0)
     consumer = make_storage(postgres_server.url(database))
     storage = make_storage(pooler.url(database))
     for _ in range(2):

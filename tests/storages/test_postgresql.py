@@ -13,7 +13,9 @@ from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _alarm
 from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import sql
 from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages.sql import SqlStorage
@@ -56,7 +58,8 @@ def own_server() -> Iterator[PostgresServer]:
 
 def test_a_notification_wakes(make_storage, monkeypatch):
     """Nobody looks by itself within this test."""
-    monkeypatch.setattr(_dialects, "POLL", 1000.0)
+    for room, name in ((_dialects, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+        monkeypatch.setattr(room, name, 1000.0)
     consumer, producer = make_storage(), make_storage()
     for _ in range(3):
         blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))

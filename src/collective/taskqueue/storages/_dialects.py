@@ -345,8 +345,9 @@ class PostgreSQL:
 
     def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
         connection = engine.raw_connection()
-        connection.detach()
+        # Asked for later, a connection that is none of the pool's has no driver.
         driver: Any = connection.driver_connection
+        connection.detach()
         try:
             self._driver.listen(driver, self._channel, wake, stopped, POLL)
         finally:
