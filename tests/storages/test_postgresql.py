@@ -70,6 +70,27 @@ def test_a_notification_wakes(make_storage, monkeypatch):
         assert lease.task.id == task.id
 
 
+def test_it_listens_again_after_an_outage(own_server, caplog):
+    """Nothing is said about it but by those who ask for tasks."""
+    storage = SqlStorage(QueueSettings(type="sql", url=own_server.url()))
+    with pytest.raises(TimeoutError):
+        aside(lambda: storage.reserve("consumer", timeout=BOUND)).result(0)
+    _until(lambda: _listening(own_server) == 1)
+    own_server.stop()
+    own_server.start()
+    _until(lambda: _listening(own_server) == 1)
+    storage.close()
+    _until(lambda: _listening(own_server) == 0)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def _listening(server: PostgresServer) -> int:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
+        [number] = connection.execute(query).fetchone()
+        return number
+
+
 def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
     """N45, T10: as behind a pooler that changes sessions: LISTEN hears nothing."""
     monkeypatch.setattr(_dialects, "POLL", 0.2)

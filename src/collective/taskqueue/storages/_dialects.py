@@ -14,6 +14,7 @@ from collective.taskqueue.storages._many import OneByOne
 from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
+from contextlib import closing
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
@@ -348,10 +349,8 @@ class PostgreSQL:
         # Asked for later, a connection that is none of the pool's has no driver.
         driver: Any = connection.driver_connection
         connection.detach()
-        try:
+        with closing(driver):
             self._driver.listen(driver, self._channel, wake, stopped, POLL)
-        finally:
-            connection.close()
 
     def _locks(self, keys: Iterable[str]) -> dict[str, Any]:
         # In one order for everybody, so that no two wait for each other. A server has room for
