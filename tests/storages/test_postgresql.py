@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import at_once
 from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import ids
@@ -202,6 +203,25 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
         connection.close()
     add_one(storage)
     assert len(storage) == 2
+
+
+def test_a_claim_that_was_given_up(make_storage, url):
+    """When the table is let go the server carries it out all the same, for nobody: not this."""
+    storage, other = make_storage(stage_timeout=1.0), make_storage()
+    leases = [(add_one(storage), take(storage))[1] for _ in range(2)]
+    task = add_one(storage)
+    with psycopg.connect(_conninfo(url)) as person:
+        person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
+        calls: list[Callable[[], Any]] = [lambda: storage.reserve("consumer", timeout=0)]
+        for lease in leases:
+            ends = [(lease, ending(lease))]
+            calls.append(lambda ends=ends: storage.exchange(ends, "consumer"))
+        for error in at_once(calls):
+            assert isinstance(error, StorageUnavailable)
+        person.rollback()
+        person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
+    assert other.counts()["running"] == 0
+    assert take(other).task.id == task.id
 
 
 @pytest.mark.parametrize("how", ["expired", "due"])

@@ -30,6 +30,7 @@ from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
+from sqlalchemy import literal
 from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy import update
@@ -108,6 +109,8 @@ class SQLite:
     insert = staticmethod(sqlite.insert)
     #: What makes a claim cheaper: nothing.
     relaxed: tuple[Any, ...] = ()
+    #: What makes sure that somebody still waits for a claim: nothing.
+    awaited: tuple[ColumnElement[bool], ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
     many = OneByOne()
@@ -275,6 +278,9 @@ class PostgreSQL:
         self._engines: list[Engine] = []
         self._url = url.set(drivername="postgresql+psycopg")
         self._channel = f"taskqueue_{_digest(settings.queue)}"
+        #: Who claims has given up by the time that somebody lets go of the table, perhaps, and
+        #: the server knows nothing of it. A transaction begins in the first half of its time.
+        self.awaited = (_is_younger_than(settings.stage_timeout / 2),)
 
     def engine(self) -> Engine:
         seconds = self.settings.stage_timeout
@@ -383,6 +389,12 @@ def _begin_on_server(connection: Connection) -> None:
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
             f" SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1000)}"
         )
+
+
+def _is_younger_than(seconds: float) -> ColumnElement[bool]:
+    """Whether this transaction is. A subquery is asked once, and not for each row."""
+    age = extract("epoch", func.clock_timestamp() - func.transaction_timestamp())
+    return select(cast(age, Double) < literal(seconds, Double)).scalar_subquery()
 
 
 def _write_ahead(connection: Any, deadline: float) -> str:

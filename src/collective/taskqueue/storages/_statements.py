@@ -134,6 +134,7 @@ class Statements:
         self.now = _seconds("now") if now is None else now
         self._number = dialect.number
         self._relaxed = dialect.relaxed
+        self._awaited = dialect.awaited
         self.time = select(self.now)
         self._of_batches(dialect.insert)
         self._of_consumers(dialect.serial, dialect.many)
@@ -263,6 +264,7 @@ class Statements:
             HERE,
             one_of(QUEUED),
             ~_PAUSED,
+            *self._awaited,
             or_(
                 TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
             ),
