@@ -150,8 +150,8 @@ class Statements:
             .returning(BATCH.c.tasks, self.now)
         )
         self.in_doubt = (
-            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks)
-            .where(mine, age >= _seconds("age"))
+            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks, BATCH.c.number)
+            .where(mine, age >= _seconds("age"), BATCH.c.number > bindparam("after"))
             .order_by(BATCH.c.number)
             .limit(DOUBTS)
         )
