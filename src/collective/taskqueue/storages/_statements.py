@@ -162,19 +162,13 @@ class Statements:
         )
 
     def _of_consumers(self, serial: bool, many: Any) -> None:
-        nonce = bindparam("nonce", type_=Text)
         self.claim = self._claim(serial, *self._relaxed)
         # In one transaction with the end of another task, which has to last.
         self.claim_next = self._claim(serial)
         self.claim_keyed = self._claim(True)
         self.claim_others = self._claim(True, first=False)
         self.overtaken = self._overtaken()
-        self.reserved = select(*LEASED).where(
-            HERE,
-            one_of(RUNNING),
-            TASK.c.consumer == bindparam("consumer_"),
-            TASK.c.token == nonce + TASK.c.id,
-        )
+        self.reserved = self._reserved()
         self.look = self._look()
         self.renew = (
             update(TASK)
@@ -272,6 +266,20 @@ class Statements:
         if first:
             conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
         return conditions
+
+    def _reserved(self) -> Update:
+        """Renew what a claim has reserved whose answer was lost: nobody else has, since."""
+        return (
+            update(TASK)
+            .where(
+                HERE,
+                one_of(RUNNING),
+                TASK.c.consumer == bindparam("consumer_"),
+                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+            )
+            .values(expires=self.now + _seconds("lease"))
+            .returning(*LEASED)
+        )
 
     def _overtaken(self) -> Select[Any]:
         """Whether a task that was just claimed may not run: another of its key does."""
