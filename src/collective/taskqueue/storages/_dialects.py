@@ -30,7 +30,7 @@ from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
-from sqlalchemy import literal
+from sqlalchemy import literal_column
 from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy import update
@@ -392,9 +392,9 @@ def _begin_on_server(connection: Connection) -> None:
 
 
 def _is_younger_than(seconds: float) -> ColumnElement[bool]:
-    """Whether this transaction is. A subquery is asked once, and not for each row."""
-    age = extract("epoch", func.clock_timestamp() - func.transaction_timestamp())
-    return select(cast(age, Double) < literal(seconds, Double)).scalar_subquery()
+    """Whether this transaction is."""
+    limit: ColumnElement[Any] = literal_column(f"interval '{seconds} seconds'")
+    return func.clock_timestamp() < func.transaction_timestamp() + limit
 
 
 def _write_ahead(connection: Any, deadline: float) -> str:
