@@ -32,19 +32,23 @@ $(STAMP): setup.py examples/demo/setup.py $(CONSTRAINTS)
 demo: $(STAMP) ## A Plone site that queues and runs tasks before your eyes; ONCE=1, STORAGE=sql|redis
 	STORAGE=$(STORAGE) $(BIN)/python examples/demo/show.py $(if $(ONCE),--once)
 
-# A package of Debian: $(1) has to be there, $(2) is its name.
+# A package of Debian: $(1) has to be there, $(2) is its name; $(3) follows its installation.
 define service
 	@$(1) || { \
 	  if [ $$(id -u) = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; \
 	  else echo '$(2) is missing; type: sudo apt-get install $(2)' >&2; exit 1; fi; \
 	  command -v apt-get >/dev/null || { echo '$(2) is missing; install it' >&2; exit 1; }; \
-	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y $(2); }
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y $(2)$(if $(3), && { $(3); }); }
 endef
 
+# The package starts one for the whole machine, at each boot, which nobody here asked for.
+IDLE_POOLER := $$SUDO systemctl disable --quiet --now pgbouncer 2>/dev/null || true
+
 .PHONY: services
-services: ## The servers that the tests start: Redis and PostgreSQL, from Debian's packages
+services: ## The servers that the tests start, from Debian's packages: Redis, PostgreSQL, PgBouncer
 	$(call service,command -v redis-server >/dev/null,redis-server)
 	$(call service,ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null,postgresql)
+	$(call service,PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null,pgbouncer,$(IDLE_POOLER))
 
 .PHONY: test
 test: $(STAMP) services ## The whole suite; TESTS=tests/unit for a part of it

@@ -131,6 +131,75 @@ class PostgresServer:
             raise RuntimeError(f"{name}: {done.stderr}")
 
 
+class PgBouncer:
+    """A PgBouncer in transaction mode on a unix socket, with few connections to its server."""
+
+    PORT = 6432
+
+    def __init__(self, server: PostgresServer, connections: int = 3) -> None:
+        # Where a user who is not root does not look.
+        path = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+        if path is None:
+            raise RuntimeError("pgbouncer is missing; type: apt-get install pgbouncer")
+        self.folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
+        settings = {
+            "listen_port": self.PORT,
+            "unix_socket_dir": self.folder,
+            "auth_type": "trust",
+            "auth_file": self.folder / "users",
+            "pool_mode": "transaction",
+            "default_pool_size": connections,
+            "max_client_conn": 100,
+            # What the documentation asks for.
+            "server_login_retry": 1,
+        }
+        lines = ["[databases]", f"* = host={server.folder}", "[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in settings.items()]
+        (self.folder / "users").write_text('"postgres" ""\n')
+        (self.folder / "ini").write_text("\n".join(lines) + "\n")
+        # It refuses to be root, too.
+        self._user = _other_user() if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        self._command = [path, str(self.folder / "ini")]
+        self.process: Popen[bytes] | None = None
+
+    def start(self) -> PgBouncer:
+        """Start the process and wait until it takes connections."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = Popen(self._command, stdout=log, stderr=log, user=self._user, cwd="/")
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._listens():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise RuntimeError(f"pgbouncer does not start, see {self.folder}")
+            time.sleep(0.01)
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the process by a signal, by default without waiting for its clients."""
+        process, self.process = self.process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(number)
+            process.wait(START_TIMEOUT)
+
+    def remove(self) -> None:
+        """End the process and forget its folder."""
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str) -> str:
+        """Return the url of a database of its server."""
+        return f"postgresql://postgres@/{database}?host={self.folder}&port={self.PORT}"
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(self.folder / f".s.PGSQL.{self.PORT}"))
+                return True
+            except OSError:
+                return False
+
+
 def _version(path: Path) -> float:
     return float(path.parent.parent.name)
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import at_once
 from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _alarm
 from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import sql
 from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages.sql import SqlStorage
@@ -56,7 +59,8 @@ def own_server() -> Iterator[PostgresServer]:
 
 def test_a_notification_wakes(make_storage, monkeypatch):
     """Nobody looks by itself within this test."""
-    monkeypatch.setattr(_dialects, "POLL", 1000.0)
+    for room, name in ((_dialects, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+        monkeypatch.setattr(room, name, 1000.0)
     consumer, producer = make_storage(), make_storage()
     for _ in range(3):
         blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
@@ -65,6 +69,27 @@ def test_a_notification_wakes(make_storage, monkeypatch):
         task = add_one(producer)
         [lease] = blocked.result(BOUND / 3)
         assert lease.task.id == task.id
+
+
+def test_it_listens_again_after_an_outage(own_server, caplog):
+    """Nothing is said about it but by those who ask for tasks."""
+    storage = SqlStorage(QueueSettings(type="sql", url=own_server.url()))
+    with pytest.raises(TimeoutError):
+        aside(lambda: storage.reserve("consumer", timeout=BOUND)).result(0)
+    _until(lambda: _listening(own_server) == 1)
+    own_server.stop()
+    own_server.start()
+    _until(lambda: _listening(own_server) == 1)
+    storage.close()
+    _until(lambda: _listening(own_server) == 0)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def _listening(server: PostgresServer) -> int:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
+        [number] = connection.execute(query).fetchone()
+        return number
 
 
 def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
@@ -178,6 +203,25 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
         connection.close()
     add_one(storage)
     assert len(storage) == 2
+
+
+def test_a_claim_that_was_given_up(make_storage, url):
+    """When the table is let go the server carries it out all the same, for nobody: not this."""
+    storage, other = make_storage(stage_timeout=1.0), make_storage()
+    leases = [(add_one(storage), take(storage))[1] for _ in range(2)]
+    task = add_one(storage)
+    with psycopg.connect(_conninfo(url)) as person:
+        person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
+        calls: list[Callable[[], Any]] = [lambda: storage.reserve("consumer", timeout=0)]
+        for lease in leases:
+            ends = [(lease, ending(lease))]
+            calls.append(lambda ends=ends: storage.exchange(ends, "consumer"))
+        for error in at_once(calls):
+            assert isinstance(error, StorageUnavailable)
+        person.rollback()
+        person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
+    assert other.counts()["running"] == 0
+    assert take(other).task.id == task.id
 
 
 @pytest.mark.parametrize("how", ["expired", "due"])

@@ -199,3 +199,30 @@ def test_a_server_that_has_forgotten_the_script_gets_it_again(storage, server):
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.script_flush()
     assert len(storage) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("history", ["RPUSH", "P:history:ID", "?"]),
+        ("changes", ["HSET", "P:task:ID", "changes", b"failed \xff;"]),
+        ("progress", ["HSET", "P:task:ID", "progress", "?"]),
+        ("response", ["HSET", "P:task:ID", "last", "?"]),
+        ("task", ["HSET", "P:task:ID", "body", "?"]),
+        ("state, task, changes", ["DEL", "P:task:ID"]),
+    ],
+)
+def test_a_record_that_is_damaged(storage, part, damage):
+    """It is shown with what can be read of it and with that as its reason; others are shown."""
+    tasks = add(storage, new_task(), new_task())
+    lease = take(storage)
+    storage.finish(lease, ending(lease, FAILED, reason=""))
+    names = (("P:", f"{storage._prefix}:"), ("ID", lease.task.id))
+    for old, new in names:
+        damage = [part.replace(old, new) if isinstance(part, str) else part for part in damage]
+    storage._server.client.execute_command(*damage)
+    found = storage.tasks()
+    assert {status.id for status in found} == {task.id for task in tasks}
+    [status] = [status for status in found if status.id == lease.task.id]
+    assert status.reason == f"its record is damaged, unreadable: {part}"
+    assert status.changes[-1][0] == status.state == FAILED

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract import ManualClock
 from collective.taskqueue.contract.base import add
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import at_once
@@ -13,6 +14,7 @@ from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import LONG
+from collective.taskqueue.contract.base import near
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.sql import SqlStorage
@@ -102,6 +104,59 @@ def test_asked_again_it_tells_what_was_done(make_storage, committed, state):
     # What has ended and was answered is stale from then on.
     assert storage.exchange(ends, "consumer", 0, LONG) == ([None] * 3, [])
     assert storage.finish(following, ending(following)) == SUCCEEDED
+
+
+@pytest.fixture
+def late(url: str) -> Iterator[tuple[ManualClock, SqlStorage, SqlStorage]]:
+    """A clock, and two processes that go by it."""
+    clock = ManualClock()
+    settings = QueueSettings(type="sql", url=url, stage_timeout=20.0)
+    storages = [SqlStorage(settings, clock) for _ in range(2)]
+    yield clock, *storages
+    for storage in storages:
+        storage.close()
+
+
+def test_what_is_asked_for_again_late_has_a_lease_anew(late):
+    """It was about to expire: nobody held it who could have renewed it."""
+    clock, storage, _ = late
+    add(storage, new_task(), new_task())
+    Fault(storage, committed=True)
+    with pytest.raises(StorageUnavailable):
+        storage.reserve("consumer", timeout=0, lease=30.0)
+    clock.advance(25)
+    [lease] = storage.reserve("consumer", timeout=0, lease=30.0)
+    assert (lease.attempt, lease.expires) == (1, near(clock() + 30))
+    clock.advance(20)
+    assert storage.recover() == []
+    ends = [(lease, ending(lease))]
+    Fault(storage, committed=True)
+    with pytest.raises(StorageUnavailable):
+        storage.exchange(ends, "consumer", 1, 30.0)
+    clock.advance(25)
+    states, [lease] = storage.exchange(ends, "consumer", 1, 30.0)
+    assert (states, lease.attempt, lease.expires) == ([SUCCEEDED], 1, near(clock() + 30))
+    clock.advance(20)
+    assert storage.recover() == []
+    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+
+
+def test_what_is_asked_for_again_too_late_is_somebody_elses(late):
+    """Their lease is theirs; what was given up is not given out under the old token."""
+    clock, storage, other = late
+    [task] = add(storage, new_task())
+    Fault(storage, committed=True)
+    with pytest.raises(StorageUnavailable):
+        storage.reserve("consumer", timeout=0, lease=30.0)
+    clock.advance(31)
+    [theirs] = other.reserve("consumer", timeout=0, lease=30.0)
+    assert (theirs.task.id, theirs.attempt) == (task.id, 2)
+    assert storage.reserve("consumer", timeout=0, lease=1000.0) == []
+    clock.advance(20)
+    assert other.recover() == []
+    clock.advance(11)
+    assert other.recover() == [task.id]
+    assert storage.reserve("consumer", timeout=0)[0].attempt == 3
 
 
 @ON_A_SERVER

@@ -116,6 +116,42 @@ def test_a_task_that_cannot_be_read(storage):
     assert storage.get(tasks[1].id).state == FAILED
 
 
+@pytest.mark.parametrize(
+    ("part", "stored"),
+    [
+        ("history", '{"number": 1}\n?\n'),
+        ("history", '{"number": "1", "consumer": 2, "started": 0, "seconds": 0}\n'),
+        ("changes", "running soon;"),
+        ("changes", ""),
+        ("progress", "?"),
+        ("progress", '{"done": "half", "total": 1, "message": "", "time": 0}'),
+        ("response", b"?"),
+        ("response", b"\x94\xc3\x90\xa1?\xc2"),
+        ("task", b"?"),
+        ("state", "lost"),
+    ],
+)
+def test_a_record_that_is_damaged(storage, part, stored):
+    """It is shown with what can be read of it and with that as its reason; others are shown."""
+    tasks = [add_one(storage), add_one(storage)]
+    lease = take(storage)
+    storage.finish(lease, ending(lease, FAILED, reason="status 503"))
+    column = {"response": "last", "task": "body"}.get(part, part)
+    mine = TASK.c.id == lease.task.id
+    storage._session.single(
+        lambda connection, again: connection.execute(
+            TASK.update().where(mine).values({column: stored})
+        )
+    )
+    found = storage.tasks()
+    assert {status.id for status in found} == {task.id for task in tasks}
+    [status] = [status for status in found if status.id == lease.task.id]
+    assert status == storage.get(lease.task.id)
+    assert status.reason == f"status 503; its record is damaged, unreadable: {part}"
+    assert status.changes[-1][0] == status.state == FAILED
+    assert (status.status is None) == (part == "response")
+
+
 def test_no_task_in_a_traceback(storage):
     """What is logged of an error names neither payloads nor people."""
     storage.check()

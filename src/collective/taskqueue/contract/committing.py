@@ -298,6 +298,14 @@ class Committing(Base):
         assert ids(storage.in_doubt(50.0)) == ["old"]
         assert storage.in_doubt(200.0) == []
 
+    def test_no_batch_in_doubt_is_overlooked(self, storage: Any) -> None:
+        """However many are older, that nobody can decide about yet."""
+        batches = [str(number) for number in range(1001)]
+        task = new_task()
+        for batch in batches:
+            storage.stage(batch, [task])
+        assert ids(storage.in_doubt()) == batches
+
     def test_a_batch_becomes_visible_at_once(self, storage: Any) -> None:
         """H19: one atomic act: nobody ever sees a part of a batch."""
         for number in range(20):

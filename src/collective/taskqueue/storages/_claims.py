@@ -148,10 +148,10 @@ class Claims:
     def _claiming(
         self, statement: Any, values: dict[str, Any], asked: bool
     ) -> Callable[[Connection, bool], list[Any]]:
-        nonce, consumer = values["nonce"], values["consumer_"]
+        nonce = values["nonce"]
 
         def work(connection: Connection, again: bool) -> list[Any]:
-            rows = self._reserved(connection, consumer, nonce) if again or asked else []
+            rows = self._reserved(connection, values) if again or asked else []
             if rows:
                 return rows
             rows = self._session.execute(connection, statement, **values).all()
@@ -167,8 +167,8 @@ class Claims:
             if _is_long(row):
                 _endings.shorten(self._session, connection, row.id)
 
-    def _reserved(self, connection: Connection, consumer: str, nonce: str) -> list[Any]:
-        mine = {"nonce": nonce, "consumer_": consumer}
+    def _reserved(self, connection: Connection, values: dict[str, Any]) -> list[Any]:
+        mine = {name: values[name] for name in ("nonce", "consumer_", "lease")}
         return list(self._session.execute(connection, self._statements.reserved, **mine).all())
 
     def _lock_keys(self, connection: Connection, nonce: str, keys: set[str]) -> None:

@@ -14,6 +14,7 @@ from collective.taskqueue.storages._many import OnServer
 from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import QUEUE
+from contextlib import closing
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
@@ -29,6 +30,7 @@ from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
+from sqlalchemy import literal_column
 from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy import update
@@ -107,6 +109,8 @@ class SQLite:
     insert = staticmethod(sqlite.insert)
     #: What makes a claim cheaper: nothing.
     relaxed: tuple[Any, ...] = ()
+    #: What makes sure that somebody still waits for a claim: nothing.
+    awaited: tuple[ColumnElement[bool], ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
     many = InProcess()
@@ -274,6 +278,9 @@ class PostgreSQL:
         self._engines: list[Engine] = []
         self._url = url.set(drivername="postgresql+psycopg")
         self._channel = f"taskqueue_{_digest(settings.queue)}"
+        #: Who claims has given up by the time that somebody lets go of the table, perhaps, and
+        #: the server knows nothing of it. A transaction begins in the first half of its time.
+        self.awaited = (_is_younger_than(settings.stage_timeout / 2),)
 
     def engine(self) -> Engine:
         seconds = self.settings.stage_timeout
@@ -345,12 +352,11 @@ class PostgreSQL:
 
     def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
         connection = engine.raw_connection()
-        connection.detach()
+        # Asked for later, a connection that is none of the pool's has no driver.
         driver: Any = connection.driver_connection
-        try:
+        connection.detach()
+        with closing(driver):
             self._driver.listen(driver, self._channel, wake, stopped, POLL)
-        finally:
-            connection.close()
 
     def _locks(self, keys: Iterable[str]) -> dict[str, Any]:
         # In one order for everybody, so that no two wait for each other. A server has room for
@@ -383,6 +389,12 @@ def _begin_on_server(connection: Connection) -> None:
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
             f" SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1000)}"
         )
+
+
+def _is_younger_than(seconds: float) -> ColumnElement[bool]:
+    """Whether this transaction is."""
+    limit: ColumnElement[Any] = literal_column(f"interval '{seconds} seconds'")
+    return func.clock_timestamp() < func.transaction_timestamp() + limit
 
 
 def _write_ahead(connection: Any, deadline: float) -> str:

@@ -78,12 +78,14 @@ def listen(
     stopped: threading.Event,
     poll: float,
 ) -> None:
-    """Call `wake` for each notification, and after `poll` seconds without one, until stopped.
-
-    A pooler between here and the server may take the LISTEN and deliver nothing, ever; then
-    the poll is all there is.
-    """
+    """Call `wake` for each notification, and after `poll` seconds without one, until stopped."""
     connection.autocommit = True
+    if _is_pooled(connection):
+        # The session that would listen is somebody else's in a moment: who waits here hears
+        # nothing, and they, whatever they use the database for, are told what they never read.
+        while not stopped.wait(poll):
+            wake()
+        return
     connection.execute(f'LISTEN "{channel}"')
     heard = time.monotonic()
     while not stopped.is_set():
@@ -93,3 +95,9 @@ def listen(
         ):
             heard = time.monotonic()
             wake()
+
+
+def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler is between here and the server: who answers is not who said hello."""
+    found = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return found != (connection.info.backend_pid,)

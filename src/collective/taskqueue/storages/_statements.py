@@ -134,6 +134,7 @@ class Statements:
         self.now = _seconds("now") if now is None else now
         self._number = dialect.number
         self._relaxed = dialect.relaxed
+        self._awaited = dialect.awaited
         self.time = select(self.now)
         self._of_batches(dialect.insert)
         self._of_consumers(dialect.serial, dialect.many)
@@ -149,8 +150,8 @@ class Statements:
             .returning(BATCH.c.tasks, self.now)
         )
         self.in_doubt = (
-            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks)
-            .where(mine, age >= _seconds("age"))
+            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks, BATCH.c.number)
+            .where(mine, age >= _seconds("age"), BATCH.c.number > bindparam("after"))
             .order_by(BATCH.c.number)
             .limit(DOUBTS)
         )
@@ -161,19 +162,13 @@ class Statements:
         )
 
     def _of_consumers(self, serial: bool, many: Any) -> None:
-        nonce = bindparam("nonce", type_=Text)
         self.claim = self._claim(serial, *self._relaxed)
         # In one transaction with the end of another task, which has to last.
         self.claim_next = self._claim(serial)
         self.claim_keyed = self._claim(True)
         self.claim_others = self._claim(True, first=False)
         self.overtaken = self._overtaken()
-        self.reserved = select(*LEASED).where(
-            HERE,
-            one_of(RUNNING),
-            TASK.c.consumer == bindparam("consumer_"),
-            TASK.c.token == nonce + TASK.c.id,
-        )
+        self.reserved = self._reserved()
         self.look = self._look()
         self.renew = (
             update(TASK)
@@ -263,6 +258,7 @@ class Statements:
             HERE,
             one_of(QUEUED),
             ~_PAUSED,
+            *self._awaited,
             or_(
                 TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
             ),
@@ -270,6 +266,20 @@ class Statements:
         if first:
             conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
         return conditions
+
+    def _reserved(self) -> Update:
+        """Renew what a claim has reserved whose answer was lost: nobody else has, since."""
+        return (
+            update(TASK)
+            .where(
+                HERE,
+                one_of(RUNNING),
+                TASK.c.consumer == bindparam("consumer_"),
+                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+            )
+            .values(expires=self.now + _seconds("lease"))
+            .returning(*LEASED)
+        )
 
     def _overtaken(self) -> Select[Any]:
         """Whether a task that was just claimed may not run: another of its key does."""

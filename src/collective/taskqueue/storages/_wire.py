@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -10,20 +11,43 @@ from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.storages import _process
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import asdict
 from dataclasses import fields as fields_of
+from functools import partial
 from typing import Any
 from typing import NamedTuple
+from typing import TypeVar
 import json
 import msgpack
 
 
+T = TypeVar("T")
+R = TypeVar("R", AttemptRecord, Progress)
+
+Changes = tuple[tuple[State, float], ...]
+
+Response = tuple[int | None, tuple[tuple[str, str], ...], bytes, bool]
+
+NO_RESPONSE: Response = (None, (), b"", False)
+
 _ATTEMPT = tuple(field.name for field in fields_of(AttemptRecord))
+
+#: What the fields of those must be to be shown.
+_KINDS: dict[str, Any] = {
+    "int": int,
+    "str": str,
+    "float": (int, float),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+}
 
 
 def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
@@ -137,9 +161,10 @@ def status(
     """Return the status that a stored record of Redis tells of."""
     record = {name.decode(): value for name, value in zip(values[::2], values[1::2], strict=True)}
     texts = ("state", "reason", "changes", "consumer")
-    known = {name: record[name].decode() for name in texts if name in record}
+    known = {name: record[name].decode(errors="replace") for name in texts if name in record}
     return status_of(
         {
+            "state": None,
             "reason": "",
             "changes": "",
             "consumer": None,
@@ -159,18 +184,37 @@ def status(
 def status_of(record: Mapping[str, Any], history: Iterable[bytes | str]) -> TaskStatus:
     """Return the status that a stored record tells of.
 
-    A body that cannot be decoded still has a status: its task has the id only.
+    What cannot be read is left out, and the reason says so: no record hides all others of a
+    page. Of a body that cannot be decoded the task has the id only.
     """
-    code, headers, body, truncated = _response(record["last"])
+    damaged: list[str] = []
+
+    def read(part: str, decode: Callable[[Any], T], stored: Any, otherwise: T) -> T:
+        try:
+            return decode(stored)
+        except Exception:
+            damaged.append(part)
+            return otherwise
+
+    state = read("state", _state, record["state"], FAILED)
+    task = read("task", decode, record["body"], Task(id=record["id"], queue="?", url="?"))
+    found = [read("changes", _change, change, None) for change in record["changes"].split(";")]
+    changes = tuple(change for change in found if change is not None)
+    # Everybody else may count on that: the last change is that to its state.
+    when = changes[-1][1] if changes else 0.0
+    changes = read("changes", partial(_ending_in, state), changes, (*changes, (state, when)))
+    attempts = [read("history", _attempt, line, None) for line in history]
+    progress = read("progress", _progress, record["progress"], None)
+    code, headers, body, truncated = read("response", _response, record["last"], NO_RESPONSE)
     return TaskStatus(
-        task=_task(record["id"], record["body"]),
-        state=record["state"],
-        reason=record["reason"],
-        changes=tuple(_changes(record["changes"])),
+        task=task,
+        state=state,
+        reason=_with_damage(record["reason"], damaged),
+        changes=changes,
         due=record["due"],
         consumer=record["consumer"],
-        attempts=tuple(_attempt(line) for line in history),
-        progress=_progress(record["progress"]),
+        attempts=tuple(attempt for attempt in attempts if attempt is not None),
+        progress=progress,
         cancel_requested=bool(record["cancel"]),
         status=code,
         headers=headers,
@@ -187,30 +231,55 @@ def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerSta
     return ConsumerStatus(name, *_process.host_and_pid(process), max(0.0, float(age)), ids)
 
 
-def _task(task_id: str, body: object) -> Task:
-    try:
-        return decode(body)
-    except TaskDecodeError:
-        return Task(id=task_id, queue="?", url="?")
+def _with_damage(reason: str, damaged: list[str]) -> str:
+    if not damaged:
+        return reason
+    parts = ", ".join(dict.fromkeys(damaged))
+    return f"{reason}; " * bool(reason) + f"its record is damaged, unreadable: {parts}"
 
 
-def _changes(text: str) -> Iterator[tuple[Any, float]]:
-    for change in text.split(";")[:-1]:
-        state, _, when = change.partition(" ")
-        yield state, float(when)
+def _state(name: Any) -> State:
+    if name not in STATES:
+        raise ValueError(name)
+    state: State = name
+    return state
+
+
+def _change(text: str) -> tuple[State, float] | None:
+    if not text:
+        return None
+    state, _, when = text.partition(" ")
+    return _state(state), float(when)
+
+
+def _ending_in(state: State, changes: Changes) -> Changes:
+    if not changes or changes[-1][0] != state:
+        raise ValueError(state)
+    return changes
 
 
 def _attempt(line: bytes | str) -> AttemptRecord:
     values = json.loads(line)
-    return AttemptRecord(**{"status": None, **values})
+    return _checked(AttemptRecord(**{"status": None, **values}))
 
 
 def _progress(packed: bytes | str | None) -> Progress | None:
-    return Progress(**json.loads(packed)) if packed else None
+    return _checked(Progress(**json.loads(packed))) if packed else None
 
 
-def _response(packed: bytes | None) -> tuple[Any, ...]:
+def _checked(record: R) -> R:
+    for field in fields_of(record):
+        if not isinstance(getattr(record, field.name), _KINDS[str(field.type)]):
+            raise TypeError(field.name)
+    return record
+
+
+def _response(packed: bytes | None) -> Response:
     if not packed:
-        return None, (), b"", False
+        return NO_RESPONSE
     code, headers, body, truncated = msgpack.unpackb(packed)
-    return code, tuple((name, value) for name, value in headers), body, truncated
+    found = tuple((name, value) for name, value in headers)
+    texts = all(isinstance(text, str) for header in found for text in header)
+    if not (isinstance(code, _KINDS["int | None"]) and texts and isinstance(body, bytes)):
+        raise TypeError("no response")
+    return code, found, body, bool(truncated)

@@ -623,13 +623,15 @@ local function ids_of(batch)
   return found
 end
 
-function operation.in_doubt(age)
+function operation.in_doubt(age, after)
   local found = {}
-  for _, batch in ipairs(call('ZRANGE', P .. ':staged', 0, PORTION - 1)) do
+  local page = call('ZRANGEBYSCORE', P .. ':staged', after, '+inf', 'WITHSCORES', 'LIMIT', 0, PORTION)
+  for i = 1, #page, 2 do
+    local batch, number = page[i], page[i + 1]
     local staged, witness = string.match(call('HGET', P .. ':witness', batch), '(%S+) (.*)')
     local since = now - tonumber(staged)
     if since < tonumber(age) then break end
-    table.insert(found, { batch, witness, text(since), ids_of(batch) })
+    table.insert(found, { number, batch, witness, text(since), ids_of(batch) })
   end
   return found
 end

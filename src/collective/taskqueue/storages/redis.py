@@ -315,10 +315,15 @@ class RedisStorage:
         return [task_id.decode() for kind, task_id, _ in reversed(news) if kind == b"recovered"]
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
-        return [
-            StagedBatch(batch.decode(), witness.decode() or None, float(since), _decoded(tasks))
-            for batch, witness, since, tasks in self._call("in_doubt", age)
-        ]
+        found: list[StagedBatch] = []
+        after = "-inf"
+        while page := self._call("in_doubt", age, after):
+            after = f"({page[-1][0].decode()}"
+            found += [
+                StagedBatch(batch.decode(), witness.decode() or None, float(since), _decoded(tasks))
+                for _, batch, witness, since, tasks in page
+            ]
+        return found
 
     # introspection
 

@@ -243,8 +243,13 @@ class SqlStorage(Finishing):
         return recovered
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
-        rows = self._read(self._statements.in_doubt, age=age)
-        return [StagedBatch(row.id, row.witness, row.age, _ids(row.tasks)) for row in rows]
+        found: list[StagedBatch] = []
+        after = 0
+        # The tasks come along, so not all at once; and the oldest may be there for long.
+        while rows := self._read(self._statements.in_doubt, age=age, after=after):
+            after = rows[-1].number
+            found += [StagedBatch(row.id, row.witness, row.age, _ids(row.tasks)) for row in rows]
+        return found
 
     # introspection
 

@@ -1,0 +1,360 @@
+"""N45: behind a real PgBouncer in transaction mode: each transaction has another session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract import ManualClock
+from collective.taskqueue.contract.ahead import Ahead
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import at_once
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.contract.base import take
+from collective.taskqueue.contract.keys import Keys
+from collective.taskqueue.contract.races import Races
+from collective.taskqueue.contract.reserving import Reserving
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _alarm
+from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import sql
+from collective.taskqueue.storages._tables import METADATA
+from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import SUCCEEDED
+from load import Load
+from load import persist
+from load import until
+from services import PgBouncer
+from services import PostgresServer
+from typing import Any
+import os
+import psycopg
+import pytest
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+
+#: Seconds that an outage lasts.
+OUTAGE = 0.5
+
+
+@pytest.fixture(scope="module")
+def pooler(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
+    pooler = PgBouncer(postgres_server).start()
+    yield pooler
+    pooler.remove()
+
+
+@pytest.fixture(scope="module")
+def narrow(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
+    """One session for everybody: who waits for another one while they have it waits in vain."""
+    pooler = PgBouncer(postgres_server, connections=1).start()
+    yield pooler
+    pooler.remove()
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    server = PostgresServer().start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def own_pooler(own_server: PostgresServer) -> Iterator[PgBouncer]:
+    pooler = PgBouncer(own_server).start()
+    yield pooler
+    pooler.remove()
+
+
+@pytest.fixture(scope="module")
+def shared(postgres_server: PostgresServer) -> str:
+    """The name of a database with tables, which each test of the contract empties."""
+    database = _new_database(postgres_server)
+    storage = SqlStorage(QueueSettings(type="sql", url=postgres_server.url(database)))
+    storage.check()
+    storage.close()
+    return database
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> str:
+    """The name of a new one."""
+    return _new_database(postgres_server)
+
+
+@pytest.fixture
+def make_storage() -> Iterator[Callable[..., SqlStorage]]:
+    made: list[SqlStorage] = []
+
+    def make(url: str, **settings: Any) -> SqlStorage:
+        made.append(SqlStorage(QueueSettings(type="sql", url=url, **settings)))
+        return made[-1]
+
+    yield make
+    for storage in made:
+        storage.close()
+
+
+class TestContract(Reserving, Ahead, Keys):
+    """The parts of the contract that reserve, end, lock and wait."""
+
+    test_of_one_key_exactly_one_is_queued = Races.test_of_one_key_exactly_one_is_queued
+    test_of_one_key_never_two_run = Races.test_of_one_key_never_two_run
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock()
+
+    @pytest.fixture
+    def make_storage(
+        self, clock: ManualClock, postgres_server: PostgresServer, pooler: PgBouncer, shared: str
+    ) -> Iterator[Callable[..., Any]]:
+        with psycopg.connect(postgres_server.url(shared), autocommit=True) as connection:
+            tables = set(METADATA.tables) - {"taskqueue_schema"}
+            connection.execute(f"TRUNCATE {', '.join(tables)}")
+        made: list[SqlStorage] = []
+
+        def make(**settings: Any) -> SqlStorage:
+            # As without a pooler: nobody waits for a dead server here.
+            settings = {"type": "sql", "stage_timeout": 20.0, **settings}
+            made.append(SqlStorage(QueueSettings(url=pooler.url(shared), **settings), clock))
+            return made[-1]
+
+        yield make
+        for storage in made:
+            storage.close()
+
+
+def _new_database(server: PostgresServer) -> str:
+    return server.new_database().split("/")[3].split("?")[0]
+
+
+def test_it_is_in_transaction_mode(pooler, database):
+    """Else nothing here would prove anything."""
+    with (
+        psycopg.connect(pooler.url(database), autocommit=True) as one,
+        psycopg.connect(pooler.url(database), autocommit=True) as other,
+    ):
+        one.execute("BEGIN")
+        mine = _session(one)
+        others = _session(other)
+        other.execute("BEGIN")
+        one.execute("COMMIT")
+        assert _session(one) == mine != others
+        one.execute("BEGIN")
+        other.execute("COMMIT")
+        assert _session(other) == others
+        other.execute("BEGIN")
+        one.execute("COMMIT")
+        with psycopg.connect(pooler.url(database), autocommit=True) as third:
+            assert _session(third) == mine
+
+
+def _session(connection: Any) -> int:
+    [pid] = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return pid
+
+
+def test_one_session_is_enough(narrow, database, make_storage):
+    """Nobody waits for a second one while they have the first; nobody is refused."""
+    storage = make_storage(narrow.url(database), stage_timeout=5.0)
+    tasks = [new_task(key=str(number)) for number in range(12)]
+    blocked = [aside(lambda: storage.reserve("consumer", timeout=BOUND)) for _ in range(2)]
+    at_once([lambda task=task: _add(storage, task) for task in tasks])
+    leases = [lease for future in blocked for lease in future.result(BOUND)]
+    done = set()
+    while leases:
+        assert storage.report(leases[0], Progress(1, 2, "half", 0.0)) is False
+        assert storage.renew(leases[0])
+        states, more = storage.exchange(
+            [(lease, ending(lease)) for lease in leases], "consumer", limit=2
+        )
+        assert set(states) == {SUCCEEDED}
+        done |= {lease.task.id for lease in leases}
+        leases = more or storage.reserve("consumer", limit=2, timeout=0)
+    assert done == {task.id for task in tasks}
+
+
+def _add(storage: SqlStorage, task: Any) -> None:
+    storage.stage(task.id, [task])
+    storage.promote(task.id)
+
+
+def test_a_session_is_given_back_as_it_was(narrow, database, make_storage, monkeypatch):
+    """The next one to have it may be RelStorage: no setting, no lock, no channel is left."""
+    monkeypatch.setattr(_dialects, "POLL", 0.05)
+    with psycopg.connect(narrow.url(database), autocommit=True) as somebody:
+        before = _left_behind(somebody)
+        consumer, storage = (make_storage(narrow.url(database)) for _ in range(2))
+        for _ in range(3):
+            seen = consumer._alarm.changes
+            blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
+            until(lambda seen=seen: consumer._alarm.changes > seen)
+            task = add_one(storage, key="key", on_conflict="after_running")
+            [lease] = blocked.result(BOUND)
+            assert lease.task.id == task.id
+            ends = [(lease, ending(lease))]
+            assert consumer.exchange(ends, "consumer") == ([SUCCEEDED], [])
+            assert _left_behind(somebody) == before
+        assert list(somebody.notifies(timeout=0)) == []
+
+
+def _left_behind(connection: Any) -> Any:
+    query = """
+        SELECT pg_backend_pid(), current_setting('idle_in_transaction_session_timeout'),
+        current_setting('synchronous_commit'), current_setting('search_path'),
+        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+        (SELECT count(*) FROM pg_prepared_statements),
+        (SELECT count(*) FROM pg_listening_channels())
+    """
+    return connection.execute(query).fetchone()
+
+
+def test_who_waits_looks_now_and_then(pooler, database, make_storage):
+    """What another process adds is found, though nobody is told of it."""
+    consumer = make_storage(pooler.url(database))
+    blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
+    done = subprocess.run(
+        [sys.executable, "-c", _ANOTHER, pooler.url(database)],
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=True,
+    )
+    [lease] = blocked.result(_dialects.POLL + 5)
+    assert lease.task.id == done.stdout.strip()
+
+
+_ANOTHER = """
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.storages.sql import SqlStorage
+import sys
+
+print(add_one(SqlStorage(QueueSettings(type="sql", url=sys.argv[1]))).id)
+"""
+
+
+def test_who_listens_without_it_is_told(
+    pooler, postgres_server, database, make_storage, monkeypatch
+):
+    """Consumers that are directly connected need not wait for their next look."""
+    for room, name in ((_dialects, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+        monkeypatch.setattr(room, name, 1000.0)
+    consumer = make_storage(postgres_server.url(database))
+    storage = make_storage(pooler.url(database))
+    for _ in range(2):
+        blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
+        with pytest.raises(TimeoutError):
+            blocked.result(0.3)
+        task = add_one(storage)
+        [lease] = blocked.result(BOUND / 3)
+        assert lease.task.id == task.id
+
+
+def test_a_running_task_is_cancelled(pooler, database, make_storage):
+    """The flag that its consumer asks for is set by another process."""
+    consumer, person = make_storage(pooler.url(database)), make_storage(pooler.url(database))
+    task = add_one(person)
+    lease = take(consumer)
+    assert consumer.report(lease, Progress(1, 10, "", 0.0)) is False
+    assert person.cancel(task.id) == "running"
+    assert consumer.report(lease) is True
+    assert consumer.finish(lease, ending(lease)) == CANCELLED
+    assert person.get(task.id).state == CANCELLED
+
+
+def test_a_transaction_that_is_frozen(narrow, database, make_storage, monkeypatch):
+    """The server ends it and its session; others go on with a new one."""
+    monkeypatch.setattr(_dialects, "IDLE", 0.5)
+    frozen, storage = (make_storage(narrow.url(database), stage_timeout=10.0) for _ in range(2))
+    task = add_one(storage)
+    [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
+    change = frozen._session.change
+    asleep, awake = threading.Event(), threading.Event()
+
+    def stall(*arguments: Any, **values: Any) -> int:
+        result = change(*arguments, **values)
+        if not asleep.is_set():
+            asleep.set()
+            assert awake.wait(BOUND)
+        return result
+
+    monkeypatch.setattr(frozen._session, "change", stall)
+    ends = [(lease, ending(lease, "scheduled", due=1.0))]
+    late = aside(lambda: frozen.exchange(ends, "frozen"))
+    assert asleep.wait(BOUND)
+    [again] = storage.reserve("consumer", timeout=BOUND)
+    assert (again.task.id, again.attempt) == (task.id, 2)
+    awake.set()
+    assert late.result(BOUND) == ([None], [])
+    assert storage.finish(again, ending(again)) == SUCCEEDED
+
+
+def test_it_hangs(own_pooler, make_storage):
+    """A commit waits no longer than `stage_timeout`, on connections old and new."""
+    storage = make_storage(own_pooler.url("postgres"), stage_timeout=0.5)
+    add_one(storage)
+    os.kill(own_pooler.process.pid, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            refused = aside(lambda: storage.stage("batch", [new_task()]))
+            assert isinstance(refused.exception(5), StorageUnavailable)
+    finally:
+        os.kill(own_pooler.process.pid, signal.SIGCONT)
+    persist(lambda: storage.stage("batch", [new_task()]))
+    storage.promote("batch")
+    assert len(storage) == 2
+
+
+def restart(pooler: PgBouncer, server: PostgresServer) -> None:
+    pooler.stop()
+    time.sleep(OUTAGE)
+    pooler.start()
+
+
+def kill(pooler: PgBouncer, server: PostgresServer) -> None:
+    pooler.stop(signal.SIGKILL)
+    time.sleep(OUTAGE)
+    pooler.start()
+
+
+def terminate_sessions(pooler: PgBouncer, server: PostgresServer) -> None:
+    rng = random.Random(1)
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for _ in range(20):
+            found = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'postgres'"
+            pids = [pid for (pid,) in connection.execute(f"SELECT pid {found}")]
+            if pids:
+                connection.execute("SELECT pg_terminate_backend(%s)", [rng.choice(pids)])
+            time.sleep(0.02)
+
+
+def restart_server(pooler: PgBouncer, server: PostgresServer) -> None:
+    server.stop(signal.SIGINT)
+    time.sleep(OUTAGE)
+    server.start()
+
+
+def test_outages_under_load(own_server, own_pooler):
+    """Nothing is lost, nothing runs twice, and soon after each one the consumer goes on."""
+    load = Load(own_pooler.url("postgres"), names=("one",), adders=2)
+    load.start()
+    try:
+        for outage in (restart, kill, terminate_sessions, kill, restart_server, kill):
+            load.await_return()
+            outage(own_pooler, own_server)
+            load.await_return()
+    finally:
+        load.stop()
+    load.assert_once()
