@@ -37,6 +37,9 @@ HORIZON = 0.1
 #: Seconds that an end waits for others to go with, while there is more to begin than has ended.
 DELAY = 0.02
 
+#: Seconds that a thread sleeps for the clerk before its next task: nearly none.
+MOMENT = 1e-5
+
 #: Seconds that a task which was brought ahead waits for a thread before it is given back.
 PATIENCE = 0.25
 
@@ -86,9 +89,16 @@ class BusyDesk(Desk):
     def take(self, timeout: float | None = None) -> list[Lease]:
         with self._work:
             lease = self._from_hand()
-            if lease is not None or self._grace.begun.is_set():
-                return [] if lease is None else [lease]
-            self._away += 1
+            clerk_works = self._under_way or self._is_pressing()
+            away = lease is None and not self._grace.begun.is_set()
+            self._away += away
+        if not away:
+            if clerk_works:
+                # It waits for the interpreter's lock again after each call of a driver, and
+                # begins to wait anew whenever this thread gives up the lock for a system call:
+                # that is too short to get it.
+                time.sleep(MOMENT)
+            return [] if lease is None else [lease]
         leases: list[Lease] = []
         try:
             leases = super().take(timeout)
