@@ -528,6 +528,33 @@ def test_nobody_is_warned_where_nothing_is_lost(added, caplog):
     assert caplog.records == []
 
 
+class Elevated(UnrestrictedUser):
+    """With an id, as add-ons make it of the current user to give them more roles."""
+
+    def getId(self):
+        return self.getUserName()
+
+
+@pytest.mark.parametrize("name", [SITE_OWNER_NAME, TEST_USER_ID])
+def test_user_with_other_roles(added, functional, current_request, name):
+    """D10: it stands for who has made the request, not for their namesake in the site."""
+    root, site = functional["app"].acl_users, functional["portal"].acl_users
+    root.userFolderAddUser(TEST_USER_ID, "secret-secret", [], [])
+    current_request().other["AUTHENTICATED_USER"] = root.getUser(name)
+    newSecurityManager(None, Elevated(name, "", ["Manager"], []).__of__(site))
+    assert added().user == Identity("/acl_users", name)
+
+
+def test_somebody_else_with_other_roles(added, functional, current_request):
+    """Nobody but themselves is meant by somebody else's id."""
+    site = functional["portal"].acl_users
+    current_request().other["AUTHENTICATED_USER"] = functional["app"].acl_users.getUser(
+        SITE_OWNER_NAME
+    )
+    newSecurityManager(None, Elevated(TEST_USER_ID, "", ["Manager"], []).__of__(site))
+    assert added().user == Identity("/plone/acl_users", TEST_USER_ID)
+
+
 def test_user_that_cannot_be_found_again(functional):
     user = functional["portal"].acl_users.getUserById(TEST_USER_ID).aq_base
     newSecurityManager(None, user)

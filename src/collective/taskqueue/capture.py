@@ -219,10 +219,19 @@ def current_user() -> tuple[Any, str] | None:
     user_id = user.getId()
     if user_id is None:
         return None
+    if isinstance(user, UnrestrictedUser):
+        # How add-ons give a person more roles: with their id, and in any user folder at hand.
+        person = _authenticated_user()
+        user = person if person is not None and person.getId() == user_id else user
     folder = aq_parent(aq_inner(user))
     if folder is None or not hasattr(folder, "getPhysicalPath"):
         raise ValueError(f"user {user_id!r} comes without a user folder, no task can find it again")
     return folder, user_id
+
+
+def _authenticated_user() -> Any:
+    request = getRequest()
+    return None if request is None else request.other.get("AUTHENTICATED_USER")
 
 
 def _address(url: str) -> str:
