@@ -263,6 +263,8 @@ def test_a_queue_that_nobody_serves(monkeypatch, caplog):
     monkeypatch.setattr(startup, "getConfiguration", lambda: known)
     startup.start_consumers(None)
     assert [record.getMessage() for record in caplog.records] == [
-        "queue lonely: in the memory of this process, and no <taskqueue-server> in its zope.conf:"
-        " nobody runs its tasks"
+        (
+            "queue lonely: in the memory of this process, and no <taskqueue-server> in its"
+            " zope.conf: nobody runs its tasks"
+        )
     ]
