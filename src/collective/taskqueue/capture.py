@@ -118,9 +118,10 @@ def make_task(
     else:
         fields = _web_hook(settings, address, method, params, headers, payload)
     if len(fields["payload"]) > settings.max_payload:
-        raise PayloadTooLarge(
-            "payload", f"the payload exceeds max_payload ({settings.max_payload} bytes)"
-        )
+        limit = f"exceeds max_payload ({settings.max_payload} bytes)"
+        if payload is CURRENT and "origin" in fields:
+            limit = f"{limit}: it is the body of the current request; payload=None leaves it out"
+        raise PayloadTooLarge("payload", f"the payload {limit}")
     now = time.time()
     user = current_user()
     task_id = str(uuid4())
