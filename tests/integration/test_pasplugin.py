@@ -238,6 +238,19 @@ def test_user_who_is_gone_is_told_of_a_protected_view_too(app, portal, view, fol
     assert "You are not authorized" not in run.outcome.reason
 
 
+def test_user_who_asks_for_the_same_work(portal, who):
+    """A task that waits stays who it is, whoever is skipped for it."""
+    first = taskqueue.add(who.url, key="work")
+    transaction.commit()
+    portal.acl_users.source_users.addUser("other", "other", "secret-secret")
+    newSecurityManager(None, portal.acl_users.getUserById("other").__of__(portal.acl_users))
+    second = taskqueue.add(who.url, key="work")
+    transaction.commit()
+    (run,) = run_tasks()
+    assert run.task.id == first == taskqueue.status(second).id
+    assert who == [("/plone/acl_users", TEST_USER_ID)]
+
+
 def test_user_who_may_not(functional, portal, view):
     """They are there, and lack a role: so it says."""
     url = view("guarded", lambda context, request: "never", roles=["Manager"])
