@@ -63,6 +63,28 @@ MISTAKES = {
         "<taskqueue>\n type sql\n url mysql://localhost/tasks\n</taskqueue>",
         ("<taskqueue> (line {1} of {conf}): type sql needs a url, sqlite:///… or postgresql://…"),
     ),
+    "a url without type": (
+        "<taskqueue>\n url redis://localhost\n</taskqueue>",
+        (
+            "<taskqueue> (line {1} of {conf}): type local is the memory of this process and is"
+            " at no url or socket; say type redis or type sql"
+        ),
+    ),
+    "a socket without type": (
+        "<taskqueue>\n unix_socket_path /redis.sock\n</taskqueue>",
+        "<taskqueue> (line {1} of {conf}): type local is the memory of this process",
+    ),
+    "a url that redis does not know": (
+        "<taskqueue>\n type redis\n url localhost:6379\n</taskqueue>",
+        "<taskqueue> (line {1} of {conf}): Redis URL must specify one of the following schemes",
+    ),
+    "a file that depends on the folder": (
+        "<taskqueue>\n type sql\n url sqlite:///var/queue.sqlite\n</taskqueue>",
+        (
+            "<taskqueue> (line {1} of {conf}): the path var/queue.sqlite depends on where a"
+            " process is started; write sqlite:////path/to/a/file"
+        ),
+    ),
     "a class that is no storage": (
         "<taskqueue>\n type fixture.storage.NoStorage\n</taskqueue>",
         (

@@ -67,6 +67,23 @@ def finished(url, **options):
     return task_id
 
 
+# what cannot be asked for
+
+
+@pytest.mark.parametrize("task_id", [None, 5, b"x", ["x"]])
+def test_what_is_no_id(functional, task_id):
+    """No storage is asked for it: each would have a word of its own."""
+    with pytest.raises(UnknownTask, match="is not the id of a task"):
+        taskqueue.status(task_id)
+
+
+@pytest.mark.parametrize("page", [{"state": "success"}, {"start": -1}, {"size": -1}])
+def test_what_is_no_page(functional, page):
+    """A state that does not exist is not all of them, and not none of them either."""
+    with pytest.raises(ValueError, match=r"there is no state 'success'|must not be negative"):
+        taskqueue.tasks(**page)
+
+
 # add
 
 

@@ -24,6 +24,7 @@ from collective.taskqueue.events import TaskStarted
 from collective.taskqueue.events import TaskSucceeded
 from collective.taskqueue.interfaces import ITaskEvent
 from collective.taskqueue.interfaces import ITaskFailed
+from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueued
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.storages.local import LocalStorage
@@ -35,8 +36,12 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing import run_tasks
+from collective.taskqueue.testing import task_queue
+from plone.testing.zca import popGlobalRegistry
+from plone.testing.zca import pushGlobalRegistry
 from transaction.interfaces import IDataManager
 from zope.component import getGlobalSiteManager
+from zope.component import queryUtility
 from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 from zope.globalrequest import getRequest
@@ -106,6 +111,21 @@ def raising(error):
 
 
 # what is told
+
+
+def test_components_are_those_of_the_layer(url, subscribe):
+    """Each layer has a registry of its own; the thread of events outlives it."""
+    found = []
+    subscribe(lambda event: found.append(queryUtility(ITaskQueue, name="later")), ITaskQueued)
+    for _ in range(2):
+        pushGlobalRegistry()
+        try:
+            with task_queue("later") as later:
+                add(url)
+                assert events.flush(PATIENCE)
+        finally:
+            popGlobalRegistry()
+        assert found.pop() is later
 
 
 def test_a_task_that_succeeds(told, url):

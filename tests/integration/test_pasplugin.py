@@ -220,6 +220,61 @@ def test_user_who_is_gone(app, portal, who, folder):
     assert who == []
 
 
+@pytest.mark.parametrize("folder", ["site", "root"])
+def test_user_who_is_gone_is_told_of_a_protected_view_too(app, portal, view, folder):
+    """C102: not that they are not authorized, as if more roles could mend it."""
+    url = view("guarded", lambda context, request: "never", roles=["Manager"])
+    acl_users = portal.acl_users if folder == "site" else app.acl_users
+    users = acl_users.source_users if folder == "site" else acl_users.users
+    users.addUser("gone", "gone", "secret-secret")
+    newSecurityManager(None, acl_users.getUserById("gone").__of__(acl_users))
+    taskqueue.add(url)
+    users.removeUser("gone")
+    transaction.commit()
+    (run,) = run_tasks()
+    place = "/".join(acl_users.getPhysicalPath())
+    expected = f"queued by gone of {place}, who cannot be authenticated any more"
+    assert expected in run.outcome.reason
+    assert "You are not authorized" not in run.outcome.reason
+
+
+def test_user_who_asks_for_the_same_work(portal, who):
+    """A task that waits stays who it is, whoever is skipped for it."""
+    first = taskqueue.add(who.url, key="work")
+    transaction.commit()
+    portal.acl_users.source_users.addUser("other", "other", "secret-secret")
+    newSecurityManager(None, portal.acl_users.getUserById("other").__of__(portal.acl_users))
+    second = taskqueue.add(who.url, key="work")
+    transaction.commit()
+    (run,) = run_tasks()
+    assert run.task.id == first == taskqueue.status(second).id
+    assert who == [("/plone/acl_users", TEST_USER_ID)]
+
+
+def test_user_who_may_not(functional, portal, view):
+    """They are there, and lack a role: so it says."""
+    url = view("guarded", lambda context, request: "never", roles=["Manager"])
+    setRoles(portal, TEST_USER_ID, ["Member"])
+    taskqueue.add(url)
+    transaction.commit()
+    (run,) = run_tasks()
+    assert "You are not authorized" in run.outcome.reason
+    assert "queued by" not in run.outcome.reason
+
+
+@pytest.mark.parametrize("roles", [None, ["Manager"]])
+def test_user_of_a_site_at_the_root(functional, view, roles):
+    """The url is the path from the root of Zope, not that of the browser: so it says."""
+    view("guarded", lambda context, request: "never", roles=roles)
+    taskqueue.add("/@@guarded?token=secret")
+    transaction.commit()
+    (run,) = run_tasks()
+    assert run.outcome.reason == (
+        f"Unauthorized: queued by {TEST_USER_ID} of /plone/acl_users, whose users are not known"
+        " at /@@guarded"
+    )
+
+
 def test_user_who_is_gone_while_another_one_has_the_id(queue, who):
     """D10, D13: not even if that other one is who the headers authenticate."""
     user = Identity("/plone/acl_users", SITE_OWNER_NAME)

@@ -609,6 +609,48 @@ def test_status_that_is_set(run, view):
     assert done.outcome.body == b"short and stout"
 
 
+@pytest.mark.parametrize("status", [302, 404, 503])
+def test_status_that_is_set_aborts_nothing(run, view, portal, status):
+    """As in any request: the task fails, and what it wrote and added is there."""
+    child = view("child", lambda context, request: "")
+
+    def work(context, request):
+        context.half = True
+        taskqueue.add(child, delay=3600)
+        request.response.setStatus(status)
+        request.response.setHeader("Location", "/elsewhere")
+
+    done = run(view("work", work))
+    assert done.status.state == "failed"
+    assert portal.aq_base.half
+    assert len(taskqueue.tasks(state="scheduled")) == 1
+
+
+def test_doomed_transaction_is_a_success(run, view, portal):
+    """As in any request: it was the view's wish that nothing is written, and no task added."""
+
+    def work(context, request):
+        context.half = True
+        taskqueue.add("/plone/@@never")
+        transaction.doom()
+        return "looked, and left everything as it was"
+
+    done = run(view("work", work))
+    assert done.status.state == "succeeded"
+    assert not hasattr(portal.aq_base, "half")
+    assert len(taskqueue.tasks()) == 1
+
+
+@pytest.mark.parametrize("failure", [ValueError, NotFound])
+def test_reason_is_one_line_and_not_too_long(run, view, failure):
+    """It stands in lists and in logs; the traceback has room for more."""
+    done = run(view("work", _raise(failure("first\r\n second\x00 " + "x" * 1_000_000))))
+    reason = done.status.reason
+    assert reason.startswith(f"{failure.__name__}: first second\ufffd xxx")
+    assert len(reason) == 2000
+    assert done.status.attempts[0].reason == reason
+
+
 def test_redirect_is_not_followed(run, view):
     """C87: it may lead to a login form, which is no success."""
     done = run(view("away", lambda context, request: request.response.redirect("/elsewhere")))

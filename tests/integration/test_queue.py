@@ -14,6 +14,7 @@ from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Outcome
 from io import StringIO
+from types import SimpleNamespace
 from zope.component import getUtilitiesFor
 import logging
 import os
@@ -250,3 +251,20 @@ def test_a_stop_needs_no_thread(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", refuse)
     startup.stop_consumers()
     assert storage.get("a").state == "succeeded"
+
+
+def test_a_queue_that_nobody_serves(monkeypatch, caplog):
+    """Its tasks would wait without a word; a queue that is shared has its consumer elsewhere."""
+    sections = {
+        "lonely": QueueSettings(queue="lonely", section="lonely"),
+        "shared": QueueSettings(queue="shared", type="redis", section="shared"),
+    }
+    known = SimpleNamespace(product_config=sections)
+    monkeypatch.setattr(startup, "getConfiguration", lambda: known)
+    startup.start_consumers(None)
+    assert [record.getMessage() for record in caplog.records] == [
+        (
+            "queue lonely: in the memory of this process, and no <taskqueue-server> in its"
+            " zope.conf: nobody runs its tasks"
+        )
+    ]

@@ -123,6 +123,16 @@ def test_runs_are_in_order_with_outcome_and_status(view):
     assert run_tasks() == []
 
 
+def test_leaves_no_thread_behind(view):
+    """Else zope.testrunner says so after each test that runs a task."""
+    before = set(threading.enumerate())
+    taskqueue.add(view("work", lambda context, request: ""))
+    transaction.commit()
+    run_tasks()
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert left <= {"taskqueue-events"}
+
+
 def test_runs_in_this_thread(view):
     threads = []
     taskqueue.add(view("where", lambda context, request: threads.append(threading.get_ident())))

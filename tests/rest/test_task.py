@@ -73,7 +73,7 @@ def test_progress(adder, queue):
     assert (task["state"], task["consumer"]) == ("running", "one")
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400, "half"])
 def test_progress_that_no_json_can_tell(adder, queue, number):
     """A view may say anything."""
     task_id = adder.add(url="/plone/@@view")

@@ -14,6 +14,7 @@ from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
 from pathlib import Path
@@ -226,3 +227,34 @@ def test_a_record_that_is_damaged(storage, part, damage):
     [status] = [status for status in found if status.id == lease.task.id]
     assert status.reason == f"its record is damaged, unreadable: {part}"
     assert status.changes[-1][0] == status.state == FAILED
+
+
+def test_what_is_no_task_is_put_aside(storage, server, caplog):
+    """Version 1 left whole tasks in the list of this name, and it may have evicted a record."""
+    (task,) = add(storage, new_task())
+    strangers = [b"\x85\xa3url\xaf/Plone/view", b"\x00\xff" * 100_000, b"plain"]
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.rpush("collective.taskqueue.default", *reversed(strangers))
+        caplog.clear()
+        assert take(storage).task == task
+        assert client.lrange("collective.taskqueue.default:strangers", 0, -1) == strangers[::-1]
+        assert client.lrange("collective.taskqueue.default.consumer", 0, -1) == [task.id.encode()]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"entry {shown}: no task of this version, put aside into the list"
+        " collective.taskqueue.default:strangers"
+        for shown in ("??url?/Plone/view", "?" * 100, "plain")
+    ]
+
+
+def test_what_is_no_task_does_not_hide_what_is(storage, server):
+    """Nobody has come across it yet: not in a list, and not when the queue is emptied."""
+    tasks = add(storage, new_task(), new_task())
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.rpush("collective.taskqueue.default", b"\x00\xff", b"plain")
+        assert [status.task for status in storage.tasks(QUEUED)] == list(tasks)
+        assert storage.clear() == 2
+        assert storage.tasks() == []
+        assert client.lrange("collective.taskqueue.default:strangers", 0, -1) == [
+            b"\x00\xff",
+            b"plain",
+        ]

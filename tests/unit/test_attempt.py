@@ -8,10 +8,13 @@ from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.interrupt import _set_async_exc
 from collective.taskqueue.interrupt import raise_in
 from collective.taskqueue.keeper import Keeper
+from collective.taskqueue.response import MAX_REASON
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
 from contextlib import contextmanager
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 import logging
 import pytest
@@ -143,6 +146,30 @@ def test_completion_is_stored_at_once(storage, clock):
     attempt.report(1, 2, "")
     attempt.report(2, 2, "")
     assert [progress.done for progress in storage.reports] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ((Decimal("0.5"), Fraction(3, 2), "half"), (0.5, 1.5, "half")),
+        ((True, 2, 3), (1.0, 2.0, "3")),
+        ((1, None, "a\n\tb\x00"), (1.0, None, "a b\ufffd")),
+        ((1, None, "x" * 10_000_000), (1.0, None, "x" * MAX_REASON)),
+    ],
+)
+def test_progress_is_what_every_storage_can_keep(storage, clock, given, stored):
+    """Two numbers, and one line that fits into a list."""
+    make_attempt(storage).report(*given)
+    assert storage.reports == [Progress(*stored, clock.now)]
+    assert all(isinstance(value, float) for value in stored[:2] if value is not None)
+
+
+@pytest.mark.parametrize("given", [("half", None), (None, None), (1, "all"), (10**400, None)])
+def test_progress_that_is_no_number_is_refused_in_the_view(storage, given):
+    """Not where somebody asks how far it has come."""
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        make_attempt(storage).report(*given, "")
+    assert storage.reports == []
 
 
 def test_a_clock_that_is_set_back_does_not_hold_reports_back(storage, clock):

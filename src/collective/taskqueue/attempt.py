@@ -8,6 +8,8 @@ from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.interrupt import let_strike
 from collective.taskqueue.interrupt import raise_in
 from collective.taskqueue.interrupt import short_turns
+from collective.taskqueue.response import clean
+from collective.taskqueue.response import MAX_REASON
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
@@ -64,10 +66,13 @@ class Attempt:
     def report(self, done: float, total: float | None, message: str) -> None:
         """Store how far the task has come, at most twice a second.
 
-        What is held back is stored by the next call or by `flush`.
+        What is held back is stored by the next call or by `flush`. Raises `TypeError` or
+        `ValueError` for what is no number.
         """
         now = time.time()
-        self._pending = Progress(done, total, message, now)
+        done, total = float(done), None if total is None else float(total)
+        text = clean(" ".join(str(message)[: 2 * MAX_REASON].split()))
+        self._pending = Progress(done, total, text, now)
         complete = total is not None and done >= total
         if complete or not 0 <= now - self._reported < REPORT_INTERVAL:
             self.flush()

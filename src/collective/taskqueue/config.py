@@ -281,8 +281,9 @@ def check(sections: Any) -> None:
     """Check what no section can know alone.
 
     Raises ZConfig's `ConfigurationError`, in one sentence that names section and line,
-    for two queues of one name, for a server without its queue and for two consumers of
-    one name on one queue. Called when zope.conf has been read.
+    for two queues of one name, for a server without its queue, for two consumers of one
+    name on one queue, and for a queue that would be somewhere else than its keys say.
+    Called when zope.conf has been read.
     """
     values = sections.values() if hasattr(sections, "values") else sections
     queues: dict[str, QueueSettings] = {}
@@ -292,6 +293,7 @@ def check(sections: Any) -> None:
             if settings.queue in queues:
                 other = queues[settings.queue].place
                 _refuse(settings.place, f"queue {settings.queue!r} is already defined by {other}")
+            _check_place(settings)
             queues[settings.queue] = settings
         elif isinstance(settings, ServerSettings):
             key = settings.queue, settings.name
@@ -303,6 +305,18 @@ def check(sections: Any) -> None:
         if server.queue not in queues:
             known = ", ".join(sorted(queues)) or "none"
             _refuse(server.place, f"there is no queue {server.queue!r} (known: {known})")
+
+
+def _check_place(settings: QueueSettings) -> None:
+    if settings.type == "local" and (settings.url or settings.unix_socket_path):
+        reason = "type local is the memory of this process and is at no url or socket"
+        _refuse(settings.place, f"{reason}; say type redis or type sql")
+    scheme, _, path = settings.url.partition(":///")
+    path = path.removeprefix("file:")
+    if settings.type == "sql" and scheme.startswith("sqlite") and path[:1] not in ("", "/", ":"):
+        # Else a server and a script of other folders would have a queue each.
+        reason = f"the path {path} depends on where a process is started"
+        _refuse(settings.place, f"{reason}; write sqlite:////path/to/a/file")
 
 
 def _refuse(place: str, reason: str) -> None:

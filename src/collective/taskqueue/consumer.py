@@ -48,6 +48,9 @@ BARRIER_INTERVAL = 0.005
 #: Seconds between two times that a consumer does its chores.
 CHORES_INTERVAL = 30.0
 
+#: Seconds that `stop` waits for the thread of its keeper, which may be asking the storage.
+KEEPER_TIMEOUT = 1.0
+
 
 class Consumer:
     """Runs the tasks of one storage.
@@ -110,6 +113,7 @@ class Consumer:
         """
         self.begin_stop(grace)
         self.end_stop()
+        self._keeper.join(KEEPER_TIMEOUT)
 
     def begin_stop(self, grace: float | None = None) -> None:
         """The first half of `stop`, which does not wait."""

@@ -233,6 +233,9 @@ def _subscribers(kind: type[TaskEvent]) -> Sequence[Callable[[TaskEvent], object
 def _tell(subscriber: Callable[[TaskEvent], object], event: TaskEvent) -> None:
     # Each in a transaction of its own: none undoes what another one has done.
     try:
+        # The registry of a thread is the one that was in place when it last had a site; the
+        # layers of tests put others in its place.
+        setSite(None)
         transaction.begin()
         subscriber(event)
         transaction.commit()

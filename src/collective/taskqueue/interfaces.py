@@ -256,10 +256,13 @@ class ITaskQueue(Interface):
         method: str | None = None,
         params: Any = None,
         headers: Any = None,
-        payload: Any = None,
+        payload: Any = ...,
         **options: Any,
     ) -> str:
-        """Queue a task when the current transaction commits; see `taskqueue.add`."""
+        """Queue a task when the current transaction commits; see `taskqueue.add`.
+
+        Without `payload` the body of the current request is taken along, with None nothing.
+        """
 
     def put(task: Task) -> None:
         """Make a task visible at once, outside of any transaction.
@@ -294,7 +297,10 @@ class ITaskQueue(Interface):
     def tasks(
         state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
     ) -> list[TaskStatus]:
-        """Return one page of tasks."""
+        """Return one page of tasks.
+
+        Raises `ValueError` for a state that does not exist, and for a negative number.
+        """
 
     def counts() -> dict[State, int]:
         """Return the number of tasks in each state."""

@@ -94,6 +94,11 @@ class Keeper:
             self._stopped = True
             self._changed.notify()
 
+    def join(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds until the thread has ended; called after `stop`."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
     def look(self, now: float) -> None:
         """Do all that is due at the monotonic time `now`."""
         with self._changed:

@@ -20,6 +20,7 @@ from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.response import clean
 from collective.taskqueue.response import MAX_BODY
 from collective.taskqueue.response import recorded
 from collective.taskqueue.response import retry_after
@@ -69,6 +70,9 @@ ATTEMPT = "collective.taskqueue.attempt"
 
 #: Characters of a traceback that are kept.
 MAX_ERROR = 16 * 1024
+
+#: Characters of a reason that are kept: room for where a task is redirected to, and why.
+MAX_REASON = 2000
 
 #: Longest pause in seconds before a request is retried after a conflict.
 MAX_CONFLICT_PAUSE = 0.5
@@ -285,7 +289,7 @@ def _outcome(
             verdict = "discard"
     return Outcome(
         status=status,
-        reason=reason,
+        reason=clean(" ".join(reason[: 2 * MAX_REASON].split()), MAX_REASON),
         headers=headers,
         body=answer.body,
         truncated=answer.truncated or cut,
@@ -351,13 +355,33 @@ def check_identity(event: Any) -> None:
     expected = event.request.attempt.task.user
     if expected is None:
         return
+    if _current_identity() != expected:
+        raise Unauthorized(_stranger(event.request, expected) or _GONE.format(expected))
+
+
+def _current_identity() -> Identity:
     user = getSecurityManager().getUser()
     folder = aq_parent(aq_inner(user))
     path = "/".join(folder.getPhysicalPath()) if hasattr(folder, "getPhysicalPath") else ""
-    if Identity(path, user.getId() or "") != expected:
-        raise Unauthorized(
-            f"queued by {expected.id} of {expected.folder}, who cannot be authenticated any more"
-        )
+    return Identity(path, user.getId() or "")
+
+
+#: Said of who is gone, and of who never was where the task is.
+_GONE = "queued by {0.id} of {0.folder}, who cannot be authenticated any more"
+_ELSEWHERE = "queued by {0.id} of {0.folder}, whose users are not known at {1}"
+
+
+def _stranger(request: TaskRequest, user: Identity) -> str:
+    """Why the task could not be authenticated as this user; empty if they are known here."""
+    parents = [item for item in request.get("PARENTS", ()) if hasattr(item, "getPhysicalPath")]
+    if not parents:
+        return ""
+    site = user.folder.rpartition("/")[0]
+    if site and site not in ("/".join(item.getPhysicalPath()) for item in parents):
+        return _ELSEWHERE.format(user, request.attempt.task.url.partition("?")[0])
+    folder = parents[-1].getPhysicalRoot().unrestrictedTraverse(user.folder, None)
+    found = folder is not None and folder.getUserById(user.id) is not None
+    return "" if found else _GONE.format(user)
 
 
 @adapter(IPubAfterTraversal)
@@ -377,6 +401,14 @@ def no_tokens(published: Any, request: Any) -> None:
 
 @adapter(IPubFailure)
 def remember_failure(event: Any) -> None:
-    """Keep the exception that an exception view has turned into a page."""
-    if isinstance(event.request, TaskRequest) and not event.retry:
-        event.request.attempt.failure = event.exc_info[1]
+    """Keep the exception that an exception view has turned into a page.
+
+    Who is not known is not authorized either, and that is what people should be told.
+    """
+    if not isinstance(event.request, TaskRequest) or event.retry:
+        return
+    failure, user = event.exc_info[1], event.request.attempt.task.user
+    if isinstance(failure, Unauthorized) and user is not None and _current_identity() != user:
+        reason = _stranger(event.request, user)
+        failure = Unauthorized(reason).with_traceback(failure.__traceback__) if reason else failure
+    event.request.attempt.failure = failure

@@ -21,6 +21,7 @@ from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from contextlib import contextmanager
@@ -139,6 +140,10 @@ class TaskQueue:
     def tasks(
         self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
     ) -> list[TaskStatus]:
+        if state is not None and state not in STATES:
+            raise ValueError(f"there is no state {state!r} (known: {', '.join(STATES)})")
+        if start < 0 or size < 0:
+            raise ValueError("start and size must not be negative")
         found: list[TaskStatus] = self.storage.tasks(state, user, start, size)
         return found
 

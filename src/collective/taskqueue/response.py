@@ -40,11 +40,9 @@ def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str],
     return tuple(kept), truncated
 
 
-def clean(reason: str) -> str:
+def clean(reason: str, longest: int = MAX_REASON) -> str:
     """Return a reason for a log and a status: one line, printable, and not too long."""
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason[:MAX_REASON]
-    )
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason[:longest])
 
 
 def retry_after(headers: Iterable[tuple[str, str]], now: float, longest: float) -> float | None:

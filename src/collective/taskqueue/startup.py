@@ -89,6 +89,7 @@ def build_queues(event: Any) -> None:
 def start_consumers(event: Any) -> None:
     """Start a consumer for each `<taskqueue-server>`, unless a script is about to run."""
     servers = _sections(ServerSettings)
+    _warn_of_queues_that_nobody_serves(servers)
     if not servers:
         return
     if _is_script():
@@ -113,6 +114,17 @@ def start_consumers_after_fork(event: Any) -> None:
         forked, _process.forked = _process.forked, False
         if forked:
             _start(_sections(ServerSettings))
+
+
+def _warn_of_queues_that_nobody_serves(servers: list[ServerSettings]) -> None:
+    served = {server.queue for server in servers}
+    for settings in _sections(QueueSettings):
+        if settings.type == "local" and settings.queue not in served:
+            logger.warning(
+                "queue %s: in the memory of this process, and no <taskqueue-server> in its"
+                " zope.conf: nobody runs its tasks",
+                settings.queue,
+            )
 
 
 def stop_consumers() -> None:
@@ -160,7 +172,11 @@ def _storage(settings: QueueSettings) -> Any:
         raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
     if not ITaskStorage.implementedBy(factory):
         raise ConfigurationError(f"{settings.place}: {path} does not implement ITaskStorage")
-    return factory(settings)
+    try:
+        return factory(settings)
+    except (TypeError, ValueError) as exc:
+        # Whoever has written the class does not know where its settings stand.
+        raise ConfigurationError(f"{settings.place}: {exc}") from exc
 
 
 def _check(queue: TaskQueue) -> None:

@@ -131,7 +131,7 @@ def tasks(
 ) -> list[TaskStatus]:
     """Return one page of the tasks of a queue, of one state or user id if given.
 
-    Raises `UnknownQueue`.
+    Raises `UnknownQueue`, and `ValueError` for a state that does not exist.
     """
     return _queue(queue).tasks(state, user, start, size)
 
@@ -174,7 +174,8 @@ def progress(done: float, total: float | None = None, message: str = "") -> None
     """Tell how far the running task has come; visible at once, before it commits.
 
     Called by a view as often as it likes; stored twice a second at most. Does nothing
-    outside of a task, so that a view can be used both ways.
+    outside of a task, so that a view can be used both ways. Of the message one line of 500
+    characters is kept. Raises `TypeError` or `ValueError` for what is no number.
     """
     attempt = current_attempt()
     if attempt is not None:
@@ -207,6 +208,8 @@ def _queue(name: str | None) -> Any:
 
 
 def _find(task_id: str, name: str | None) -> Any:
+    if not isinstance(task_id, str):
+        raise UnknownTask(f"{task_id!r} is not the id of a task")
     candidates = dict(getUtilitiesFor(ITaskQueue)) if name is None else {name: _queue(name)}
     away: StorageUnavailable | None = None
     for candidate in candidates.values():

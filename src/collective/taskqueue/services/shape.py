@@ -137,7 +137,10 @@ def _progress(progress: Progress | None) -> dict[str, Any] | None:
 
 def _finite(number: float) -> float | None:
     # A view may say anything, and JSON has no word for the rest.
-    return number if math.isfinite(number) else None
+    try:
+        return number if math.isfinite(number) else None
+    except (TypeError, OverflowError):
+        return None
 
 
 def _shown(name: str, value: str) -> str:

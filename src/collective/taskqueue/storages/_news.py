@@ -32,6 +32,9 @@ _LOG: dict[str, Callable[[str, str], None]] = {
     ),
     "cancelled": lambda task_id, detail: logger.info("task %s: %s, cancelled", task_id, detail),
     "failed": lambda task_id, detail: logger.error("task %s: %s, failed", task_id, detail),
+    "stranger": lambda entry, detail: logger.error(
+        "entry %s: no task of this version, put aside into the list %s", entry, detail
+    ),
     "recovered": lambda task_id, detail: logger.warning(
         "task %s: lease of consumer %s ended, back to the front", task_id, detail
     ),

@@ -15,6 +15,7 @@ local MARKERS = 16      -- most wake-up markers that lie about
 local PORTION = 1000    -- most tasks one call looks at
 local HISTORY = 100     -- attempts and changes that are kept
 local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
+local STRANGERS = 10000 -- entries kept that are no tasks
 local HOUR = 3600       -- seconds that a consumer is remembered
 
 local time = call('TIME')
@@ -454,7 +455,16 @@ local function reserved(mine, nonce, seconds)
   return leases
 end
 
-local function take(consumer, process, nonce, limit, seconds, careful)
+local function put_aside(entry, news)
+  -- Somebody else has pushed it, such as version 1, or the server has evicted its record.
+  local name = P .. ':strangers'
+  call('LPUSH', name, entry)
+  call('LTRIM', name, 0, STRANGERS - 1)
+  local shown = string.gsub(string.sub(entry, 1, 100), '[^%w%p]', '?')
+  table.insert(news, { 'stranger', shown, name })
+end
+
+local function take(consumer, process, nonce, limit, seconds, careful, news)
   -- Returns leases, and whether all that waits was looked at. With careful, a task whose
   -- process was lost before is taken alone: all that is lost with it again counts as lost.
   local leases, looked, mine = {}, 0, P .. '.' .. consumer
@@ -464,8 +474,10 @@ local function take(consumer, process, nonce, limit, seconds, careful)
     if not id then return leases, true end
     local record = record_of(id)
     local suspect = careful and record.lost
-    if exorcise(id) or record.state ~= 'queued' then
+    local was_ghost = exorcise(id)
+    if was_ghost or record.state ~= 'queued' then
       call('LREM', mine, 1, id)
+      if not record.state and not was_ghost then put_aside(id, news) end
     elseif record.key and record.mode == 'after_running'
         and tonumber(call('HGET', P .. ':running-keys', record.key) or '0') > 0 then
       call('LREM', mine, 1, id)
@@ -491,7 +503,8 @@ local function reserve(consumer, process, nonce, limit, seconds, careful)
   -- The reply to this very call was lost; its leases are not.
   if settings.again then leases = reserved(P .. '.' .. consumer, nonce, tonumber(seconds)) end
   if #leases == 0 and call('EXISTS', P .. ':paused') == 0 then
-    leases, done = take(consumer, process, nonce, tonumber(limit), tonumber(seconds), careful)
+    local number, lease = tonumber(limit), tonumber(seconds)
+    leases, done = take(consumer, process, nonce, number, lease, careful, news)
   end
   if #leases == 0 then return { done and soonest() or '0', news, leases, born() } end
   if call('LLEN', P) > 0 then wake(1) end
@@ -664,7 +677,8 @@ local function queued(take)
     for i = #page, 1, -1 do
       local id = page[i]
       seen[id] = (seen[id] or 0) + 1
-      if seen[id] > tonumber(call('HGET', P .. ':ghosts', id) or '0') and take(id) then return end
+      local ghosts = tonumber(call('HGET', P .. ':ghosts', id) or '0')
+      if seen[id] > ghosts and get(id, 'state') and take(id) then return end
     end
     if #page < PORTION then return end
     offset = offset - PORTION
@@ -799,7 +813,7 @@ function operation.remove(id)
 end
 
 function operation.clear()
-  local cleared = {}
+  local cleared, news = {}, {}
   local function drop(id, popped)
     withdraw(id, popped)
     forget(id)
@@ -812,9 +826,16 @@ function operation.clear()
   for _ = 1, PORTION do
     local id = call('RPOP', P)
     if not id then break end
-    if not exorcise(id) and get(id, 'state') == 'queued' then drop(id, true) end
+    local state = get(id, 'state')
+    if exorcise(id) then
+      -- Left there by a task that was withdrawn.
+    elseif state == 'queued' then
+      drop(id, true)
+    elseif not state then
+      put_aside(id, news)
+    end
   end
-  return { cleared, call('LLEN', P) + call('ZCARD', P .. ':scheduled') }
+  return { cleared, call('LLEN', P) + call('ZCARD', P .. ':scheduled'), news }
 end
 
 function operation.purge(state)

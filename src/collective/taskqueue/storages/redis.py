@@ -29,6 +29,7 @@ and no colon, so that no two keys can be the same:
     P:aliases:<id>        list    the same ids for one task, the oldest at the left end
     P:ghosts              hash    id → entries in P that are to be skipped
     P:ghosts:number       string  their sum
+    P:strangers           list    entries that were in P and are no tasks, the newest first
     P:number              string  the last number that was given out
     P:born                string  when the queue was first used; another one if data was lost
     P:paused              string  exists while the queue is paused
@@ -389,7 +390,8 @@ class RedisStorage:
         limit = len(self) + self.counts()["scheduled"]
         number = 0
         while True:
-            cleared, rest = self._call("clear")
+            cleared, rest, news = self._call("clear")
+            self._tell(news)
             for task_id in _decoded(cleared):
                 logger.warning("task %s: its queue was reset, dropped", task_id)
             number += len(cleared)
