@@ -35,7 +35,7 @@ HELD = 2 * MOST
 HORIZON = 0.1
 
 #: Seconds that an end waits for others to go with, while there is more to begin than has ended.
-DELAY = 0.02
+DELAY = 0.05
 
 #: Seconds that a thread sleeps for the clerk before its next task: nearly none.
 MOMENT = 1e-5
