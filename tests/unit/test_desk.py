@@ -7,6 +7,7 @@ from collective.taskqueue import grace as pauses
 from collective.taskqueue.clerk import BusyDesk
 from collective.taskqueue.clerk import DELAY
 from collective.taskqueue.clerk import Held
+from collective.taskqueue.clerk import MOMENT
 from collective.taskqueue.clerk import MOST
 from collective.taskqueue.clerk import PATIENCE
 from collective.taskqueue.config import QueueSettings
@@ -508,7 +509,7 @@ def test_a_stopped_consumer_keeps_nothing(storage, limit):
 def now(monkeypatch):
     """The clock of the desk stands still: a list of one moment, which may be moved."""
     moment = [time.monotonic()]
-    clock = SimpleNamespace(monotonic=lambda: moment[0])
+    clock = SimpleNamespace(monotonic=lambda: moment[0], sleep=lambda seconds: None)
     monkeypatch.setattr(desk_room, "time", clock)
     monkeypatch.setattr(clerk_room, "time", clock)
     return moment
@@ -524,6 +525,25 @@ def test_what_came_late_has_not_waited(make, storage, stored, now):
     stored.wait_for(3)
     # The first was reserved, the others came with the ends of those before.
     assert storage.reserves == 1
+
+
+def test_threads_give_way_to_a_clerk_that_works(make, storage, stored, monkeypatch):
+    """Else it waits for the interpreter's lock, as long as they compute."""
+    fill(storage, 30)
+    desk = make()
+    run(desk, 5)
+    stored.wait_for(5)
+    eventually(lambda: not desk._has_unsaid())
+    assert len(desk._hand) > 1
+    slept: list[float] = []
+    pauses = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
+    monkeypatch.setattr(clerk_room, "time", pauses)
+    take(desk)
+    assert slept == []
+    desk._under_way = True
+    take(desk)
+    assert slept == [MOMENT]
+    desk._under_way = False
 
 
 def test_a_slow_storage_does_not_make_tasks_slow(make, storage, stored, now):

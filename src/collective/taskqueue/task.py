@@ -132,16 +132,17 @@ class Task:
         """
         if not isinstance(record, Mapping) or record.get("format") != FORMAT:
             raise TaskDecodeError(f"not a task record of format {FORMAT}")
-        values = {k: v for k, v in record.items() if k != "format"}
-        unknown = values.keys() - _TYPES.keys()
-        if unknown or not values.keys() >= _REQUIRED:
+        values = {**record}
+        del values["format"]
+        if not _TYPES.keys() >= values.keys() >= _REQUIRED:
             raise TaskDecodeError("unknown or missing fields in a task record")
         for name, value in values.items():
-            if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
+            # What comes out of msgpack is of these very types; and True is no number.
+            if type(value) not in _TYPES[name]:
                 raise TaskDecodeError(f"field {name!r} of a task record is no {_TYPES[name]}")
         try:
-            values["headers"] = tuple(_header(pair) for pair in values.get("headers", ()))
-            for name, kind in (("user", Identity), ("origin", Origin)):
+            values["headers"] = tuple([_header(pair) for pair in values.get("headers", ())])
+            for name, kind in _PARTS:
                 if values.get(name) is not None:
                     values[name] = _part(kind, values[name])
             return cls(**values)
@@ -149,43 +150,48 @@ class Task:
             raise TaskDecodeError(f"malformed task record: {exc}") from exc
 
 
-def _header(pair: object) -> tuple[str, str]:
-    if not isinstance(pair, (list, tuple)) or not all(isinstance(text, str) for text in pair):
-        raise TypeError(f"{pair!r} is no pair of texts")
-    name, value = pair
-    return name, value
+def _header(pair: Any) -> tuple[str, str]:
+    if type(pair) in _LIST:
+        name, value = pair
+        if type(name) is str is type(value):
+            return name, value
+    raise TypeError(f"{pair!r} is no pair of texts")
 
 
 def _part(kind: type[Any], record: Mapping[str, Any]) -> Any:
     part = kind(**record)
-    for item in fields(kind):
-        value = getattr(part, item.name)
-        # What may be absent is None by default.
-        if not isinstance(value, str) and (value is not None or item.default is not None):
-            raise TypeError(f"{item.name} is no text: {value!r}")
+    for name, optional in _FIELDS[kind]:
+        value = getattr(part, name)
+        if type(value) is not str and (value is not None or not optional):
+            raise TypeError(f"{name} is no text: {value!r}")
     return part
 
 
-_NUMBER = (int, float)
-_OPTIONAL_NUMBER = (int, float, type(None))
-_TYPES: dict[str, Any] = {
-    "headers": (list, tuple),
-    "payload": bytes,
-    "user": (Mapping, type(None)),
-    "origin": (Mapping, type(None)),
+_LIST = frozenset({list, tuple})
+_NUMBER = frozenset({int, float})
+_NONE = frozenset({type(None)})
+_TEXT = frozenset({str})
+_TYPES: dict[str, frozenset[type[Any]]] = {
+    "headers": _LIST,
+    "payload": frozenset({bytes}),
+    "user": frozenset({dict}) | _NONE,
+    "origin": frozenset({dict}) | _NONE,
     "created": _NUMBER,
-    "due": _OPTIONAL_NUMBER,
-    "timeout": _OPTIONAL_NUMBER,
-    "max_attempts": int,
+    "due": _NUMBER | _NONE,
+    "timeout": _NUMBER | _NONE,
+    "max_attempts": frozenset({int}),
     "min_backoff": _NUMBER,
     "max_backoff": _NUMBER,
-    "max_age": _OPTIONAL_NUMBER,
-    "key": (str, type(None)),
-    "keep": _OPTIONAL_NUMBER,
+    "max_age": _NUMBER | _NONE,
+    "key": _TEXT | _NONE,
+    "keep": _NUMBER | _NONE,
 }
-_TYPES |= {f.name: str for f in fields(Task) if f.name not in _TYPES}
+_TYPES |= {f.name: _TEXT for f in fields(Task) if f.name not in _TYPES}
 _REQUIRED = {"id", "queue", "url"}
 _DEFAULTS = tuple((f.name, f.default) for f in fields(Task))
+_PARTS: tuple[tuple[str, type[Any]], ...] = (("user", Identity), ("origin", Origin))
+#: The names of their fields, and whether each may be absent.
+_FIELDS = {kind: [(f.name, f.default is None) for f in fields(kind)] for _, kind in _PARTS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,9 +170,12 @@ class SQLite:
                 self._gate.release()
 
     def _begin(self, connection: Connection) -> None:
-        # Who has waited for other threads already waits so much less for other processes.
-        rest = max(0, math.ceil((self._turn.ends - time.monotonic()) * 1000))
-        connection.connection.driver_connection.execute(f"PRAGMA busy_timeout={rest}")  # type: ignore[union-attr]
+        # Who has waited for other threads already waits so much less for other processes: in
+        # tenths of a second, so that there is rarely something to be said.
+        rest = max(0, math.ceil((self._turn.ends - time.monotonic()) * 10) * 100)
+        if connection.info.get("busy_timeout") != rest:
+            connection.info["busy_timeout"] = rest
+            connection.connection.driver_connection.execute(f"PRAGMA busy_timeout={rest}")  # type: ignore[union-attr]
         # Who reads first and then wants to write would be told that somebody else was faster.
         reads = connection.get_execution_options().get("reads")
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
@@ -288,6 +291,9 @@ class PostgreSQL:
             self._url,
             # The driver begins no transaction by itself; each one says what it is.
             isolation_level="AUTOCOMMIT",
+            # With the server's own placeholders: else the driver looks for its own in each
+            # statement each time, which takes as long as the call itself.
+            paramstyle="numeric_dollar",
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=seconds,
@@ -298,6 +304,7 @@ class PostgreSQL:
                 "application_name": "collective.taskqueue",
                 # A pooler in transaction mode hands each transaction another session.
                 "prepare_threshold": None,
+                "cursor_factory": self._driver.RawCursor,
             },
         )
         event.listen(

@@ -20,12 +20,16 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
+from sqlalchemy import bindparam
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import delete
+from sqlalchemy import Double
 from sqlalchemy import func
+from sqlalchemy import Integer
 from sqlalchemy import or_
 from sqlalchemy import select
+from sqlalchemy import Text
 from sqlalchemy import Update
 from sqlalchemy import update
 from typing import Any
@@ -239,18 +243,15 @@ def shorten(session: Session, connection: Connection, task_id: str) -> None:
     connection.execute(of_task(session, task_id).values(values))
 
 
-def forget(
-    session: Session, connection: Connection, order: Any, *conditions: ColumnElement[bool]
-) -> list[str]:
-    """Delete a portion of the tasks for which all conditions are true; return their ids.
+def forgetting(order: Any, *conditions: ColumnElement[bool]) -> Any:
+    """Return the statement that deletes a portion of the tasks for which all conditions are true.
 
-    `order` is the column by which their index has them.
+    It returns their ids. `order` is the column by which their index has them.
     """
-    here = TASK.c.queue == session.settings.queue
+    here = TASK.c.queue == bindparam("queue_", type_=Text)
     ids = select(TASK.c.id).where(here, *conditions).order_by(order).limit(PORTION)
     chosen = ids.with_for_update(skip_locked=True)
-    gone = delete(TASK).where(here, TASK.c.id.in_(chosen)).returning(TASK.c.id)
-    return list(connection.scalars(gone))
+    return delete(TASK).where(here, TASK.c.id.in_(chosen)).returning(TASK.c.id)
 
 
 class Tidy:
@@ -263,12 +264,16 @@ class Tidy:
         self._session = session
         self._looked = float("-inf")
         self._finished: dict[str, int] = {}
+        # Built once: that takes longer than to execute them.
+        old = TASK.c.forget_at <= bindparam("now_", type_=Double)
+        self._old = forgetting(TASK.c.forget_at, old)
+        self._surplus = {state: _surplus(state) for state in FINISHED}
 
-    def after(self, state: str, now: float, number: int = 1) -> None:
+    def after(self, state: State, now: float, number: int = 1) -> None:
         """So many tasks have finished; called outside of any transaction."""
         if abs(now - self._looked) >= self.INTERVAL:
             self._looked = now
-            self._forget(TASK.c.forget_at, TASK.c.forget_at <= now)
+            self._forget(self._old, now_=now)
         most = self._session.settings.max_finished
         # From the first one on: nobody knows how many there were before.
         number += self._finished.get(state, most)
@@ -276,22 +281,24 @@ class Tidy:
         # A hundredth too many is not worth a look after each task.
         if number > most // 100:
             self._finished[state] = 0
-            self._cap(state, most)
+            self._forget(self._surplus[state], most=most)
 
-    def _cap(self, state: Any, most: int) -> None:
-        line = (TASK.c.queue == self._session.settings.queue, one_of(*FINISHED), one_of(state))
-        surplus = select(TASK.c.place).where(*line).order_by(TASK.c.place.desc())
-        last = surplus.offset(most).limit(1).scalar_subquery()
-        self._forget(TASK.c.place, one_of(*FINISHED), one_of(state), TASK.c.place <= last)
-
-    def _forget(self, order: Any, *conditions: ColumnElement[bool]) -> None:
+    def _forget(self, statement: Any, **values: Any) -> None:
         session = self._session
 
-        def work(connection: Connection, again: bool) -> list[str]:
-            return forget(session, connection, order, *conditions)
+        def work(connection: Connection, again: bool) -> None:
+            session.execute(connection, statement, **values)
 
         try:
             session.single(work)
         except StorageUnavailable as exc:
             # The task has ended all the same, and the next one may be reserved already.
             logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)
+
+
+def _surplus(state: State) -> Any:
+    """Forget those that finished in a state before the last `most` that did."""
+    line = TASK.c.queue == bindparam("queue_", type_=Text), one_of(*FINISHED), one_of(state)
+    places = select(TASK.c.place).where(*line).order_by(TASK.c.place.desc())
+    last = places.offset(bindparam("most", type_=Integer)).limit(1).scalar_subquery()
+    return forgetting(TASK.c.place, *line[1:], TASK.c.place <= last)

@@ -137,9 +137,11 @@ class Finishing(Steering):
         found = self._session.single(work)
         if found is None:
             return None
-        # None are all of them.
         done = found[0].ended
-        rest = [n for n, (lease, _) in enumerate(ends) if done is not None and lease.token not in done]
+        rest = []
+        if done is not None:
+            # Not all of them.
+            rest = [n for n, (lease, _) in enumerate(ends) if lease.token not in done]
         states: list[State | None] = [end.state for _, end in ends]
         if rest:
             # Stale, or to be cancelled.

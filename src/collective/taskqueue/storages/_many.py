@@ -51,7 +51,6 @@ GIVEN: dict[str, Any] = {
 }
 
 
-
 class InProcess:
     """A library in this process, which reads the rows as it goes.
 

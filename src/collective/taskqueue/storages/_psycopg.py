@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from psycopg import RawCursor as RawCursor
 from typing import Any
 import psycopg
 import threading

@@ -127,10 +127,11 @@ class Steering:
     def _forget(self, limit: int, order: Any, *conditions: Any) -> list[str]:
         """Delete in portions, so that others come in between."""
         session = self._session
+        statement = _endings.forgetting(order, *conditions)
         ids: list[str] = []
         while len(ids) < limit:
             found = session.write(
-                lambda connection, again: _endings.forget(session, connection, order, *conditions)
+                lambda connection, again: list(session.execute(connection, statement).scalars())
             )
             if not found:
                 break
