@@ -30,6 +30,7 @@ from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from functools import partial
 from types import SimpleNamespace
 import pytest
 import threading
@@ -38,6 +39,8 @@ import time
 
 class FarStorage(LocalStorage):
     """Holds each exchange until it is let go, and fails as it is told."""
+
+    nearby = False
 
     def __init__(self, **settings):
         super().__init__(QueueSettings(**settings))
@@ -98,9 +101,11 @@ class Stored(list):
             assert self.changed.wait_for(lambda: len(self) >= number, BOUND)
 
 
-@pytest.fixture
-def storage():
-    return FarStorage()
+@pytest.fixture(params=[False, True], ids=["far", "nearby"])
+def storage(request):
+    storage = FarStorage()
+    storage.nearby = request.param
+    return storage
 
 
 @pytest.fixture
@@ -527,14 +532,33 @@ def test_what_came_late_has_not_waited(make, storage, stored, now):
     assert storage.reserves == 1
 
 
+def test_a_thread_goes_by_itself_to_what_is_nearby(make, storage, stored, monkeypatch):
+    """It does not wait for a clerk, who would compute in its stead."""
+    monkeypatch.setattr(BusyDesk, "_run", lambda self: self._grace.begun.wait(BOUND))
+    storage.nearby = True
+    tasks = fill(storage, 30)
+    desk = make()
+    assert run(desk, 30) == tasks
+    assert aside(partial(desk.take, 0)).result(BOUND) == []
+    assert sorted(stored) == sorted((task_id, SUCCEEDED) for task_id in tasks)
+    assert len(storage.exchanges) < 20
+    desk._grace.begin(0)
+
+
+def test_the_clerk_goes_if_nobody_comes(make, storage, stored):
+    storage.nearby = True
+    tasks = fill(storage, 9)
+    desk = make()
+    assert run(desk, 9) == tasks
+    stored.wait_for(9)
+
+
 def test_threads_give_way_to_a_clerk_that_works(make, storage, stored, monkeypatch):
     """Else it waits for the interpreter's lock, as long as they compute."""
-    fill(storage, 30)
+    fill(storage, 2)
     desk = make()
-    run(desk, 5)
-    stored.wait_for(5)
-    eventually(lambda: not desk._has_unsaid())
-    assert len(desk._hand) > 1
+    with desk._work:
+        desk._put_in_hand(storage.reserve("consumer", limit=2, timeout=0))
     slept: list[float] = []
     pauses = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
     monkeypatch.setattr(clerk_room, "time", pauses)

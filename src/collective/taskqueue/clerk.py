@@ -3,6 +3,10 @@
 It has a clerk, a thread that hands in many ends at once and brings as many new tasks, while
 the others go on. What has ended is on its way in a moment; what is brought ahead is what the
 consumer began within the last moments, and goes back if it cannot begin soon.
+
+If the storage is a library in this process, a thread that comes for its next task goes there
+itself: nothing would be done meanwhile but wait for the interpreter's lock. The clerk goes if
+nobody comes.
 """
 
 from __future__ import annotations
@@ -34,8 +38,11 @@ HELD = 2 * MOST
 #: threads waited for the storage.
 HORIZON = 0.1
 
-#: Seconds that an end waits for others to go with, while there is more to begin than has ended.
-DELAY = 0.05
+#: Seconds that an end waits for others to go with, while there is more to begin.
+DELAY = 0.1
+
+#: Somebody goes to the storage when so many have ended for each that is still held.
+SHARE = 3
 
 #: Seconds that a thread sleeps for the clerk before its next task: nearly none.
 MOMENT = 1e-5
@@ -82,11 +89,15 @@ class BusyDesk(Desk):
         #: When the first of the ends was handed in, by the monotonic clock.
         self._first = 0.0
         self._deliveries: int = self._storage.settings.max_deliveries
+        #: Whether the threads go to the storage themselves.
+        self._nearby = bool(self._storage.nearby and self._settings.concurrent_limit)
         self._under_way = False
         self._closed = False
         self._clerk: threading.Thread | None = None
 
     def take(self, timeout: float | None = None) -> list[Lease]:
+        if self._nearby:
+            self._go()
         with self._work:
             lease = self._from_hand()
             clerk_works = self._under_way or self._is_pressing()
@@ -109,6 +120,14 @@ class BusyDesk(Desk):
                 for lease in leases:
                     self._note_taken(lease)
         return leases
+
+    def _go(self) -> None:
+        """Do what the clerk would do now."""
+        with self._work:
+            if self._under_way or not self._is_pressing():
+                return
+            errand = self._errand()
+        self._visit(*errand)
 
     def _from_hand(self) -> Lease | None:
         """Return what is next, None if there is nothing, and nothing on its way."""
@@ -175,7 +194,7 @@ class BusyDesk(Desk):
                 self._ends.append(ending)
                 if len(self._ends) == 1:
                     self._first = time.monotonic()
-                if len(self._ends) == 1 or self._is_pressing():
+                if len(self._ends) == 1 or (self._is_pressing() and not self._nearby):
                     # Else it looks by itself, soon enough.
                     self._work.notify()
                 return
@@ -230,35 +249,43 @@ class BusyDesk(Desk):
     def _run(self) -> None:
         while True:
             with self._work:
-                while not (self._is_pressing() or self._is_late()):
-                    if self._closed and not self._ends:
+                while self._under_way or not (self._is_pressing() or self._is_late()):
+                    if self._closed and not self._has_unsaid():
                         return
                     self._work.wait(self._pause())
-                back = self._take_back()
-                ends = [self._ends.popleft() for _ in range(min(len(self._ends), MOST))]
-                limit = self._wanted()
-                self._under_way = True
-            brought: list[Held] = []
-            try:
-                if back:
-                    until = min(held.since for held in back) + self._settings.lease
-                    self._give_back([held.lease for held in back], until)
-                if ends:
-                    brought = self._exchange(ends, limit)
-            except BaseException:
-                logger.exception("the ends of %d tasks may be lost, going on", len(ends))
-                # Or else their leases were renewed for ever.
-                for ending in ends:
-                    ending.release()
-            finally:
-                with self._work:
-                    self._hand.extend(brought)
-                    self._under_way = False
-                    self._news.notify_all()
+                errand = self._errand()
+            self._visit(*errand)
+
+    def _errand(self) -> tuple[list[Held], list[Ending], int]:
+        """What to give back, what to hand in, and how many to bring."""
+        back = self._take_back()
+        ends = [self._ends.popleft() for _ in range(min(len(self._ends), MOST))]
+        self._under_way = True
+        return back, ends, self._wanted()
+
+    def _visit(self, back: Sequence[Held], ends: Sequence[Ending], limit: int) -> None:
+        brought: list[Held] = []
+        try:
+            if back:
+                until = min(held.since for held in back) + self._settings.lease
+                self._give_back([held.lease for held in back], until)
+            if ends:
+                brought = self._exchange(ends, limit)
+        except BaseException:
+            logger.exception("the ends of %d tasks may be lost, going on", len(ends))
+            # Or else their leases were renewed for ever.
+            for ending in ends:
+                ending.release()
+        finally:
+            with self._work:
+                self._hand.extend(brought)
+                self._under_way = False
+                self._work.notify()
+                self._news.notify_all()
 
     def _is_pressing(self) -> bool:
         """Whether what has ended is to be handed in now."""
-        if self._grace.begun.is_set() or len(self._ends) >= min(len(self._hand), MOST):
+        if self._grace.begun.is_set() or len(self._ends) >= min(SHARE * len(self._hand), MOST):
             return bool(self._ends)
         return bool(self._ends) and time.monotonic() >= self._first + DELAY
 
@@ -270,6 +297,9 @@ class BusyDesk(Desk):
 
     def _pause(self) -> float | None:
         """Seconds until one of both is true, whatever happens; None if neither will be."""
+        if self._under_way:
+            # A thread is there, and tells when it is back.
+            return None
         moments = [self._first + DELAY] if self._ends else []
         if self._hand:
             moments.append(self._hand[0].arrived + PATIENCE)

@@ -222,6 +222,8 @@ class IExchange(Interface):
 
     settings: Any = Attribute("The `QueueSettings` that it was made with.")
 
+    nearby: bool = Attribute("Whether it computes in this process, rather than wait for another.")
+
     def exchange(
         ends: Sequence[tuple[Lease, Transition]],
         consumer: str,

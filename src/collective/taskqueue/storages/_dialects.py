@@ -113,6 +113,7 @@ class SQLite:
     awaited: tuple[ColumnElement[bool], ...] = ()
     #: One transaction at a time: no row, no key has to be locked.
     serial = True
+    nearby = True
     many = InProcess()
 
     def __init__(self, settings: QueueSettings, url: Any) -> None:
@@ -264,6 +265,7 @@ class PostgreSQL:
     number: ColumnElement[int] = NUMBERS.next_value()
     insert = staticmethod(postgresql.insert)
     serial = False
+    nearby = False
     many = OnServer()
     #: A crash of the server may take a claim, and nothing else with it.
     relaxed = (func.set_config("synchronous_commit", "off", True),)

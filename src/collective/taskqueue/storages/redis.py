@@ -98,6 +98,8 @@ WAKE_MARKERS = 64
 class RedisStorage:
     """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
 
+    nearby = False
+
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None

@@ -79,6 +79,7 @@ class SqlStorage(Finishing):
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None
         super().__init__(Session(settings, dialect_of(settings), clock))
+        self.nearby = self._session.dialect.nearby
         self._begin()
 
     def _begin(self) -> None:
