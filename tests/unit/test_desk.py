@@ -579,7 +579,7 @@ def test_a_slow_storage_does_not_make_tasks_slow(make, storage, stored, now):
         storage.let(go=False)
         end(desk, lease)
         waiting = aside(desk.take)
-        eventually(lambda: desk._news._waiters)
+        eventually(lambda: desk._waiting)
         storage.wait_for(number + 1)
         now[0] += 1.0
         storage.let(go=True)

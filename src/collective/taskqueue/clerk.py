@@ -80,7 +80,7 @@ class BusyDesk(Desk):
         self._taken: dict[str, bool] = {}
         #: How many threads wait at the storage and not here.
         self._away = 0
-        #: How many threads wait for the clerk, and the seconds that all together have waited,
+        #: How many threads wait for the storage, and the seconds that all together have waited,
         #: less the moments at which those that still wait began to.
         self._waiting = 0
         self._waited = 0.0
@@ -127,7 +127,12 @@ class BusyDesk(Desk):
             if self._under_way or not self._is_pressing():
                 return
             errand = self._errand()
-        self._visit(*errand)
+            self._begin_wait()
+        try:
+            self._visit(*errand)
+        finally:
+            with self._work:
+                self._end_wait()
 
     def _from_hand(self) -> Lease | None:
         """Return what is next, None if there is nothing, and nothing on its way."""
@@ -146,16 +151,22 @@ class BusyDesk(Desk):
         return None
 
     def _wait(self) -> None:
-        self._waiting += 1
-        self._waited -= time.monotonic()
+        self._begin_wait()
         try:
             self._news.wait()
         finally:
-            self._waiting -= 1
-            self._waited += time.monotonic()
+            self._end_wait()
+
+    def _begin_wait(self) -> None:
+        self._waiting += 1
+        self._waited -= time.monotonic()
+
+    def _end_wait(self) -> None:
+        self._waiting -= 1
+        self._waited += time.monotonic()
 
     def _busy(self) -> float:
-        """The clock that stands still while all threads wait for the clerk."""
+        """The clock that stands still while all threads wait for the storage."""
         now = time.monotonic()
         waited = self._waited + self._waiting * now
         return now - waited / (self._settings.concurrent_limit or 1)
