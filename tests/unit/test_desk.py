@@ -5,7 +5,6 @@ from collective.taskqueue import clerk as clerk_room
 from collective.taskqueue import desk as desk_room
 from collective.taskqueue import grace as pauses
 from collective.taskqueue.clerk import BusyDesk
-from collective.taskqueue.clerk import DELAY
 from collective.taskqueue.clerk import Held
 from collective.taskqueue.clerk import MOMENT
 from collective.taskqueue.clerk import MOST
@@ -41,6 +40,7 @@ class FarStorage(LocalStorage):
     """Holds each exchange until it is let go, and fails as it is told."""
 
     nearby = False
+    delay = 0.02
 
     def __init__(self, **settings):
         super().__init__(QueueSettings(**settings))
@@ -236,7 +236,7 @@ def test_an_end_waits_for_company_while_there_is_more_to_begin(make, storage, st
     fill(storage, 100)
     desk = make()
     run(desk, 40)
-    now[0] += 2 * DELAY
+    now[0] += 2 * storage.delay
     stored.wait_for(40)
     number = len(storage.exchanges)
     assert len(desk._hand) > 2
@@ -245,7 +245,7 @@ def test_an_end_waits_for_company_while_there_is_more_to_begin(make, storage, st
     with desk._work:
         assert len(desk._ends) == 1
         assert not desk._is_pressing()
-    now[0] += 2 * DELAY
+    now[0] += 2 * storage.delay
     stored.wait_for(41)
     assert storage.exchanges[number][0] == 1
 
@@ -621,7 +621,7 @@ def test_it_is_tried_no_longer_than_the_leases_last(make, storage, stored, quick
     fill(storage, 100)
     desk = make(lease=5.0)
     run(desk, 40)
-    now[0] += 2 * DELAY
+    now[0] += 2 * storage.delay
     stored.wait_for(40)
 
     def away(leases):

@@ -38,9 +38,6 @@ HELD = 2 * MOST
 #: threads waited for the storage.
 HORIZON = 0.1
 
-#: Seconds that an end waits for others to go with, while there is more to begin.
-DELAY = 0.1
-
 #: Somebody goes to the storage when so many have ended for each that is still held.
 SHARE = 3
 
@@ -89,6 +86,8 @@ class BusyDesk(Desk):
         #: When the first of the ends was handed in, by the monotonic clock.
         self._first = 0.0
         self._deliveries: int = self._storage.settings.max_deliveries
+        #: Seconds that an end waits for others to go with, while there is more to begin.
+        self._delay: float = self._storage.delay
         #: Whether the threads go to the storage themselves.
         self._nearby = bool(self._storage.nearby and self._settings.concurrent_limit)
         self._under_way = False
@@ -298,7 +297,7 @@ class BusyDesk(Desk):
         """Whether what has ended is to be handed in now."""
         if self._grace.begun.is_set() or len(self._ends) >= min(SHARE * len(self._hand), MOST):
             return bool(self._ends)
-        return bool(self._ends) and time.monotonic() >= self._first + DELAY
+        return bool(self._ends) and time.monotonic() >= self._first + self._delay
 
     def _is_late(self) -> bool:
         """Whether what was reserved ahead has waited too long."""
@@ -311,7 +310,7 @@ class BusyDesk(Desk):
         if self._under_way:
             # A thread is there, and tells when it is back.
             return None
-        moments = [self._first + DELAY] if self._ends else []
+        moments = [self._first + self._delay] if self._ends else []
         if self._hand:
             moments.append(self._hand[0].arrived + PATIENCE)
         return max(0.0, min(moments) - time.monotonic()) if moments else None

@@ -224,6 +224,8 @@ class IExchange(Interface):
 
     nearby: bool = Attribute("Whether it computes in this process, rather than wait for another.")
 
+    delay: float = Attribute("Seconds that an end may wait for others to go with.")
+
     def exchange(
         ends: Sequence[tuple[Lease, Transition]],
         consumer: str,

@@ -99,6 +99,7 @@ class RedisStorage:
     """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
 
     nearby = False
+    delay = 0.02
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
