@@ -65,6 +65,9 @@ class Storage(LocalStorage):
 class FarStorage(Storage):
     """The same, as if it were so far away that a consumer has a clerk."""
 
+    nearby = False
+    delay = 0.02
+
     def exchange(self, ends, consumer, limit=1, seconds=30.0):
         states = [self.finish(lease, transition) for lease, transition in ends]
         return states, LocalStorage.reserve(self, consumer, limit, 0, seconds)
