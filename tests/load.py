@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
+from services import PostgresServer
 from typing import Any
+import psycopg
+import random
 import threading
 import time
 
@@ -121,6 +126,43 @@ def persist(call: Callable[[], Any]) -> None:
         except StorageUnavailable:
             assert time.monotonic() < deadline, "the storage does not come back"
             time.sleep(0.01)
+
+
+def terminate_sessions(server: PostgresServer, which: str, times: int) -> None:
+    """Let the server end a random session of those, again and again."""
+    rng = random.Random(1)
+    found = f"SELECT pid FROM pg_stat_activity WHERE {which}"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for _ in range(times):
+            pids = [pid for (pid,) in connection.execute(found)]
+            if pids:
+                connection.execute("SELECT pg_terminate_backend(%s)", [rng.choice(pids)])
+            time.sleep(0.02)
+
+
+def wake_too_late(frozen: SqlStorage, storage: SqlStorage, monkeypatch: Any) -> None:
+    """Freeze an exchange within its transaction: the task runs elsewhere, and nothing changes."""
+    task = add_one(storage)
+    [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
+    change = frozen._session.change
+    asleep, awake = threading.Event(), threading.Event()
+
+    def stall(*arguments: Any, **values: Any) -> int:
+        result = change(*arguments, **values)
+        if not asleep.is_set():
+            asleep.set()
+            assert awake.wait(BOUND)
+        return result
+
+    monkeypatch.setattr(frozen._session, "change", stall)
+    ends = [(lease, ending(lease, "scheduled", due=1.0))]
+    late = aside(lambda: frozen.exchange(ends, "frozen"))
+    assert asleep.wait(BOUND)
+    [again] = storage.reserve("consumer", timeout=BOUND)
+    assert (again.task.id, again.attempt) == (task.id, 2)
+    awake.set()
+    assert late.result(BOUND) == ([None], [])
+    assert storage.finish(again, ending(again)) == SUCCEEDED
 
 
 def _holds(condition: Callable[[], bool]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from subprocess import Popen
+from typing import Self
 import os
 import pwd
 import shutil
@@ -18,7 +19,51 @@ import time
 START_TIMEOUT = 30.0
 
 
-class RedisServer:
+class Server:
+    """A process of ours that others connect to, and its folder."""
+
+    folder: Path
+    process: Popen[bytes] | None = None
+    #: What ends it without waiting for its clients.
+    end = signal.SIGTERM
+    _command: list[str]
+    #: Whose process it is, if not ours.
+    _user: str | None = None
+
+    def start(self) -> Self:
+        """Start the process and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = Popen(self._command, stdout=log, stderr=log, user=self._user, cwd="/")
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._answers():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise RuntimeError(f"{self._command[0]} does not start, see {self.folder}")
+            time.sleep(0.01)
+        return self
+
+    def stop(self, number: int | None = None) -> None:
+        """End the process by a signal, and wait for it."""
+        process, self.process = self.process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(number or self.end)
+            process.wait(START_TIMEOUT)
+
+    def remove(self) -> None:
+        """End the process and forget its folder."""
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def _become_other(self) -> None:
+        """Some refuse to be root, and their user cannot enter a folder of root's."""
+        if os.geteuid() == 0:
+            self._user = _other_user()
+            shutil.chown(self.folder, self._user)
+
+
+class RedisServer(Server):
     """A redis-server on a unix socket; `persistent` writes every change to a file."""
 
     def __init__(
@@ -33,24 +78,6 @@ class RedisServer:
         self._command += ["--save", "", "--logfile", str(folder / "redis.log")]
         if persistent:
             self._command += ["--appendonly", "yes", "--appendfsync", "always"]
-        self.process: Popen[bytes] | None = None
-
-    def start(self) -> RedisServer:
-        """Start the process and wait until it answers."""
-        self.process = subprocess.Popen(self._command)
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._answers():
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise RuntimeError(f"{self._command[0]} does not start, see {self.folder}")
-            time.sleep(0.01)
-        return self
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the process by a signal and wait for it."""
-        process, self.process = self.process, None
-        if process is not None and process.poll() is None:
-            process.send_signal(number)
-            process.wait(START_TIMEOUT)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -62,8 +89,10 @@ class RedisServer:
                 return False
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A PostgreSQL server on a unix socket, with a folder and databases of its own."""
+
+    end = signal.SIGINT
 
     def __init__(self, durable: bool = False) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
@@ -71,45 +100,15 @@ class PostgresServer:
         if not path.name:
             raise RuntimeError("postgres is missing; type: apt-get install postgresql")
         self._bin = path.parent
-        # It refuses to be root, and its user cannot enter a folder of root's.
-        self._user = _other_user() if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-        if self._user:
-            shutil.chown(self.folder, self._user)
-        self._data = self.folder / "data"
-        self._options = ["-c", "listen_addresses=", "-k", str(self.folder)]
-        self._options += ["-c", "max_connections=100"]
+        self._become_other()
+        data = self.folder / "data"
+        self._command = [str(path), "-D", str(data), "-k", str(self.folder)]
+        self._command += ["-c", "listen_addresses=", "-c", "max_connections=100"]
         if not durable:
-            self._options += ["-c", "fsync=off", "-c", "full_page_writes=off"]
-        self.process: Popen[bytes] | None = None
+            self._command += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         self._databases = 0
-        self._run("initdb", "-D", self._data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "-N")
-
-    def start(self) -> PostgresServer:
-        """Start the process and wait until it answers."""
-        command = [str(self._bin / "postgres"), "-D", str(self._data), *self._options]
-        with (self.folder / "log").open("ab") as log:
-            self.process = Popen(command, stdout=log, stderr=log, user=self._user, cwd="/")
-        deadline = time.monotonic() + START_TIMEOUT
-        while subprocess.run(
-            [self._bin / "pg_isready", "-q", "-h", self.folder], check=False
-        ).returncode:
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise RuntimeError(f"postgres does not start, see {self.folder}")
-            time.sleep(0.01)
-        return self
-
-    def stop(self, number: int = signal.SIGINT) -> None:
-        """End the process by a signal, by default without waiting for its clients."""
-        process, self.process = self.process, None
-        if process is not None and process.poll() is None:
-            process.send_signal(number)
-            process.wait(START_TIMEOUT)
-
-    def remove(self) -> None:
-        """End the process and forget its folder."""
-        self.stop()
-        shutil.rmtree(self.folder)
+        self._run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "-N")
 
     def url(self, database: str = "postgres") -> str:
         """Return the url of a database."""
@@ -122,6 +121,10 @@ class PostgresServer:
         self._run("createdb", "-h", self.folder, "-U", "postgres", name)
         return self.url(name)
 
+    def _answers(self) -> bool:
+        ready = [self._bin / "pg_isready", "-q", "-h", self.folder]
+        return subprocess.run(ready, check=False).returncode == 0
+
     def _run(self, name: str, *options: object) -> None:
         command = [str(self._bin / name), *map(str, options)]
         done = subprocess.run(
@@ -131,7 +134,7 @@ class PostgresServer:
             raise RuntimeError(f"{name}: {done.stderr}")
 
 
-class PgBouncer:
+class PgBouncer(Server):
     """A PgBouncer in transaction mode on a unix socket, with few connections to its server."""
 
     PORT = 6432
@@ -157,41 +160,14 @@ class PgBouncer:
         lines += [f"{name} = {value}" for name, value in settings.items()]
         (self.folder / "users").write_text('"postgres" ""\n')
         (self.folder / "ini").write_text("\n".join(lines) + "\n")
-        # It refuses to be root, too.
-        self._user = _other_user() if os.geteuid() == 0 else None
-        if self._user:
-            shutil.chown(self.folder, self._user)
+        self._become_other()
         self._command = [path, str(self.folder / "ini")]
-        self.process: Popen[bytes] | None = None
-
-    def start(self) -> PgBouncer:
-        """Start the process and wait until it takes connections."""
-        with (self.folder / "log").open("ab") as log:
-            self.process = Popen(self._command, stdout=log, stderr=log, user=self._user, cwd="/")
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._listens():
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise RuntimeError(f"pgbouncer does not start, see {self.folder}")
-            time.sleep(0.01)
-        return self
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the process by a signal, by default without waiting for its clients."""
-        process, self.process = self.process, None
-        if process is not None and process.poll() is None:
-            process.send_signal(number)
-            process.wait(START_TIMEOUT)
-
-    def remove(self) -> None:
-        """End the process and forget its folder."""
-        self.stop()
-        shutil.rmtree(self.folder)
 
     def url(self, database: str) -> str:
         """Return the url of a database of its server."""
         return f"postgresql://postgres@/{database}?host={self.folder}&port={self.PORT}"
 
-    def _listens(self) -> bool:
+    def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
             try:
                 connection.connect(str(self.folder / f".s.PGSQL.{self.PORT}"))

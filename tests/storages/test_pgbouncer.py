@@ -28,18 +28,18 @@ from collective.taskqueue.task import Progress
 from collective.taskqueue.task import SUCCEEDED
 from load import Load
 from load import persist
+from load import terminate_sessions
 from load import until
+from load import wake_too_late
 from services import PgBouncer
 from services import PostgresServer
 from typing import Any
 import os
 import psycopg
 import pytest
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 
@@ -278,27 +278,7 @@ def test_a_transaction_that_is_frozen(narrow, database, make_storage, monkeypatc
     """The server ends it and its session; others go on with a new one."""
     monkeypatch.setattr(_dialects, "IDLE", 0.5)
     frozen, storage = (make_storage(narrow.url(database), stage_timeout=10.0) for _ in range(2))
-    task = add_one(storage)
-    [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
-    change = frozen._session.change
-    asleep, awake = threading.Event(), threading.Event()
-
-    def stall(*arguments: Any, **values: Any) -> int:
-        result = change(*arguments, **values)
-        if not asleep.is_set():
-            asleep.set()
-            assert awake.wait(BOUND)
-        return result
-
-    monkeypatch.setattr(frozen._session, "change", stall)
-    ends = [(lease, ending(lease, "scheduled", due=1.0))]
-    late = aside(lambda: frozen.exchange(ends, "frozen"))
-    assert asleep.wait(BOUND)
-    [again] = storage.reserve("consumer", timeout=BOUND)
-    assert (again.task.id, again.attempt) == (task.id, 2)
-    awake.set()
-    assert late.result(BOUND) == ([None], [])
-    assert storage.finish(again, ending(again)) == SUCCEEDED
+    wake_too_late(frozen, storage, monkeypatch)
 
 
 def test_it_hangs(own_pooler, make_storage):
@@ -329,15 +309,8 @@ def kill(pooler: PgBouncer, server: PostgresServer) -> None:
     pooler.start()
 
 
-def terminate_sessions(pooler: PgBouncer, server: PostgresServer) -> None:
-    rng = random.Random(1)
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        for _ in range(20):
-            found = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'postgres'"
-            pids = [pid for (pid,) in connection.execute(f"SELECT pid {found}")]
-            if pids:
-                connection.execute("SELECT pg_terminate_backend(%s)", [rng.choice(pids)])
-            time.sleep(0.02)
+def terminate_some(pooler: PgBouncer, server: PostgresServer) -> None:
+    terminate_sessions(server, "pid <> pg_backend_pid() AND usename = 'postgres'", 20)
 
 
 def restart_server(pooler: PgBouncer, server: PostgresServer) -> None:
@@ -351,7 +324,7 @@ def test_outages_under_load(own_server, own_pooler):
     load = Load(own_pooler.url("postgres"), names=("one",), adders=2)
     load.start()
     try:
-        for outage in (restart, kill, terminate_sessions, kill, restart_server, kill):
+        for outage in (restart, kill, terminate_some, kill, restart_server, kill):
             load.await_return()
             outage(own_pooler, own_server)
             load.await_return()

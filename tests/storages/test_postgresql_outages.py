@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from collective.taskqueue.storages import _dialects
 from contextlib import ExitStack
 from load import Load
+from load import terminate_sessions
 from services import PostgresServer
-import psycopg
 import pytest
-import random
 import signal
 import time
 
@@ -36,14 +35,7 @@ def crash(server: PostgresServer, load: Load) -> None:
 
 
 def terminate_some(server: PostgresServer, load: Load) -> None:
-    rng = random.Random(1)
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        for _ in range(30):
-            found = "FROM pg_stat_activity WHERE application_name = 'collective.taskqueue'"
-            pids = [pid for (pid,) in connection.execute(f"SELECT pid {found}")]
-            if pids:
-                connection.execute("SELECT pg_terminate_backend(%s)", [rng.choice(pids)])
-            time.sleep(0.02)
+    terminate_sessions(server, "application_name = 'collective.taskqueue'", 30)
 
 
 def exhaust_pools(server: PostgresServer, load: Load) -> None:
