@@ -9,7 +9,6 @@ from collective.taskqueue.interrupt import let_strike
 from collective.taskqueue.interrupt import raise_in
 from collective.taskqueue.interrupt import short_turns
 from collective.taskqueue.response import clean
-from collective.taskqueue.response import MAX_REASON
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
@@ -71,8 +70,7 @@ class Attempt:
         """
         now = time.time()
         done, total = float(done), None if total is None else float(total)
-        text = clean(" ".join(str(message)[: 2 * MAX_REASON].split()))
-        self._pending = Progress(done, total, text, now)
+        self._pending = Progress(done, total, clean(str(message)), now)
         complete = total is not None and done >= total
         if complete or not 0 <= now - self._reported < REPORT_INTERVAL:
             self.flush()

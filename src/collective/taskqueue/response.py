@@ -40,9 +40,11 @@ def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str],
     return tuple(kept), truncated
 
 
-def clean(reason: str, longest: int = MAX_REASON) -> str:
-    """Return a reason for a log and a status: one line, printable, and not too long."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason[:longest])
+def clean(text: str, longest: int = MAX_REASON) -> str:
+    """Return a text for a log and a status: one line, printable, and not too long."""
+    # Cut before, too: it may be megabytes.
+    line = " ".join(text[: 2 * longest].split())[:longest]
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def retry_after(headers: Iterable[tuple[str, str]], now: float, longest: float) -> float | None:
