@@ -86,7 +86,8 @@ class InProcess:
         lists, parts, start = [], [], 1
         for row in rows:
             last = row["last_"]
-            lists.append([*({**row, "last_": start}[name] for name in GIVEN), len(last)])
+            values = {**row, "last_": start}
+            lists.append([*(values[name] for name in GIVEN), len(last)])
             parts.append(last)
             start += len(last)
         return {"rows": json.dumps(lists, ensure_ascii=False), "bytes": b"".join(parts)}
