@@ -16,11 +16,14 @@ from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _alarm
 from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import _psycopg
 from collective.taskqueue.storages import sql
 from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import SUCCEEDED
+from load import until
+from load import wake_too_late
 from services import PostgresServer
 from typing import Any
 import contextlib
@@ -76,12 +79,12 @@ def test_it_listens_again_after_an_outage(own_server, caplog):
     storage = SqlStorage(QueueSettings(type="sql", url=own_server.url()))
     with pytest.raises(TimeoutError):
         aside(lambda: storage.reserve("consumer", timeout=BOUND)).result(0)
-    _until(lambda: _listening(own_server) == 1)
+    until(lambda: _listening(own_server) == 1)
     own_server.stop()
     own_server.start()
-    _until(lambda: _listening(own_server) == 1)
+    until(lambda: _listening(own_server) == 1)
     storage.close()
-    _until(lambda: _listening(own_server) == 0)
+    until(lambda: _listening(own_server) == 0)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -205,11 +208,24 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     assert len(storage) == 2
 
 
-def test_a_claim_that_was_given_up(make_storage, url):
-    """When the table is let go the server carries it out all the same, for nobody: not this."""
-    storage, other = make_storage(stage_timeout=1.0), make_storage()
+@pytest.mark.parametrize("late", [0.0, 1.6])
+def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
+    """When the table is let go the server carries it out all the same, for nobody: not this.
+
+    Nor if it was asked late: it took long to connect.
+    """
+    storage, other = make_storage(stage_timeout=2.0), make_storage()
     leases = [(add_one(storage), take(storage))[1] for _ in range(2)]
     task = add_one(storage)
+    if late:
+        storage.close()
+        connect = _psycopg.connect
+
+        def connect_slowly(*arguments: Any, **options: Any) -> Any:
+            time.sleep(late)
+            return connect(*arguments, **options)
+
+        monkeypatch.setattr(_psycopg, "connect", connect_slowly)
     with psycopg.connect(_conninfo(url)) as person:
         person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
         calls: list[Callable[[], Any]] = [lambda: storage.reserve("consumer", timeout=0)]
@@ -237,7 +253,7 @@ def test_a_lock_that_somebody_keeps(make_storage, url, how):
     with psycopg.connect(_conninfo(url)) as person:
         query = "SELECT clock_timestamp() FROM taskqueue_task WHERE id = %s FOR UPDATE"
         person.execute(query, [task.id])
-        _until(lambda: storage._session.time() > (task.due or 0.0) + 0.1)
+        until(lambda: storage._session.time() > (task.due or 0.0) + 0.1)
         for other in others:
             [lease] = aside(lambda: storage.reserve("consumer", timeout=0)).result(BOUND)
             assert lease.task.id == other.id
@@ -251,28 +267,7 @@ def test_a_lock_that_somebody_keeps(make_storage, url, how):
 def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
     """The server ends it, and its task runs elsewhere; when it wakes it has changed nothing."""
     monkeypatch.setattr(_dialects, "IDLE", 0.5)
-    frozen, storage = make_storage(), make_storage()
-    task = add_one(storage)
-    [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
-    change = frozen._session.change
-    asleep, awake = threading.Event(), threading.Event()
-
-    def stall(*arguments: Any, **values: Any) -> int:
-        result = change(*arguments, **values)
-        if not asleep.is_set():
-            asleep.set()
-            assert awake.wait(BOUND)
-        return result
-
-    monkeypatch.setattr(frozen._session, "change", stall)
-    ends = [(lease, ending(lease, "scheduled", due=1.0))]
-    late = aside(lambda: frozen.exchange(ends, "frozen"))
-    assert asleep.wait(BOUND)
-    [again] = storage.reserve("consumer", timeout=BOUND)
-    assert (again.task.id, again.attempt) == (task.id, 2)
-    awake.set()
-    assert late.result(BOUND) == ([None], [])
-    assert storage.finish(again, ending(again)) == SUCCEEDED
+    wake_too_late(make_storage(), make_storage(), monkeypatch)
 
 
 def test_a_batch_of_any_size(make_storage):
@@ -367,17 +362,3 @@ def test_the_answer_to_a_claim_is_lost(make_storage, monkeypatch):
     assert storage.counts()["running"] == 2
     for lease in leases:
         assert storage.finish(lease, ending(lease)) == SUCCEEDED
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND * 2
-    while not _holds(condition):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def _holds(condition: Callable[[], bool]) -> bool:
-    try:
-        return condition()
-    except StorageUnavailable:
-        return False

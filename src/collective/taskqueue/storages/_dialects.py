@@ -30,7 +30,6 @@ from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
-from sqlalchemy import literal_column
 from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy import update
@@ -151,6 +150,10 @@ class SQLite:
     def clock(self) -> float:
         return time.time()
 
+    def patience(self) -> float:
+        """The answer is there as soon as it is given."""
+        return self.settings.stage_timeout
+
     @contextmanager
     def turn(self, writes: bool) -> Iterator[None]:
         """Let the threads of this process write in turns: those who wait in SQLite sleep."""
@@ -269,6 +272,12 @@ class PostgreSQL:
     many = OnServer()
     #: A crash of the server may take a claim, and nothing else with it.
     relaxed = (func.set_config("synchronous_commit", "off", True),)
+    #: Who claims has given up by the time that somebody lets go of the table, perhaps, and the
+    #: server knows nothing of it. (The time of the statement is that after the wait.)
+    awaited: tuple[ColumnElement[bool], ...] = (
+        cast(extract("epoch", func.clock_timestamp() - func.transaction_timestamp()), Double)
+        < cast(bindparam("patience_", type_=Double), Double),
+    )
 
     def __init__(self, settings: QueueSettings, url: Any) -> None:
         self.settings = settings
@@ -283,9 +292,6 @@ class PostgreSQL:
         self._engines: list[Engine] = []
         self._url = url.set(drivername="postgresql+psycopg")
         self._channel = f"taskqueue_{_digest(settings.queue)}"
-        #: Who claims has given up by the time that somebody lets go of the table, perhaps, and
-        #: the server knows nothing of it. A transaction begins in the first half of its time.
-        self.awaited = (_is_younger_than(settings.stage_timeout / 2),)
 
     def engine(self) -> Engine:
         seconds = self.settings.stage_timeout
@@ -293,8 +299,7 @@ class PostgreSQL:
             self._url,
             # The driver begins no transaction by itself; each one says what it is.
             isolation_level="AUTOCOMMIT",
-            # With the server's own placeholders: else the driver looks for its own in each
-            # statement each time, which takes as long as the call itself.
+            # Those of the server, see `connect`.
             paramstyle="numeric_dollar",
             pool_size=POOL,
             max_overflow=OVERFLOW,
@@ -306,7 +311,6 @@ class PostgreSQL:
                 "application_name": "collective.taskqueue",
                 # A pooler in transaction mode hands each transaction another session.
                 "prepare_threshold": None,
-                "cursor_factory": self._driver.RawCursor,
             },
         )
         event.listen(
@@ -320,6 +324,10 @@ class PostgreSQL:
 
     def clock(self) -> None:
         return None
+
+    def patience(self) -> float:
+        """Return the seconds in which an answer of the server surely is waited for."""
+        return self._driver.rest() / 2
 
     @contextmanager
     def turn(self, writes: bool) -> Iterator[None]:
@@ -398,12 +406,6 @@ def _begin_on_server(connection: Connection) -> None:
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
             f" SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1000)}"
         )
-
-
-def _is_younger_than(seconds: float) -> ColumnElement[bool]:
-    """Whether this transaction is."""
-    limit: ColumnElement[Any] = literal_column(f"interval '{seconds} seconds'")
-    return func.clock_timestamp() < func.transaction_timestamp() + limit
 
 
 def _write_ahead(connection: Any, deadline: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
-from psycopg import RawCursor as RawCursor
 from typing import Any
 import psycopg
 import threading
@@ -45,6 +44,11 @@ def go_on() -> None:
         _patience.deadline = time.monotonic() + _patience.seconds
 
 
+def rest() -> float:
+    """Return the seconds that are left of the patience of this thread."""
+    return max(0.0, (_patience.deadline or 0.0) - time.monotonic())
+
+
 class _Connection(psycopg.Connection[Any]):
     """A connection that is given up when the patience of its thread ends."""
 
@@ -64,12 +68,16 @@ class _Connection(psycopg.Connection[Any]):
 
 
 def connect(*args: Any, **options: Any) -> psycopg.Connection[Any]:
-    """Return a new connection; called by the pool."""
+    """Return a new connection, whose statements have the server's own placeholders.
+
+    Called by the pool. The driver would look for its own in each statement each time: that
+    takes as long as the call itself.
+    """
     if _patience.deadline is not None:
         rest = _patience.deadline - time.monotonic()
         # Less than two seconds are two seconds, says libpq.
         options["connect_timeout"] = max(2, min(options["connect_timeout"], int(rest)))
-    return _Connection.connect(*args, **options)
+    return _Connection.connect(*args, cursor_factory=psycopg.RawCursor, **options)
 
 
 def listen(

@@ -66,7 +66,7 @@ class Session:
         self._clock = clock or dialect.clock
         now = None if clock else dialect.now
         self.statements = Statements(now, dialect)
-        self._needs: dict[int, tuple[bool, bool]] = {}
+        self._needs: dict[int, frozenset[str]] = {}
         self._open()
 
     def _open(self) -> None:
@@ -94,18 +94,20 @@ class Session:
 
     def execute(self, connection: Connection, statement: Any, **values: Any) -> Any:
         """Execute one of `statements`, with the parameters that every one of them has."""
-        timed, numbered = self._needs_of(statement)
-        if timed:
+        needs = self._needs_of(statement)
+        if "now" in needs:
             values["now"] = self._clock()
-        if numbered:
+        if "number_" in needs:
             values["number_"] = self.number(connection)
+        if "patience_" in needs:
+            values["patience_"] = self.dialect.patience()
         return connection.execute(statement, {"queue_": self.settings.queue, **values})
 
     def change(
         self, connection: Connection, statement: Any, rows: Sequence[dict[str, Any]], **values: Any
     ) -> int:
         """Execute one of `statements` for each of the rows; return how many were changed."""
-        if self._needs_of(statement)[0]:
+        if "now" in self._needs_of(statement):
             values["now"] = self._clock()
         values |= {"queue_": self.settings.queue, **self.dialect.many.packed(rows)}
         return int(connection.execute(statement, values).rowcount)
@@ -216,11 +218,11 @@ class Session:
         if found < len(steps):
             connection.execute(update(SCHEMA).values(version=len(steps)))
 
-    def _needs_of(self, statement: Any) -> tuple[bool, bool]:
+    def _needs_of(self, statement: Any) -> frozenset[str]:
         needs = self._needs.get(id(statement))
         if needs is None:
             names = statement.compile(dialect=self.engine.dialect).params
-            needs = self._needs[id(statement)] = ("now" in names, "number_" in names)
+            needs = self._needs[id(statement)] = frozenset(names)
         return needs
 
 
