@@ -29,6 +29,7 @@ from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 import pytest
@@ -161,6 +162,16 @@ def run(desk, number):
     return order
 
 
+def hand_in(desk):
+    """What has ended is on its way: with the clerk, or with a thread that goes by itself."""
+
+    with desk._work:
+        desk._first -= 2 * desk._delay
+        desk._work.notify()
+    if desk._nearby:
+        aside(desk._go)
+
+
 def older(held, seconds):
     return Held(held.lease, held.since - seconds, held.arrived - seconds)
 
@@ -204,6 +215,7 @@ def test_ends_travel_together(make, storage, stored):
     number = len(storage.exchanges)
     lease = take(desk)
     end(desk, lease)
+    hand_in(desk)
     storage.wait_for(number + 1)
     held = len(desk._hand)
     assert held > 3
@@ -284,6 +296,7 @@ def test_it_is_given_back_in_time(make, storage, stored):
     storage.let(go=False)
     before = len(storage.exchanges)
     end(desk, take(desk))
+    hand_in(desk)
     storage.wait_for(before + 1)
     with desk._work:
         assert not desk._is_late()
@@ -297,6 +310,7 @@ def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored):
     storage.let(go=False)
     number = len(storage.exchanges)
     end(desk, take(desk))
+    hand_in(desk)
     storage.wait_for(number + 1)
     with desk._work:
         assert desk._hand
@@ -529,6 +543,7 @@ def test_what_came_late_has_not_waited(make, storage, stored, now):
     storage.check_end = lambda lease, transition: now.__setitem__(0, now[0] + 3 * PATIENCE)
     storage.give_back = lambda leases: pytest.fail("given back")
     assert run(desk, 3) == tasks
+    now[0] += 2 * storage.delay
     stored.wait_for(3)
     # The first was reserved, the others came with the ends of those before.
     assert storage.reserves == 1
@@ -547,12 +562,40 @@ def test_a_thread_goes_by_itself_to_what_is_nearby(make, storage, stored, monkey
     desk._grace.begin(0)
 
 
-def test_the_clerk_goes_if_nobody_comes(make, storage, stored):
+def test_the_clerk_goes_if_nobody_comes(make, storage, stored, now):
+    """It lets them have the time to: two that compute take the lock from each other."""
     storage.nearby = True
     tasks = fill(storage, 9)
     desk = make()
     assert run(desk, 9) == tasks
+    with desk._work:
+        assert desk._ends
+        assert desk._is_pressing()
+        assert not desk._is_its_turn()
+        now[0] += 2 * storage.delay
+        assert desk._is_its_turn()
     stored.wait_for(9)
+
+
+def test_the_clerk_goes_at_once_if_all_others_wait(make, storage, stored, now):
+    """For a task that was lost before: it does not begin while anything is unsaid."""
+    storage.nearby = True
+    (task,) = fill(storage, 1)
+    desk = make(concurrent_limit=2)
+    lease = take(desk)
+    suspect = replace(lease, token="suspect", attempt=2, counted=0)
+    with desk._work:
+        desk._put_in_hand([suspect, suspect])
+    end(desk, lease)
+    waiting = aside(desk.take)
+    eventually(lambda: desk._waiting)
+    assert stored == []
+    with desk._work:
+        assert not desk._is_its_turn()
+        now[0] += storage.delay
+        assert desk._is_its_turn()
+    assert waiting.result(BOUND) == [suspect]
+    assert stored == [(task, SUCCEEDED)]
 
 
 def test_threads_give_way_to_a_clerk_that_works(make, storage, stored, monkeypatch):
@@ -636,6 +679,7 @@ def test_it_is_tried_no_longer_than_the_leases_last(make, storage, stored, quick
     desk.wake()
     eventually(lambda: "not begun, not given back (gone), its lease expires" in caplog.text)
     end(desk, slow)
+    now[0] += 2 * storage.delay
     stored.wait_for(41)
 
 
@@ -689,7 +733,7 @@ def test_a_clerk_that_died_is_replaced(make, storage, stored, monkeypatch):
     clerk = desk._clerk
     with monkeypatch.context() as patch:
         # It is asleep; when it is woken it cannot even look around.
-        patch.setattr(desk, "_is_pressing", lambda: 1 / 0)
+        patch.setattr(desk, "_is_late", lambda: 1 / 0)
         patch.setattr(threading, "excepthook", lambda args: None)
         desk.wake()
         clerk.join(BOUND)

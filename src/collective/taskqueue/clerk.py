@@ -5,8 +5,8 @@ the others go on. What has ended is on its way in a moment; what is brought ahea
 consumer began within the last moments, and goes back if it cannot begin soon.
 
 If the storage is a library in this process, a thread that comes for its next task goes there
-itself: nothing would be done meanwhile but wait for the interpreter's lock. The clerk goes if
-nobody comes.
+itself: two that compute would only take the interpreter's lock from each other. The clerk goes
+if nobody comes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import time
 logger = logging.getLogger("collective.taskqueue")
 
 #: Most ends, and most leases, that one call to the storage is about.
-MOST = 64
+MOST = 128
 
 #: Most tasks that are held.
 HELD = 2 * MOST
 
 #: What is reserved ahead is what was done in so many seconds before, without those in which all
-#: threads waited for the storage.
+#: threads waited for the storage; or half as long again as ends wait for company.
 HORIZON = 0.1
 
 #: Somebody goes to the storage when so many have ended for each that is still held.
@@ -143,8 +143,8 @@ class BusyDesk(Desk):
             # Without a limit the clerk brings nothing that could be waited for.
             if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
                 break
-            if self._is_pressing():
-                # It may have become so by what was taken.
+            if self._nearby or self._is_pressing():
+                # It may have become so by what was taken; and nobody is expected now.
                 self._work.notify()
             self._wait()
         return None
@@ -259,7 +259,7 @@ class BusyDesk(Desk):
     def _run(self) -> None:
         while True:
             with self._work:
-                while self._under_way or not (self._is_pressing() or self._is_late()):
+                while self._under_way or not (self._is_its_turn() or self._is_late()):
                     if self._closed and not self._has_unsaid():
                         return
                     self._work.wait(self._pause())
@@ -299,6 +299,16 @@ class BusyDesk(Desk):
             return bool(self._ends)
         return bool(self._ends) and time.monotonic() >= self._first + self._delay
 
+    def _is_its_turn(self) -> bool:
+        """Whether the clerk is to hand in now what has ended."""
+        if self._may_expect_others():
+            return bool(self._ends) and time.monotonic() >= self._first + 2 * self._delay
+        return self._is_pressing()
+
+    def _may_expect_others(self) -> bool:
+        """Whether a thread may come for its next task, and go to the storage itself."""
+        return self._nearby and not self._waiting and not self._grace.begun.is_set()
+
     def _is_late(self) -> bool:
         """Whether what was reserved ahead has waited too long."""
         if not self._hand:
@@ -310,7 +320,8 @@ class BusyDesk(Desk):
         if self._under_way:
             # A thread is there, and tells when it is back.
             return None
-        moments = [self._first + self._delay] if self._ends else []
+        delay = self._delay * (2 if self._may_expect_others() else 1)
+        moments = [self._first + delay] if self._ends else []
         if self._hand:
             moments.append(self._hand[0].arrived + PATIENCE)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
@@ -328,7 +339,7 @@ class BusyDesk(Desk):
             return 0
         ahead = 0
         if self._may_hold():
-            since = self._busy() - HORIZON
+            since = self._busy() - max(HORIZON, 1.5 * self._delay)
             # Less the one that ended just now, however long it took.
             ahead = sum(moment > since for moment in self._recent) - 1
         free = threads - len(self._taken) - self._away

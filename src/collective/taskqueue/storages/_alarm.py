@@ -17,14 +17,18 @@ PAUSE = 1.0
 class Alarm:
     """Wakes threads of this process: one for each change, all of them when asked to.
 
-    `listen` is called in a thread of its own while anybody sleeps; it is given what to call
-    when another process may have changed something, and an event that ends it.
+    `listen` is called in a thread of its own from when somebody sleeps for the first time; it
+    is given this alarm, to `ring` when another process may have changed something.
     """
 
-    def __init__(self, listen: Callable[[Callable[[], None], threading.Event], None]) -> None:
+    def __init__(self, listen: Callable[[Alarm], None]) -> None:
         self._listen = listen
-        self._changed = threading.Condition()
-        self._stopped = threading.Event()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._asleep = threading.Condition(lock)
+        self._sleepers = 0
+        #: Nobody listens any more.
+        self.stopped = threading.Event()
         self._thread: threading.Thread | None = None
         #: Grows with each change; who has seen this one has missed nothing.
         self.changes = 0
@@ -46,30 +50,48 @@ class Alarm:
     def sleep(self, seconds: float, changes: int, wakes: int) -> None:
         """Sleep until there was a change since `changes`, a wake since `wakes`, or that long."""
         with self._changed:
-            if self._thread is None and not self._stopped.is_set():
+            if self._thread is None and not self.stopped.is_set():
                 self._thread = threading.Thread(
                     target=self._run, name="taskqueue-listen", daemon=True
                 )
                 self._thread.start()
             if self.changes == changes and self.wakes == wakes:
-                self._changed.wait(seconds)
+                self._sleepers += 1
+                self._asleep.notify()
+                try:
+                    self._changed.wait(seconds)
+                finally:
+                    self._sleepers -= 1
+
+    def rest(self, seconds: float) -> bool:
+        """Wait so long, then until somebody sleeps; return whether `stopped` is set.
+
+        Called by those who listen by looking again and again.
+        """
+        if not self.stopped.wait(seconds):
+            with self._changed:
+                while not (self._sleepers or self.stopped.is_set()):
+                    self._asleep.wait()
+        return self.stopped.is_set()
 
     def close(self) -> None:
         """End the thread; called at exit."""
-        self._stopped.set()
+        with self._changed:
+            self.stopped.set()
+            self._asleep.notify()
         self.wake()
         if self._thread is not None:
             self._thread.join(PAUSE)
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        while not self.stopped.is_set():
             try:
-                self._listen(self.ring, self._stopped)
+                self._listen(self)
             except Exception as exc:
                 logger.debug("cannot listen to the database (%s), trying again", exc)
                 # Somebody has to find out that it is away, and say so.
                 self.ring()
-                self._stopped.wait(PAUSE)
+                self.stopped.wait(PAUSE)
 
 
 class Debounced:

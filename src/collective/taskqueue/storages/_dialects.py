@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._many import InProcess
 from collective.taskqueue.storages._many import OnServer
@@ -47,6 +47,10 @@ import time
 
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
+
+#: Kibibytes of the file that each connection may keep in memory: those of the tasks that wait
+#: and run, and the way to the finished ones.
+CACHE = 16 * 1024
 
 #: Seconds between two looks whether another process has written to the file.
 PROBE = 0.05
@@ -139,6 +143,7 @@ class SQLite:
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=self.settings.stage_timeout,
+            pool_use_lifo=True,
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
             hide_parameters=True,
         )
@@ -228,10 +233,10 @@ class SQLite:
     def announce(self, connection: Connection) -> None:
         """Other processes see that the file has changed."""
 
-    def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
-        """Call `wake` whenever another process has written, until stopped."""
+    def listen(self, engine: Engine, alarm: Alarm) -> None:
+        """Ring whenever another process has written, until stopped."""
         seen, rounds = 0, 0
-        while not stopped.wait(PROBE):
+        while not alarm.rest(PROBE):
             with FORKS.none():
                 if self._probe is None:
                     self._probe = engine.raw_connection()
@@ -240,7 +245,7 @@ class SQLite:
             rounds += 1
             if version != seen or rounds * PROBE >= POLL:
                 seen, rounds = version, 0
-                wake()
+                alarm.ring()
         self._close_probe()
 
     def let_go(self) -> None:
@@ -304,6 +309,7 @@ class PostgreSQL:
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=seconds,
+            pool_use_lifo=True,
             # Tasks and who they run as have no place in a traceback.
             hide_parameters=True,
             connect_args={
@@ -367,13 +373,14 @@ class PostgreSQL:
     def announce(self, connection: Connection) -> None:
         connection.execute(select(func.pg_notify(self._channel, "")))
 
-    def listen(self, engine: Engine, wake: Callable[[], None], stopped: threading.Event) -> None:
+    def listen(self, engine: Engine, alarm: Alarm) -> None:
+        """Ring whenever another process has notified this one, until stopped."""
         connection = engine.raw_connection()
         # Asked for later, a connection that is none of the pool's has no driver.
         driver: Any = connection.driver_connection
         connection.detach()
         with closing(driver):
-            self._driver.listen(driver, self._channel, wake, stopped, POLL)
+            self._driver.listen(driver, self._channel, alarm, POLL)
 
     def _locks(self, keys: Iterable[str]) -> dict[str, Any]:
         # In one order for everybody, so that no two wait for each other. A server has room for
@@ -394,7 +401,7 @@ def _prepare(patience: float, connection: Any, record: object) -> None:
     # FULL for claims, too. Nothing else would be lost with one, for each later commit takes
     # the log to the disk as far as there is one; but a task that takes the whole machine with
     # it would never be counted as lost, and would run at each start.
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{CACHE}"):
         connection.execute(f"PRAGMA {pragma}")
 
 

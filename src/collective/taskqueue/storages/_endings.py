@@ -7,9 +7,9 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import ACTIVE
-from collective.taskqueue.storages._statements import one_of
 from collective.taskqueue.storages._statements import PORTION
+from collective.taskqueue.storages._states import ACTIVE
+from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
@@ -278,8 +278,8 @@ class Tidy:
         # From the first one on: nobody knows how many there were before.
         number += self._finished.get(state, most)
         self._finished[state] = number
-        # A hundredth too many is not worth a look after each task.
-        if number > most // 100:
+        # A twentieth too many is not worth a look after each task.
+        if number > most // 20:
             self._finished[state] = 0
             self._forget(self._surplus[state], most=most)
 

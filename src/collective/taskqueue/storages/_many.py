@@ -5,10 +5,11 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping
 from collections.abc import Sequence
+from collective.taskqueue.storages._states import HERE
+from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._tables import NUMBERS
 from collective.taskqueue.storages._tables import TASK
-from sqlalchemy import any_
-from sqlalchemy import ARRAY
+from collective.taskqueue.task import RUNNING
 from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
 from sqlalchemy import case
@@ -102,20 +103,18 @@ class OnServer:
         """Return what stands in a statement for the values of each row."""
         columns = [column(n, Text if n == "last_" else kind) for n, kind in GIVEN.items()]
         rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
-        given = rows.table_valued(*columns).render_derived(name="given", with_types=True).c
+        given = rows.table_valued(*columns).render_derived(name="row", with_types=True).c
         return {**given, "last_": func.decode(given.last_, "base64")}
 
     def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
         """Return the conditions that a task is that of a row."""
-        # The second makes a planner that knows nothing of the table yet look into its key.
-        ids = bindparam("ids", type_=ARRAY(Text))
-        here = TASK.c.queue == bindparam("queue_", type_=Text)
-        return here, TASK.c.id == any_(ids), TASK.c.id == given["id_"]
+        # A planner that knows nothing of the table yet would read all tasks of the queue if it
+        # were not told that those run: their index is short, and it sees that.
+        return HERE, one_of(RUNNING), TASK.c.id == given["id_"]
 
     def packed(self, rows: Sequence[Row]) -> Row:
         """Return rows as the parameters that they are."""
-        packed = json.dumps(rows, default=_base64, ensure_ascii=False)
-        return {"rows": packed, "ids": [row["id_"] for row in rows]}
+        return {"rows": json.dumps(rows, default=_base64, ensure_ascii=False)}
 
 
 def single() -> dict[str, ColumnElement[Any]]:
@@ -123,12 +122,13 @@ def single() -> dict[str, ColumnElement[Any]]:
     return {name: bindparam(name, type_=kind) for name, kind in GIVEN.items() if name != "place_"}
 
 
-def numbers() -> CTE:
-    """Return as many numbers, each larger than the one before, as `count_` says, from 1."""
-    last = bindparam("count_", type_=Integer)
-    series = func.generate_series(1, last).table_valued("n").render_derived()
-    found = select(series.c.n, NUMBERS.next_value().label("number"))
-    return found.cte("numbers").prefix_with("MATERIALIZED", dialect="postgresql")
+def numbered(given: Given) -> Given:
+    """Return the same rows, with a number as the place of each, larger than the one before."""
+    rows = select(*(value.label(name) for name, value in given.items()))
+    ordered = rows.order_by(given["place_"]).subquery("ordered").c
+    values = [ordered[name] for name in GIVEN if name != "place_"]
+    found = select(*values, NUMBERS.next_value().label("place_")).cte("given")
+    return dict(found.prefix_with("MATERIALIZED", dialect="postgresql").c)
 
 
 def ended(finish: Update) -> CTE:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collective.taskqueue.storages._statements import HERE
 from collective.taskqueue.storages._statements import HOUR
-from collective.taskqueue.storages._statements import name_of
-from collective.taskqueue.storages._statements import one_of
 from collective.taskqueue.storages._statements import SHOWN
+from collective.taskqueue.storages._states import HERE
+from collective.taskqueue.storages._states import name_of
+from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._tables import CONSUMER
 from collective.taskqueue.storages._tables import ENDED
 from collective.taskqueue.storages._tables import TASK

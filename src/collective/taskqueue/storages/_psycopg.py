@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
+from collective.taskqueue.storages._alarm import Alarm
 from contextlib import contextmanager
 from typing import Any
 import psycopg
@@ -83,27 +83,27 @@ def connect(*args: Any, **options: Any) -> psycopg.Connection[Any]:
 def listen(
     connection: psycopg.Connection[Any],
     channel: str,
-    wake: Callable[[], None],
-    stopped: threading.Event,
+    alarm: Alarm,
     poll: float,
 ) -> None:
-    """Call `wake` for each notification, and after `poll` seconds without one, until stopped."""
+    """Ring for each notification, and after `poll` seconds without one, until stopped."""
     connection.autocommit = True
     if _is_pooled(connection):
         # The session that would listen is somebody else's in a moment: who waits here hears
         # nothing, and they, whatever they use the database for, are told what they never read.
-        while not stopped.wait(poll):
-            wake()
+        while not alarm.rest(poll):
+            alarm.ring()
         return
     connection.execute(f'LISTEN "{channel}"')
     heard = time.monotonic()
-    while not stopped.is_set():
+    # While nobody sleeps, too: what was not taken fills the memory of the server.
+    while not alarm.stopped.is_set():
         if (
             list(connection.notifies(timeout=SLICE, stop_after=1))
             or time.monotonic() > heard + poll
         ):
             heard = time.monotonic()
-            wake()
+            alarm.ring()
 
 
 def _is_pooled(connection: psycopg.Connection[Any]) -> bool:

@@ -9,6 +9,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _tables
+from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._dialects import PostgreSQL
 from collective.taskqueue.storages._dialects import SQLite
 from collective.taskqueue.storages._statements import PORTION
@@ -121,9 +122,9 @@ class Session:
         """Return the time of the database, asked outside of any transaction."""
         return self.read(self.now)
 
-    def listen(self, wake: Callable[[], None], stopped: threading.Event) -> None:
-        """Call `wake` whenever another process may have changed something, until stopped."""
-        self.dialect.listen(self.alone, wake, stopped)
+    def listen(self, alarm: Alarm) -> None:
+        """Ring whenever another process may have changed something, until stopped."""
+        self.dialect.listen(self.alone, alarm)
 
     def announce(self) -> None:
         """Let other processes look; they do so before long, if this fails."""

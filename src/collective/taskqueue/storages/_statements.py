@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.storages import _many
+from collective.taskqueue.storages._states import ACTIVE
+from collective.taskqueue.storages._states import HERE
+from collective.taskqueue.storages._states import name_of
+from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
 from collective.taskqueue.storages._tables import PROMOTED
@@ -55,9 +59,6 @@ HOUR = 3600.0
 #: Most batches in doubt that are looked at together.
 DOUBTS = 100
 
-#: States in which a task has its key.
-ACTIVE: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING)
-
 #: What a lease is made of.
 LEASED = tuple(
     TASK.c[name]
@@ -75,35 +76,6 @@ SHOWN = tuple(
     TASK.c[name]
     for name in ("id", "body", "state", "reason", "changes", "history", "due", "consumer")
 ) + tuple(TASK.c[name] for name in ("progress", "cancel", "last", "forgotten"))
-
-#: The condition that a task is of this queue.
-HERE = TASK.c.queue == bindparam("queue_", type_=Text)
-
-
-#: What is true of all tasks in a state. SQLite knows nothing of how few rows a partial index has:
-#: it prefers it to the index of all rows for certain only if two of its columns are asked for.
-_BOUNDS = {
-    QUEUED: ("place", "-9000000000000000000"),
-    SCHEDULED: ("due", "-1e99"),
-    RUNNING: ("expires", "-1e99"),
-}
-
-
-def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
-    """Return the condition that a task is in one of the states."""
-    if len(states) > 1:
-        return table.c.state.in_([name_of(state) for state in states])
-    [state] = states
-    if state not in _BOUNDS:
-        return table.c.state == name_of(state)
-    column, bound = _BOUNDS[state]
-    return and_(table.c.state == name_of(state), table.c[column] > literal_column(bound))
-
-
-def name_of(state: State) -> ColumnElement[str]:
-    """Return the name of a state as it stands in the text of a statement."""
-    return literal_column(f"'{state}'")
-
 
 _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
 
@@ -398,9 +370,7 @@ class Statements:
 
     def _exchange(self, serial: bool, many: Any) -> Select[Any]:
         """End many and claim many. The claim sees nothing of the ends: these have no key."""
-        given, numbers = many.given(), _many.numbers()
-        ordinal = numbers.c.n == given["place_"]
-        finish = self._finish_many(many, {**given, "place_": numbers.c.number}).where(ordinal)
+        finish = self._finish_many(many, _many.numbered(many.given()))
         ended = _many.ended(finish)
         return _many.exchange(ended, self._claim(serial, after=[_many.once(ended)]))
 

@@ -7,7 +7,7 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import one_of
+from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED

@@ -28,7 +28,7 @@ from collective.taskqueue.storages._pages import counts
 from collective.taskqueue.storages._pages import page
 from collective.taskqueue.storages._pages import throughput
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import one_of
+from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._statistics import Statistics
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
