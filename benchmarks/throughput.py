@@ -12,6 +12,7 @@ from collective.taskqueue.task import Lease
 from collective.taskqueue.task import SUCCEEDED
 from contextlib import nullcontext
 from io import BytesIO
+from itertools import pairwise
 from statistics import median
 from threading import Event
 from time import perf_counter
@@ -32,30 +33,38 @@ def throughput(
 ) -> tuple[float, float, float]:
     """Return the median ratio of both speeds, and the seconds per request of each.
 
-    Every round makes `size` requests in a bare loop, then starts a consumer for as many
-    tasks that wait in the queue; its ratio compares the two alone. Both run as the same
-    member, by the cookie of a session and by the plugin, or both as nobody.
+    Every round starts a consumer for `size` tasks that wait in the queue, between two bare
+    loops of as many requests; its ratio compares it to these two alone, for a machine may
+    change its speed. All run as the same member, by the cookie of a session and by the
+    plugin, or all as nobody.
     """
     queue.purge(SUCCEEDED)
     environ = _environ(queue)
     if member is not None:
         with logged_in(member) as cookie:
             environ["HTTP_COOKIE"] = cookie
-    bare, ours = [], []
-    for number in range(-1, rounds):
-        seconds, _ = _timed(_bare, environ, size, member)
-        _fill(queue, size, member)
-        drained, consumer = _timed(_drain, queue, size)
-        consumer.stop()
-        # The first round warms up.
-        if number >= 0:
-            bare.append(seconds / size)
-            ours.append(drained / size)
+    # The first round warms up.
+    _round(queue, environ, size, member)
+    bare, ours = [_timed(_bare, environ, size, member)[0]], []
+    for _ in range(rounds):
+        drained, after = _round(queue, environ, size, member)
+        ours.append(drained)
+        bare.append(after)
     succeeded = queue.counts()[SUCCEEDED]
     if succeeded < min(size * (rounds + 1), queue.settings.max_finished):
         raise AssertionError(f"only {succeeded} tasks succeeded")
-    ratio = median(a / b for a, b in zip(bare, ours, strict=True))
-    return ratio, median(bare), median(ours)
+    around = [(before + after) / 2 for before, after in pairwise(bare)]
+    ratio = median(a / b for a, b in zip(around, ours, strict=True))
+    return ratio, median(bare) / size, median(ours) / size
+
+
+def _round(
+    queue: TaskQueue, environ: dict[str, Any], size: int, member: str | None
+) -> tuple[float, float]:
+    _fill(queue, size, member)
+    drained, consumer = _timed(_drain, queue, size)
+    consumer.stop()
+    return drained, _timed(_bare, environ, size, member)[0]
 
 
 def _timed(function: Any, *args: Any) -> tuple[float, Any]:

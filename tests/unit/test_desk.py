@@ -571,31 +571,56 @@ def test_the_clerk_goes_if_nobody_comes(make, storage, stored, now):
     with desk._work:
         assert desk._ends
         assert desk._is_pressing()
+        assert desk._pause() == pytest.approx(2 * storage.delay)
+        now[0] += 1.5 * storage.delay
         assert not desk._is_its_turn()
-        now[0] += 2 * storage.delay
-        assert desk._is_its_turn()
+        now[0] += storage.delay
     stored.wait_for(9)
 
 
-def test_the_clerk_goes_at_once_if_all_others_wait(make, storage, stored, now):
-    """For a task that was lost before: it does not begin while anything is unsaid."""
-    storage.nearby = True
-    (task,) = fill(storage, 1)
+def test_the_clerk_goes_at_once_if_the_consumer_stops(make, storage, stored, now):
+    storage.delay = 1000.0
+    fill(storage, 1)
     desk = make(concurrent_limit=2)
+    end(desk, take(desk))
+    desk._grace.begin(BOUND)
+    desk.wake()
+    stored.wait_for(1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_clerk_goes_for_a_thread_that_waits(make, storage, stored, now, threads):
+    """For a task that was lost before: it does not begin while anything is unsaid."""
+    (task,) = fill(storage, 1)
+    storage.delay = 1000.0 if threads == 1 else PATIENCE / 2
+    desk = make(concurrent_limit=threads)
     lease = take(desk)
     suspect = replace(lease, token="suspect", attempt=2, counted=0)
     with desk._work:
         desk._put_in_hand([suspect, suspect])
     end(desk, lease)
     waiting = aside(desk.take)
-    eventually(lambda: desk._waiting)
-    assert stored == []
-    with desk._work:
-        assert not desk._is_its_turn()
-        now[0] += storage.delay
-        assert desk._is_its_turn()
+    if threads == 2:
+        # The other one may still add something.
+        eventually(lambda: desk._waiting)
+        assert stored == []
+        with desk._work:
+            assert not desk._is_its_turn()
+            now[0] += storage.delay
+            assert desk._is_its_turn()
+            desk._work.notify()
     assert waiting.result(BOUND) == [suspect]
     assert stored == [(task, SUCCEEDED)]
+
+
+def test_what_is_brought_lasts_longer_than_ends_wait(make, storage, now):
+    storage.delay = 1.0
+    desk = make()
+    for seconds, wanted in [(1.4, 20), (1.6, 1)]:
+        with desk._work:
+            desk._recent.clear()
+            desk._recent.extend([now[0] - seconds] * 20)
+            assert desk._wanted() == wanted
 
 
 def test_threads_give_way_to_a_clerk_that_works(make, storage, stored, monkeypatch):

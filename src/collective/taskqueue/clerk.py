@@ -19,6 +19,7 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
 from functools import partial
+from math import inf
 from typing import Any
 from typing import NamedTuple
 import logging
@@ -35,7 +36,7 @@ MOST = 128
 HELD = 2 * MOST
 
 #: What is reserved ahead is what was done in so many seconds before, without those in which all
-#: threads waited for the storage; or half as long again as ends wait for company.
+#: threads waited for the storage; or in half as many again as ends wait for others, if more.
 HORIZON = 0.1
 
 #: Somebody goes to the storage when so many have ended for each that is still held.
@@ -86,7 +87,8 @@ class BusyDesk(Desk):
         #: When the first of the ends was handed in, by the monotonic clock.
         self._first = 0.0
         self._deliveries: int = self._storage.settings.max_deliveries
-        #: Seconds that an end waits for others to go with, while there is more to begin.
+        #: Seconds that an end waits for others to go with, while there is more to begin; then
+        #: somebody goes, the clerk if nobody comes that may.
         self._delay: float = self._storage.delay
         #: Whether the threads go to the storage themselves.
         self._nearby = bool(self._storage.nearby and self._settings.concurrent_limit)
@@ -127,11 +129,10 @@ class BusyDesk(Desk):
                 return
             errand = self._errand()
             self._begin_wait()
-        try:
-            self._visit(*errand)
-        finally:
-            with self._work:
-                self._end_wait()
+        brought = self._visit(*errand)
+        with self._work:
+            self._end_wait()
+            self._return_with(brought)
 
     def _from_hand(self) -> Lease | None:
         """Return what is next, None if there is nothing, and nothing on its way."""
@@ -264,7 +265,9 @@ class BusyDesk(Desk):
                         return
                     self._work.wait(self._pause())
                 errand = self._errand()
-            self._visit(*errand)
+            brought = self._visit(*errand)
+            with self._work:
+                self._return_with(brought)
 
     def _errand(self) -> tuple[list[Held], list[Ending], int]:
         """What to give back, what to hand in, and how many to bring."""
@@ -273,41 +276,51 @@ class BusyDesk(Desk):
         self._under_way = True
         return back, ends, self._wanted()
 
-    def _visit(self, back: Sequence[Held], ends: Sequence[Ending], limit: int) -> None:
-        brought: list[Held] = []
+    def _visit(self, back: Sequence[Held], ends: Sequence[Ending], limit: int) -> list[Held]:
+        """Go to the storage with that, and return what was brought; never raises."""
         try:
             if back:
                 until = min(held.since for held in back) + self._settings.lease
                 self._give_back([held.lease for held in back], until)
             if ends:
-                brought = self._exchange(ends, limit)
+                return self._exchange(ends, limit)
         except BaseException:
             logger.exception("the ends of %d tasks may be lost, going on", len(ends))
             # Or else their leases were renewed for ever.
             for ending in ends:
                 ending.release()
-        finally:
-            with self._work:
-                self._hand.extend(brought)
-                self._under_way = False
-                self._work.notify()
-                self._news.notify_all()
+        return []
+
+    def _return_with(self, brought: Sequence[Held]) -> None:
+        self._hand.extend(brought)
+        self._under_way = False
+        self._work.notify()
+        self._news.notify_all()
 
     def _is_pressing(self) -> bool:
         """Whether what has ended is to be handed in now."""
-        if self._grace.begun.is_set() or len(self._ends) >= min(SHARE * len(self._hand), MOST):
+        enough = len(self._ends) >= min(SHARE * len(self._hand), MOST)
+        if enough or self._grace.begun.is_set() or self._all_wait():
             return bool(self._ends)
         return bool(self._ends) and time.monotonic() >= self._first + self._delay
+
+    def _all_wait(self) -> bool:
+        """Whether nothing else will end: for one, a task that was lost before is next."""
+        return self._waiting + self._away >= (self._settings.concurrent_limit or inf)
 
     def _is_its_turn(self) -> bool:
         """Whether the clerk is to hand in now what has ended."""
         if self._may_expect_others():
-            return bool(self._ends) and time.monotonic() >= self._first + 2 * self._delay
+            return bool(self._ends) and time.monotonic() >= self._first + self._longest()
         return self._is_pressing()
 
     def _may_expect_others(self) -> bool:
         """Whether a thread may come for its next task, and go to the storage itself."""
         return self._nearby and not self._waiting and not self._grace.begun.is_set()
+
+    def _longest(self) -> float:
+        """Seconds after which the clerk hands in what has ended, whatever else happens."""
+        return self._delay * (2 if self._may_expect_others() else 1)
 
     def _is_late(self) -> bool:
         """Whether what was reserved ahead has waited too long."""
@@ -320,8 +333,7 @@ class BusyDesk(Desk):
         if self._under_way:
             # A thread is there, and tells when it is back.
             return None
-        delay = self._delay * (2 if self._may_expect_others() else 1)
-        moments = [self._first + delay] if self._ends else []
+        moments = [self._first + self._longest()] if self._ends else []
         if self._hand:
             moments.append(self._hand[0].arrived + PATIENCE)
         return max(0.0, min(moments) - time.monotonic()) if moments else None

@@ -72,7 +72,7 @@ ATTEMPT = "collective.taskqueue.attempt"
 MAX_ERROR = 16 * 1024
 
 #: Characters of a reason that are kept: room for where a task is redirected to, and why.
-LONGEST = 2000
+LONGEST_REASON = 2000
 
 #: Longest pause in seconds before a request is retried after a conflict.
 MAX_CONFLICT_PAUSE = 0.5
@@ -289,7 +289,7 @@ def _outcome(
             verdict = "discard"
     return Outcome(
         status=status,
-        reason=clean(reason, LONGEST),
+        reason=clean(reason, LONGEST_REASON),
         headers=headers,
         body=answer.body,
         truncated=answer.truncated or cut,

@@ -379,7 +379,7 @@ def _reason(exc: BaseException) -> str:
         if not causes:
             break
         exc = causes[-1]
-    return clean(f"{type(exc).__name__}: {str(exc).strip()}")
+    return clean(f"{type(exc).__name__}: {exc}")
 
 
 def _read(response: BaseHTTPResponse, line: _Line, now: float, longest: float) -> Outcome:

@@ -242,7 +242,7 @@ def is_blocked(future: Future[Any]) -> bool:
     return False
 
 
-def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
+def at_once(calls: list[Callable[[], Any]], bound: float = BOUND) -> list[Any]:
     """Make all calls at the same moment, and return what each returned or raised."""
     barrier = threading.Barrier(len(calls))
 
@@ -254,4 +254,4 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
         return run
 
     futures = [aside(started(call)) for call in calls]
-    return [future.exception(BOUND) or future.result() for future in futures]
+    return [future.exception(bound) or future.result() for future in futures]

@@ -143,6 +143,7 @@ class SQLite:
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=self.settings.stage_timeout,
+            # The one that has most of the file in memory.
             pool_use_lifo=True,
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
             hide_parameters=True,
@@ -239,6 +240,8 @@ class SQLite:
         while not alarm.rest(PROBE):
             with FORKS.none():
                 if self._probe is None:
+                    # It counts what it sees by itself.
+                    seen = 0
                     self._probe = engine.raw_connection()
                     self._probe.detach()
                 [version] = self._probe.cursor().execute("PRAGMA data_version").fetchone()
@@ -278,7 +281,8 @@ class PostgreSQL:
     #: A crash of the server may take a claim, and nothing else with it.
     relaxed = (func.set_config("synchronous_commit", "off", True),)
     #: Who claims has given up by the time that somebody lets go of the table, perhaps, and the
-    #: server knows nothing of it. (The time of the statement is that after the wait.)
+    #: server knows nothing of it. The time of the statement is that after the wait; and what
+    #: the server reads late it takes for new.
     awaited: tuple[ColumnElement[bool], ...] = (
         cast(extract("epoch", func.clock_timestamp() - func.transaction_timestamp()), Double)
         < cast(bindparam("patience_", type_=Double), Double),
@@ -304,12 +308,11 @@ class PostgreSQL:
             self._url,
             # The driver begins no transaction by itself; each one says what it is.
             isolation_level="AUTOCOMMIT",
-            # Those of the server, see `connect`.
+            # Placeholders as the server has them: the driver looks for no others, see `connect`.
             paramstyle="numeric_dollar",
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=seconds,
-            pool_use_lifo=True,
             # Tasks and who they run as have no place in a traceback.
             hide_parameters=True,
             connect_args={
@@ -332,7 +335,7 @@ class PostgreSQL:
         return None
 
     def patience(self) -> float:
-        """Return the seconds in which an answer of the server surely is waited for."""
+        """Return seconds from now, or from a moment before, in which an answer is waited for."""
         return self._driver.rest() / 2
 
     @contextmanager

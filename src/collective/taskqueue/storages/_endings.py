@@ -250,8 +250,10 @@ def forgetting(order: Any, *conditions: ColumnElement[bool]) -> Any:
     """
     here = TASK.c.queue == bindparam("queue_", type_=Text)
     ids = select(TASK.c.id).where(here, *conditions).order_by(order).limit(PORTION)
-    chosen = ids.with_for_update(skip_locked=True)
-    return delete(TASK).where(here, TASK.c.id.in_(chosen)).returning(TASK.c.id)
+    # Once: if it were asked again for each row there would be no limit.
+    chosen = ids.with_for_update(skip_locked=True).cte("chosen")
+    chosen = chosen.prefix_with("MATERIALIZED", dialect="postgresql")
+    return delete(TASK).where(here, TASK.c.id.in_(select(chosen.c.id))).returning(TASK.c.id)
 
 
 class Tidy:
@@ -271,29 +273,29 @@ class Tidy:
 
     def after(self, state: State, now: float, number: int = 1) -> None:
         """So many tasks have finished; called outside of any transaction."""
-        if abs(now - self._looked) >= self.INTERVAL:
+        if abs(now - self._looked) >= self.INTERVAL and not self._forget(self._old, now_=now):
             self._looked = now
-            self._forget(self._old, now_=now)
         most = self._session.settings.max_finished
         # From the first one on: nobody knows how many there were before.
         number += self._finished.get(state, most)
         self._finished[state] = number
         # A twentieth too many is not worth a look after each task.
-        if number > most // 20:
+        if number > most // 20 and not self._forget(self._surplus[state], most=most):
             self._finished[state] = 0
-            self._forget(self._surplus[state], most=most)
 
-    def _forget(self, statement: Any, **values: Any) -> None:
+    def _forget(self, statement: Any, **values: Any) -> bool:
+        """Forget a portion; return whether there may be more."""
         session = self._session
 
-        def work(connection: Connection, again: bool) -> None:
-            session.execute(connection, statement, **values)
+        def work(connection: Connection, again: bool) -> int:
+            return len(session.execute(connection, statement, **values).all())
 
         try:
-            session.single(work)
+            return session.single(work) == PORTION
         except StorageUnavailable as exc:
             # The task has ended all the same, and the next one may be reserved already.
             logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)
+            return False
 
 
 def _surplus(state: State) -> Any:

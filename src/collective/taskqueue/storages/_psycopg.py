@@ -74,9 +74,8 @@ def connect(*args: Any, **options: Any) -> psycopg.Connection[Any]:
     takes as long as the call itself.
     """
     if _patience.deadline is not None:
-        rest = _patience.deadline - time.monotonic()
         # Less than two seconds are two seconds, says libpq.
-        options["connect_timeout"] = max(2, min(options["connect_timeout"], int(rest)))
+        options["connect_timeout"] = max(2, min(options["connect_timeout"], int(rest())))
     return _Connection.connect(*args, cursor_factory=psycopg.RawCursor, **options)
 
 

@@ -1,0 +1,96 @@
+"""Who sleeps in a SQL queue, and who listens meanwhile."""
+
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.storages._alarm import Alarm
+from concurrent.futures import wait
+import pytest
+import threading
+import time
+
+
+#: Seconds that are longer than any test waits.
+LONG = 2 * BOUND
+
+
+class Listener:
+    """Looks each time it may, and tells of it."""
+
+    def __init__(self):
+        self.alarm = Alarm(self.listen)
+        self.looks = 0
+        self.changed = threading.Condition()
+        self.ended = threading.Event()
+
+    def listen(self, alarm):
+        while not alarm.rest(0.0):
+            with self.changed:
+                self.looks += 1
+                self.changed.notify_all()
+        self.ended.set()
+
+    def wait_for(self, looks):
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.looks >= looks, BOUND)
+
+    def is_still(self):
+        """Whether it looks no more."""
+        deadline = time.monotonic() + BOUND
+        while time.monotonic() < deadline:
+            before = self.looks
+            if not self.ended.wait(0.05) and self.looks == before:
+                return True
+        return False
+
+
+@pytest.fixture
+def listener():
+    listener = Listener()
+    yield listener
+    listener.alarm.close()
+    assert listener.ended.wait(BOUND) or listener.looks == 0
+
+
+def sleeping(alarm, seconds=LONG):
+    changes, wakes = alarm.changes, alarm.wakes
+    return aside(lambda: alarm.sleep(seconds, changes, wakes))
+
+
+def test_it_is_looked_only_while_somebody_sleeps(listener):
+    """And at once when somebody does again: who sleeps would else not be woken for long."""
+    for _ in range(3):
+        looks = listener.looks
+        first, second = sleeping(listener.alarm), sleeping(listener.alarm)
+        listener.wait_for(looks + 100)
+        listener.alarm.ring()
+        assert len(wait([first, second], BOUND, "FIRST_COMPLETED").done) >= 1
+        looks = listener.looks
+        listener.wait_for(looks + 100)
+        listener.alarm.wake()
+        first.result(BOUND)
+        second.result(BOUND)
+        assert listener.is_still()
+
+
+def test_who_sleeps_too_long_is_no_longer_waited_for(listener):
+    sleeping(listener.alarm, 0.001).result(BOUND)
+    assert listener.is_still()
+
+
+def test_a_change_before_the_sleep_is_not_missed(listener):
+    changes, wakes = listener.alarm.changes, listener.alarm.wakes
+    listener.alarm.ring()
+    aside(lambda: listener.alarm.sleep(LONG, changes, wakes)).result(BOUND)
+
+
+def test_its_end_waits_for_nobody_to_sleep(listener):
+    sleeping(listener.alarm, 0.001).result(BOUND)
+    assert listener.is_still()
+    listener.alarm.close()
+    assert listener.ended.is_set()
+
+
+def test_nobody_is_listened_for_after_the_end(listener):
+    listener.alarm.close()
+    sleeping(listener.alarm, 0.001).result(BOUND)
+    assert listener.looks == 0
