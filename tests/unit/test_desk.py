@@ -598,7 +598,13 @@ def test_the_clerk_goes_for_a_thread_that_waits(make, storage, stored, now, thre
     suspect = replace(lease, token="suspect", attempt=2, counted=0)
     with desk._work:
         desk._put_in_hand([suspect, suspect])
+    rests = []
+    desk._pause = lambda: rests.append(True) or 10 * BOUND
     end(desk, lease)
+    # With the lock; it is let go when the clerk waits.
+    eventually(lambda: rests)
+    with desk._work:
+        assert not desk._waiting
     waiting = aside(desk.take)
     if threads == 2:
         # The other one may still add something.

@@ -129,10 +129,13 @@ class BusyDesk(Desk):
                 return
             errand = self._errand()
             self._begin_wait()
-        brought = self._visit(*errand)
-        with self._work:
-            self._end_wait()
-            self._return_with(brought)
+        brought: list[Held] = []
+        try:
+            brought = self._visit(*errand)
+        finally:
+            with self._work:
+                self._end_wait()
+                self._return_with(brought)
 
     def _from_hand(self) -> Lease | None:
         """Return what is next, None if there is nothing, and nothing on its way."""
@@ -144,9 +147,8 @@ class BusyDesk(Desk):
             # Without a limit the clerk brings nothing that could be waited for.
             if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
                 break
-            if self._nearby or self._is_pressing():
-                # It may have become so by what was taken; and nobody is expected now.
-                self._work.notify()
+            # It may press now, by what was taken, or because nobody else is expected.
+            self._work.notify()
             self._wait()
         return None
 
@@ -265,9 +267,12 @@ class BusyDesk(Desk):
                         return
                     self._work.wait(self._pause())
                 errand = self._errand()
-            brought = self._visit(*errand)
-            with self._work:
-                self._return_with(brought)
+            brought: list[Held] = []
+            try:
+                brought = self._visit(*errand)
+            finally:
+                with self._work:
+                    self._return_with(brought)
 
     def _errand(self) -> tuple[list[Held], list[Ending], int]:
         """What to give back, what to hand in, and how many to bring."""
@@ -277,7 +282,7 @@ class BusyDesk(Desk):
         return back, ends, self._wanted()
 
     def _visit(self, back: Sequence[Held], ends: Sequence[Ending], limit: int) -> list[Held]:
-        """Go to the storage with that, and return what was brought; never raises."""
+        """Go to the storage with that, and return what was brought."""
         try:
             if back:
                 until = min(held.since for held in back) + self._settings.lease
