@@ -26,7 +26,8 @@ class Alarm:
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
         self._asleep = threading.Condition(lock)
-        self._sleepers = 0
+        #: Threads that sleep now.
+        self.sleepers = 0
         #: Nobody listens any more.
         self.stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -56,12 +57,12 @@ class Alarm:
                 )
                 self._thread.start()
             if self.changes == changes and self.wakes == wakes:
-                self._sleepers += 1
+                self.sleepers += 1
                 self._asleep.notify()
                 try:
                     self._changed.wait(seconds)
                 finally:
-                    self._sleepers -= 1
+                    self.sleepers -= 1
 
     def rest(self, seconds: float) -> bool:
         """Wait so long, then until somebody sleeps; return whether `stopped` is set.
@@ -70,7 +71,7 @@ class Alarm:
         """
         if not self.stopped.wait(seconds):
             with self._changed:
-                while not (self._sleepers or self.stopped.is_set()):
+                while not (self.sleepers or self.stopped.is_set()):
                     self._asleep.wait()
         return self.stopped.is_set()
 
