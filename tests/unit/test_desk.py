@@ -9,7 +9,6 @@ from collective.taskqueue.clerk import Held
 from collective.taskqueue.clerk import MOMENT
 from collective.taskqueue.clerk import MOST
 from collective.taskqueue.clerk import PATIENCE
-from collective.taskqueue.clerk import SHORTEST
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -174,7 +173,7 @@ def hand_in(desk):
 
 
 def older(held, seconds):
-    return Held(held.lease, held.since - seconds, held.until - seconds)
+    return Held(held.lease, held.since - seconds, held.arrived - seconds)
 
 
 def in_stream(make, storage, stored, **settings):
@@ -256,42 +255,13 @@ def test_an_end_waits_for_company_while_there_is_more_to_begin(make, storage, st
     assert len(desk._hand) > 2
     end(desk, take(desk))
     # The clock of the desk stands still, but for this.
-    now[0] += SHORTEST / 2
+    now[0] += storage.delay / 2
     with desk._work:
         assert len(desk._ends) == 1
         assert not desk._is_pressing()
-    now[0] += 2 * SHORTEST
+    now[0] += storage.delay
     stored.wait_for(41)
     assert storage.exchanges[number][0] == 1
-
-
-@pytest.mark.parametrize(("took", "delay"), [(0.0, SHORTEST), (0.01, 0.2), (3.0, 0.5)])
-def test_ends_wait_as_long_as_it_pays(make, storage, stored, now, took, delay):
-    """For others to go with: a storage that answers quickly is told of them soon."""
-    storage.delay = 0.5
-    fill(storage, 3)
-    desk = make()
-    exchange = storage.exchange
-
-    def lasting(*args):
-        now[0] += took
-        return exchange(*args)
-
-    storage.exchange = lasting
-    end(desk, take(desk))
-    now[0] += 2 * storage.delay
-    desk.wake()
-    stored.wait_for(1)
-    with desk._work:
-        desk._put_in_hand(storage.reserve("consumer", limit=2, timeout=0))
-    end(desk, take(desk))
-    with desk._work:
-        now[0] += 0.9 * delay
-        assert not desk._is_pressing()
-        now[0] += 0.2 * delay
-        assert desk._is_pressing()
-        # And what was brought has time to begin after that.
-        assert desk._until() - now[0] == pytest.approx(max(PATIENCE, 2.5 * delay))
 
 
 def test_slow_tasks_are_not_reserved_ahead(make, storage, stored):
@@ -601,10 +571,10 @@ def test_the_clerk_goes_if_nobody_comes(make, storage, stored, now):
     with desk._work:
         assert desk._ends
         assert desk._is_pressing()
-        assert desk._pause() == pytest.approx(2 * SHORTEST)
-        now[0] += 1.5 * SHORTEST
+        assert desk._pause() == pytest.approx(2 * storage.delay)
+        now[0] += 1.5 * storage.delay
         assert not desk._is_its_turn()
-        now[0] += SHORTEST
+        now[0] += storage.delay
     stored.wait_for(9)
 
 

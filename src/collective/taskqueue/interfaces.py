@@ -224,7 +224,7 @@ class IExchange(Interface):
 
     nearby: bool = Attribute("Whether it computes in this process, rather than wait for another.")
 
-    delay: float = Attribute("Most seconds an end may wait for others; twice that, if nearby.")
+    delay: float = Attribute("Seconds that an end may wait for others; twice that, if nearby.")
 
     def exchange(
         ends: Sequence[tuple[Lease, Transition]],
