@@ -30,14 +30,10 @@ import time
 logger = logging.getLogger("collective.taskqueue")
 
 #: Most ends, and most leases, that one call to the storage is about.
-MOST = 256
+MOST = 128
 
 #: Most tasks that are held.
 HELD = 2 * MOST
-
-#: Ends wait for others so many times as long as the storage took for the last ones, so that
-#: little of the time is spent on it; between so many seconds and the storage's `delay`.
-SPARING, SHORTEST = 20, 0.02
 
 #: What is reserved ahead is what was done in so many seconds before, without those in which all
 #: threads waited for the storage; or in half as many again as ends wait for others, if more.
@@ -49,9 +45,8 @@ SHARE = 3
 #: Seconds that a thread sleeps for the clerk before its next task: nearly none.
 MOMENT = 1e-5
 
-#: Seconds that a task which was brought ahead waits for a thread before it is given back; or so
-#: many times as long as ends wait for others, if that is more.
-PATIENCE, LENIENCE = 0.25, 2.5
+#: Seconds that a task which was brought ahead waits for a thread before it is given back.
+PATIENCE = 0.25
 
 #: How often the clerk tries to hand in what the storage refuses, before somebody else does.
 REFUSALS = 2
@@ -63,8 +58,8 @@ class Held(NamedTuple):
     lease: Lease
     #: Its lease has not begun before.
     since: float
-    #: When it is given back.
-    until: float
+    #: When it came to the desk.
+    arrived: float
 
 
 class BusyDesk(Desk):
@@ -93,7 +88,7 @@ class BusyDesk(Desk):
         self._first = 0.0
         self._deliveries: int = self._storage.settings.max_deliveries
         #: Seconds that an end waits for others to go with, while there is more to begin; then
-        #: somebody goes, the clerk if nobody comes that may. See `SPARING`.
+        #: somebody goes, the clerk if nobody comes that may.
         self._delay: float = self._storage.delay
         #: Whether the threads go to the storage themselves.
         self._nearby = bool(self._storage.nearby and self._settings.concurrent_limit)
@@ -197,8 +192,8 @@ class BusyDesk(Desk):
         return True
 
     def _put_in_hand(self, leases: Sequence[Lease]) -> None:
-        now, until = time.monotonic(), self._until()
-        self._hand.extendleft(Held(lease, now, until) for lease in reversed(leases))
+        now = time.monotonic()
+        self._hand.extendleft(Held(lease, now, now) for lease in reversed(leases))
         self._work.notify()
 
     def _note_taken(self, lease: Lease) -> None:
@@ -336,11 +331,7 @@ class BusyDesk(Desk):
         """Whether what was reserved ahead has waited too long."""
         if not self._hand:
             return False
-        return self._grace.begun.is_set() or time.monotonic() >= self._hand[0].until
-
-    def _until(self) -> float:
-        """When a task is given back that comes to the desk now."""
-        return time.monotonic() + max(PATIENCE, LENIENCE * self._delay)
+        return self._grace.begun.is_set() or time.monotonic() >= self._hand[0].arrived + PATIENCE
 
     def _pause(self) -> float | None:
         """Seconds until one of both is true, whatever happens; None if neither will be."""
@@ -349,7 +340,7 @@ class BusyDesk(Desk):
             return None
         moments = [self._first + self._longest()] if self._ends else []
         if self._hand:
-            moments.append(self._hand[0].until)
+            moments.append(self._hand[0].arrived + PATIENCE)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _take_back(self) -> list[Held]:
@@ -401,14 +392,9 @@ class BusyDesk(Desk):
             for ending in ends:
                 self._hand_in_alone(ending)
             return []
-        self._delay = self._sparing(time.monotonic() - since)
         self._settle(ends, None if found is None else found[0])
-        until = self._until()
-        return [] if found is None else [Held(lease, since, until) for lease in found[1]]
-
-    def _sparing(self, seconds: float) -> float:
-        """Return how long ends wait for others if it took so long to hand in the last ones."""
-        return min(max(SPARING * seconds, SHORTEST), self._storage.delay)
+        now = time.monotonic()
+        return [] if found is None else [Held(lease, since, now) for lease in found[1]]
 
     def _hand_in_alone(self, ending: Ending) -> None:
         try:

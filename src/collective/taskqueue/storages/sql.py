@@ -76,7 +76,7 @@ class SqlStorage(Finishing):
     """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
 
     # A transaction that lasts takes as long as some small tasks.
-    delay = 0.2
+    delay = 0.1
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
