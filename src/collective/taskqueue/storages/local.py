@@ -2,7 +2,7 @@
 
 Volatile by design: a restart loses what waits. Nothing polls: a blocked `reserve` sleeps
 until a task is due or the condition is notified. This file holds the lock; the lines the
-tasks stand in are on the board.
+tasks stand in are on the board, and what people do under the lock is in _local_oversight.py.
 """
 
 from __future__ import annotations
@@ -13,26 +13,20 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.errors import ForbiddenTransition
-from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages._board import Board
 from collective.taskqueue.storages._board import News
+from collective.taskqueue.storages._local_oversight import Oversight
 from collective.taskqueue.storages._record import Record
-from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
-from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
-from itertools import islice
 from secrets import token_hex
 from zope.interface import implementer
 import logging
-import os
-import socket
 import threading
 import time
 
@@ -42,12 +36,9 @@ logger = logging.getLogger("collective.taskqueue")
 #: Promoted batches to remember; a promote is only ever repeated within seconds.
 REMEMBERED_BATCHES = 10_000
 
-#: Seconds that a consumer is remembered that is not heard of.
-HEARD = 3600.0
-
 
 @implementer(ITaskStorage)
-class LocalStorage:
+class LocalStorage(Oversight):
     """See `ITaskStorage`. `clock` gives seconds since the epoch, `monotonic` seconds that no
     correction of a clock changes; without it, a `clock` that is not the system's gives both."""
 
@@ -71,9 +62,8 @@ class LocalStorage:
         self._promoted: OrderedDict[str, None] = OrderedDict()
         self._wakes = 0
         self._paused = False
-        #: Consumers: when they were last heard of, and how many calls of `reserve` block.
-        self._heard: dict[str, float] = {}
-        self._blocked: Counter[str] = Counter()
+        self._heard = {}
+        self._blocked = Counter()
 
     # in
 
@@ -294,131 +284,6 @@ class LocalStorage:
             self._changed.notify(len(lost))
         return recovered
 
-    # introspection
-
-    def __len__(self) -> int:
-        with self._changed:
-            return self._board.waiting_number()
-
-    def counts(self) -> dict[State, int]:
-        with self._changed:
-            return self._board.counts()
-
-    def get(self, task_id: str) -> TaskStatus:
-        with self._changed:
-            return self._record(task_id).status()
-
-    def tasks(
-        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
-    ) -> list[TaskStatus]:
-        with self._changed:
-            page = islice(self._board.line(state, user), start, start + size)
-            return [self._board.records[task_id].status() for task_id in page]
-
-    def consumers(self) -> list[ConsumerStatus]:
-        host, pid = socket.gethostname(), os.getpid()
-        with self._changed:
-            now = self._clock()
-            running: dict[str, list[str]] = {}
-            for record in (self._board.records[task_id] for task_id in self._board.running):
-                running.setdefault(record.consumer or "", []).append(record.id)
-            # Who blocks is asleep, and as well as can be.
-            ages = {
-                name: 0.0 if self._blocked[name] else now - heard
-                for name, heard in self._heard.items()
-            }
-            self._heard = {name: now - age for name, age in ages.items() if age < HEARD}
-            return [
-                ConsumerStatus(name, host, pid, ages[name], tuple(running.get(name, ())))
-                for name in sorted(self._heard)
-            ]
-
-    def throughput(self) -> dict[State, int]:
-        with self._changed:
-            return self._board.throughput(self._clock())
-
-    # transitions from outside
-
-    def cancel(self, task_id: str) -> State:
-        with self._changed:
-            record = self._record(task_id)
-            if record.state in states.FINISHED:
-                raise ForbiddenTransition(f"task {task_id} has {record.state}, not cancelled")
-            if record.state == states.RUNNING:
-                record.cancel_requested = True
-            else:
-                self._board.withdraw(record)
-                self._board.conclude(record, states.CANCELLED, "cancelled", self._clock())
-            return record.state
-
-    def retry(self, task_id: str) -> None:
-        with self._changed:
-            record = self._record(task_id)
-            if record.state not in (states.FAILED, states.CANCELLED):
-                raise ForbiddenTransition(f"task {task_id} is {record.state}, not queued again")
-            newer = self._board.newer(record)
-            if newer is not None:
-                raise ForbiddenTransition(f"task {task_id}: {newer.id} of its key already waits")
-            self._board.revive(record, self._clock())
-            self._changed.notify()
-
-    def remove(self, task_id: str) -> None:
-        with self._changed:
-            record = self._record(task_id)
-            if record.state not in states.FINISHED:
-                raise ForbiddenTransition(f"task {task_id} is {record.state}, not removed")
-            self._board.forget(record)
-
-    def hasten(self, task_id: str) -> None:
-        with self._changed:
-            record = self._record(task_id)
-            if record.state == states.SCHEDULED:
-                self._board.hasten(record, self._clock())
-                self._changed.notify()
-            elif record.state != states.QUEUED:
-                raise ForbiddenTransition(f"task {task_id} is {record.state}, it does not wait")
-
-    def forget_response(self, task_id: str) -> bool:
-        with self._changed:
-            record = self._record(task_id)
-            if record.state not in states.FINISHED:
-                raise ForbiddenTransition(f"task {task_id} is {record.state}, not finished")
-            return record.forget_response()
-
-    def clear(self) -> int:
-        with self._changed:
-            board = self._board
-            ids = [*board.parked.values(), *board.waiting, *board.scheduled.values()]
-            for task_id in ids:
-                board.withdraw(board.records[task_id])
-                board.forget(board.records[task_id])
-        for task_id in ids:
-            logger.warning("task %s: its queue was reset, dropped", task_id)
-        return len(ids)
-
-    def purge(self, state: State) -> int:
-        if state not in states.FINISHED:
-            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
-        with self._changed:
-            ids = list(self._board.finished[state])
-            for task_id in ids:
-                self._board.forget(self._board.records[task_id])
-        for task_id in ids:
-            logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
-        return len(ids)
-
-    def pause(self) -> None:
-        with self._changed:
-            self._paused = True
-
-    def resume(self) -> None:
-        with self._changed:
-            self._paused = False
-            self._changed.notify_all()
-
-    def paused(self) -> bool:
-        return self._paused
-
     # the process
 
     def check(self) -> None:
@@ -436,12 +301,6 @@ class LocalStorage:
                 logger.warning(
                     "task %s: %s, lost with this process", task_id, board.records[task_id].state
                 )
-
-    def _record(self, task_id: str) -> Record:
-        record = self._board.records.get(self._board.aliases.get(task_id, task_id))
-        if record is None:
-            raise UnknownTask(f"no task {task_id} in queue {self.settings.queue}")
-        return record
 
     def _tell(self, news: News) -> None:
         for state, task_id in news:

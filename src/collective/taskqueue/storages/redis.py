@@ -37,16 +37,15 @@ and no colon, so that no two keys can be the same:
     P:wake:<process>      list    markers for the threads of one process; expires
 
 Times are seconds since the epoch by the clock of the server. All writes are made by the
-script redis.lua, one atomic call for each transition; a repeated call does no harm.
+script redis.lua, one atomic call for each transition; a repeated call does no harm. What
+people do with a queue is in _redis_oversight.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.interfaces import IExchange
@@ -54,38 +53,26 @@ from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._news import tell
+from collective.taskqueue.storages._redis_oversight import Oversight
+from collective.taskqueue.storages._script import decoded
+from collective.taskqueue.storages._script import Script
 from collective.taskqueue.storages._server import BLOCK
 from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
-from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
-from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
-from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
-from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
-from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
-from contextlib import contextmanager
 from contextlib import nullcontext
-from itertools import count
-from secrets import token_hex
-from typing import Any
 from zope.interface import implementer
-import json
 import logging
-import redis.exceptions
-import threading
 import time
 
 
 logger = logging.getLogger("collective.taskqueue")
-
-#: Seconds that a promoted batch is remembered; a promote may be repeated that long.
-REMEMBER = 7200
 
 #: Oldest server that has all that the script needs.
 MINIMUM_VERSION = (6, 2)
@@ -95,7 +82,7 @@ WAKE_MARKERS = 64
 
 
 @implementer(ITaskStorage, IExchange)
-class RedisStorage:
+class RedisStorage(Oversight):
     """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
 
     nearby = False
@@ -111,36 +98,11 @@ class RedisStorage:
     def _connect(self) -> None:
         self._process = _process.identity()
         self._server = Server(self.settings)
+        self._script = Script(self._server, self.settings, self._prefix, self._clock)
+        self._call = self._script.call
         self._wakes = 0
         self._born = b""
         self._adopted: set[str] = set()
-        self._local = threading.local()
-        self._salt, self._nonces = token_hex(16), count()
-        options = {
-            "remember": REMEMBER,
-            "keep_succeeded": self.settings.keep_succeeded,
-            "keep_failed": self.settings.keep_failed,
-            "max_finished": self.settings.max_finished,
-            "max_deliveries": self.settings.max_deliveries,
-            "linger": LINGER,
-        }
-        self._options = options
-        self._encoded = {again: json.dumps({**options, "again": again}) for again in (False, True)}
-
-    def _call(self, operation: str, *args: Any, again: bool = False) -> Any:
-        with translated():
-            try:
-                return self._call_once(operation, again, *args)
-            except redis.exceptions.ConnectionError:
-                # Closed since it was used last, or just now: then nobody knows whether the
-                # call was carried out. After a timeout there is no time left to ask again.
-                return self._call_once(operation, True, *args)
-
-    def _call_once(self, operation: str, again: bool, *args: Any) -> Any:
-        encoded = self._encoded[again]
-        if self._clock is not None:
-            encoded = json.dumps({**self._options, "again": again, "now": self._clock()})
-        return self._server.run(self._prefix, operation, encoded, *args)
 
     # in
 
@@ -179,26 +141,12 @@ class RedisStorage:
             self._wait(min(rest, soonest, BLOCK))
 
     def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
-        with self._asking() as (nonce, again):
+        with self._script.asking() as (nonce, again):
             found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
             soonest, news, reserved, born = found
             self._notice_loss(born)
             self._tell(news)
             return float(soonest or "inf"), self._leases(consumer, reserved)
-
-    @contextmanager
-    def _asking(self, *tokens: str) -> Iterator[tuple[str, bool]]:
-        """Yield a nonce for what is reserved, and whether the same was asked for in vain."""
-        # If the reply is lost the tasks are reserved all the same: asked for again under
-        # the same nonce, they are not lost until their leases expire.
-        nonce, unanswered = getattr(self._local, "asked", ("", None))
-        again = unanswered == tokens
-        if not again:
-            # Of one length, so that none is the beginning of another.
-            nonce = f"{self._salt}{next(self._nonces):016x}"
-        self._local.asked = nonce, tokens
-        yield nonce, again
-        del self._local.asked
 
     def _notice_loss(self, born: bytes) -> None:
         before, self._born = self._born, born
@@ -278,10 +226,9 @@ class RedisStorage:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))
 
     def finish(self, lease: Lease, transition: Transition) -> State | None:
-        _, unanswered = getattr(self._local, "asked", ("", ()))
-        again = lease.token in unanswered
+        again = self._script.asked_in_vain(lease.token)
         # One of many that were asked for together: the others will be, too.
-        with nullcontext() if again else self._asking(lease.token):
+        with nullcontext() if again else self._script.asking(lease.token):
             state, news = self._call("finish", *_wire.end(lease, transition), again=again)
         self._tell(news)
         return state.decode() or None
@@ -294,7 +241,7 @@ class RedisStorage:
         seconds: float = 30.0,
     ) -> tuple[list[State | None], list[Lease]]:
         fields = [field for end in ends for field in _wire.end(*end)]
-        with self._asking(*(lease.token for lease, _ in ends)) as (nonce, again):
+        with self._script.asking(*(lease.token for lease, _ in ends)) as (nonce, again):
             states, news, reserved, born = self._call(
                 "exchange", consumer, self._process, nonce, limit, seconds, *fields, again=again
             )
@@ -324,103 +271,10 @@ class RedisStorage:
         while page := self._call("in_doubt", age, after):
             after = f"({page[-1][0].decode()}"
             found += [
-                StagedBatch(batch.decode(), witness.decode() or None, float(since), _decoded(tasks))
+                StagedBatch(batch.decode(), witness.decode() or None, float(since), decoded(tasks))
                 for _, batch, witness, since, tasks in page
             ]
         return found
-
-    # introspection
-
-    def __len__(self) -> int:
-        return int(self._call("length"))
-
-    def counts(self) -> dict[State, int]:
-        return dict(zip(STATES, (int(number) for number in self._call("counts")), strict=True))
-
-    def get(self, task_id: str) -> TaskStatus:
-        return _wire.status(*self._call("get", task_id))
-
-    def tasks(
-        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
-    ) -> list[TaskStatus]:
-        found = self._call("tasks", state or "", user or "", start, size)
-        return [_wire.status(*record) for record in found]
-
-    def consumers(self) -> list[ConsumerStatus]:
-        return sorted(
-            (_wire.consumer(*record) for record in self._call("consumers")),
-            key=lambda consumer: (consumer.name, consumer.host, consumer.pid),
-        )
-
-    def throughput(self) -> dict[State, int]:
-        numbers = [int(number) for number in self._call("throughput")]
-        return dict(zip(FINISHED, numbers, strict=True))
-
-    # transitions from outside
-
-    def cancel(self, task_id: str) -> State:
-        state, done = self._call("cancel", task_id)
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} has {state.decode()}, not cancelled")
-        return state.decode()
-
-    def retry(self, task_id: str) -> None:
-        state, done, newer = self._call("retry", task_id)
-        if newer:
-            raise ForbiddenTransition(f"task {task_id}: {newer.decode()} of its key already waits")
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not queued again")
-
-    def remove(self, task_id: str) -> None:
-        state, done = self._call("remove", task_id)
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not removed")
-
-    def hasten(self, task_id: str) -> None:
-        state, done = self._call("hasten", task_id)
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, it does not wait")
-
-    def forget_response(self, task_id: str) -> bool:
-        state, found = self._call("forget_response", task_id)
-        if state.decode() not in FINISHED:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not finished")
-        return bool(found)
-
-    def clear(self) -> int:
-        # In portions, so that the server answers others in between; not more than there
-        # were, so that it ends even if tasks are added faster.
-        limit = len(self) + self.counts()["scheduled"]
-        number = 0
-        while True:
-            cleared, rest, news = self._call("clear")
-            self._tell(news)
-            for task_id in _decoded(cleared):
-                logger.warning("task %s: its queue was reset, dropped", task_id)
-            number += len(cleared)
-            if not rest or number >= limit:
-                return number
-
-    def purge(self, state: State) -> int:
-        if state not in FINISHED:
-            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
-        number = 0
-        while purged := self._call("purge", state):
-            for task_id in _decoded(purged):
-                logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
-            number += len(purged)
-        return number
-
-    def pause(self) -> None:
-        with translated():
-            self._server.client.set(f"{self._prefix}:paused", "1")
-
-    def resume(self) -> None:
-        self._call("resume")
-
-    def paused(self) -> bool:
-        with translated():
-            return bool(self._server.client.exists(f"{self._prefix}:paused"))
 
     # the process
 
@@ -453,7 +307,3 @@ class RedisStorage:
     def _tell(self, news: Sequence[Sequence[bytes]]) -> None:
         parts = ([part.decode() for part in item] for item in news)
         tell(((kind, task_id, detail) for kind, task_id, detail in parts), self.notify)
-
-
-def _decoded(ids: Sequence[bytes]) -> tuple[str, ...]:
-    return tuple(task_id.decode() for task_id in ids)

@@ -1,0 +1,121 @@
+"""What people do with a Redis queue: they look at it and steer it, one call of the script each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._script import decoded
+from collective.taskqueue.storages._server import Server
+from collective.taskqueue.storages._server import translated
+from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import TaskStatus
+from typing import Any
+import logging
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+
+class Oversight:
+    """The half of the storage that people use."""
+
+    _prefix: str
+    _server: Server
+    _call: Callable[..., Any]
+
+    def __len__(self) -> int:
+        return int(self._call("length"))
+
+    def counts(self) -> dict[State, int]:
+        return dict(zip(STATES, (int(number) for number in self._call("counts")), strict=True))
+
+    def get(self, task_id: str) -> TaskStatus:
+        return _wire.status(*self._call("get", task_id))
+
+    def tasks(
+        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        found = self._call("tasks", state or "", user or "", start, size)
+        return [_wire.status(*record) for record in found]
+
+    def consumers(self) -> list[ConsumerStatus]:
+        return sorted(
+            (_wire.consumer(*record) for record in self._call("consumers")),
+            key=lambda consumer: (consumer.name, consumer.host, consumer.pid),
+        )
+
+    def throughput(self) -> dict[State, int]:
+        numbers = [int(number) for number in self._call("throughput")]
+        return dict(zip(FINISHED, numbers, strict=True))
+
+    def cancel(self, task_id: str) -> State:
+        state, done = self._call("cancel", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} has {state.decode()}, not cancelled")
+        return state.decode()
+
+    def retry(self, task_id: str) -> None:
+        state, done, newer = self._call("retry", task_id)
+        if newer:
+            raise ForbiddenTransition(f"task {task_id}: {newer.decode()} of its key already waits")
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not queued again")
+
+    def remove(self, task_id: str) -> None:
+        state, done = self._call("remove", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not removed")
+
+    def hasten(self, task_id: str) -> None:
+        state, done = self._call("hasten", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, it does not wait")
+
+    def forget_response(self, task_id: str) -> bool:
+        state, found = self._call("forget_response", task_id)
+        if state.decode() not in FINISHED:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not finished")
+        return bool(found)
+
+    def clear(self) -> int:
+        # In portions, so that the server answers others in between; not more than there
+        # were, so that it ends even if tasks are added faster.
+        limit = len(self) + self.counts()["scheduled"]
+        number = 0
+        while True:
+            cleared, rest, news = self._call("clear")
+            self._tell(news)
+            for task_id in decoded(cleared):
+                logger.warning("task %s: its queue was reset, dropped", task_id)
+            number += len(cleared)
+            if not rest or number >= limit:
+                return number
+
+    def purge(self, state: State) -> int:
+        if state not in FINISHED:
+            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
+        number = 0
+        while purged := self._call("purge", state):
+            for task_id in decoded(purged):
+                logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
+            number += len(purged)
+        return number
+
+    def pause(self) -> None:
+        with translated():
+            self._server.client.set(f"{self._prefix}:paused", "1")
+
+    def resume(self) -> None:
+        self._call("resume")
+
+    def paused(self) -> bool:
+        with translated():
+            return bool(self._server.client.exists(f"{self._prefix}:paused"))
+
+    def _tell(self, news: Sequence[Sequence[bytes]]) -> None:
+        raise NotImplementedError
