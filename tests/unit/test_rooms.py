@@ -59,6 +59,7 @@ RESERVED = {
         # One transaction for each event that is told.
         "events",
         # Machinery of tests, not part of a running queue.
+        "model.acts",
         "model.machine",
         "testing",
     },

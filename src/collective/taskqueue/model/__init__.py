@@ -25,7 +25,7 @@ import pytest
 
 # Before they are imported, so that a failing assert of theirs shows its values.
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("expected", "checks", "machine"))
+    *(f"{__name__}.{part}" for part in ("expected", "checks", "acts", "machine"))
 )
 
 from collective.taskqueue.model.machine import QueueMachine  # noqa: E402
