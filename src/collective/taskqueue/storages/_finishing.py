@@ -14,9 +14,8 @@ from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages._claims import Claims
 from collective.taskqueue.storages._news import News
+from collective.taskqueue.storages._sql_oversight import Oversight
 from collective.taskqueue.storages._statements import Statements
-from collective.taskqueue.storages._statistics import Statistics
-from collective.taskqueue.storages._steering import Steering
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
@@ -34,13 +33,12 @@ import threading
 Ends = Sequence[tuple[Lease, Transition]]
 
 
-class Finishing(Steering):
+class Finishing(Oversight):
     """The part of the storage that consumers end attempts with."""
 
     settings: QueueSettings
     _statements: Statements
     _claims: Claims
-    _statistics: Statistics
     _tidy: _endings.Tidy
     _alarm: Alarm
     _announce: Debounced

@@ -1,7 +1,7 @@
 """The SQL storage: one queue in SQLite or PostgreSQL; the tables are described in _tables.py.
 
 Each transition is one transaction, most of them one statement. Where the two databases
-differ is in _dialects.py.
+differ is in _dialects.py; what people do with a queue is in _sql_oversight.py.
 """
 
 from __future__ import annotations
@@ -23,17 +23,11 @@ from collective.taskqueue.storages._dialects import dialect_of
 from collective.taskqueue.storages._finishing import Finishing
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._news import tell
-from collective.taskqueue.storages._pages import consumers
-from collective.taskqueue.storages._pages import counts
-from collective.taskqueue.storages._pages import page
-from collective.taskqueue.storages._pages import throughput
 from collective.taskqueue.storages._session import Session
 from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._statistics import Statistics
-from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import AttemptRecord
-from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
@@ -41,13 +35,10 @@ from collective.taskqueue.task import Progress
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
-from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
-from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from sqlalchemy import Connection
 from sqlalchemy import select
-from sqlalchemy import update
 from typing import Any
 from uuid import uuid4
 from zope.interface import implementer
@@ -88,7 +79,6 @@ class SqlStorage(Finishing):
     def _begin(self) -> None:
         self._process = _process.identity()
         self._statements = self._session.statements
-        self._mine = QUEUE.c.name == self.settings.queue
         self._alarm = Alarm(self._session.listen)
         self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
         self._tidy = _endings.Tidy(self._session)
@@ -255,59 +245,6 @@ class SqlStorage(Finishing):
             found += [StagedBatch(row.id, row.witness, row.age, _ids(row.tasks)) for row in rows]
         return found
 
-    # introspection
-
-    def __len__(self) -> int:
-        return int(self._read(self._statements.length)[0][0])
-
-    def counts(self) -> dict[State, int]:
-        return dict(zip(STATES, self._read(counts())[0], strict=True))
-
-    def get(self, task_id: str) -> TaskStatus:
-        rows = self._read(self._statements.get, id=task_id)
-        if not rows:
-            raise self._unknown(task_id)
-        return _status(rows[0])
-
-    def tasks(
-        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
-    ) -> list[TaskStatus]:
-        return [_status(row) for row in self._read(page(state, user, start, size))]
-
-    def consumers(self) -> list[ConsumerStatus]:
-        now = self._session.time()
-        heard, running = consumers(self.settings.queue, now)
-        tasks: dict[tuple[str, str], list[str]] = {}
-        for name, process, task_id in self._read(running):
-            tasks.setdefault((name, process), []).append(task_id)
-        return [
-            ConsumerStatus(
-                row.name,
-                *_process.host_and_pid(row.process),
-                max(0.0, now - row.heard),
-                tuple(tasks.get((row.name, row.process), ())),
-            )
-            for row in self._read(heard)
-        ]
-
-    def throughput(self) -> dict[State, int]:
-        self._statistics.flush()
-        found = self._read(throughput(self.settings.queue, self._session.time()))
-        return {**dict.fromkeys(FINISHED, 0), **{state: int(number) for state, number in found}}
-
-    def pause(self) -> None:
-        self._set_paused(True)
-
-    def resume(self) -> None:
-        self._set_paused(False)
-        self._changed([])
-
-    def paused(self) -> bool:
-        return bool(self._read(select(QUEUE.c.paused).where(self._mine))[0][0])
-
-    def _set_paused(self, paused: bool) -> None:
-        self._single(update(QUEUE).where(self._mine).values(paused=paused))
-
     # the process
 
     def check(self) -> None:
@@ -324,22 +261,6 @@ class SqlStorage(Finishing):
         self._alarm.close()
         self._session.close()
 
-    def _single(self, statement: Any, **values: Any) -> int:
-        result = self._session.single(
-            lambda connection, again: (
-                self._session.execute(connection, statement, **values).rowcount
-            )
-        )
-        return int(result)
-
-    def _read(self, statement: Any, **values: Any) -> Any:
-        return self._session.read(
-            lambda connection: self._session.execute(connection, statement, **values).all()
-        )
-
-    def _number(self, state: State) -> int:
-        return self.counts()[state]
-
     def _changed(self, news: News | None, *finished: State) -> None:
         """After a transaction: tell it to whom it may concern."""
         if news is None:
@@ -352,10 +273,6 @@ class SqlStorage(Finishing):
             self._tidy.after(state, now)
         self._alarm.ring()
         self._announce()
-
-
-def _status(row: Any) -> TaskStatus:
-    return _wire.status_of(row._mapping, row.history.splitlines())
 
 
 def _ids(batch: bytes) -> tuple[str, ...]:

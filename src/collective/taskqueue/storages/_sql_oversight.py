@@ -1,23 +1,36 @@
-"""Transitions of a SQL queue that are made from outside, one transaction each."""
+"""What people do with a SQL queue: they look at it and steer it, in one transaction each."""
 
 from __future__ import annotations
 
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages import _process
+from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._news import News
+from collective.taskqueue.storages._pages import consumers
+from collective.taskqueue.storages._pages import counts
+from collective.taskqueue.storages._pages import page
+from collective.taskqueue.storages._pages import throughput
 from collective.taskqueue.storages._session import Session
 from collective.taskqueue.storages._states import one_of
+from collective.taskqueue.storages._statistics import Statistics
+from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import TaskStatus
 from sqlalchemy import Connection
 from sqlalchemy import delete
+from sqlalchemy import select
+from sqlalchemy import update
 from typing import Any
 import logging
 
@@ -25,12 +38,53 @@ import logging
 logger = logging.getLogger("collective.taskqueue")
 
 
-class Steering:
+class Oversight:
     """The half of the storage that people use; `_changed` is told of what they did."""
+
+    _statistics: Statistics
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._here = TASK.c.queue == session.settings.queue
+        self._mine = QUEUE.c.name == session.settings.queue
+
+    def __len__(self) -> int:
+        return int(self._read(self._session.statements.length)[0][0])
+
+    def counts(self) -> dict[State, int]:
+        return dict(zip(STATES, self._read(counts())[0], strict=True))
+
+    def get(self, task_id: str) -> TaskStatus:
+        rows = self._read(self._session.statements.get, id=task_id)
+        if not rows:
+            raise self._unknown(task_id)
+        return _status(rows[0])
+
+    def tasks(
+        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+    ) -> list[TaskStatus]:
+        return [_status(row) for row in self._read(page(state, user, start, size))]
+
+    def consumers(self) -> list[ConsumerStatus]:
+        now = self._session.time()
+        heard, running = consumers(self._session.settings.queue, now)
+        tasks: dict[tuple[str, str], list[str]] = {}
+        for name, process, task_id in self._read(running):
+            tasks.setdefault((name, process), []).append(task_id)
+        return [
+            ConsumerStatus(
+                row.name,
+                *_process.host_and_pid(row.process),
+                max(0.0, now - row.heard),
+                tuple(tasks.get((row.name, row.process), ())),
+            )
+            for row in self._read(heard)
+        ]
+
+    def throughput(self) -> dict[State, int]:
+        self._statistics.flush()
+        found = self._read(throughput(self._session.settings.queue, self._session.time()))
+        return {**dict.fromkeys(FINISHED, 0), **{state: int(number) for state, number in found}}
 
     def cancel(self, task_id: str) -> State:
         def work(connection: Connection, again: bool) -> State:
@@ -102,9 +156,9 @@ class Steering:
 
     def clear(self) -> int:
         # Not more than there were, so that it ends even if tasks are added faster.
-        most = self._number(QUEUED), self._number(SCHEDULED)
-        queued = self._forget(most[0], TASK.c.place, one_of(QUEUED))
-        ids = queued + self._forget(most[1], TASK.c.due, one_of(SCHEDULED))
+        most = self.counts()
+        queued = self._forget(most[QUEUED], TASK.c.place, one_of(QUEUED))
+        ids = queued + self._forget(most[SCHEDULED], TASK.c.due, one_of(SCHEDULED))
         for task_id in ids:
             logger.warning("task %s: its queue was reset, dropped", task_id)
         return len(ids)
@@ -113,16 +167,23 @@ class Steering:
         if state not in FINISHED:
             raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
         finished = one_of(*FINISHED), one_of(state)
-        ids = self._forget(self._number(state), TASK.c.place, *finished)
+        ids = self._forget(self.counts()[state], TASK.c.place, *finished)
         for task_id in ids:
             logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
         return len(ids)
 
-    def _number(self, state: State) -> int:
-        raise NotImplementedError
+    def pause(self) -> None:
+        self._set_paused(True)
 
-    def _changed(self, news: News | None, *finished: State) -> None:
-        raise NotImplementedError
+    def resume(self) -> None:
+        self._set_paused(False)
+        self._changed([])
+
+    def paused(self) -> bool:
+        return bool(self._read(select(QUEUE.c.paused).where(self._mine))[0][0])
+
+    def _set_paused(self, paused: bool) -> None:
+        self._single(update(QUEUE).where(self._mine).values(paused=paused))
 
     def _forget(self, limit: int, order: Any, *conditions: Any) -> list[str]:
         """Delete in portions, so that others come in between."""
@@ -152,3 +213,23 @@ class Steering:
 
     def _unknown(self, task_id: str) -> UnknownTask:
         return UnknownTask(f"no task {task_id} in queue {self._session.settings.queue}")
+
+    def _single(self, statement: Any, **values: Any) -> int:
+        result = self._session.single(
+            lambda connection, again: (
+                self._session.execute(connection, statement, **values).rowcount
+            )
+        )
+        return int(result)
+
+    def _read(self, statement: Any, **values: Any) -> Any:
+        return self._session.read(
+            lambda connection: self._session.execute(connection, statement, **values).all()
+        )
+
+    def _changed(self, news: News | None, *finished: State) -> None:
+        raise NotImplementedError
+
+
+def _status(row: Any) -> TaskStatus:
+    return _wire.status_of(row._mapping, row.history.splitlines())
