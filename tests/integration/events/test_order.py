@@ -1,0 +1,214 @@
+"""Subscribers are told in order, of each task as it was."""
+
+from collective.taskqueue import queue as module
+from collective.taskqueue import startup
+from collective.taskqueue import taskqueue
+from collective.taskqueue import unfinished
+from collective.taskqueue.capture import make_task
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.events import TaskFailed
+from collective.taskqueue.events import TaskQueued
+from collective.taskqueue.events import TaskRetried
+from collective.taskqueue.events import TaskStarted
+from collective.taskqueue.events import TaskSucceeded
+from collective.taskqueue.publisher import publish
+from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.testing import run_tasks
+from integration.events.conftest import add
+from integration.events.conftest import PATIENCE
+from integration.events.conftest import raising
+import pytest
+import threading
+import transaction
+
+
+def test_order_of_a_transaction(told, url):
+    ids = [taskqueue.add(url) for _ in range(5)]
+    transaction.commit()
+    run_tasks()
+    told.flushed()
+    assert [event.status.id for event in told[:5]] == ids
+    assert {type(event) for event in told[:5]} == {TaskQueued}
+    assert [event.status.id for event in told[5:]] == [i for i in ids for _ in range(2)]
+
+
+class Fast(LocalStorage):
+    """A storage whose consumer is done before whoever promotes comes to speak."""
+
+    def __init__(self, queue, *notify):
+        super().__init__(queue.settings)
+        self.consumer = Consumer(self, publish, ServerSettings(name="fast"), *notify)
+
+    def promote(self, *args, **kwargs):
+        super().promote(*args, **kwargs)
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        thread.join(PATIENCE)
+
+    def run(self):
+        while self.consumer.step():
+            pass
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_task_is_queued_before_it_starts(told, url, queue, tasks):
+    """Also if the consumer is faster than the transaction, and as it was then."""
+    queue.storage = Fast(queue, queue.announce)
+    ids = [taskqueue.add(url) for _ in range(tasks)]
+    transaction.commit()
+    queue.storage.consumer.stop()
+    for task_id in ids:
+        assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]
+    queued = [event.status for event in told if isinstance(event, TaskQueued)]
+    assert {(s.state, s.consumer, s.attempts, len(s.changes)) for s in queued} == {
+        (QUEUED, None, (), 1)
+    }
+
+
+def test_a_task_is_queued_although_another_process_was_faster(told, view, queue):
+    """What that process tells is told there; this one tells of the task as it was."""
+    queue.storage = Fast(queue)
+    task_id = add(view("work", raising(ValueError("bad"))), max_attempts=2, min_backoff=60)
+    queue.storage.consumer.stop()
+    assert taskqueue.status(task_id).state == SCHEDULED
+    assert told.of(task_id) == [TaskQueued]
+    status = told[0].status
+    assert (status.state, status.reason, status.attempts, status.consumer) == (QUEUED, "", (), None)
+
+
+def test_a_retry_is_told_as_it_was(told, queue, view):
+    """The next attempt may have been made before the event of the first one is made."""
+
+    class Hasty(Consumer):
+        def _stored(self, ending, state):
+            if ending.lease.attempt == 1:
+                self.step()
+            super()._stored(ending, state)
+
+    numbers = []
+
+    def work(context, request):
+        numbers.append(request.getHeader("X-Task-Attempt"))
+        if numbers == ["1"]:
+            raise ValueError("bad")
+
+    task_id = add(view("work", work), max_attempts=2, min_backoff=0)
+    consumer = Hasty(queue.storage, publish, ServerSettings(name="hasty"), queue.announce)
+    consumer.step()
+    consumer.stop()
+    told.of(task_id)
+    (retried,) = (event.status for event in told if isinstance(event, TaskRetried))
+    assert (retried.state, retried.reason) == (SCHEDULED, "ValueError: bad")
+    assert [attempt.number for attempt in retried.attempts] == [1]
+    assert retried.consumer == "hasty"
+
+
+def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatch):
+    """Whoever promotes and the consumer come to tell at the same time: one waits."""
+    telling, go = threading.Event(), threading.Event()
+    announce = module.announce
+
+    def held(storage, state, task_id, *after):
+        if state == QUEUED:
+            telling.set()
+            assert go.wait(PATIENCE)
+        announce(storage, state, task_id, *after)
+
+    class Door:
+        """A lock that lets whoever holds it go on as soon as another one waits for it."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __enter__(self):
+            if not self.lock.acquire(blocking=False):
+                go.set()
+                self.lock.acquire()
+
+        def __exit__(self, *args):
+            self.lock.release()
+
+    def run():
+        assert telling.wait(PATIENCE)
+        consumer.step()
+        # Only in vain: it has overtaken the one who promotes.
+        go.set()
+
+    monkeypatch.setattr(module, "announce", held)
+    monkeypatch.setattr(queue, "_telling", Door())
+    consumer = Consumer(queue.storage, publish, ServerSettings(), queue.announce)
+    thread = threading.Thread(target=run)
+    thread.start()
+    task_id = add(url)
+    thread.join(PATIENCE)
+    consumer.stop()
+    assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]
+
+
+def test_a_condemned_task_that_was_retried_meanwhile(told, url, queue):
+    """It has failed without an attempt; whoever condemned it learns nothing of the haste."""
+    task = make_task(queue.settings, url)
+
+    def retried_first(state, task_id):
+        queue.storage.retry(task_id)
+        queue.announce(state, task_id)
+
+    queue.storage.notify = retried_first
+    queue.storage.stage("batch", [task])
+    queue.storage.condemn("batch", "nobody knows")
+    assert told.of(task.id) == [TaskFailed]
+    assert (told[0].status.state, told[0].status.attempts) == (FAILED, ())
+
+
+def test_a_long_history_is_told_as_it_was(told, url, queue):
+    """Of changes fewer are kept than of attempts, and the first ones are gone."""
+    task_id = add(url, max_attempts=1000, min_backoff=0, max_backoff=0)
+    consumer = Consumer(queue.storage, lambda attempt: Outcome(503), ServerSettings())
+    for _ in range(60):
+        assert consumer.step()
+    consumer.stop()
+    queue.storage.reserve("next", timeout=0)
+    queue.announce(SCHEDULED, task_id)
+    assert told.flushed()[-1].status.attempts[-1].number == 60
+
+
+def test_a_storage_that_fails_to_promote_at_first(told, url, queue, monkeypatch):
+    """The event comes once, when the task is there."""
+    failures = [StorageUnavailable("gone")]
+    promote = queue.storage.promote
+    done = threading.Event()
+
+    def promote_late(*args):
+        if failures:
+            raise failures.pop()
+        promote(*args)
+        done.set()
+
+    monkeypatch.setattr(queue.storage, "promote", promote_late)
+    task_id = add(url)
+    assert done.wait(PATIENCE)
+    run_tasks()
+    assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]
+
+
+def test_a_process_that_ends_tells_first(subscribe, url, queue, monkeypatch):
+    """Also one without consumers; afterwards the storage cannot be asked any more."""
+    told, closed = [], []
+
+    def slow(event):
+        # Slow, so that whoever does not wait for it is too early.
+        threading.Event().wait(0.3)
+        told.append(event.status.id)
+
+    subscribe(slow)
+    monkeypatch.setattr(unfinished, "close", lambda timeout: None)
+    monkeypatch.setattr(queue.storage, "close", lambda: closed.extend(told), raising=False)
+    task_id = add(url)
+    startup._close_storages()
+    assert closed == [task_id]
