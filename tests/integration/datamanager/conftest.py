@@ -133,6 +133,7 @@ def committed(root):
         connection.close()
 
 
+#: Where a saboteur stands in line when data managers are asked one after the other.
 BEFORE_ALL, BEFORE_DATABASE, AFTER_DATABASE, AFTER_ALL = "\0\0", "!", "~", "~~~"
 PLACES = [BEFORE_ALL, BEFORE_DATABASE, AFTER_DATABASE, AFTER_ALL]
 

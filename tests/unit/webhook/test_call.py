@@ -1,0 +1,157 @@
+"""What a call of a web hook says, and over which connection."""
+
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.signing import verify
+from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import Task
+from collective.taskqueue.webhook import WebHooks
+from receiver import BOUND
+from receiver import hang_up
+from receiver import say
+from receiver import SECRET
+import pytest
+import socket
+import threading
+import time
+
+
+def test_the_call(run, receiver):
+    """Body and content type arrive as they were given, the rest is ours (N07, N42)."""
+    body = bytes(range(256))
+    kind = 'multipart/form-data; boundary="x y"; charset=latin-1'
+    status = run(payload=body, headers=(("Content-Type", kind),), max_attempts=5)
+    assert (status.state, status.status, status.body) == ("succeeded", 200, b"thanks")
+    ((method, path, headers, received),) = receiver.calls
+    assert (method, path, received) == ("POST", "/hook", body)
+    assert headers["Content-Type"] == kind
+    assert headers["X-Task-Id"] == status.id
+    assert (headers["X-Task-Attempt"], headers["X-Task-Max-Attempts"]) == ("1", "5")
+    assert headers["User-Agent"] == "collective.taskqueue"
+    assert "webhook-signature" not in headers
+    assert "Cookie" not in headers
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+def test_methods(run, receiver, method):
+    """N05: as given, with the query string."""
+    assert run("/a%20b?c=d", method=method).state == "succeeded"
+    assert receiver.calls[0][:2] == (method, "/a%20b?c=d")
+
+
+def test_connections_are_reused(run, receiver):
+    """Two tasks, one connection."""
+    run()
+    run()
+    assert len(receiver.calls) == 2
+    assert len(receiver.connections) == 1
+
+
+def test_signature(run, receiver):
+    """The receiver can tell who sent it; the secret itself stays here."""
+    status = run(secret=SECRET, payload=b"{}")
+    headers = {name.lower(): value for name, value in receiver.calls[0][2].items()}
+    assert verify(SECRET, headers, b"{}", time.time())
+    assert headers["webhook-id"] == status.id
+    assert SECRET not in str(headers)
+
+
+# what goes wrong on the way
+
+
+def test_a_connection_that_was_closed_is_opened_again(run, receiver):
+    """It waited in the pool; that is nobody's failure and costs no attempt."""
+    closed = threading.Semaphore(0)
+
+    def answer(handler):
+        say(200)(handler)
+        handler.close_connection = True
+        finish = handler.finish
+
+        def finished():
+            finish()
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            closed.release()
+
+        handler.finish = finished
+
+    receiver.answer = answer
+    for _ in range(3):
+        assert run().state == "succeeded"
+        assert closed.acquire(timeout=BOUND)
+    assert len(receiver.connections) == 3
+
+
+def test_a_call_that_is_made_twice_can_be_told(run, receiver):
+    """N50: if the answer is lost the call is made once more, under the same id."""
+
+    def answer(handler):
+        if handler.headers["X-Task-Attempt"] == "1":
+            hang_up(handler)
+        else:
+            say(200)(handler)
+
+    receiver.answer = answer
+    storage, task, thread = run(wait=False, max_attempts=2, min_backoff=0.0)
+    thread.join(BOUND)
+    hooks = WebHooks(QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}"))
+    consumer = Consumer(storage, hooks.call, ServerSettings())
+    assert consumer.step(timeout=BOUND) == 1
+    consumer.stop()
+    assert storage.get(task.id).state == "succeeded"
+    told = [(call[2]["X-Task-Id"], call[2]["X-Task-Attempt"]) for call in receiver.calls]
+    assert told == [(task.id, "1"), (task.id, "2")]
+
+
+def test_headers_are_utf_8(run, receiver):
+    """As in a task of Zope; a character that Latin-1 has not is no failure."""
+    assert run(headers=(("X-A", "ä€"),)).state == "succeeded"
+    assert receiver.calls[0][2]["X-A"].encode("latin-1").decode() == "ä€"
+
+
+def test_fifty_at_once(receiver, caplog):
+    """All of them wait side by side; nothing is thrown away, and nobody warned."""
+    everybody = threading.Barrier(50, timeout=BOUND)
+
+    def answer(handler):
+        everybody.wait()
+        say(200)(handler)
+
+    receiver.answer = answer
+    settings = QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}")
+    hooks, storage = WebHooks(settings), LocalStorage(settings)
+    server = ServerSettings(concurrent_limit=50)
+    tasks = [
+        Task(id=str(n), queue="default", url=receiver.url(), method="POST", timeout=BOUND)
+        for n in range(50)
+    ]
+    consumers = [Consumer(storage, hooks.call, server) for _ in tasks]
+    storage.stage("batch", tasks)
+    storage.promote("batch")
+    threads = [threading.Thread(target=consumer.step) for consumer in consumers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    for consumer in consumers:
+        consumer.stop()
+    assert storage.counts()["succeeded"] == 50
+    assert [record.getMessage() for record in caplog.records if record.levelno >= 30] == []
+
+
+def test_no_header_is_sent_twice(run, receiver):
+    """The caller's agent wins, and no signature but ours is sent."""
+    names = ("user-agent", "x-task-id", "Webhook-Id", "Webhook-Signature", "WEBHOOK-TIMESTAMP")
+    status = run(secret=SECRET, headers=tuple((name, "mine") for name in names), payload=b"x")
+    received = receiver.calls[0][2]
+    lower = [name.lower() for name in received]
+    assert sorted(lower) == sorted(set(lower))
+    assert (received["User-Agent"], received["X-Task-Id"]) == ("mine", status.id)
+    assert verify(SECRET, {k.lower(): v for k, v in received.items()}, b"x", time.time())
+
+
+def test_without_a_secret_the_signature_is_the_callers(run, receiver):
+    """Who signs by himself may."""
+    run(headers=(("Webhook-Signature", "mine"),))
+    assert receiver.calls[0][2]["webhook-signature"] == "mine"
