@@ -3,6 +3,8 @@
 from acceptance.instance import Instance
 from acceptance.instance import SNIPPET
 from acceptance.instance import ZOPE_ZCML
+from acceptance.life import Life
+from acceptance.life import LIFE_QUEUES
 import pytest
 
 
@@ -108,6 +110,23 @@ def plone(template, tmp_path_factory):
         yield instance.start()
     finally:
         instance.kill()
+
+
+@pytest.fixture(scope="session")
+def life(template, tmp_path_factory):
+    """The public API of a running instance, for tests that leave it running."""
+    instance = template.copy(tmp_path_factory.mktemp("life"), LIFE_QUEUES)
+    try:
+        yield Life(instance.start())
+    finally:
+        instance.kill()
+
+
+@pytest.fixture
+def door(life, request):
+    """A name for a gate; whatever waits at it goes on when the test ends."""
+    yield request.node.name
+    life.instance.open(request.node.name)
 
 
 @pytest.fixture(scope="session")
