@@ -37,6 +37,7 @@ PEOPLE = {
     "member": "Member",
 }
 
+HOOK = "https://example.org/hook"
 
 #: Paths that are complete: those of the site, and those of virtual hosting.
 ROOTS = ("/plone", "/VirtualHostBase")
@@ -211,3 +212,9 @@ def manager(site):
 def root(site):
     """The administrator of all sites."""
     return login(SITE_OWNER_NAME, SITE_OWNER_PASSWORD)
+
+
+def task_of(queue, answer):
+    """Return the task that an answer of ``POST /@tasks`` tells of."""
+    assert answer.status == 201, answer
+    return queue.status(answer.json["id"]).task
