@@ -1,7 +1,6 @@
-"""The public functions of `taskqueue`: what they answer, and how they refuse."""
+"""The public functions for one task: what they answer, and how they refuse."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownQueue
@@ -12,62 +11,21 @@ from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
-from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing import run_tasks
 from collective.taskqueue.testing import task_queue
 from datetime import datetime
 from datetime import timedelta
 from datetime import UTC
-from plone.app.testing import logout
+from integration.api.conftest import add
+from integration.api.conftest import finished
+from integration.api.conftest import NOWHERE
 from plone.app.testing import TEST_USER_ID
 from uuid import UUID
 from zope.component import getGlobalSiteManager
 import pytest
-import threading
 import time
 import transaction
-
-
-NOWHERE = "00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture
-def other(functional):
-    """A second queue, alphabetically after `default`."""
-    with task_queue("other") as queue:
-        yield queue
-
-
-@pytest.fixture
-def url(view):
-    return view("work", lambda context, request: "done")
-
-
-@pytest.fixture
-def bad(view):
-    def work(context, request):
-        raise Discard("pointless")
-
-    return view("bad", work)
-
-
-def add(url, **options):
-    """Queue a task, and return its id."""
-    task_id = taskqueue.add(url, **options)
-    transaction.commit()
-    return task_id
-
-
-def finished(url, **options):
-    """Queue a task, run it, and return its id."""
-    task_id = add(url, **options)
-    run_tasks()
-    assert taskqueue.status(task_id).finished
-    return task_id
-
-
-# what cannot be asked for
 
 
 @pytest.mark.parametrize("task_id", [None, 5, b"x", ["x"]])
@@ -331,169 +289,3 @@ def test_transitions_that_are_not_allowed(url, view):
             function(task_id)
     assert taskqueue.status(running).state == SUCCEEDED
     assert taskqueue.status(waiting).state == QUEUED
-
-
-# queues
-
-
-def test_counts(url, bad, queue):
-    """O14."""
-    assert taskqueue.counts() == dict.fromkeys(STATES, 0)
-    finished(url)
-    finished(bad)
-    add(url, delay=60)
-    taskqueue.cancel(add(url))
-    add(url)
-    assert taskqueue.counts() == {
-        QUEUED: 1,
-        SCHEDULED: 1,
-        RUNNING: 0,
-        SUCCEEDED: 1,
-        FAILED: 1,
-        CANCELLED: 1,
-    }
-    assert len(queue) == 1
-
-
-def test_tasks(url, bad, other):
-    failed = finished(bad)
-    ids = [add(url) for _ in range(3)]
-    logout()
-    anonymous = add(url)
-    elsewhere = add(url, queue="other")
-    assert [status.id for status in taskqueue.tasks()] == [failed, *ids, anonymous]
-    assert [status.id for status in taskqueue.tasks(state=FAILED)] == [failed]
-    assert [status.id for status in taskqueue.tasks(user=TEST_USER_ID)] == [failed, *ids]
-    assert [s.id for s in taskqueue.tasks(user=TEST_USER_ID, state=QUEUED)] == ids
-    assert [s.id for s in taskqueue.tasks(state=QUEUED, start=1, size=2)] == ids[1:]
-    assert [status.id for status in taskqueue.tasks(queue="other")] == [elsewhere]
-    assert taskqueue.tasks(start=99) == []
-
-
-def test_pause_and_resume(url, other):
-    task_id, elsewhere = add(url), add(url, queue="other")
-    taskqueue.pause()
-    assert [run.task.id for run in run_tasks()] == [elsewhere]
-    assert taskqueue.counts()[QUEUED] == 1
-    taskqueue.resume()
-    assert [run.task.id for run in run_tasks()] == [task_id]
-
-
-def test_purge(url, bad):
-    """One final state, by default succeeded; others are no state to purge."""
-    waiting = add(url, delay=60)
-    failed = finished(bad)
-    for _ in range(2):
-        finished(url)
-    assert taskqueue.purge() == 2
-    assert taskqueue.purge() == 0
-    assert {status.id for status in taskqueue.tasks()} == {waiting, failed}
-    assert taskqueue.purge(state=FAILED) == 1
-    for state in (QUEUED, SCHEDULED, RUNNING, "unheard-of"):
-        with pytest.raises(ForbiddenTransition):
-            taskqueue.purge(state=state)
-    assert [status.id for status in taskqueue.tasks()] == [waiting]
-
-
-def test_reset(url, other):
-    """D25: what waits in that queue is gone at once, and nothing else."""
-    done = finished(url)
-    for options in ({}, {"delay": 60}, {"queue": "other"}):
-        add(url, **options)
-    uncommitted = taskqueue.add(url)
-    assert taskqueue.reset() == 2
-    transaction.commit()
-    assert [status.id for status in taskqueue.tasks()] == [done, uncommitted]
-    assert taskqueue.counts("other")[QUEUED] == 1
-    assert taskqueue.reset("other") == 1
-
-
-@pytest.mark.parametrize("name", ["tasks", "counts", "pause", "resume", "purge", "reset"])
-def test_unknown_queue(name, url, queue):
-    """C22: the known ones are listed; nothing is changed."""
-    task_id = add(url)
-    with pytest.raises(UnknownQueue, match=r"'missing' \(known: default\)"):
-        getattr(taskqueue, name)(queue="missing")
-    assert [run.task.id for run in run_tasks()] == [task_id]
-
-
-# inside of a task, and outside
-
-
-def test_progress(view):
-    """It is there before the task commits, also for another thread."""
-    seen = []
-
-    def work(context, request):
-        task_id = request.getHeader("X-Task-Id")
-        taskqueue.progress(1, 4, "one")
-        thread = threading.Thread(target=lambda: seen.append(taskqueue.status(task_id)))
-        thread.start()
-        thread.join()
-
-    task_id = finished(view("work", work))
-    (status,) = seen
-    assert status.state == RUNNING
-    assert (status.progress.done, status.progress.total, status.progress.message) == (1, 4, "one")
-    assert taskqueue.status(task_id).progress == status.progress
-
-
-def test_progress_of_an_aborted_task_is_kept(view):
-    def work(context, request):
-        taskqueue.progress(3)
-        raise ValueError("half-way")
-
-    progress = taskqueue.status(finished(view("work", work))).progress
-    assert (progress.done, progress.total, progress.message) == (3, None, "")
-
-
-def test_progress_begins_again_with_the_next_attempt(view):
-    seen = []
-
-    def work(context, request):
-        seen.append(taskqueue.status(request.getHeader("X-Task-Id")).progress)
-        taskqueue.progress(1, 2)
-        raise ValueError("again")
-
-    add(view("work", work), max_attempts=2, min_backoff=0)
-    while run_tasks():
-        pass
-    assert seen == [None, None]
-
-
-def test_progress_that_nobody_can_store(view, queue, monkeypatch):
-    """A task does not fail for want of an audience."""
-
-    def report(lease, progress=None):
-        raise StorageUnavailable("gone")
-
-    def work(context, request):
-        taskqueue.progress(1, 2)
-        return "cancelled" if taskqueue.cancelled() else "done"
-
-    task_id = add(view("work", work))
-    monkeypatch.setattr(queue.storage, "report", report)
-    run_tasks()
-    assert taskqueue.result(task_id).body == b"done"
-
-
-def test_a_task_that_nobody_cancels(view):
-    def work(context, request):
-        taskqueue.checkpoint()
-        return str(taskqueue.cancelled())
-
-    assert taskqueue.result(finished(view("work", work))).body == b"False"
-
-
-def test_outside_of_a_task(functional, http, view):
-    """The same view can be called by a browser: nothing happens, nobody cancels."""
-
-    def work(context, request):
-        taskqueue.progress(1, 2, "half")
-        taskqueue.checkpoint()
-        return str(taskqueue.cancelled())
-
-    assert http(view("work", work))[2] == b"False"
-    taskqueue.progress(1)
-    taskqueue.checkpoint()
-    assert not taskqueue.cancelled()
