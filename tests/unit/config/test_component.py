@@ -1,0 +1,56 @@
+"""component.xml describes each option, as the settings have it."""
+
+from collective.taskqueue import config
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import SECTION_TYPES
+from collective.taskqueue.config import ServerSettings
+from pathlib import Path
+from xml.etree import ElementTree
+from zopeconf import C112_QUEUE
+from zopeconf import C112_SERVER
+from zopeconf import OUR_QUEUE
+from zopeconf import OUR_SERVER
+from zopeconf import values_of
+import pytest
+
+
+COMPONENT = ElementTree.parse(Path(config.__file__).with_name("component.xml")).getroot()
+
+
+def keys_of(section):
+    (found,) = [item for item in COMPONENT if item.get("name") == section]
+    return found.findall("key")
+
+
+@pytest.mark.parametrize("section", SECTION_TYPES)
+def test_everything_is_described(section):
+    """The sections and every key: component.xml is what an administrator reads."""
+    (found,) = [item for item in COMPONENT if item.get("name") == section]
+    for item in (found, *keys_of(section)):
+        text = item.findtext("description") or ""
+        assert len(text.split()) >= 5
+        assert text.strip()[0].isupper()
+        assert text.strip().endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"), [("taskqueue", QueueSettings), ("taskqueue-server", ServerSettings)]
+)
+def test_component_and_settings_have_the_same_keys(section, settings):
+    """One is the documentation of the other; their defaults are compared above."""
+    assert [item.get("name") for item in COMPONENT] == list(SECTION_TYPES)
+    keys = {key.get("name") for key in keys_of(section)}
+    assert keys == set(values_of(settings()))
+    assert all(key.get("datatype") for key in keys_of(section))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (QueueSettings, {**C112_QUEUE, **OUR_QUEUE}),
+        (ServerSettings, {**C112_SERVER, **OUR_SERVER}),
+    ],
+)
+def test_settings_have_the_defaults_of_the_component(settings, expected):
+    """Code that makes settings without zope.conf gets what zope.conf would have given."""
+    assert values_of(settings()) == expected

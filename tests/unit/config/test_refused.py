@@ -1,0 +1,167 @@
+"""zope.conf under Zope's own WSGI schema: what it refuses, and how."""
+
+from collective.taskqueue import config
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from ZConfig import ConfigurationError
+from zopeconf import C112_QUEUE
+from zopeconf import C112_SERVER
+from zopeconf import OUR_QUEUE
+from zopeconf import OUR_SERVER
+from zopeconf import SECRET
+from zopeconf import split
+import pytest
+
+
+MISTAKES = {
+    "two queues of one name": (
+        "<taskqueue />\n<taskqueue other>\n</taskqueue>",
+        r"<taskqueue other> \(line 4 of .*zope.conf\): .*'default' .*<taskqueue> \(line 3 of .*\)",
+    ),
+    "a server without its queue": (
+        "<taskqueue />\n<taskqueue-server>\n queue mailhost\n</taskqueue-server>",
+        r"<taskqueue-server> \(line 4 of .*\): there is no queue 'mailhost' \(known: default\)",
+    ),
+    "a server without any queue": (
+        "\n<taskqueue-server w />",
+        r"<taskqueue-server w> \(line 4 of .*\): there is no queue 'default' \(known: none\)",
+    ),
+    "two consumers of one name": (
+        "<taskqueue />\n<taskqueue-server />\n<taskqueue-server />",
+        r"<taskqueue-server> \(line 5 .*\): <taskqueue-server> \(line 4 .*\) has the same",
+    ),
+    "min_backoff over max_backoff": (
+        "<taskqueue>\n min_backoff 10\n max_backoff 5\n</taskqueue>",
+        r"<taskqueue> \(line 3 of .*\): min_backoff is greater than max_backoff",
+    ),
+    "an unknown key": ("<taskqueue>\n colour red\n</taskqueue>", r"<taskqueue> \(line 3 .*colour"),
+    "a key given twice": (
+        "<taskqueue>\n queue a\n queue b\n</taskqueue>",
+        r"<taskqueue> \(line 3 .*'queue' does not support multiple values",
+    ),
+    "a name given twice": (
+        "<taskqueue a />\n<taskqueue-server a />",
+        r"<taskqueue-server a> \(line 4 of .*\): another section is named 'a'",
+    ),
+    "a section within": ("<taskqueue>\n <taskqueue />\n</taskqueue>", r"\(line 4 in "),
+    "a section not closed": ("<taskqueue>\n queue a", "unclosed"),
+    "another section closed": ("<taskqueue>\n</taskqueue-server>", r"\(line 4 in "),
+}
+
+BAD_VALUES = {
+    "queue": ["", "a.b", "a b", "ä", "a:b", "*", "a" * 101],
+    "type": ["", "reddis", "my.", ".Storage", "my package.Storage"],
+    "port": ["abc", "-1", "70000", "1.5"],
+    "max_attempts": ["0", "-1", "1.5", "many"],
+    "backoff": ["", "none", "Linear"],
+    "min_backoff": ["-1", "abc", "nan", "inf"],
+    "max_backoff": ["-1", "abc", "nan", "inf"],
+    "transient_statuses": ["abc", "4xx", "399", "500", "429,503", "-429"],
+    "timeout": ["0", "-1", "abc", "nan", "inf"],
+    "keep_succeeded": ["-1", "abc", "nan", "inf"],
+    "keep_failed": ["-1", "abc", "nan", "inf"],
+    "max_finished": ["0", "-1", "abc"],
+    "max_payload": ["-1", "abc", "1 apple"],
+    "max_deliveries": ["0", "-1", "abc"],
+    "stage_timeout": ["0", "-1", "abc", "nan", "inf"],
+    "secret": ["s3cret", "whsec_", "whsec_c2hvcnQ=", "whsec_%%%", f"{SECRET} s3cret", SECRET * 3],
+    "allow_hosts": [
+        "http://localhost",
+        "localhost/path",
+        "*.example.org",
+        "localhost,example.org",
+        "10.0.0.0/33",
+        "host:port",
+        "host:",
+        "host:0",
+        "host:70000",
+        "user@host",
+        "[::1",
+    ],
+}
+BAD_SERVER_VALUES = {
+    "name": ["", "a.b", "a b"],
+    "queue": ["", "a.b"],
+    "concurrent_limit": ["-1", "1.5", "abc"],
+    "retry_max_count": ["-1", "1.5", "abc"],
+    "lease": ["0", "-1", "abc", "nan", "inf"],
+    "grace": ["-1", "abc", "nan", "inf"],
+}
+
+#: Whose every value means something.
+ANY_TEXT = {"url", "host", "db", "password", "unix_socket_path"}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_with_the_line(load, mistake):
+    """D27, D31: Zope does not start, and says where to look."""
+    text, message = MISTAKES[mistake]
+    with pytest.raises(ConfigurationError, match=message):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        *[("taskqueue", key, value) for key, values in BAD_VALUES.items() for value in values],
+        *[
+            ("taskqueue-server", key, value)
+            for key, values in BAD_SERVER_VALUES.items()
+            for value in values
+        ],
+    ],
+)
+def test_a_bad_value_is_refused_with_section_and_line(load, section, key, value):
+    """C113: the line of the section, and the one of the value."""
+    text = f"<taskqueue />\n\n<{section}>\n\n  {key} {value}\n</{section}>"
+    expected = rf"^<{section}> \(line 5 of .*zope.conf\): .*\(line 7, in .*zope.conf\)"
+    with pytest.raises(ConfigurationError, match=expected):
+        load(text)
+
+
+def test_every_key_has_bad_values():
+    """A new one must not be forgotten."""
+    assert set(BAD_VALUES) | ANY_TEXT == {*C112_QUEUE, *OUR_QUEUE}
+    assert set(BAD_SERVER_VALUES) == {*C112_SERVER, *OUR_SERVER}
+
+
+def test_a_mistake_in_an_included_file_names_that_file(load, tmp_path):
+    """Large configurations are several files."""
+    (tmp_path / "queues.conf").write_text(
+        "\n<taskqueue>\n queue mail\n</taskqueue>\n<taskqueue>\n queue mail\n</taskqueue>\n"
+    )
+    message = r"\(line 5 of .*queues.conf\): queue 'mail' .* \(line 2 of .*queues.conf\)"
+    with pytest.raises(ConfigurationError, match=message):
+        load("%include queues.conf")
+
+
+def test_a_password_is_not_shown(load):
+    """Neither in a log nor in a traceback."""
+    queues, _ = split(load("<taskqueue>\n password s3cret\n</taskqueue>"))
+    assert queues["default"].password == "s3cret"
+    assert "s3cret" not in repr(queues["default"])
+    url = "postgresql://jane:s3cret@db/plone"
+    queues, _ = split(load(f"<taskqueue>\n type sql\n url {url}\n</taskqueue>"))
+    assert queues["default"].url == url
+    assert "s3cret" not in repr(queues["default"])
+
+
+def test_a_secret_is_not_shown(load):
+    """Neither in a log, nor by the message that refuses it."""
+    queues, _ = split(load(f"<taskqueue>\n secret {SECRET}\n</taskqueue>"))
+    assert queues["default"].secret == SECRET
+    assert SECRET[6:] not in repr(queues["default"])
+    with pytest.raises(ConfigurationError) as caught:
+        load("<taskqueue>\n secret s3cret\n</taskqueue>")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_sections_made_by_hand_are_checked_too():
+    """As tests and other frameworks do, in a list or in a mapping, without a file."""
+    for sections in (
+        [QueueSettings(), QueueSettings()],
+        {"a": QueueSettings(), "b": ServerSettings(queue="mail")},
+    ):
+        with pytest.raises(ConfigurationError, match=r"^<taskqueue"):
+            config.check(sections)
+    assert config.check([QueueSettings(), object(), ServerSettings()]) is None
