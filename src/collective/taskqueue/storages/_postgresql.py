@@ -38,6 +38,11 @@ MANY = 100
 #: frozen, or its machine is gone, and others wait for its locks. It is tried again if it wakes.
 IDLE = 10.0
 
+#: What the driver is told if the url says nothing of it. After so many seconds of silence this
+#: machine asks whether the other one is there, every few seconds, and gives up after so many
+#: questions without an answer. A firewall forgets no connection on which something is said.
+KEEPALIVES = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+
 #: Engines of a parent process: never closed here, for their sockets are not ours.
 _inherited: list[Engine] = []
 
@@ -80,7 +85,9 @@ class PostgreSQL:
             ) from exc
         self._driver = _psycopg
         self._engines: list[Engine] = []
-        self._url = url.set(drivername="postgresql+psycopg")
+        # In the url: what is told to the engine would have the last word.
+        query = {**KEEPALIVES, **url.query}
+        self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._channel = f"taskqueue_{_digest(settings.queue)}"
         self.parameters: Mapping[str, Callable[[], Any]] = {"patience_": self._patience}
 
