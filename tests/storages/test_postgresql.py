@@ -75,6 +75,27 @@ def test_a_notification_wakes(make_storage, monkeypatch):
         assert lease.task.id == task.id
 
 
+def test_what_is_added_before_somebody_listens(make_storage, monkeypatch):
+    """It sleeps already, and is not notified yet."""
+    for room, name in ((_session, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+        monkeypatch.setattr(room, name, 1000.0)
+    consumer, producer = make_storage(), make_storage()
+    asked, added = threading.Event(), threading.Event()
+    is_pooled = _psycopg._is_pooled
+
+    def ask(connection: Any) -> bool:
+        asked.set()
+        return added.wait(BOUND) and is_pooled(connection)
+
+    monkeypatch.setattr(_psycopg, "_is_pooled", ask)
+    blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
+    assert asked.wait(BOUND)
+    task = add_one(producer)
+    added.set()
+    [lease] = blocked.result(BOUND / 3)
+    assert lease.task.id == task.id
+
+
 def test_it_listens_again_after_an_outage(own_server, caplog):
     """Nothing is said about it but by those who ask for tasks."""
     storage = SqlStorage(QueueSettings(type="sql", url=own_server.url()))
