@@ -18,6 +18,9 @@ import time
 #: Servers start in a moment; this is for a busy machine.
 START_TIMEOUT = 30.0
 
+#: Where nobody connects from elsewhere.
+LOOPBACK = "127.0.0.1"
+
 
 class Server:
     """A process of ours that others connect to, and its folder."""
@@ -90,11 +93,14 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """A PostgreSQL server on a unix socket, with a folder and databases of its own."""
+    """A PostgreSQL server on a unix socket, with a folder and databases of its own.
+
+    With `tcp` on a port of the loopback, too.
+    """
 
     end = signal.SIGINT
 
-    def __init__(self, durable: bool = False) -> None:
+    def __init__(self, durable: bool = False, tcp: bool = False) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
         path = found[-1] if found else Path(shutil.which("postgres") or "")
         if not path.name:
@@ -104,7 +110,10 @@ class PostgresServer(Server):
         self._become_other()
         data = self.folder / "data"
         self._command = [str(path), "-D", str(data), "-k", str(self.folder)]
-        self._command += ["-c", "listen_addresses=", "-c", "max_connections=100"]
+        # In a folder of its own, each can have the port that clients look for.
+        self.port = _free_port() if tcp else 5432
+        self._command += ["-c", f"listen_addresses={LOOPBACK if tcp else ''}", "-p", str(self.port)]
+        self._command += ["-c", "max_connections=100"]
         if not durable:
             self._command += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         self._databases = 0
@@ -112,7 +121,12 @@ class PostgresServer(Server):
 
     def url(self, database: str = "postgres") -> str:
         """Return the url of a database."""
-        return f"postgresql://postgres@/{database}?host={self.folder}"
+        port = "" if self.port == 5432 else f"&port={self.port}"
+        return f"postgresql://postgres@/{database}?host={self.folder}{port}"
+
+    def tcp_url(self) -> str:
+        """Return the url of a database over the loopback."""
+        return f"postgresql://postgres@{LOOPBACK}:{self.port}/postgres"
 
     def new_database(self) -> str:
         """Make an empty database, and return its url."""
@@ -122,7 +136,7 @@ class PostgresServer(Server):
         return self.url(name)
 
     def _answers(self) -> bool:
-        ready = [self._bin / "pg_isready", "-q", "-h", self.folder]
+        ready = [self._bin / "pg_isready", "-q", "-h", self.folder, "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def _run(self, name: str, *options: object) -> None:
@@ -174,6 +188,12 @@ class PgBouncer(Server):
                 return True
             except OSError:
                 return False
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def _version(path: Path) -> float:

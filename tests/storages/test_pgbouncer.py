@@ -19,7 +19,8 @@ from collective.taskqueue.contract.races import Races
 from collective.taskqueue.contract.reserving import Reserving
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _alarm
-from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import _postgresql
+from collective.taskqueue.storages import _session
 from collective.taskqueue.storages import sql
 from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages.sql import SqlStorage
@@ -146,21 +147,21 @@ def test_it_is_in_transaction_mode(pooler, database):
         psycopg.connect(pooler.url(database), autocommit=True) as other,
     ):
         one.execute("BEGIN")
-        mine = _session(one)
-        others = _session(other)
+        mine = _backend(one)
+        others = _backend(other)
         other.execute("BEGIN")
         one.execute("COMMIT")
-        assert _session(one) == mine != others
+        assert _backend(one) == mine != others
         one.execute("BEGIN")
         other.execute("COMMIT")
-        assert _session(other) == others
+        assert _backend(other) == others
         other.execute("BEGIN")
         one.execute("COMMIT")
         with psycopg.connect(pooler.url(database), autocommit=True) as third:
-            assert _session(third) == mine
+            assert _backend(third) == mine
 
 
-def _session(connection: Any) -> int:
+def _backend(connection: Any) -> int:
     [pid] = connection.execute("SELECT pg_backend_pid()").fetchone()
     return pid
 
@@ -192,7 +193,7 @@ def _add(storage: SqlStorage, task: Any) -> None:
 
 def test_a_session_is_given_back_as_it_was(narrow, database, make_storage, monkeypatch):
     """The next one to have it may be RelStorage: no setting, no lock, no channel is left."""
-    monkeypatch.setattr(_dialects, "POLL", 0.05)
+    monkeypatch.setattr(_session, "POLL", 0.05)
     with psycopg.connect(narrow.url(database), autocommit=True) as somebody:
         before = _left_behind(somebody)
         consumer, storage = (make_storage(narrow.url(database)) for _ in range(2))
@@ -231,7 +232,7 @@ def test_who_waits_looks_now_and_then(pooler, database, make_storage):
         timeout=BOUND,
         check=True,
     )
-    [lease] = blocked.result(_dialects.POLL + 5)
+    [lease] = blocked.result(_session.POLL + 5)
     assert lease.task.id == done.stdout.strip()
 
 
@@ -249,7 +250,7 @@ def test_who_listens_without_it_is_told(
     pooler, postgres_server, database, make_storage, monkeypatch
 ):
     """Consumers that are directly connected need not wait for their next look."""
-    for room, name in ((_dialects, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+    for room, name in ((_session, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
         monkeypatch.setattr(room, name, 1000.0)
     consumer = make_storage(postgres_server.url(database))
     storage = make_storage(pooler.url(database))
@@ -276,7 +277,7 @@ def test_a_running_task_is_cancelled(pooler, database, make_storage):
 
 def test_a_transaction_that_is_frozen(narrow, database, make_storage, monkeypatch):
     """The server ends it and its session; others go on with a new one."""
-    monkeypatch.setattr(_dialects, "IDLE", 0.5)
+    monkeypatch.setattr(_postgresql, "IDLE", 0.5)
     frozen, storage = (make_storage(narrow.url(database), stage_timeout=10.0) for _ in range(2))
     wake_too_late(frozen, storage, monkeypatch)
 

@@ -15,8 +15,9 @@ from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _alarm
-from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import _postgresql
 from collective.taskqueue.storages import _psycopg
+from collective.taskqueue.storages import _session
 from collective.taskqueue.storages import sql
 from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
@@ -62,7 +63,7 @@ def own_server() -> Iterator[PostgresServer]:
 
 def test_a_notification_wakes(make_storage, monkeypatch):
     """Nobody looks by itself within this test."""
-    for room, name in ((_dialects, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+    for room, name in ((_session, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
         monkeypatch.setattr(room, name, 1000.0)
     consumer, producer = make_storage(), make_storage()
     for _ in range(3):
@@ -72,6 +73,27 @@ def test_a_notification_wakes(make_storage, monkeypatch):
         task = add_one(producer)
         [lease] = blocked.result(BOUND / 3)
         assert lease.task.id == task.id
+
+
+def test_what_is_added_before_somebody_listens(make_storage, monkeypatch):
+    """It sleeps already, and is not notified yet."""
+    for room, name in ((_session, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+        monkeypatch.setattr(room, name, 1000.0)
+    consumer, producer = make_storage(), make_storage()
+    asked, added = threading.Event(), threading.Event()
+    is_pooled = _psycopg._is_pooled
+
+    def ask(connection: Any) -> bool:
+        asked.set()
+        return added.wait(BOUND) and is_pooled(connection)
+
+    monkeypatch.setattr(_psycopg, "_is_pooled", ask)
+    blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
+    assert asked.wait(BOUND)
+    task = add_one(producer)
+    added.set()
+    [lease] = blocked.result(BOUND / 3)
+    assert lease.task.id == task.id
 
 
 def test_it_listens_again_after_an_outage(own_server, caplog):
@@ -97,7 +119,7 @@ def _listening(server: PostgresServer) -> int:
 
 def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
     """N45, T10: as behind a pooler that changes sessions: LISTEN hears nothing."""
-    monkeypatch.setattr(_dialects, "POLL", 0.2)
+    monkeypatch.setattr(_session, "POLL", 0.2)
     consumer, producer = make_storage(), make_storage()
     monkeypatch.setattr(producer._session.dialect, "announce", lambda connection: None)
     blocked = aside(lambda: consumer.reserve("consumer", timeout=None))
@@ -195,8 +217,8 @@ def test_a_server_that_is_not_there(own_server):
 
 def test_an_exhausted_pool(make_storage, monkeypatch):
     """Who gets no connection in time is told so; nobody hangs."""
-    monkeypatch.setattr(_dialects, "POOL", 1)
-    monkeypatch.setattr(_dialects, "OVERFLOW", 1)
+    monkeypatch.setattr(_session, "POOL", 1)
+    monkeypatch.setattr(_session, "OVERFLOW", 1)
     storage = make_storage(stage_timeout=0.3)
     add_one(storage)
     held = [storage._session.alone.connect() for _ in range(2)]
@@ -266,7 +288,7 @@ def test_a_lock_that_somebody_keeps(make_storage, url, how):
 
 def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
     """The server ends it, and its task runs elsewhere; when it wakes it has changed nothing."""
-    monkeypatch.setattr(_dialects, "IDLE", 0.5)
+    monkeypatch.setattr(_postgresql, "IDLE", 0.5)
     wake_too_late(make_storage(), make_storage(), monkeypatch)
 
 

@@ -14,7 +14,7 @@ from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages import _dialects
+from collective.taskqueue.storages import _sqlite
 from collective.taskqueue.storages.sql import SqlStorage
 from pathlib import Path
 from sqlalchemy import event
@@ -145,7 +145,7 @@ def test_who_waits_for_threads_waits_less_for_processes(make_storage, monkeypatc
         def release(self) -> None:
             """Nobody else is here."""
 
-    monkeypatch.setattr(_dialects.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(_sqlite.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(storage._session.dialect, "_gate", Gate())
     rest = storage._session.single(
         lambda connection, again: connection.exec_driver_sql("PRAGMA busy_timeout").scalar()

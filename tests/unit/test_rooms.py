@@ -45,7 +45,8 @@ LIBRARIES |= {"zope.interface"}
 
 #: What a SQL queue is made of.
 SQL = {"_admission", "_claims", "_dialects", "_endings", "_session", "_statements", "_tables"}
-SQL |= {"_finishing", "_many", "_pages", "_sql_oversight", "_states", "_statistics"}
+SQL |= {"_finishing", "_many", "_pages", "_postgresql", "_sql_oversight", "_sqlite", "_states"}
+SQL |= {"_statistics"}
 
 #: What only some rooms import, and why these.
 RESERVED = {

@@ -85,7 +85,7 @@ def listen(
     alarm: Alarm,
     poll: float,
 ) -> None:
-    """Ring for each notification, and after `poll` seconds without one, until stopped."""
+    """Ring at once, for each notification, and after `poll` seconds without, until stopped."""
     connection.autocommit = True
     if _is_pooled(connection):
         # The session that would listen is somebody else's in a moment: who waits here hears
@@ -94,6 +94,8 @@ def listen(
             alarm.ring()
         return
     connection.execute(f'LISTEN "{channel}"')
+    # Of what was announced until now nobody here was told.
+    alarm.ring()
     heard = time.monotonic()
     # While nobody sleeps, too: what was not taken fills the memory of the server.
     while not alarm.stopped.is_set():

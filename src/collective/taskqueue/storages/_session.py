@@ -10,8 +10,7 @@ from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _tables
 from collective.taskqueue.storages._alarm import Alarm
-from collective.taskqueue.storages._dialects import PostgreSQL
-from collective.taskqueue.storages._dialects import SQLite
+from collective.taskqueue.storages._dialects import Dialect
 from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._statements import Statements
 from collective.taskqueue.storages._tables import METADATA
@@ -36,6 +35,12 @@ logger = logging.getLogger("collective.taskqueue")
 
 T = TypeVar("T")
 
+#: Connections that are kept, and those that may be opened on top of them.
+POOL, OVERFLOW = 5, 15
+
+#: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
+POLL = 2.0
+
 #: What a database says to a transaction that others were in the way of: serialization
 #: failure, deadlock, a row that somebody else has just deleted, and one just inserted.
 _CONFLICTS = frozenset(
@@ -59,7 +64,7 @@ class Session:
     def __init__(
         self,
         settings: QueueSettings,
-        dialect: SQLite | PostgreSQL,
+        dialect: Dialect,
         clock: Callable[[], float] | None,
     ) -> None:
         self.settings = settings
@@ -71,7 +76,7 @@ class Session:
         self._open()
 
     def _open(self) -> None:
-        self.engine = self.dialect.engine()
+        self.engine = self.dialect.engine(POOL, OVERFLOW)
         # One statement needs no transaction around it, if the database makes it one.
         self.alone = self.engine.execution_options(alone=True)
         self._reading = self.alone.execution_options(reads=True)
@@ -100,8 +105,9 @@ class Session:
             values["now"] = self._clock()
         if "number_" in needs:
             values["number_"] = self.number(connection)
-        if "patience_" in needs:
-            values["patience_"] = self.dialect.patience()
+        for name, value in self.dialect.parameters.items():
+            if name in needs:
+                values[name] = value()
         return connection.execute(statement, {"queue_": self.settings.queue, **values})
 
     def change(
@@ -124,7 +130,7 @@ class Session:
 
     def listen(self, alarm: Alarm) -> None:
         """Ring whenever another process may have changed something, until stopped."""
-        self.dialect.listen(self.alone, alarm)
+        self.dialect.listen(self.alone, alarm, POLL)
 
     def announce(self) -> None:
         """Let other processes look; they do so before long, if this fails."""

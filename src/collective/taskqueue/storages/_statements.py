@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.storages import _many
+from collective.taskqueue.storages._dialects import Dialect
 from collective.taskqueue.storages._states import ACTIVE
 from collective.taskqueue.storages._states import HERE
 from collective.taskqueue.storages._states import name_of
@@ -102,7 +103,7 @@ def _seconds(name: str) -> ColumnElement[float]:
 class Statements:
     """See the module. `now` is an expression, or None for a parameter of that name."""
 
-    def __init__(self, now: ColumnElement[float] | None, dialect: Any) -> None:
+    def __init__(self, now: ColumnElement[float] | None, dialect: Dialect) -> None:
         self.now = _seconds("now") if now is None else now
         self._number = dialect.number
         self._relaxed = dialect.relaxed

@@ -1,7 +1,8 @@
 """The SQL storage: one queue in SQLite or PostgreSQL; the tables are described in _tables.py.
 
 Each transition is one transaction, most of them one statement. Where the two databases
-differ is in _dialects.py; what people do with a queue is in _sql_oversight.py.
+differ is told in _dialects.py, and done in _sqlite.py and _postgresql.py; what people do
+with a queue is in _sql_oversight.py.
 """
 
 from __future__ import annotations
