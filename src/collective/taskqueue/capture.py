@@ -155,7 +155,7 @@ def _authenticated(headers: tuple[tuple[str, str], ...]) -> bool:
 def _zope_request(
     settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
 ) -> dict[str, Any]:
-    request = getRequest()
+    request = _current_request()
     user = current_user()
     # Credentials are copied only if the task cannot be authenticated without, and only
     # those of the person who asks: an anonymous request may carry somebody's old cookie.
@@ -231,8 +231,14 @@ def current_user() -> tuple[Any, str] | None:
 
 
 def _authenticated_user() -> Any:
-    request = getRequest()
+    request = _current_request()
     return None if request is None else request.other.get("AUTHENTICATED_USER")
+
+
+def _current_request() -> Any:
+    request = getRequest()
+    # One of zope.publisher, as a test may have it, has nothing that would mean anything here.
+    return request if hasattr(request, "other") else None
 
 
 def _address(url: str) -> str:

@@ -7,15 +7,24 @@ from integration.capture.conftest import FORM
 from integration.capture.conftest import FORM_TYPE
 from integration.capture.conftest import headers
 from integration.capture.conftest import URL
+from zope.globalrequest import setRequest
 import io
 import pytest
 import transaction
+import zope.publisher.browser
 
 
 def test_headers_of_the_current_request_are_copied(added, current_request):
     """C10."""
     current_request(HTTP_ACCEPT_LANGUAGE="fi", HTTP_X_CUSTOM="mine", HTTP_REFERER="/from")
     assert headers(added()) == {"Accept-Language": "fi", "X-Custom": "mine", "Referer": "/from"}
+
+
+def test_a_request_of_another_publisher_is_none(added):
+    """As an add-on's own tests may have it."""
+    setRequest(zope.publisher.browser.TestRequest(environ={"HTTP_X_CUSTOM": "mine"}))
+    task = added()
+    assert (task.headers, task.payload, task.origin) == ((), b"", None)
 
 
 NOT_COPIED = """
