@@ -1,0 +1,133 @@
+"""A storage that is far away, and what is done at a desk that has it."""
+
+from collective.taskqueue.clerk import Held
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import add
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.desk import Ending
+from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import SUCCEEDED
+import threading
+import time
+
+
+class FarStorage(LocalStorage):
+    """Holds each exchange until it is let go, and fails as it is told."""
+
+    nearby = False
+    delay = 0.02
+
+    def __init__(self, **settings):
+        super().__init__(QueueSettings(**settings))
+        self.failures = []
+        #: The number of ends, and the limit, of each exchange.
+        self.exchanges = []
+        self.changed = threading.Condition()
+        self.open = True
+        self.reserves = 0
+
+    def reserve(self, *args, **more):
+        self.reserves += 1
+        return super().reserve(*args, **more)
+
+    def exchange(self, ends, consumer, limit=1, seconds=30.0):
+        with self.changed:
+            self.exchanges.append((len(ends), limit))
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.open, BOUND)
+        if self.failures:
+            raise self.failures.pop(0)
+        for lease, transition in ends:
+            self.check_end(lease, transition)
+        states = [self.finish(lease, transition) for lease, transition in ends]
+        return states, super().reserve(consumer, limit, 0, seconds) if limit else []
+
+    def check_end(self, lease, transition):
+        """Raise if the storage cannot hold that."""
+
+    def finish(self, lease, transition):
+        self.check_end(lease, transition)
+        return super().finish(lease, transition)
+
+    def let(self, go):
+        with self.changed:
+            self.open = go
+            self.changed.notify_all()
+
+    def wait_for(self, number):
+        """Wait until as many exchanges have begun."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.exchanges) >= number, BOUND)
+
+
+class Stored(list):
+    """What the desk has told, and who waits for it."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+
+    def __call__(self, ending, state):
+        with self.changed:
+            self.append((ending.lease.task.id, state))
+            self.changed.notify_all()
+
+    def wait_for(self, number):
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self) >= number, BOUND)
+
+
+def fill(storage, number):
+    return ids(add(storage, *(new_task() for _ in range(number))))
+
+
+def end(desk, lease, state=SUCCEEDED, release=lambda: None):
+    desk.end(Ending(lease, ending(lease, state), release))
+
+
+def take(desk):
+    (lease,) = aside(desk.take).result(BOUND)
+    return lease
+
+
+def run(desk, number):
+    """Take as many tasks and end them; return their ids."""
+    order = []
+    for _ in range(number):
+        lease = take(desk)
+        order.append(lease.task.id)
+        end(desk, lease)
+    return order
+
+
+def hand_in(desk):
+    """What has ended is on its way: with the clerk, or with a thread that goes by itself."""
+
+    with desk._work:
+        desk._first -= 2 * desk._delay
+        desk._work.notify()
+    if desk._nearby:
+        aside(desk._go)
+
+
+def older(held, seconds):
+    return Held(held.lease, held.since - seconds, held.arrived - seconds)
+
+
+def in_stream(make, storage, stored, **settings):
+    """Return a desk that has tasks in hand, of a hundred that were there, and their ids."""
+    tasks = fill(storage, 100)
+    desk = make(**settings)
+    run(desk, 40)
+    stored.wait_for(40)
+    return desk, tasks
+
+
+def eventually(condition):
+    deadline = time.monotonic() + BOUND
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -1,0 +1,61 @@
+"""Desks whose storage is far away, or nearby."""
+
+from collective.taskqueue import clerk as clerk_room
+from collective.taskqueue import desk as desk_room
+from collective.taskqueue import grace as pauses
+from collective.taskqueue.clerk import BusyDesk
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.grace import Grace
+from desks import FarStorage
+from desks import Stored
+from types import SimpleNamespace
+import pytest
+import time
+
+
+@pytest.fixture(params=[False, True], ids=["far", "nearby"])
+def storage(request):
+    storage = FarStorage()
+    storage.nearby = request.param
+    storage.delay = 0.1 if request.param else 0.02
+    return storage
+
+
+@pytest.fixture
+def stored():
+    return Stored()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Pauses after errors are as short as they can be."""
+    monkeypatch.setattr(pauses, "pause", lambda errors: 0.001)
+
+
+@pytest.fixture
+def make(storage, stored):
+    """Make desks; they are closed at the end."""
+    desks = []
+
+    def make(**settings):
+        desk = BusyDesk(storage, ServerSettings(**settings), Grace(), stored)
+        desks.append(desk)
+        return desk
+
+    yield make
+    storage.let(go=True)
+    for desk in desks:
+        desk._grace.begin(BOUND)
+        desk.close()
+        assert desk._clerk is None or not desk._clerk.is_alive()
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The clock of the desk stands still: a list of one moment, which may be moved."""
+    moment = [time.monotonic()]
+    clock = SimpleNamespace(monotonic=lambda: moment[0], sleep=lambda seconds: None)
+    monkeypatch.setattr(desk_room, "time", clock)
+    monkeypatch.setattr(clerk_room, "time", clock)
+    return moment

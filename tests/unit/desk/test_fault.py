@@ -1,0 +1,170 @@
+"""What is not lost when the storage fails, or the consumer stops."""
+
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.contract.base import aside
+from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.contract.base import ids
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SUCCEEDED
+from desks import end
+from desks import eventually
+from desks import fill
+from desks import in_stream
+from desks import run
+from desks import take
+import pytest
+import threading
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_an_outage_is_waited_out(make, storage, stored, quick, caplog, failures):
+    """Nothing is taken meanwhile, and nothing is lost; each task is told of once."""
+    tasks = fill(storage, 3)
+    desk = make()
+    storage.failures = [StorageUnavailable("gone")] * failures
+    end(desk, take(desk))
+    assert take(desk).task.id == tasks[1]
+    assert stored == [(tasks[0], SUCCEEDED)]
+    assert storage.exchanges == [(1, 1)] * (failures + 1)
+    assert caplog.text.count("but its storage failed (gone), trying again") == failures
+
+
+def test_one_end_that_cannot_be_stored_harms_no_other(make, storage, stored, quick, caplog):
+    """Each is then handed in by itself, without what the storage cannot hold at last."""
+    tasks = fill(storage, 6)
+    desk = make(concurrent_limit=3)
+    leases = [take(desk) for _ in range(3)]
+
+    def choke(lease, transition):
+        if lease.task.id == tasks[1] and not transition.truncated:
+            raise TypeError("cannot hold this")
+
+    storage.check_end = choke
+    storage.let(go=False)
+    for lease in leases:
+        end(desk, lease)
+    storage.let(go=True)
+    stored.wait_for(3)
+    assert sorted(stored) == sorted((task_id, SUCCEEDED) for task_id in tasks[:3])
+    assert storage.get(tasks[1]).truncated
+    assert not storage.get(tasks[2]).truncated
+
+
+def test_who_waits_is_let_go_by_the_stop(make, storage, stored):
+    """And what was brought for it goes back."""
+    desk, _ = in_stream(make, storage, stored)
+    storage.let(go=False)
+    number = len(storage.exchanges)
+    end(desk, take(desk))
+    storage.wait_for(number + 1)
+    run(desk, len(desk._hand))
+    waiting = aside(desk.take)
+    desk._grace.begin(BOUND)
+    desk.wake()
+    assert waiting.result(BOUND) == []
+    storage.let(go=True)
+    desk.close()
+    counts = storage.counts()
+    assert counts[RUNNING] == 0
+    assert counts[SUCCEEDED] == len(stored)
+    assert counts[QUEUED] + counts[SUCCEEDED] == 100
+
+
+def test_a_stop_during_an_outage_says_what_will_run_again(make, storage, stored, quick, caplog):
+    (task,) = fill(storage, 1)
+    desk = make()
+    storage.failures = [StorageUnavailable("gone")] * 10_000
+    released = []
+    end(desk, take(desk), release=lambda: released.append(True))
+    desk._grace.begin(0.0)
+    desk.close()
+    eventually(lambda: released)
+    message = f"task {task}: succeeded, but stopped before its storage knew; it will run again"
+    assert message in caplog.text
+    assert stored == []
+
+
+def test_who_ends_after_the_stop_still_hands_in(make, storage, stored):
+    """It ran longer than the grace period, and the process is still there."""
+    (task,) = fill(storage, 1)
+    desk = make()
+    lease = take(desk)
+    desk._grace.begin(0.0)
+    desk.close()
+    end(desk, lease, FAILED)
+    assert stored == [(task, FAILED)]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_a_stopped_consumer_keeps_nothing(storage, limit):
+    """Whenever it is stopped: each task has ended or waits, as if nobody had looked at it."""
+    tasks = fill(storage, 400)
+    begun = threading.Event()
+    performed = []
+
+    def perform(attempt):
+        performed.append(attempt.task.id)
+        if len(performed) == 100:
+            begun.set()
+        return Outcome(200)
+
+    settings = ServerSettings(concurrent_limit=limit, grace=BOUND)
+    consumer = Consumer(storage, perform, settings)
+    consumer.start()
+    assert begun.wait(BOUND)
+    consumer.stop()
+    counts = storage.counts()
+    assert counts[RUNNING] == 0
+    assert counts[SUCCEEDED] == len(performed)
+    assert counts[SUCCEEDED] + counts[QUEUED] == 400
+    left = ids(storage.tasks(QUEUED, size=400))
+    assert left == [task_id for task_id in tasks if task_id not in set(performed)]
+    assert all(storage.get(task_id).attempts == () for task_id in left)
+    add_one(storage)
+
+
+def test_one_end_that_can_never_be_stored_harms_no_other(make, storage, stored, quick):
+    """Somebody else tries it again and again; the clerk goes on."""
+    tasks = fill(storage, 6)
+    desk = make(concurrent_limit=2)
+    leases = [take(desk), take(desk)]
+    broken = threading.Event()
+    broken.set()
+
+    def choke(lease, transition):
+        if lease.task.id == tasks[0] and broken.is_set():
+            raise TypeError("cannot hold this")
+
+    storage.check_end = choke
+    for lease in leases:
+        end(desk, lease)
+    stored.wait_for(1)
+    assert stored == [(tasks[1], SUCCEEDED)]
+    assert run(desk, 4) == tasks[2:]
+    stored.wait_for(5)
+    broken.clear()
+    stored.wait_for(6)
+    assert stored[-1] == (tasks[0], SUCCEEDED)
+
+
+def test_an_end_that_is_lost_renews_no_lease(make, storage, stored, caplog):
+    """Whatever strikes the clerk: then the task runs again, and is not held for ever."""
+    tasks = fill(storage, 2)
+    desk = make()
+    released = []
+
+    def struck(lease, transition):
+        raise SystemExit
+
+    storage.check_end = struck
+    end(desk, take(desk), release=lambda: released.append(True))
+    eventually(lambda: released)
+    del storage.check_end
+    assert run(desk, 1) == tasks[1:]
+    stored.wait_for(1)
