@@ -255,6 +255,18 @@ def test_rooms_are_small(room):
             assert length < MAX_FUNCTION, f"{node.name} has {length} lines"
 
 
+def test_what_is_around_is_small_as_well():
+    """Tests, benchmarks and examples are read, too."""
+    folders = (Path(__file__).parents[2] / name for name in ("tests", "benchmarks", "examples"))
+    lengths = {
+        path.name: len(path.read_text().splitlines())
+        for folder in folders
+        for path in folder.rglob("*.py")
+    }
+    assert len(lengths) > 100
+    assert {name: lines for name, lines in lengths.items() if lines >= MAX_FILE} == {}
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_say_what_they_are_for(room):
     """In their first lines; everything public in them does so, too."""
