@@ -74,7 +74,8 @@ class ZEOServer:
         """Return a database whose client is connected."""
         from ZEO.ClientStorage import ClientStorage
 
-        storage = ClientStorage(address or self.address, wait_timeout=START_TIMEOUT, **options)
+        options = {"wait_timeout": START_TIMEOUT, **options}
+        storage = ClientStorage(address or self.address, **options)
         return DB(storage, database_name="main")
 
 

@@ -179,6 +179,17 @@ def test_a_thread_that_ends_takes_its_connection_along(storage, server):
     assert connections() <= before
 
 
+def test_who_is_idle_looks_again_within_what_is_guaranteed(storage, monkeypatch):
+    """A task that was lost is run again five seconds after its lease, however short that was.
+
+    It may have been reserved elsewhere when all others slept already.
+    """
+    waits = []
+    monkeypatch.setattr(storage, "_wait", lambda seconds: waits.append(seconds) or storage.wake())
+    assert storage.reserve("idle") == []
+    assert 1 < max(waits) <= 5
+
+
 def test_a_server_that_was_flushed_is_said_to_be(storage, server, caplog):
     """One line; what is queued afterwards runs, what ends then is dropped."""
     add(storage, new_task(), new_task())

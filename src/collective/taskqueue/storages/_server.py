@@ -18,8 +18,9 @@ import redis.exceptions
 import threading
 
 
-#: Longest time in seconds that an idle consumer blocks; a lost marker costs no more.
-BLOCK = 10.0
+#: Longest time in seconds that an idle consumer blocks; a lost marker costs no more, nor does a
+#: lease that began elsewhere meanwhile, was short, and is over.
+BLOCK = 5.0
 
 
 class Server:
