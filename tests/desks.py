@@ -1,5 +1,6 @@
 """A storage that is far away, and what is done at a desk that has it."""
 
+from collections import deque
 from collective.taskqueue.clerk import Held
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import add
@@ -115,6 +116,13 @@ def hand_in(desk):
 
 def older(held, seconds):
     return Held(held.lease, held.since - seconds, held.arrived - seconds)
+
+
+def make_late(desk):
+    """What waits in hand has waited for too long."""
+    with desk._work:
+        desk._hand = deque(held._replace(arrived=held.arrived - 2 * BOUND) for held in desk._hand)
+        desk._work.notify()
 
 
 def in_stream(make, storage, stored, **settings):

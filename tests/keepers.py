@@ -57,14 +57,18 @@ class Spinning:
                 self.attempt.call(self._spin)
         except BaseException as exc:
             self.outcome = exc
+        finally:
+            self._entered.set()
 
     def _spin(self):
         self.attempt.interruptible()
         self._entered.set()
-        while not self.ended.is_set():
+        while True:
             try:
-                for _ in range(1000):
-                    pass
+                while not self.ended.is_set():
+                    for _ in range(1000):
+                        pass
+                return
             except TaskTimeout:
                 if not self._deaf:
                     raise

@@ -111,13 +111,16 @@ class PostgresServer(Server):
         data = self.folder / "data"
         self._command = [str(path), "-D", str(data), "-k", str(self.folder)]
         # In a folder of its own, each can have the port that clients look for.
-        self.port = _free_port() if tcp else 5432
-        self._command += ["-c", f"listen_addresses={LOOPBACK if tcp else ''}", "-p", str(self.port)]
+        self.port = 5432
         self._command += ["-c", "max_connections=100"]
         if not durable:
             self._command += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         self._databases = 0
         self._run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "-N")
+        if tcp:
+            # As late as can be: somebody else may take it.
+            self.port = _free_port()
+        self._command += ["-c", f"listen_addresses={LOOPBACK if tcp else ''}", "-p", str(self.port)]
 
     def url(self, database: str = "postgres") -> str:
         """Return the url of a database."""

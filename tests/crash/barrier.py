@@ -63,6 +63,12 @@ def add(opener: Opener, settings: QueueSettings, tasks: int) -> int:
     database = opener()
     queue = TaskQueue(settings, RedisStorage(settings))
     connection = database.open()
+    deadline = time.monotonic() + PATIENCE
+    while not queue.storage.consumers():
+        # Who opens its database after the last commit sees them all.
+        if time.monotonic() > deadline:
+            raise RuntimeError("there is no consumer")
+        time.sleep(0.01)
     for start in range(0, tasks, PORTION):
         transaction.begin()
         for number in range(start, start + PORTION):

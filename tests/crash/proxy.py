@@ -74,8 +74,8 @@ class Proxy:
             while data := server.recv(65536):
                 if cut.is_set():
                     self.meanwhile()
-                    self._end(client, server)
                     self.lost.set()
+                    self._end(client, server)
                     return
                 client.sendall(data)
         self._end(client, server)

@@ -136,11 +136,12 @@ def test_back_under_its_name_at_once_and_in_order(workers):
 def test_name_that_never_comes_back(workers):
     """D29, D34: found by any other consumer, and put in front."""
     gone = workers.start("gone", lease=SHORT)
-    workers.add("/a/0.5", "/b/0")
+    workers.add("/a/2", "/b/0")
     until(workers.started)
+    workers.start("other")
+    until(lambda: len(workers.storage.consumers()) == 2)
     workers.kill(gone)
     killed = time.monotonic()
-    workers.start("other")
     until(lambda: workers.storage.counts()["succeeded"] == 2)
     [again] = [line for line in workers.started("/a/") if line.pid != gone.pid]
     assert again.when - killed < SHORT + 5.0
@@ -149,7 +150,7 @@ def test_name_that_never_comes_back(workers):
 def test_stale_finisher_changes_nothing(workers):
     """A process that slept through its lease wakes up, ends the task, and is told no."""
     sleeper = workers.start("sleeper", lease=SHORT)
-    [task_id] = workers.add("/a/0.3")
+    [task_id] = workers.add("/a/2")
     until(workers.started)
     os.kill(sleeper.pid, signal.SIGSTOP)
     try:
@@ -182,9 +183,10 @@ def test_poison_stops(workers):
 def test_namesakes_share_no_task(workers):
     """C71, D05: two processes with one name; one starts while the other is in a task."""
     first = workers.start("default")
-    [long] = workers.add("/long/2")
+    [long] = workers.add("/long/5")
     until(workers.started)
     second = workers.start("default")
+    until(lambda: len(workers.storage.consumers()) == 2)
     workers.add(*(f"/{number}/0.002" for number in range(200)))
     until(lambda: workers.storage.counts()["succeeded"] == 201)
     lines = workers.started()

@@ -121,7 +121,7 @@ def test_done_twice(queue, taken, caplog):
 
 def test_the_lease_is_renewed_while_the_script_works(monkeypatch):
     """However long that takes: nobody else gets the task as long as this process lives."""
-    monkeypatch.setattr(module, "LEASE", 0.3)
+    monkeypatch.setattr(module, "LEASE", 1.5)
     queue = TaskQueue(QueueSettings(), Storage(QueueSettings()))
     queue.put(new_task(id="a"))
     task = queue.get("script")

@@ -102,7 +102,7 @@ class Late(Watched):
 def test_who_leaves_passes_the_notification_on(storage, clock):
     """It may have been for one who waits without a limit, and would sleep for ever."""
     storage._changed = Late()
-    leaving = aside(lambda: storage.reserve("leaving", timeout=0.05))
+    leaving = aside(lambda: storage.reserve("leaving", timeout=0.3))
     assert storage._changed.waited.wait(BOUND)
     storage._changed.waited.clear()
     staying = aside(lambda: storage.reserve("staying"))

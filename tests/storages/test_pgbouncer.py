@@ -284,13 +284,14 @@ def test_a_transaction_that_is_frozen(narrow, database, make_storage, monkeypatc
 
 def test_it_hangs(own_pooler, make_storage):
     """A commit waits no longer than `stage_timeout`, on connections old and new."""
-    storage = make_storage(own_pooler.url("postgres"), stage_timeout=0.5)
+    storage = make_storage(own_pooler.url("postgres"), stage_timeout=1.0)
+    storage.check()
     add_one(storage)
     os.kill(own_pooler.process.pid, signal.SIGSTOP)
     try:
         for _ in range(2):
             refused = aside(lambda: storage.stage("batch", [new_task()]))
-            assert isinstance(refused.exception(5), StorageUnavailable)
+            assert isinstance(refused.exception(BOUND), StorageUnavailable)
     finally:
         os.kill(own_pooler.process.pid, signal.SIGCONT)
     persist(lambda: storage.stage("batch", [new_task()]))

@@ -22,6 +22,7 @@ from collective.taskqueue.storages import sql
 from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SUCCEEDED
 from load import until
 from load import wake_too_late
@@ -154,7 +155,8 @@ def test_notifications_are_few():
 
 def test_a_server_that_hangs(own_server):
     """A commit waits no longer than `stage_timeout`, on connections old and new."""
-    storage = SqlStorage(QueueSettings(type="sql", url=own_server.url(), stage_timeout=0.5))
+    storage = SqlStorage(QueueSettings(type="sql", url=own_server.url(), stage_timeout=1.0))
+    storage.check()
     add_one(storage)
     pids = [own_server.process.pid, *_backends(own_server)]
     for pid in pids:
@@ -162,7 +164,7 @@ def test_a_server_that_hangs(own_server):
     try:
         for _ in range(2):
             refused = aside(lambda: storage.stage("batch", [new_task()]))
-            assert isinstance(refused.exception(5), StorageUnavailable)
+            assert isinstance(refused.exception(BOUND), StorageUnavailable)
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
@@ -219,7 +221,8 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     """Who gets no connection in time is told so; nobody hangs."""
     monkeypatch.setattr(_session, "POOL", 1)
     monkeypatch.setattr(_session, "OVERFLOW", 1)
-    storage = make_storage(stage_timeout=0.3)
+    make_storage().check()
+    storage = make_storage(stage_timeout=1.0)
     add_one(storage)
     held = [storage._session.alone.connect() for _ in range(2)]
     refused = aside(lambda: storage.stage("batch", [new_task()]))
@@ -258,7 +261,8 @@ def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
             assert isinstance(error, StorageUnavailable)
         person.rollback()
         person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
-    assert other.counts()["running"] == 0
+    # Whatever became of the ends, which may have been asked for too late.
+    assert other.get(task.id).state == QUEUED
     assert take(other).task.id == task.id
 
 
@@ -308,7 +312,8 @@ def test_a_batch_of_any_size(make_storage):
 
 def test_keys_that_are_locked_for_long(make_storage, url):
     """No outage: who asks for a task is given none, and those who have ended one go on."""
-    storage = make_storage(stage_timeout=0.2)
+    make_storage().check()
+    storage = make_storage(stage_timeout=1.0)
     first = add_one(storage)
     lease = take(storage)
     task = add_one(storage, key="key")

@@ -33,7 +33,7 @@ def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, 
 
     storage.failures[method] = Failures([StorageUnavailable("gone")] * 1000)
     task = add_one(storage)
-    with started(make(), grace=0.2):
+    with started(make(), grace=1.0):
         assert failed.wait(BOUND)
     lost = f"task {task.id}: succeeded, but stopped before its storage knew; it will run again"
     assert (lost in caplog.messages) is (method == "finish")

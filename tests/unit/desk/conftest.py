@@ -34,6 +34,12 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
+def patient(monkeypatch):
+    """What is brought waits as long as a test may take, unless it is made `late`."""
+    monkeypatch.setattr(clerk_room, "PATIENCE", BOUND)
+
+
+@pytest.fixture
 def make(storage, stored):
     """Make desks; they are closed at the end."""
     desks = []

@@ -19,6 +19,7 @@ from desks import eventually
 from desks import fill
 from desks import hand_in
 from desks import in_stream
+from desks import make_late
 from desks import older
 from desks import run
 from desks import take
@@ -38,7 +39,7 @@ def test_what_cannot_begin_is_given_back(make, storage, stored):
     assert (lease.task.id, lease.attempt) == (tasks[41], 1)
 
 
-def test_it_is_given_back_in_time(make, storage, stored):
+def test_it_is_given_back_in_time(make, storage, stored, patient):
     """Not before somebody had time to take it, and not long after."""
     desk, _ = in_stream(make, storage, stored)
     storage.let(go=False)
@@ -48,11 +49,12 @@ def test_it_is_given_back_in_time(make, storage, stored):
     storage.wait_for(before + 1)
     with desk._work:
         assert not desk._is_late()
-        desk._hand[0] = older(desk._hand[0], 2 * PATIENCE)
+    make_late(desk)
+    with desk._work:
         assert desk._is_late()
 
 
-def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored):
+def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored, patient):
     """The clerk was held up for so long: somebody else may have been given the task."""
     desk, _ = in_stream(make, storage, stored, lease=30.0)
     storage.let(go=False)
@@ -63,6 +65,7 @@ def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored):
     with desk._work:
         assert desk._hand
         desk._hand = deque(older(held, 11.0) for held in desk._hand)
+    make_late(desk)
     taken = aside(desk.take)
     storage.let(go=True)
     (lease,) = taken.result(BOUND)
@@ -71,7 +74,9 @@ def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored):
     assert lease.attempt == 1
 
 
-def test_a_task_that_was_lost_before_begins_when_nothing_else_is_unsaid(make, storage, stored):
+def test_a_task_that_was_lost_before_begins_when_nothing_else_is_unsaid(
+    make, storage, stored, patient
+):
     """D35: if it takes down the process again, what has ended before it is stored."""
     first, second = new_task(), new_task()
     add(storage, first)
@@ -99,7 +104,7 @@ def test_a_task_that_was_lost_before_begins_when_nothing_else_is_unsaid(make, st
         assert desk._wanted() == 0
 
 
-def test_what_cannot_be_given_back_is_said(make, storage, stored, caplog):
+def test_what_cannot_be_given_back_is_said(make, storage, stored, caplog, patient):
     """Its lease expires."""
     desk, _ = in_stream(make, storage, stored)
 
@@ -108,10 +113,11 @@ def test_what_cannot_be_given_back_is_said(make, storage, stored, caplog):
 
     storage.give_back = broken
     take(desk)
+    make_late(desk)
     eventually(lambda: "not begun, not given back (broken), its lease expires" in caplog.text)
 
 
-def test_what_cannot_be_given_back_now_is_later(make, storage, stored, quick, monkeypatch):
+def test_what_cannot_be_given_back_now_is_later(make, storage, stored, quick, patient):
     """No process was lost, so no attempt counts as lost, and the order stays."""
     desk, tasks = in_stream(make, storage, stored)
     failures = [StorageUnavailable("gone")] * 3
@@ -124,6 +130,7 @@ def test_what_cannot_be_given_back_now_is_later(make, storage, stored, quick, mo
 
     storage.give_back = away
     take(desk)
+    make_late(desk)
     eventually(lambda: len(storage) == 59)
     assert not failures
     assert ids(storage.tasks(QUEUED, size=100)) == tasks[41:]
@@ -181,7 +188,7 @@ def test_a_suspect_from_the_storage_waits_as_well(make, storage, stored, monkeyp
     assert stored == [(first.id, SUCCEEDED)]
 
 
-def test_what_a_stop_gives_back_stays_in_its_order(make, storage, stored):
+def test_what_a_stop_gives_back_stays_in_its_order(make, storage, stored, patient):
     """One waits for its transaction, others have been brought: they go back together."""
     desk, tasks = in_stream(make, storage, stored)
     with desk._work:

@@ -30,7 +30,7 @@ def test_tasks_come_in_their_order_and_none_twice(make, storage, stored):
     assert storage.reserves + len(storage.exchanges) <= 301
 
 
-def test_ends_travel_together(make, storage, stored):
+def test_ends_travel_together(make, storage, stored, patient):
     """What ends while the clerk is away goes with the next exchange; the others go on."""
     fill(storage, 200)
     desk = make()

@@ -102,8 +102,8 @@ def test_its_thread_lives_on(storage, caplog):
 
     attempt.interrupt = interrupt
     keeper = Keeper(storage, LEASE, "keeper-of-the-test")
+    began = time.monotonic()
     with keeper.watch(attempt):
-        began = time.monotonic()
         assert interrupted.wait(BOUND)
         assert time.monotonic() - began >= INTERRUPT_INTERVAL
     keeper.stop()
