@@ -49,6 +49,7 @@ class Load:
         timeout: float = TIMEOUT,
     ) -> None:
         settings = QueueSettings(type="sql", url=url, max_finished=100_000, stage_timeout=timeout)
+        self._url = url
         self.names = names
         self.storages = {name: SqlStorage(settings) for name in names}
         self._sources = [SqlStorage(settings) for _ in range(adders)]
@@ -65,6 +66,10 @@ class Load:
 
     def start(self) -> None:
         """Begin to add and to consume."""
+        # The tables may take longer than a call later.
+        first = SqlStorage(QueueSettings(type="sql", url=self._url, stage_timeout=BOUND))
+        first.check()
+        first.close()
         self._adding = [aside(lambda source=source: self._add(source)) for source in self._sources]
         for consumer in self._consumers:
             consumer.start()
