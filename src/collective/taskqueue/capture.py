@@ -13,12 +13,18 @@ from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import PayloadTooLarge
 from collective.taskqueue.guard import Guard
 from collective.taskqueue.guard import Refused
+from collective.taskqueue.headers import content_headers
+from collective.taskqueue.headers import copied_headers
+from collective.taskqueue.headers import current_body
+from collective.taskqueue.headers import has_credentials
+from collective.taskqueue.headers import merged
+from collective.taskqueue.headers import own_headers
+from collective.taskqueue.headers import refuse_credentials
 from collective.taskqueue.options import check_options
 from collective.taskqueue.pasplugin.plugin import is_active
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Task
-from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 from urllib.parse import unquote
@@ -44,38 +50,6 @@ CONTENT_TYPE = "application/x-www-form-urlencoded"
 #: Name of Plone's language cookie.
 LANGUAGE_COOKIE = "I18N_LANGUAGE"
 
-#: Headers of the current request that mean its connection, its cache, its browser or its
-#: proxies, not its author. Lower case; those that end in - stand for all that begin so.
-NOT_COPIED = (
-    "accept",
-    "accept-encoding",
-    "connection",
-    "content-",
-    "expect",
-    "forwarded",
-    "host",
-    "if-",
-    "keep-alive",
-    "proxy-",
-    "proxy-authorization",
-    "range",
-    "sec-",
-    "task-passthrough-",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "upgrade-insecure-requests",
-    "user-agent",
-    "via",
-    "x-forwarded-",
-    "x-http-method-override",
-    "x-real-ip",
-    "x-requested-with",
-    "x-task-",
-)
-#: Zope takes the second one for the first.
-CREDENTIALS = ("authorization", "cgi-authorization", "cookie")
 
 #: What is between us and the server of a web hook, and for nobody else to say.
 CONNECTION = (
@@ -90,10 +64,7 @@ CONNECTION = (
     "upgrade",
 )
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# A tab is allowed; lone surrogates cannot be encoded.
-_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _ASCII = "".join(map(chr, range(33, 127)))
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -140,16 +111,12 @@ def make_task(
 def _warn_of_a_user_without_id(task_id: str, headers: tuple[tuple[str, str], ...]) -> None:
     """The system and the emergency user may do everything, and what they queue may not."""
     user = getSecurityManager().getUser()
-    if not isinstance(user, UnrestrictedUser) or _authenticated(headers):
+    if not isinstance(user, UnrestrictedUser) or has_credentials(headers):
         return
     name = user.getUserName()
     logger.warning(
         "task %s: queued by %s, which no task can run as; it will run as Anonymous", task_id, name
     )
-
-
-def _authenticated(headers: tuple[tuple[str, str], ...]) -> bool:
-    return any(_key(name) in CREDENTIALS for name, _ in headers)
 
 
 def _zope_request(
@@ -160,8 +127,8 @@ def _zope_request(
     # Credentials are copied only if the task cannot be authenticated without, and only
     # those of the person who asks: an anonymous request may carry somebody's old cookie.
     by_id = user is not None and is_active(user[0])
-    own = _own_headers(headers or {})
-    copied = {} if request is None else _copied_headers(request, user is not None and not by_id)
+    own = own_headers(headers or {})
+    copied = {} if request is None else copied_headers(request, user is not None and not by_id)
     if payload is CURRENT:
         body = b"" if request is None else current_body(request, settings.max_payload)
         if body:
@@ -170,11 +137,11 @@ def _zope_request(
         body = _body(payload)
         copied.setdefault("content-type", ("Content-Type", CONTENT_TYPE))
     if by_id:
-        _refuse_credentials(own)
+        refuse_credentials(own)
     return {
         "url": _with_params(url, _query(params)),
         "method": _method(method, "GET"),
-        "headers": _merged(copied | own, body),
+        "headers": merged(copied | own, body),
         "payload": body,
         "origin": None if request is None else _origin(request),
     }
@@ -194,24 +161,16 @@ def _web_hook(
     if verb == "POST" and payload is CURRENT:
         body, query = query.encode("ascii"), ""
     preset = {"content-type": ("Content-Type", CONTENT_TYPE)}
-    own = _own_headers(headers or {})
+    own = own_headers(headers or {})
     for name in CONNECTION:
         if name in own:
             raise InvalidTask("headers", f"header {own[name][0]} is not for a web hook to carry")
     return {
         "url": _with_params(url, query),
         "method": verb,
-        "headers": _merged(preset | own, body),
+        "headers": merged(preset | own, body),
         "payload": body,
     }
-
-
-def _merged(headers: dict[str, tuple[str, str]], body: bytes) -> tuple[tuple[str, str], ...]:
-    left_out = () if body else _BODY_HEADERS
-    return tuple(sorted(pair for name, pair in headers.items() if name not in left_out))
-
-
-_BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 
 
 def current_user() -> tuple[Any, str] | None:
@@ -294,109 +253,6 @@ def _method(method: str | None, default: str) -> str:
     if verb not in METHODS:
         raise InvalidTask("method", f"method must be one of {', '.join(METHODS)}, not {method!r}")
     return verb
-
-
-def _own_headers(headers: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    own: dict[str, tuple[str, str]] = {}
-    if not isinstance(headers, Mapping):
-        raise InvalidTask("headers", f"headers are a mapping of names and values, not {headers!r}")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise InvalidTask("headers", f"{name!r} is not the name of a header")
-        if not isinstance(value, (str, bool, int, float)):
-            raise InvalidTask("headers", f"header {name} is no text, number or boolean")
-        text = str(value).lower() if isinstance(value, bool) else str(value).strip()
-        if _NOT_IN_HEADERS.search(text):
-            raise InvalidTask("headers", f"control characters are not allowed in header {name}")
-        key = _key(name)
-        if text and not key.startswith("x-task-") and key != "content-length":
-            own[key] = (name, text)
-        else:
-            own.pop(key, None)
-    return own
-
-
-def _key(name: str) -> str:
-    # WSGI does not tell an underscore from a dash, and neither do we.
-    return name.lower().replace("_", "-")
-
-
-def _refuse_credentials(own: Mapping[str, tuple[str, str]]) -> None:
-    for name in CREDENTIALS:
-        if name in own:
-            raise InvalidTask(
-                "headers",
-                f"header {own[name][0]} would lie in the queue; the task is authenticated by id",
-            )
-
-
-def _copied_headers(request: Any, credentials: bool) -> dict[str, tuple[str, str]]:
-    without = () if credentials else CREDENTIALS
-    copied = {}
-    for key, value in _environ(request).items():
-        if not key.startswith("HTTP_") or not isinstance(value, str):
-            continue
-        name = _key(key[5:])
-        if not _is_copied(name) or name in without:
-            continue
-        if value.strip() and not _CONTROL.search(value):
-            copied[name] = (name.title(), value.strip())
-    return copied
-
-
-# For each task that is added, and for the same few names.
-@lru_cache(maxsize=1000)
-def _is_copied(name: str) -> bool:
-    return not any(
-        name.startswith(item) if item.endswith("-") else name == item for item in NOT_COPIED
-    )
-
-
-def _environ(request: Any) -> Mapping[str, Any]:
-    # Zope takes the Authorization header out of `environ`. Looked up in `__dict__`, because
-    # an attribute that a request does not have is looked up in its form.
-    environ: Mapping[str, Any] = request.__dict__.get("_orig_env", request.environ)
-    return environ
-
-
-def current_body(request: Any, limit: int) -> bytes:
-    """Return the body of the current request, up to one byte more than `limit`.
-
-    Its position is left as it was.
-
-    Without a length there is none: reading on would wait for a client that sends nothing.
-    """
-    stream = request.stdin
-    try:
-        length = int(_environ(request).get("CONTENT_LENGTH") or 0)
-    except ValueError:
-        length = 0
-    if length <= 0 or not _seekable(stream):
-        return b""
-    # Zope itself asks a stream for no more than `read` and `seek`, and so does this.
-    position = stream.tell() if hasattr(stream, "tell") else 0
-    stream.seek(0)
-    body: bytes = stream.read(limit + 1)
-    stream.seek(position)
-    return body
-
-
-def _seekable(stream: Any) -> bool:
-    if hasattr(stream, "seekable"):
-        return bool(stream.seekable())
-    return hasattr(stream, "seek")
-
-
-def content_headers(request: Any) -> dict[str, tuple[str, str]]:
-    """Return type and encoding of the body of the current request, by lower case name."""
-    environ = _environ(request)
-    names = ("Content-Type", "Content-Encoding")
-    values = {
-        name: environ.get(key) or environ.get(f"HTTP_{key}")
-        for name in names
-        for key in (name.upper().replace("-", "_"),)
-    }
-    return {_key(name): (name, value) for name, value in values.items() if value}
 
 
 def _body(payload: Any) -> bytes:

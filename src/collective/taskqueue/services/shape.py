@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Collection
 from collections.abc import Iterable
-from collective.taskqueue.capture import CREDENTIALS
+from collective.taskqueue.headers import CREDENTIALS
 from collective.taskqueue.services.access import Access
 from collective.taskqueue.services.envelope import shown_key
 from collective.taskqueue.task import AttemptRecord

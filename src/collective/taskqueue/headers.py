@@ -1,0 +1,166 @@
+"""Headers and body that a task takes along: those of the current request, and the caller's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collective.taskqueue.errors import InvalidTask
+from functools import lru_cache
+from typing import Any
+import re
+
+
+#: Headers of the current request that mean its connection, its cache, its browser or its
+#: proxies, not its author. Lower case; those that end in - stand for all that begin so.
+NOT_COPIED = (
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-",
+    "expect",
+    "forwarded",
+    "host",
+    "if-",
+    "keep-alive",
+    "proxy-",
+    "proxy-authorization",
+    "range",
+    "sec-",
+    "task-passthrough-",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "x-forwarded-",
+    "x-http-method-override",
+    "x-real-ip",
+    "x-requested-with",
+    "x-task-",
+)
+#: Zope takes the second one for the first.
+CREDENTIALS = ("authorization", "cgi-authorization", "cookie")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# A tab is allowed; lone surrogates cannot be encoded.
+_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_BODY_HEADERS = ("content-type", "content-length", "content-encoding")
+
+
+def copied_headers(request: Any, credentials: bool) -> dict[str, tuple[str, str]]:
+    """Return those of the current request, with its credentials or without, by lower case name."""
+    without = () if credentials else CREDENTIALS
+    copied = {}
+    for key, value in _environ(request).items():
+        if not key.startswith("HTTP_") or not isinstance(value, str):
+            continue
+        name = _key(key[5:])
+        if not _is_copied(name) or name in without:
+            continue
+        if value.strip() and not _CONTROL.search(value):
+            copied[name] = (name.title(), value.strip())
+    return copied
+
+
+# For each task that is added, and for the same few names.
+@lru_cache(maxsize=1000)
+def _is_copied(name: str) -> bool:
+    return not any(
+        name.startswith(item) if item.endswith("-") else name == item for item in NOT_COPIED
+    )
+
+
+def own_headers(headers: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return those that the caller gives, by lower case name; raises `InvalidTask`."""
+    own: dict[str, tuple[str, str]] = {}
+    if not isinstance(headers, Mapping):
+        raise InvalidTask("headers", f"headers are a mapping of names and values, not {headers!r}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise InvalidTask("headers", f"{name!r} is not the name of a header")
+        if not isinstance(value, (str, bool, int, float)):
+            raise InvalidTask("headers", f"header {name} is no text, number or boolean")
+        text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+        if _NOT_IN_HEADERS.search(text):
+            raise InvalidTask("headers", f"control characters are not allowed in header {name}")
+        key = _key(name)
+        if text and not key.startswith("x-task-") and key != "content-length":
+            own[key] = (name, text)
+        else:
+            own.pop(key, None)
+    return own
+
+
+def refuse_credentials(own: Mapping[str, tuple[str, str]]) -> None:
+    """Raise `InvalidTask` if there are any; the task does without."""
+    for name in CREDENTIALS:
+        if name in own:
+            raise InvalidTask(
+                "headers",
+                f"header {own[name][0]} would lie in the queue; the task is authenticated by id",
+            )
+
+
+def has_credentials(headers: tuple[tuple[str, str], ...]) -> bool:
+    """Return whether one of a task's headers authenticates somebody."""
+    return any(_key(name) in CREDENTIALS for name, _ in headers)
+
+
+def merged(headers: dict[str, tuple[str, str]], body: bytes) -> tuple[tuple[str, str], ...]:
+    """Return them as a task has them; what is said of its body only if there is one."""
+    left_out = () if body else _BODY_HEADERS
+    return tuple(sorted(pair for name, pair in headers.items() if name not in left_out))
+
+
+def _key(name: str) -> str:
+    # WSGI does not tell an underscore from a dash, and neither do we.
+    return name.lower().replace("_", "-")
+
+
+def content_headers(request: Any) -> dict[str, tuple[str, str]]:
+    """Return type and encoding of the body of the current request, by lower case name."""
+    environ = _environ(request)
+    names = ("Content-Type", "Content-Encoding")
+    values = {
+        name: environ.get(key) or environ.get(f"HTTP_{key}")
+        for name in names
+        for key in (name.upper().replace("-", "_"),)
+    }
+    return {_key(name): (name, value) for name, value in values.items() if value}
+
+
+def current_body(request: Any, limit: int) -> bytes:
+    """Return the body of the current request, up to one byte more than `limit`.
+
+    Its position is left as it was.
+
+    Without a length there is none: reading on would wait for a client that sends nothing.
+    """
+    stream = request.stdin
+    try:
+        length = int(_environ(request).get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        length = 0
+    if length <= 0 or not _seekable(stream):
+        return b""
+    # Zope itself asks a stream for no more than `read` and `seek`, and so does this.
+    position = stream.tell() if hasattr(stream, "tell") else 0
+    stream.seek(0)
+    body: bytes = stream.read(limit + 1)
+    stream.seek(position)
+    return body
+
+
+def _seekable(stream: Any) -> bool:
+    if hasattr(stream, "seekable"):
+        return bool(stream.seekable())
+    return hasattr(stream, "seek")
+
+
+def _environ(request: Any) -> Mapping[str, Any]:
+    # Zope takes the Authorization header out of `environ`. Looked up in `__dict__`, because
+    # an attribute that a request does not have is looked up in its form.
+    environ: Mapping[str, Any] = request.__dict__.get("_orig_env", request.environ)
+    return environ
