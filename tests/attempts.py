@@ -61,3 +61,18 @@ class Running:
     @property
     def thread(self):
         return self._thread.ident
+
+
+def taken(lock):
+    """Whether somebody else holds a lock: another thread does not get it."""
+    answers = []
+
+    def try_it():
+        answers.append(lock.acquire(timeout=5))
+        if answers[0]:
+            lock.release()
+
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    thread.join()
+    return answers == [False]

@@ -106,12 +106,20 @@ def run(desk, number):
 
 def hand_in(desk):
     """What has ended is on its way: with the clerk, or with a thread that goes by itself."""
-
     with desk._work:
         desk._first -= 2 * desk._delay
         desk._work.notify()
     if desk._nearby:
         aside(desk._go)
+
+
+def hold_up(desk, storage):
+    """One that has ended is on its way, and does not arrive until the storage is let go."""
+    storage.let(go=False)
+    number = len(storage.exchanges)
+    end(desk, take(desk))
+    hand_in(desk)
+    storage.wait_for(number + 1)
 
 
 def older(held, seconds):

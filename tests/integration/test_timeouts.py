@@ -1,5 +1,6 @@
 """Tasks that are interrupted, by the hundred: nothing of one is ever felt by another."""
 
+from attempts import taken
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -52,21 +53,6 @@ def finished(queue, ids):
         assert time.monotonic() < deadline, f"not finished: {queue.counts()}"
         time.sleep(0.01)
     return [queue.status(task_id) for task_id in ids]
-
-
-def taken(lock):
-    """Whether a lock is held: another thread does not get it."""
-    answers = []
-
-    def try_it():
-        answers.append(lock.acquire(timeout=5))
-        if answers[0]:
-            lock.release()
-
-    thread = threading.Thread(target=try_it)
-    thread.start()
-    thread.join()
-    return answers == [False]
 
 
 def seconds_of_a_task(queue, view):

@@ -5,6 +5,7 @@ from attempts import make_attempt
 from attempts import PATIENCE
 from attempts import Reports
 from attempts import Running
+from attempts import taken
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.interrupt import _set_async_exc
@@ -30,21 +31,6 @@ def interrupt(attempt):
 def spin():
     while True:
         pass
-
-
-def taken(lock):
-    """Whether somebody else holds a lock: another thread does not get it."""
-    answers = []
-
-    def try_it():
-        answers.append(lock.acquire(timeout=1))
-        if answers[0]:
-            lock.release()
-
-    thread = threading.Thread(target=try_it)
-    thread.start()
-    thread.join()
-    return answers == [False]
 
 
 # interruption

@@ -17,7 +17,7 @@ from collective.taskqueue.task import SUCCEEDED
 from desks import end
 from desks import eventually
 from desks import fill
-from desks import hand_in
+from desks import hold_up
 from desks import in_stream
 from desks import make_late
 from desks import older
@@ -42,11 +42,7 @@ def test_what_cannot_begin_is_given_back(make, storage, stored):
 def test_it_is_given_back_in_time(make, storage, stored, patient):
     """Not before somebody had time to take it, and not long after."""
     desk, _ = in_stream(make, storage, stored)
-    storage.let(go=False)
-    before = len(storage.exchanges)
-    end(desk, take(desk))
-    hand_in(desk)
-    storage.wait_for(before + 1)
+    hold_up(desk, storage)
     with desk._work:
         assert not desk._is_late()
     make_late(desk)
@@ -57,11 +53,7 @@ def test_it_is_given_back_in_time(make, storage, stored, patient):
 def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored, patient):
     """The clerk was held up for so long: somebody else may have been given the task."""
     desk, _ = in_stream(make, storage, stored, lease=30.0)
-    storage.let(go=False)
-    number = len(storage.exchanges)
-    end(desk, take(desk))
-    hand_in(desk)
-    storage.wait_for(number + 1)
+    hold_up(desk, storage)
     with desk._work:
         assert desk._hand
         desk._hand = deque(older(held, 11.0) for held in desk._hand)
