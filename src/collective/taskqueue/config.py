@@ -64,11 +64,16 @@ class QueueSettings:
     keep_succeeded: float = 3600.0
     keep_failed: float = 7 * 86400.0
     max_finished: int = 10_000
+    #: Bytes.
+    max_finished_bytes: int = 256 * 1024 * 1024
+    max_waiting_per_person: int = 1000
     max_payload: int = 1024 * 1024
     max_deliveries: int = 3
     stage_timeout: float = 3.0
     secret: str = field(default="", repr=False)
     allow_hosts: str = ""
+    #: Lower case; one that ends with an asterisk stands for all that begin so.
+    copy_headers: tuple[str, ...] = ()
     #: Unique name of the section in the configuration, and how to tell it to people.
     section: str = "taskqueue"
     place: str = "<taskqueue>"
@@ -114,8 +119,11 @@ def _values(section: Any) -> dict[str, Any]:
 
 def name(value: str) -> str:
     """Datatype: a name that can be part of a key in a shared storage."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
-        raise ValueError("a name is made of letters, digits, _ and -, at most 100 of them")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", value):
+        raise ValueError(
+            "a name is made of letters, digits, _, - and ., at most 100 of them, and does not"
+            " begin with ."
+        )
     return value
 
 
@@ -171,6 +179,15 @@ def web_hook_secrets(value: str) -> str:
     for secret in value.split():
         check_secret(secret)
     return value
+
+
+def header_names(value: str) -> tuple[str, ...]:
+    """Datatype: names of headers, separated by blanks, each with an asterisk at its end or not."""
+    for name in value.split():
+        if not re.fullmatch(r"[A-Za-z0-9_-]*\*?", name):
+            raise ValueError(f"{name!r} is not the name of a header, nor its beginning and *")
+    # WSGI does not tell an underscore from a dash.
+    return tuple(name.lower().replace("_", "-") for name in value.split())
 
 
 def allowed_hosts(value: str) -> str:

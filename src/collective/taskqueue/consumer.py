@@ -265,7 +265,7 @@ class Consumer:
         """Return when the `max_age` of the task began to count."""
         if task.max_age is not None:
             try:
-                status: TaskStatus = self._storage.get(task.id)
+                status: TaskStatus = self._storage.get(task.id, brief=True)
             except Exception as exc:
                 logger.warning(
                     "task %s: its history cannot be read (%s), its max_age counts from when it"

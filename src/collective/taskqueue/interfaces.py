@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Sequence
 from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
@@ -91,7 +92,9 @@ class ITaskStorage(Interface):
         may return one at any time. A storage that processes share must do so now and then,
         every 30 seconds at least: between two calls a consumer looks after the batches that
         another process has lost. Scheduled tasks that are due and tasks whose lease
-        expired come along.
+        expired come along. Records whose time is over are removed, a bounded number in each
+        call. An entry that is no task, or a record that cannot be read, is put out of the way
+        with one log line, and keeps no other task from being reserved.
         """
 
     def wake() -> None:
@@ -137,19 +140,30 @@ class ITaskStorage(Interface):
     def __len__() -> int:
         """Return how many tasks wait: queued, not scheduled, not running."""
 
-    def counts() -> dict[State, int]:
-        """Return the number of tasks in each state."""
+    def counts(user: str | Identity | None = None) -> dict[State, int]:
+        """Return the number of tasks in each state: of all, of a user id, or of one person."""
 
-    def get(task_id: str) -> TaskStatus:
-        """Return what is known about a task."""
+    def get(task_id: str, brief: bool = False) -> TaskStatus:
+        """Return what is known about a task.
+
+        With `brief`, without what may be large; see `TaskStatus`. Then the cost does not
+        depend on the size of the task. The payload of a succeeded task is not kept. A
+        record whose time is over is unknown.
+        """
 
     def tasks(
-        state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
     ) -> list[TaskStatus]:
-        """Return one page of tasks; its cost grows with `start + size` only.
+        """Return one page of tasks, each one brief; see `TaskStatus`.
+
+        `user` is a user id, whatever the user folder, or one person. The cost grows with
+        `start + size` only, whatever else is in the queue, and whatever is asked for.
 
         Waiting tasks come in the order they will run, scheduled ones in the order they
-        fall due, all others oldest first.
+        fall due, all others oldest first. Records whose time is over are left out.
         """
 
     def consumers() -> list[ConsumerStatus]:
@@ -161,8 +175,11 @@ class ITaskStorage(Interface):
     def throughput() -> dict[State, int]:
         """Return how many tasks have come to each final state in the last 60 minutes."""
 
-    def cancel(task_id: str) -> State:
-        """Cancel a waiting task, or ask a running one to stop; return its state now."""
+    def cancel(task_id: str, reason: str = "cancelled") -> State:
+        """Cancel a waiting task, or ask a running one to stop; return its state now.
+
+        `reason` is that of the state of a task that waited.
+        """
 
     def retry(task_id: str) -> None:
         """Queue a failed or cancelled task again; its history stays.
@@ -295,21 +312,24 @@ class ITaskQueue(Interface):
     def reset() -> int:
         """Forget all waiting and scheduled tasks of this queue; return how many."""
 
-    def status(task_id: str) -> TaskStatus:
-        """Return what is known about a task."""
+    def status(task_id: str, brief: bool = False) -> TaskStatus:
+        """Return what is known about a task; see `ITaskStorage.get`."""
 
     def tasks(
-        state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
     ) -> list[TaskStatus]:
-        """Return one page of tasks.
+        """Return one page of tasks; see `ITaskStorage.tasks`.
 
         Raises `ValueError` for a state that does not exist, and for a negative number.
         """
 
-    def counts() -> dict[State, int]:
-        """Return the number of tasks in each state."""
+    def counts(user: str | Identity | None = None) -> dict[State, int]:
+        """Return the number of tasks in each state: of all, of a user id, or of one person."""
 
-    def cancel(task_id: str) -> State:
+    def cancel(task_id: str, reason: str = "cancelled") -> State:
         """Cancel a waiting task, or ask a running one to stop; return its state now."""
 
     def retry(task_id: str) -> None:

@@ -18,6 +18,7 @@ from collective.taskqueue.events import announce
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.keeper import Keeper
 from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import State
@@ -91,7 +92,7 @@ class TaskQueue:
 
     def _is_known(self, task_id: str) -> bool:
         try:
-            self.storage.get(task_id)
+            self.storage.get(task_id, brief=True)
         except UnknownTask:
             return False
         return True
@@ -133,12 +134,16 @@ class TaskQueue:
         logger.warning("queue %s: reset, %d waiting tasks dropped", self.name, count)
         return count
 
-    def status(self, task_id: str) -> TaskStatus:
-        status: TaskStatus = self.storage.get(task_id)
+    def status(self, task_id: str, brief: bool = False) -> TaskStatus:
+        status: TaskStatus = self.storage.get(task_id, brief)
         return status
 
     def tasks(
-        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
     ) -> list[TaskStatus]:
         if state is not None and state not in STATES:
             raise ValueError(f"there is no state {state!r} (known: {', '.join(STATES)})")
@@ -147,12 +152,12 @@ class TaskQueue:
         found: list[TaskStatus] = self.storage.tasks(state, user, start, size)
         return found
 
-    def counts(self) -> dict[State, int]:
-        counts: dict[State, int] = self.storage.counts()
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
+        counts: dict[State, int] = self.storage.counts(user)
         return counts
 
-    def cancel(self, task_id: str) -> State:
-        state: State = self.storage.cancel(task_id)
+    def cancel(self, task_id: str, reason: str = "cancelled") -> State:
+        state: State = self.storage.cancel(task_id, reason)
         logger.info("task %s: cancellation asked for, now %s", task_id, state)
         if state == CANCELLED:
             self.announce(CANCELLED, task_id)
@@ -160,7 +165,7 @@ class TaskQueue:
 
     def retry(self, task_id: str) -> None:
         # The id may be that of a task that was skipped for this one.
-        status = self.storage.get(task_id)
+        status = self.storage.get(task_id, brief=True)
         task_id = status.id
         arriving = task_id in self._arriving
         if not arriving:

@@ -10,6 +10,8 @@ from collective.taskqueue.errors import TaskDecodeError
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 from typing import get_args
 from typing import Literal
@@ -45,6 +47,19 @@ class Identity:
     folder: str
     #: The user id in that folder.
     id: str
+    #: Grows when a user of this id is deleted: who gets the id afterwards is somebody else.
+    generation: int = 0
+
+    @property
+    def person(self) -> str:
+        """A short text that no two persons share, for the indexes of a storage."""
+        return _digest(self.folder, self.id, self.generation)
+
+
+@lru_cache(maxsize=1000)
+def _digest(*parts: str | int) -> str:
+    # Of fixed length, whatever the id: an index of PostgreSQL refuses what is too long for a page.
+    return blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +137,9 @@ class Task:
         for name in ("user", "origin"):
             if name in record:
                 record[name] = {key: getattr(record[name], key) for key in record[name].__slots__}
+        # Nearly everybody is the first of their id.
+        if "user" in record and not record["user"]["generation"]:
+            del record["user"]["generation"]
         return record
 
     @classmethod
@@ -160,10 +178,10 @@ def _header(pair: Any) -> tuple[str, str]:
 
 def _part(kind: type[Any], record: Mapping[str, Any]) -> Any:
     part = kind(**record)
-    for name, optional in _FIELDS[kind]:
+    for name, allowed in _FIELDS[kind]:
         value = getattr(part, name)
-        if type(value) is not str and (value is not None or not optional):
-            raise TypeError(f"{name} is no text: {value!r}")
+        if type(value) not in allowed:
+            raise TypeError(f"{name} is of type {type(value).__name__}")
     return part
 
 
@@ -171,6 +189,7 @@ _LIST = frozenset({list, tuple})
 _NUMBER = frozenset({int, float})
 _NONE = frozenset({type(None)})
 _TEXT = frozenset({str})
+_INTEGER = frozenset({int})
 _TYPES: dict[str, frozenset[type[Any]]] = {
     "headers": _LIST,
     "payload": frozenset({bytes}),
@@ -179,7 +198,7 @@ _TYPES: dict[str, frozenset[type[Any]]] = {
     "created": _NUMBER,
     "due": _NUMBER | _NONE,
     "timeout": _NUMBER | _NONE,
-    "max_attempts": frozenset({int}),
+    "max_attempts": _INTEGER,
     "min_backoff": _NUMBER,
     "max_backoff": _NUMBER,
     "max_age": _NUMBER | _NONE,
@@ -190,8 +209,14 @@ _TYPES |= {f.name: _TEXT for f in fields(Task) if f.name not in _TYPES}
 _REQUIRED = {"id", "queue", "url"}
 _DEFAULTS = tuple((f.name, f.default) for f in fields(Task))
 _PARTS: tuple[tuple[str, type[Any]], ...] = (("user", Identity), ("origin", Origin))
-#: The names of their fields, and whether each may be absent.
-_FIELDS = {kind: [(f.name, f.default is None) for f in fields(kind)] for _, kind in _PARTS}
+#: The names of their fields, and the types that each may have.
+_FIELDS = {
+    kind: [
+        (f.name, _INTEGER if f.type == "int" else _TEXT | (_NONE if f.default is None else set()))
+        for f in fields(kind)
+    ]
+    for _, kind in _PARTS
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +360,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatus:
-    """All that is known about a task at one moment."""
+    """All that is known about a task at one moment.
+
+    A *brief* one, as lists have, comes without what may be large: the task has no payload, and
+    there are no `attempts`, no `headers` and no `body`; `result` is None.
+    """
 
     task: Task
     state: State
@@ -348,6 +377,8 @@ class TaskStatus:
     #: The consumer that runs or last ran it.
     consumer: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
+    #: How many attempts have ended; `attempts` has the last hundred of them.
+    attempts_made: int = 0
     progress: Progress | None = None
     #: Somebody asked for cancellation while it ran.
     cancel_requested: bool = False

@@ -13,6 +13,7 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.publisher import current_attempt
 from collective.taskqueue.services.shape import task_url
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Result
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
@@ -125,11 +126,13 @@ def remove(task_id: str, queue: str | None = None) -> None:
 def tasks(
     queue: str | None = None,
     state: State | None = None,
-    user: str | None = None,
+    user: str | Identity | None = None,
     start: int = 0,
     size: int = 50,
 ) -> list[TaskStatus]:
-    """Return one page of the tasks of a queue, of one state or user id if given.
+    """Return one page of the tasks of a queue, of one state, user id or person if given.
+
+    Payloads, responses and histories are left out: `status` has them.
 
     Raises `UnknownQueue`, and `ValueError` for a state that does not exist.
     """
@@ -214,7 +217,7 @@ def _find(task_id: str, name: str | None) -> Any:
     away: StorageUnavailable | None = None
     for candidate in candidates.values():
         try:
-            candidate.status(task_id)
+            candidate.status(task_id, brief=True)
         except UnknownTask:
             continue
         except StorageUnavailable as exc:
