@@ -9,10 +9,11 @@ from zope.component import queryMultiAdapter
 import re
 
 
-_ORIGIN = re.compile(r"(https?)://([^/?#@\s]+)", re.IGNORECASE)
+_ORIGIN = re.compile(r"(https?)://(.+)", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s/?#@:,\[\]]+)(?::(\d{1,5}))?")
 
 #: Ports that an origin and a Host header leave out.
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def refuse_other_sites(context: Any, request: Any) -> None:
@@ -51,9 +52,11 @@ def _is_own(request: Any, origin: str) -> bool:
     if scheme not in (environ.get("wsgi.url_scheme"), request["SERVER_URL"].partition(":")[0]):
         return False
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
-    return _authority(found[2], scheme) == _authority(host, scheme)
+    theirs, ours = _authority(found[2], scheme), _authority(host, scheme)
+    return theirs is not None and theirs == ours
 
 
-def _authority(text: str, scheme: str) -> str:
-    # Compared and not parsed: what is no host at all is equal to none.
-    return text.strip().lower().removesuffix(_DEFAULT_PORTS[scheme])
+def _authority(text: str, scheme: str) -> tuple[str, str] | None:
+    """Host and port; None for anything else, such as two of them."""
+    found = _AUTHORITY.fullmatch(text.lower())
+    return found and (found[1], found[2] or _DEFAULT_PORTS[scheme])
