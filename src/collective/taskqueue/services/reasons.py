@@ -22,13 +22,17 @@ PHRASES = (
     "its process was lost",
     "its record is damaged",
     "its transaction did not arrive",
+    "its url",
     "no response",
     "nobody can tell whether its transaction was committed",
     "older than its max_age",
     "replaced",
+    "there is no",
 )
 
-_STATUS = re.compile(r"status [1-5]\d\d\b(, redirected)?")
+_STATUS = re.compile(
+    r"status [1-5]\d\d\b(, redirected\b)?|\w{1,100} raised, redirected\b", re.ASCII
+)
 #: The class of an exception, in front of its text or alone; see `described`.
 _CLASS = re.compile(r"[^\W\d]\w{0,99}(?=: )|[A-Z][A-Za-z]{0,99}(?=:?$)", re.ASCII)
 
