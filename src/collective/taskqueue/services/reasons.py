@@ -30,9 +30,8 @@ PHRASES = (
     "there is no",
 )
 
-_STATUS = re.compile(
-    r"status [1-5]\d\d\b(, redirected\b)?|\w{1,100} raised, redirected\b", re.ASCII
-)
+_STATUS = re.compile(r"status [1-5]\d\d\b(, redirected\b)?", re.ASCII)
+_RAISED = re.compile(r"\w{1,100} raised, redirected\b", re.ASCII)
 #: The class of an exception, in front of its text or alone; see `described`.
 _CLASS = re.compile(r"[^\W\d]\w{0,99}(?=: )|[A-Z][A-Za-z]{0,99}(?=:?$)", re.ASCII)
 
@@ -49,5 +48,5 @@ def kind_of(reason: str, state: State | None = None) -> str:
         return phrase or ""
     if state == CANCELLED:
         return "cancelled"
-    found = _STATUS.match(reason) or _CLASS.match(reason)
-    return HIDDEN if found is None else found[0]
+    found = (pattern.match(reason) for pattern in (_STATUS, _RAISED, _CLASS))
+    return next((each[0] for each in found if each is not None), HIDDEN)
