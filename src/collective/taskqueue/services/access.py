@@ -10,6 +10,7 @@ from __future__ import annotations
 from AccessControl import getSecurityManager
 from AccessControl.Permission import addPermission
 from collective.taskqueue.capture import current_user
+from collective.taskqueue.identity import identity_in
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Task
@@ -100,4 +101,4 @@ def _identity() -> Identity | None:
         user = current_user()
     except ValueError:
         return None
-    return user and Identity("/".join(user[0].getPhysicalPath()), user[1])
+    return user and identity_in(*user)
