@@ -211,6 +211,28 @@ def test_nothing_is_cached(adder):
     assert adder.get("@tasks").headers["Cache-Control"] == "no-store"
 
 
+def test_who_gets_the_id_of_a_deleted_user(portal, manager, queue):
+    """C2: gets nothing of theirs, neither what waits nor what came of it; managers see it."""
+    users = portal.acl_users
+    users._doAddUser("client", "secret-client", ["Adder"], [])
+    transaction.commit()
+    client = login("client")
+    done, waiting = client.add(**SECRETS), client.add(url="/plone/@@view", key="k")
+    fail(queue)
+    assert manager.delete("@users/client").status == 204
+    users._doAddUser("client", "secret-client", ["Adder"], [])
+    transaction.commit()
+    for method, path in REQUESTS:
+        for task_id in (done, waiting):
+            assert client(method, path.format(id=task_id)).status == 404
+    again = client.add(url="/plone/@@view", key="k")
+    assert queue.status(again).id == again
+    for path in ("@tasks", "@tasks?user=client"):
+        assert [item["id"] for item in client.get(path).json["items"]] == [again]
+    assert len(manager.get("@tasks?user=client").json["items"]) == 3
+    assert manager.get(f"@tasks/{done}/response").json["body"] == "said"
+
+
 @pytest.mark.parametrize("spelling", ["../..", "%2e%2e/%2e%2e", "%2E%2e/.."])
 def test_a_task_that_climbs_out_of_the_site_is_not_the_sites(viewer, queue, spelling):
     """However its way out is spelled: who may see tasks of the site does not see it."""
