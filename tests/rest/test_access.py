@@ -126,6 +126,17 @@ def test_a_payload_in_bytes(adder, manager):
     assert manager.get(f"@tasks/{task_id}").json["payload_base64"] == "/wA="
 
 
+def test_the_payload_of_a_succeeded_task(adder, manager, queue):
+    """Is not kept, and none is shown in its place; that of a failed one is for a retry."""
+    ids = [adder.add(**SECRETS) for _ in range(2)]
+    consumer = Consumer(queue.storage, lambda attempt: Outcome(200), ServerSettings())
+    consumer.step()
+    consumer.stop()
+    fail(queue)
+    payloads = [manager.get(f"@tasks/{task_id}").json.get("payload") for task_id in ids]
+    assert payloads == [None, "secret-2"]
+
+
 def test_other_sites(adder, viewer, manager, root, queue):
     """A user id means nothing without its folder, a permission nothing outside of its site."""
     theirs = [

@@ -13,6 +13,7 @@ from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Result
+from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from datetime import datetime
@@ -84,7 +85,10 @@ def whole(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
     }
     if access.may_look_inside(task):
         shown = [(name, _shown(name, value)) for name, value in task.headers]
-        found |= {"headers": _headers(shown), **_bytes("payload", task.payload)}
+        found["headers"] = _headers(shown)
+        # That of a succeeded task is not kept; an empty one would be another one.
+        if status.state != SUCCEEDED:
+            found |= _bytes("payload", task.payload)
     return found
 
 
