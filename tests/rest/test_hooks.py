@@ -42,7 +42,7 @@ SPELLINGS = [
     "http://user:secret@example.org/",
 ]
 
-PATHS = [
+PATHS = ["/plone/@@view", "//example.org/hook", " /plone", "/httpx/view", "/http://a"]
     "/plone/@@view",
     "plone/@@view",
     "//example.org/hook",
