@@ -43,13 +43,6 @@ SPELLINGS = [
 ]
 
 PATHS = ["/plone/@@view", "//example.org/hook", " /plone", "/httpx/view", "/http://a"]
-    "/plone/@@view",
-    "plone/@@view",
-    "//example.org/hook",
-    " /plone",
-    "httpx/view",
-    "/http://a",
-]
 
 
 @pytest.fixture
