@@ -924,7 +924,7 @@ local function known(id)
   local found = redis.pcall('HMGET', task_key(id), 'state', 'body')
   if found.err or not (found[1] or found[2]) then return id end
   if num(call('ZSCORE', P .. ':expiry', id), math.huge) <= now then return id end
-  return id, found[1] or 'unknown'
+  return id, STATES[found[1]] and found[1] or 'unknown'
 end
 
 local function unknown(id) return redis.error_reply(UNKNOWN .. id) end
@@ -983,6 +983,12 @@ function operation.in_doubt(age, after)
     end
   end
   return { #page == 2 * limit and 1 or 0, last, found }
+end
+
+function operation.mend(process)
+  -- Markers that are none are in the way of who waits, and of who wakes.
+  call('LLEN', P .. ':wake')
+  call('LLEN', P .. ':wake:' .. process)
 end
 
 function operation.length()
