@@ -20,6 +20,8 @@ from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.policy import judged
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.storages._secrets import masked
+from collective.taskqueue.storages._secrets import remember
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook import WebHooks
 from functools import partial
@@ -172,11 +174,14 @@ def _storage(settings: QueueSettings) -> Any:
         raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
     if not ITaskStorage.implementedBy(factory):
         raise ConfigurationError(f"{settings.place}: {path} does not implement ITaskStorage")
+    remember(settings.password)
     try:
         return factory(settings)
     except (TypeError, ValueError) as exc:
         # Whoever has written the class does not know where its settings stand.
-        raise ConfigurationError(f"{settings.place}: {exc}") from exc
+        text = masked(str(exc))
+        shown = exc if text == str(exc) else None
+        raise ConfigurationError(f"{settings.place}: {text}") from shown
 
 
 def _check(queue: TaskQueue) -> None:

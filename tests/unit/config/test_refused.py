@@ -48,8 +48,9 @@ MISTAKES = {
     "another section closed": ("<taskqueue>\n</taskqueue-server>", r"\(line 4 in "),
 }
 
+BAD_NAMES = ["", ".a", ".", "a b", "ä", "a:b", "a/b", "*", "a" * 101]
 BAD_VALUES = {
-    "queue": ["", "a.b", "a b", "ä", "a:b", "*", "a" * 101],
+    "queue": BAD_NAMES,
     "type": ["", "reddis", "my.", ".Storage", "my package.Storage"],
     "port": ["abc", "-1", "70000", "1.5"],
     "max_attempts": ["0", "-1", "1.5", "many"],
@@ -61,6 +62,8 @@ BAD_VALUES = {
     "keep_succeeded": ["-1", "abc", "nan", "inf"],
     "keep_failed": ["-1", "abc", "nan", "inf"],
     "max_finished": ["0", "-1", "abc"],
+    "max_finished_bytes": ["-1", "abc", "1 apple"],
+    "max_waiting_per_person": ["-1", "1.5", "abc"],
     "max_payload": ["-1", "abc", "1 apple"],
     "max_deliveries": ["0", "-1", "abc"],
     "stage_timeout": ["0", "-1", "abc", "nan", "inf"],
@@ -78,10 +81,11 @@ BAD_VALUES = {
         "user@host",
         "[::1",
     ],
+    "copy_headers": ["X-A, X-B", "X-*-A", "X:A", "Bücher"],
 }
 BAD_SERVER_VALUES = {
-    "name": ["", "a.b", "a b"],
-    "queue": ["", "a.b"],
+    "name": BAD_NAMES,
+    "queue": BAD_NAMES,
     "concurrent_limit": ["-1", "1.5", "abc"],
     "retry_max_count": ["-1", "1.5", "abc"],
     "lease": ["0", "-1", "abc", "nan", "inf"],
