@@ -5,6 +5,7 @@ from collective.taskqueue.config import QueueSettings
 from importlib import import_module
 from importlib import reload
 from ZConfig import ConfigurationSyntaxError
+from ZConfig.cfgparser import ZConfigParser
 from ZConfig.matcher import BaseMatcher
 from zopeconf import C112_QUEUE
 from zopeconf import C112_SERVER
@@ -239,11 +240,11 @@ IMPORT_BOTH = "%import {}\n%import collective.taskqueue"
 def test_the_parser_is_wrapped_once():
     """However often the module is imported."""
     wrapped = BaseMatcher.createChildMatcher
-    config._allow_unnamed_sections()
-    assert BaseMatcher.createChildMatcher is wrapped
+    values = ZConfigParser.handle_key_value
     fresh = dict(vars(config))
     try:
         reload(config)
         assert BaseMatcher.createChildMatcher is wrapped
+        assert ZConfigParser.handle_key_value is values
     finally:
         vars(config).update(fresh)

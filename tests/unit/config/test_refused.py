@@ -160,6 +160,35 @@ def test_a_secret_is_not_shown(load):
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["s3c$ret", "s3cret$", "$s3cret", "s3cret$(x", "${s3cret", "$1"])
+@pytest.mark.parametrize("key", ["password", "url", "secret"])
+def test_a_dollar_in_a_password(load, key, value):
+    """D3 of issue 12: the sentence says how to write it, and nothing of what it is."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(f"<taskqueue>\n {key} {value}\n</taskqueue>")
+    # The names of the files have the value in them.
+    sentence = caught.value.message.partition("): ")[2]
+    assert sentence == (
+        "what follows a $ in this value is no name that is defined; a $ itself is written $$"
+    )
+    assert (caught.value.lineno, caught.value.message[:22]) == (4, "<taskqueue> (line 3 of")
+    assert caught.value.__context__ is None
+
+
+def test_a_password_that_is_not_in_the_environment(load, monkeypatch):
+    """Its name helps whoever has forgotten it."""
+    with pytest.raises(ConfigurationError, match="there is no TASKQUEUE_NOWHERE in the environm"):
+        load("<taskqueue>\n password $(TASKQUEUE_NOWHERE)\n</taskqueue>")
+    monkeypatch.setenv("TASKQUEUE_NOWHERE", "a$b")
+    queues, _ = split(load("<taskqueue>\n password $(TASKQUEUE_NOWHERE)$$c\n</taskqueue>"))
+    assert queues["default"].password == "a$b$c"
+
+
+def test_values_of_others_are_told_as_ever(load):
+    with pytest.raises(ConfigurationError, match="no replacement for 'nothing'"):
+        load("<environment>\n NAME $nothing\n</environment>")
+
+
 def test_sections_made_by_hand_are_checked_too():
     """As tests and other frameworks do, in a list or in a mapping, without a file."""
     for sections in (
