@@ -20,9 +20,9 @@ from collective.taskqueue.headers import has_credentials
 from collective.taskqueue.headers import merged
 from collective.taskqueue.headers import own_headers
 from collective.taskqueue.headers import refuse_credentials
+from collective.taskqueue.identity import identity_in
 from collective.taskqueue.options import check_options
 from collective.taskqueue.pasplugin.plugin import is_active
-from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Task
 from typing import Any
@@ -101,7 +101,7 @@ def make_task(
     return Task(
         id=task_id,
         queue=settings.queue,
-        user=user and Identity("/".join(user[0].getPhysicalPath()), user[1]),
+        user=user and identity_in(*user),
         created=now,
         **fields,
         **check_options(options, settings, now, "origin" not in fields),
