@@ -8,6 +8,7 @@ the permission in the root of Zope. Whoever has queued a task needs none.
 from __future__ import annotations
 
 from AccessControl import getSecurityManager
+from AccessControl.Permission import addPermission
 from collective.taskqueue.capture import current_user
 from collective.taskqueue.identity import identity_in
 from collective.taskqueue.services.refusal import Refusal
@@ -16,11 +17,20 @@ from collective.taskqueue.task import Task
 from typing import Any
 from urllib.parse import unquote
 from zExceptions import Unauthorized
+from zope.security.permission import Permission
 
 
 ADD = "collective.taskqueue: Add task"
 VIEW = "collective.taskqueue: View tasks"
 MANAGE = "collective.taskqueue: Manage tasks"
+ADD_HOOK = "collective.taskqueue: Add web hook"
+
+#: Registered in permissions.zcml, as far as others ask for it by its id.
+add_web_hook = Permission("collective.taskqueue.AddWebHook", ADD_HOOK)
+
+# Nobody has it at first: a web hook lends the signature and the network of its queue. The
+# directive of ZCML would give it to managers, and comes too late for a permission that is there.
+addPermission(ADD_HOOK, default_roles=())
 
 
 class Access:
@@ -51,25 +61,28 @@ class Access:
             self._known[permission, everywhere] = allowed
         return self._known[permission, everywhere]
 
+    def owns(self, task: Task) -> bool:
+        """Whether the user has queued the task."""
+        # An id means nothing without its user folder: other sites have a jane, too.
+        return task.user is not None and task.user == self.user
+
     def may_see(self, task: Task) -> bool:
         """Whether the user may know of the task."""
-        return self._owns(task) or self._has_for(VIEW, task) or self._has_for(MANAGE, task)
+        return self.owns(task) or self._has_for(VIEW, task) or self._has_for(MANAGE, task)
 
     def may_steer(self, task: Task) -> bool:
         """Whether the user may read the response, cancel the task, and remove what is left."""
-        return self._owns(task) or self._has_for(MANAGE, task)
+        return self.owns(task) or self._has_for(MANAGE, task)
 
     def may_run(self, task: Task) -> bool:
         """Whether the user may have the task run: who may add it could as well add it again."""
-        return (self._owns(task) and self.has(ADD)) or self._has_for(MANAGE, task)
+        if self._has_for(MANAGE, task):
+            return True
+        return self.owns(task) and self.has(ADD) and (self.has(ADD_HOOK) or not task.is_hook)
 
     def may_look_inside(self, task: Task) -> bool:
         """Whether the user may read payload, headers and tracebacks."""
         return self._has_for(MANAGE, task)
-
-    def _owns(self, task: Task) -> bool:
-        # An id means nothing without its user folder: other sites have a jane, too.
-        return task.user is not None and task.user == self.user
 
     def _has_for(self, permission: str, task: Task) -> bool:
         return self.has(permission, everywhere=not self._is_here(task))
