@@ -41,7 +41,7 @@ ALLOWED = [
 ]
 
 
-@pytest.mark.parametrize("url, step", FORBIDDEN)
+@pytest.mark.parametrize(("url", "step"), FORBIDDEN)
 def test_a_step_that_would_choose_the_virtual_host(url, step):
     assert forbidden_step(url) == step
 
@@ -52,7 +52,7 @@ def test_a_url_that_chooses_none(url):
 
 
 @pytest.mark.parametrize(
-    "path, expected",
+    ("path", "expected"),
     [
         ("/A/b", ["A", "b"]),
         ("//A//./b/", ["A", "b"]),
