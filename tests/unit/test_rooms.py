@@ -32,11 +32,13 @@ PURE = {
     "interrupt",
     "keeper",
     "options",
+    "params",
     "policy",
     "response",
     "signing",
     "storages",
     "task",
+    "text",
     "webhook",
 }
 

@@ -27,6 +27,7 @@ tasks = st.builds(
     id=text,
     queue=text,
     url=text,
+    uid=st.none() | text,
     method=text,
     headers=st.lists(st.tuples(text, text), max_size=3).map(tuple),
     payload=st.binary(max_size=50),

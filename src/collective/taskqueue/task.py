@@ -86,6 +86,8 @@ class Task:
     queue: str
     #: Physical path from the Zope root, or an absolute url; with the query string.
     url: str
+    #: The object that the path began with when the task was added; it may move meanwhile.
+    uid: str | None = None
     method: str = "GET"
     #: Header names and values; names are unique without regard to case.
     headers: tuple[tuple[str, str], ...] = ()
@@ -193,17 +195,11 @@ _INTEGER = frozenset({int})
 _TYPES: dict[str, frozenset[type[Any]]] = {
     "headers": _LIST,
     "payload": frozenset({bytes}),
-    "user": frozenset({dict}) | _NONE,
-    "origin": frozenset({dict}) | _NONE,
-    "created": _NUMBER,
-    "due": _NUMBER | _NONE,
-    "timeout": _NUMBER | _NONE,
     "max_attempts": _INTEGER,
-    "min_backoff": _NUMBER,
-    "max_backoff": _NUMBER,
-    "max_age": _NUMBER | _NONE,
-    "key": _TEXT | _NONE,
-    "keep": _NUMBER | _NONE,
+    **dict.fromkeys(("user", "origin"), frozenset({dict}) | _NONE),
+    **dict.fromkeys(("created", "min_backoff", "max_backoff"), _NUMBER),
+    **dict.fromkeys(("due", "timeout", "max_age", "keep"), _NUMBER | _NONE),
+    **dict.fromkeys(("uid", "key"), _TEXT | _NONE),
 }
 _TYPES |= {f.name: _TEXT for f in fields(Task) if f.name not in _TYPES}
 _REQUIRED = {"id", "queue", "url"}
