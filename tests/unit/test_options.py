@@ -138,7 +138,7 @@ def test_a_key_that_is_not_stored_as_it_is_can_be_recognized():
     ("given", "expected"),
     [
         ("10\N{NO-BREAK SPACE}000 news\nof today", "10 000 news of today"),
-        ("👩\u200d👧 می\u200cخواهم", "👩\u200d👧 می\u200cخواهم"),
+        ("👩\u200d👧 نمی\u200cشود", "👩\u200d👧 نمی\u200cشود"),
         ("a\0\udc80b", "a\ufffd\ufffdb"),
         ("\n", ""),
         ("x" * 1000, "x" * 255),

@@ -28,6 +28,7 @@ PURE = {
     "errors",
     "grace",
     "guard",
+    "hosts",
     "interfaces",
     "interrupt",
     "keeper",

@@ -21,7 +21,7 @@ SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
         (FAMILY, FAMILY),
         ("👍🏽 ✌️", "👍🏽 ✌️"),
         (SCOTLAND, SCOTLAND),
-        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("نمی\u200cشود", "نمی\u200cشود"),
         ("soft\N{SOFT HYPHEN}hyphen", "soft\N{SOFT HYPHEN}hyphen"),
         ("a\0b\x1b[31mc\x7f", "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}[31mc\ufffd"),
         ("a\ud83d", "a\ufffd"),

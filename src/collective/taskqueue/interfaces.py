@@ -273,16 +273,19 @@ class ITaskQueue(Interface):
         """Return how many tasks wait: queued, not scheduled, not running."""
 
     def add(
-        url: str,
+        url: Any,
         method: str | None = None,
         params: Any = None,
         headers: Any = None,
         payload: Any = ...,
+        *,
+        view: str | None = None,
         **options: Any,
     ) -> str:
         """Queue a task when the current transaction commits; see `taskqueue.add`.
 
-        Without `payload` the body of the current request is taken along, with None nothing.
+        Without `payload` a POST, PUT or PATCH takes the body of the current request along,
+        with None nothing.
         """
 
     def put(task: Task) -> None:

@@ -13,13 +13,14 @@ from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collections.abc import Iterable
 from collective.taskqueue.attempt import Attempt
-from collective.taskqueue.capture import LANGUAGE_COOKIE
 from collective.taskqueue.errors import Cancelled
 from collective.taskqueue.errors import described
 from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.language import LANGUAGE_COOKIE
+from collective.taskqueue.resolve import url_now
 from collective.taskqueue.response import clean
 from collective.taskqueue.response import MAX_BODY
 from collective.taskqueue.response import recorded
@@ -49,6 +50,8 @@ from zope.security.management import queryInteraction
 from ZPublisher.HTTPRequest import WSGIRequest
 from ZPublisher.interfaces import IPubAfterTraversal
 from ZPublisher.interfaces import IPubFailure
+from ZPublisher.WSGIPublisher import get_module_info
+from ZPublisher.WSGIPublisher import load_app
 from ZPublisher.WSGIPublisher import publish as publish_request
 from ZPublisher.WSGIPublisher import publish_module
 import logging
@@ -108,11 +111,11 @@ def publish(attempt: Attempt) -> Outcome:
     request, user, site, interaction or transaction is left. Called by the consumer.
     """
     task = attempt.task
-    environ = make_environ(attempt)
     answer = _Answer()
     started = time.time()
     clock = time.perf_counter()
     try:
+        environ = make_environ(attempt, _url_now(task))
         answer.read(
             publish_module(
                 environ, answer.start, _publish=_publish_task, _request_factory=TaskRequest
@@ -147,10 +150,18 @@ def current_attempt() -> Attempt | None:
     return request.attempt if isinstance(request, TaskRequest) else None
 
 
-def make_environ(attempt: Attempt) -> dict[str, Any]:
-    """Return the WSGI environment of the request of a task."""
+def _url_now(task: Task) -> str:
+    """Return the url of a task; the path is that of its content object, wherever it is now."""
+    if task.uid is None:
+        return task.url
+    with load_app(get_module_info("Zope2")) as (root, _, _):
+        return url_now(root, task)
+
+
+def make_environ(attempt: Attempt, url: str | None = None) -> dict[str, Any]:
+    """Return the WSGI environment of the request of a task, by default for its own url."""
     task = attempt.task
-    path, _, query = task.url.partition("?")
+    path, _, query = (task.url if url is None else url).partition("?")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": task.method,
         "SCRIPT_NAME": "",

@@ -88,6 +88,8 @@ class Task:
     url: str
     #: The object that the path began with when the task was added; it may move meanwhile.
     uid: str | None = None
+    #: The end of the path that is not the object's, quoted: what is called on it.
+    view: str = ""
     method: str = "GET"
     #: Header names and values; names are unique without regard to case.
     headers: tuple[tuple[str, str], ...] = ()
@@ -139,7 +141,6 @@ class Task:
         for name in ("user", "origin"):
             if name in record:
                 record[name] = {key: getattr(record[name], key) for key in record[name].__slots__}
-        # Nearly everybody is the first of their id.
         if "user" in record and not record["user"]["generation"]:
             del record["user"]["generation"]
         return record
@@ -231,8 +232,7 @@ class Outcome:
     error: str = ""
     #: Seconds the other side asked to wait (`Retry-After`, `RetryLater`).
     retry_after: float | None = None
-    #: ``retry`` or ``discard`` if the task itself decided, ``postpone`` if it could not even
-    #: start; policy decides otherwise.
+    #: What the task itself has decided, ``postpone`` if it could not even start; else policy does.
     verdict: Literal["", "retry", "discard", "postpone"] = ""
     #: Seconds since the epoch, and seconds it took.
     started: float = 0.0
