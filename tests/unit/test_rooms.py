@@ -59,6 +59,8 @@ RESERVED = {
         "datamanager",
         # A connection of its own, to look for the witness.
         "indoubt",
+        # What a deleted user had waiting is cancelled once the deletion is committed.
+        "identity",
         # Clean-up after a view that was torn apart; `transaction.abort` and nothing else.
         "publisher",
         # One transaction for each event that is told.

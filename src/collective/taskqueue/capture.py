@@ -26,13 +26,13 @@ from collective.taskqueue.headers import own_headers
 from collective.taskqueue.headers import refuse_credentials
 from collective.taskqueue.hosts import are_same
 from collective.taskqueue.hosts import server_url
+from collective.taskqueue.identity import identity_in
 from collective.taskqueue.language import current_language
 from collective.taskqueue.options import check_options
 from collective.taskqueue.params import Params
 from collective.taskqueue.params import query_string
 from collective.taskqueue.target import missing_step
 from collective.taskqueue.target import target_of
-from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Task
 from collective.taskqueue.text import one_line
@@ -119,7 +119,7 @@ def make_task(
     task = Task(
         id=task_id,
         queue=settings.queue,
-        user=user and Identity("/".join(user[0].getPhysicalPath()), user[1]),
+        user=user and identity_in(*user),
         created=now,
         **fields,
         **check_options(options, settings, now, is_hook),

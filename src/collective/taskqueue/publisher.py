@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from AccessControl import getSecurityManager
 from AccessControl.SecurityManagement import noSecurityManager
-from Acquisition import aq_inner
-from Acquisition import aq_parent
 from collections.abc import Iterable
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.errors import Cancelled
@@ -18,6 +16,8 @@ from collective.taskqueue.errors import described
 from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
+from collective.taskqueue.identity import identity_in
+from collective.taskqueue.identity import identity_of
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.language import LANGUAGE_COOKIE
 from collective.taskqueue.resolve import url_now
@@ -370,15 +370,13 @@ def check_identity(event: Any) -> None:
         raise Unauthorized(_stranger(event.request, expected) or _GONE.format(expected))
 
 
-def _current_identity() -> Identity:
-    user = getSecurityManager().getUser()
-    folder = aq_parent(aq_inner(user))
-    path = "/".join(folder.getPhysicalPath()) if hasattr(folder, "getPhysicalPath") else ""
-    return Identity(path, user.getId() or "")
+def _current_identity() -> Identity | None:
+    return identity_of(getSecurityManager().getUser())
 
 
 #: Said of who is gone, and of who never was where the task is.
 _GONE = "queued by {0.id} of {0.folder}, who cannot be authenticated any more"
+_REPLACED = "queued by {0.id} of {0.folder}, who was deleted since; who has that id now is another"
 _ELSEWHERE = "queued by {0.id} of {0.folder}, whose users are not known at {1}"
 
 
@@ -391,8 +389,9 @@ def _stranger(request: TaskRequest, user: Identity) -> str:
     if site and site not in ("/".join(item.getPhysicalPath()) for item in parents):
         return _ELSEWHERE.format(user, request.attempt.task.url.partition("?")[0])
     folder = parents[-1].getPhysicalRoot().unrestrictedTraverse(user.folder, None)
-    found = folder is not None and folder.getUserById(user.id) is not None
-    return "" if found else _GONE.format(user)
+    if folder is None or folder.getUserById(user.id) is None:
+        return _GONE.format(user)
+    return "" if identity_in(folder, user.id) == user else _REPLACED.format(user)
 
 
 @adapter(IPubAfterTraversal)

@@ -207,13 +207,8 @@ _REQUIRED = {"id", "queue", "url"}
 _DEFAULTS = tuple((f.name, f.default) for f in fields(Task))
 _PARTS: tuple[tuple[str, type[Any]], ...] = (("user", Identity), ("origin", Origin))
 #: The names of their fields, and the types that each may have.
-_FIELDS = {
-    kind: [
-        (f.name, _INTEGER if f.type == "int" else _TEXT | (_NONE if f.default is None else set()))
-        for f in fields(kind)
-    ]
-    for _, kind in _PARTS
-}
+_KINDS = {"str": _TEXT, "int": _INTEGER, "str | None": _TEXT | _NONE}
+_FIELDS = {kind: [(f.name, _KINDS[str(f.type)]) for f in fields(kind)] for _, kind in _PARTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,8 +353,7 @@ class Result:
 class TaskStatus:
     """All that is known about a task at one moment.
 
-    A *brief* one, as lists have, comes without what may be large: the task has no payload, and
-    there are no `attempts`, no `headers` and no `body`; `result` is None.
+    A *brief* one, as lists have, has no payload, no `attempts`, no `headers` and no `body`.
     """
 
     task: Task
