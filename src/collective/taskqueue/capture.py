@@ -107,7 +107,7 @@ def make_task(
     _refuse_url_of_this_site(target.url, request)
     describe = _web_hook if is_hook else _zope_request
     fields = describe(settings, address, method, params, headers, payload)
-    _check_sizes(settings, fields, payload is CURRENT and not is_hook)
+    _check(settings, fields, payload is CURRENT and not is_hook)
     now = time.time()
     user = current_user()
     task_id = str(uuid4())
@@ -129,7 +129,10 @@ def make_task(
     return task
 
 
-def _check_sizes(settings: QueueSettings, fields: dict[str, Any], is_current: bool) -> None:
+def _check(settings: QueueSettings, fields: dict[str, Any], is_current: bool) -> None:
+    step = forbidden_step(fields["url"])
+    if step is not None:
+        raise InvalidTask("url", f"{step!r} would choose the public urls of the task: {_CURE}")
     size = len(fields["url"].encode("utf-8"))
     if size > MAX_URL:
         raise InvalidTask("url", f"the url has {size} bytes with its query, at most {MAX_URL}")
@@ -296,11 +299,6 @@ def _path(url: str) -> str:
         raise InvalidTask(
             "url", f"a task has no fragment, and # in an id has to be quoted: {_CURE}"
         )
-    step = forbidden_step(url)
-    if step is not None:
-        raise InvalidTask(
-            "url", f"{step!r} would choose the public urls of the task: {_CURE} without it"
-        )
     return f"/{url.lstrip('/')}"
 
 
@@ -309,9 +307,8 @@ def _refuse_url_of_this_site(url: str, request: Any) -> None:
     url = url.strip()
     if request is None or not (url.startswith("//") or _SCHEME.match(url)):
         return
-    server = str(request.other.get("SERVER_URL", "")).partition("://")
-    host = str(request.environ.get("HTTP_HOST", "")).strip()
-    if are_same(f"http:{url}" if url.startswith("//") else url, server[::2], (server[0], host)):
+    server = str(request.other.get("SERVER_URL", "")).partition("://")[2]
+    if are_same(url, server, str(request.environ.get("HTTP_HOST", "")).strip()):
         raise InvalidTask("url", f"this is a url of this site: {_CURE}")
 
 

@@ -6,7 +6,10 @@ from ipaddress import IPv6Address
 import re
 
 
-_PORTS = {"http": 80, "https": 443}
+SCHEMES = ("http", "https")
+
+#: Of the web, whichever of its schemes; they go without saying.
+_PORTS = (None, 80, 443)
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _NETLOC = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?", re.ASCII)
 
@@ -22,30 +25,29 @@ def server_url(url: str) -> str | None:
     """
     scheme, _, netloc = url.partition("://")
     found = _host_and_port(netloc)
-    if scheme not in _PORTS or found is None:
+    if scheme not in SCHEMES or found is None:
         return None
     host, port = found
     return f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
 
 
-def are_same(url: str, *netlocs: tuple[str, str]) -> bool:
-    """Return whether a url leads to one of these servers, each a scheme and a host with its port.
+def are_same(url: str, *servers: str) -> bool:
+    """Return whether an absolute url leads to one of these servers, each a host with its port.
 
-    Whatever the case, and with or without the port of a scheme. A proxy may speak https to
-    the world and http to us: both mean the same server.
+    Whatever the case and the scheme: a proxy may speak https to the world and http to us, and
+    with or without a port that goes without saying.
     """
-    scheme, _, rest = url.partition("://")
-    mine = _compared(scheme.lower(), re.split(r"[/?#]", rest, maxsplit=1)[0])
-    return mine is not None and any(mine == _compared(*other) for other in netlocs)
+    netloc = re.split(r"[/?#]", url.partition("//")[2], maxsplit=1)[0]
+    mine = _compared(netloc)
+    return mine is not None and any(mine == _compared(server) for server in servers)
 
 
-def _compared(scheme: str, netloc: str) -> tuple[str, int | None] | None:
-    """Host and port, None for the one of the scheme."""
+def _compared(netloc: str) -> tuple[str, int | None] | None:
     found = _host_and_port(netloc.rpartition("@")[2])
     if found is None:
         return None
     host, port = found
-    port = None if port == _PORTS.get(scheme) else port
+    port = None if port in _PORTS else port
     if host.startswith("["):
         return str(IPv6Address(host[1:-1])), port
     return host.lower().rstrip("."), port

@@ -11,6 +11,7 @@ from collective.taskqueue.target import joined
 from collective.taskqueue.target import stands_at
 from collective.taskqueue.target import uid_of
 from collective.taskqueue.task import Task
+from plone.app.redirector.interfaces import IRedirectionStorage
 from typing import Any
 from urllib.parse import unquote
 from zExceptions import NotFound
@@ -52,19 +53,33 @@ def url_now(root: Any, task: Task) -> str:
 
 
 def _found(root: Any, before: tuple[str, ...], uid: str) -> Iterator[Any]:
-    """Find the objects of this UID in the site that the path was in; there is one at most."""
-    for length in range(len(before), 0, -1):
-        site = stands_at(root, before[:length])
-        catalog = getattr(aq_base(site), "portal_catalog", None)
-        if catalog is None:
-            continue
-        catalog = site.portal_catalog
-        if "UID" not in catalog.indexes():
-            return
-        # The catalog may be behind: what it says is looked up.
-        for brain in catalog.unrestrictedSearchResults(UID=uid):
-            place = tuple(brain.getPath().split("/")[1:])
-            found = stands_at(root, place)
-            if found is not None and uid_of(found) == uid and place[:length] == before[:length]:
-                yield found
+    """Find the object of this UID in the site that the path was in."""
+    prefixes = (before[:length] for length in range(len(before), 0, -1))
+    sites = ((path, stands_at(root, path)) for path in prefixes)
+    path, site = next(((path, site) for path, site in sites if _is_site(site)), ((), None))
+    if site is None:
         return
+    # Neither may be up to date: what they say is looked up.
+    for place in (*_catalogued(site, uid), *_redirected(site, before)):
+        names = tuple(place.split("/")[1:])
+        found = stands_at(root, names) if names[: len(path)] == path else None
+        if found is not None and uid_of(found) == uid:
+            yield found
+
+
+def _is_site(item: Any) -> bool:
+    return getattr(aq_base(item), "portal_catalog", None) is not None
+
+
+def _catalogued(site: Any, uid: str) -> list[str]:
+    catalog = site.portal_catalog
+    if "UID" not in catalog.indexes():
+        return []
+    return [brain.getPath() for brain in catalog.unrestrictedSearchResults(UID=uid)]
+
+
+def _redirected(site: Any, before: tuple[str, ...]) -> list[str]:
+    # The UIDs of objects that are moved and renamed at once are lost to the catalog.
+    redirects = site.getSiteManager().queryUtility(IRedirectionStorage)
+    place = None if redirects is None else redirects.get("/".join(("", *before)))
+    return [] if place is None else [place]

@@ -107,7 +107,8 @@ def _root(request: Any) -> Any:
 
 def _content(target: Any) -> Any:
     # Brains, and what lists of content are made of.
-    if hasattr(type(target), "getPath") and hasattr(type(target), "getObject"):
+    kind = type(aq_base(target))
+    if hasattr(kind, "getPath") and hasattr(kind, "getObject"):
         where = target.getPath()
         get = getattr(target, "_unrestrictedGetObject", target.getObject)
         try:
@@ -117,8 +118,7 @@ def _content(target: Any) -> Any:
         if target is None:
             raise InvalidTask("url", f"the catalog knows {where!r}, but there is no such object")
     if not hasattr(aq_base(target), "getPhysicalPath"):
-        kind = type(target).__name__
-        raise InvalidTask("url", f"a task needs a url or a content object, not {kind}")
+        raise InvalidTask("url", f"a task needs a url or a content object, not {kind.__name__}")
     return target
 
 
