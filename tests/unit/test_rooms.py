@@ -73,7 +73,8 @@ RESERVED = {
     # In startup, the event that tells of the first request; in the services, those that come
     # before and after a request has found who answers it.
     "ZPublisher": {"publisher", "services.unread", "startup"},
-    "ZODB": {"indoubt"},
+    # What a database has for an object whose class is gone.
+    "ZODB": {"indoubt", "pasplugin.setuphandlers"},
     "redis": {"storages._script", "storages._server"},
     "msgpack": {"storages._wire"},
     "sqlalchemy": {"storages.sql", *(f"storages.{room}" for room in SQL)},

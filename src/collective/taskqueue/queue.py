@@ -40,6 +40,9 @@ logger = logging.getLogger("collective.taskqueue")
 #: Seconds of a lease that `get` takes; it is renewed as long as this process lives.
 LEASE = 30.0
 
+#: Name of the consumer that a script is, unless it says another one.
+SCRIPT = "script"
+
 
 @implementer(ITaskQueue)
 class TaskQueue:
@@ -99,7 +102,7 @@ class TaskQueue:
             return False
         return True
 
-    def get(self, consumer_name: str) -> Task | None:
+    def get(self, consumer_name: str = SCRIPT) -> Task | None:
         leases = self.storage.reserve(consumer_name, limit=1, timeout=0, lease=LEASE)
         for lease in leases:
             watched = self._keeper.watch(Attempt(lease, self.storage), timed=False)
@@ -110,7 +113,11 @@ class TaskQueue:
         return None
 
     def task_done(
-        self, task: Task, status_line: str, consumer_name: str, consumer_length: int = 0
+        self,
+        task: Task,
+        status_line: str = "HTTP/1.1 200 OK",
+        consumer_name: str = SCRIPT,
+        consumer_length: int = 0,
     ) -> None:
         watched = self._reserved.get(task.id)
         if watched is None:
