@@ -11,7 +11,12 @@ from AccessControl import getSecurityManager
 from AccessControl.SecurityManagement import noSecurityManager
 from Acquisition import aq_inner
 from Acquisition import aq_parent
+from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
+from collective.taskqueue.accesslog import log_attempt
+from collective.taskqueue.accesslog import shown_url
+from collective.taskqueue.address import forbidden_step
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.capture import LANGUAGE_COOKIE
 from collective.taskqueue.errors import Cancelled
@@ -20,7 +25,10 @@ from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.redirects import asks_for_a_person
+from collective.taskqueue.redirects import login_pages
 from collective.taskqueue.response import clean
+from collective.taskqueue.response import kept
 from collective.taskqueue.response import MAX_BODY
 from collective.taskqueue.response import recorded
 from collective.taskqueue.response import retry_after
@@ -28,6 +36,10 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from collective.taskqueue.traversal import check_added_steps
+from collective.taskqueue.traversal import check_place
+from collective.taskqueue.traversal import ForeignHost
+from collective.taskqueue.traversal import Misplaced
 from io import BytesIO
 from itertools import takewhile
 from plone.protect.interfaces import IDisableCSRFProtection
@@ -47,6 +59,7 @@ from zope.interface import implementer
 from zope.security.management import endInteraction
 from zope.security.management import queryInteraction
 from ZPublisher.HTTPRequest import WSGIRequest
+from ZPublisher.HTTPResponse import WSGIResponse
 from ZPublisher.interfaces import IPubAfterTraversal
 from ZPublisher.interfaces import IPubFailure
 from ZPublisher.WSGIPublisher import publish as publish_request
@@ -60,13 +73,15 @@ import transaction
 
 
 logger = logging.getLogger("collective.taskqueue")
-access = logging.getLogger("collective.taskqueue.access")
 
 #: Name of the server and of the user agent of every task.
 IDENT = "TaskQueueServer"
 
 #: Key of the environment under which the attempt reaches the request and its retries.
 ATTEMPT = "collective.taskqueue.attempt"
+
+#: The same for what becomes of its answer.
+ANSWER = "collective.taskqueue.answer"
 
 #: Characters of a traceback that are kept.
 MAX_ERROR = 16 * 1024
@@ -87,6 +102,8 @@ class TaskRequest(WSGIRequest):
     def __init__(self, stdin: Any, environ: Any, response: Any, clean: int = 0) -> None:
         super().__init__(stdin, environ, response, clean)
         self.attempt: Attempt = environ[ATTEMPT]
+        # What a view traverses with a clone is not the url of the task.
+        self._is_clone = bool(clean)
         self.retry_max_count = self.attempt.retry_max_count
         origin = self.attempt.task.origin
         if origin is not None:
@@ -100,6 +117,40 @@ class TaskRequest(WSGIRequest):
         """Sleep a moment; ZPublisher's own delay grows up to 17 minutes."""
         time.sleep(random.uniform(0, min(0.01 * 2**self.retry_count, MAX_CONFLICT_PAUSE)))
 
+    def processInputs(self) -> None:
+        """Read the form, which may add to the path; raises `ForeignHost`."""
+        super().processInputs()
+        check_added_steps(self.get("PATH_INFO", ""), self.environ.get("PATH_INFO", ""))
+
+    def traverseName(self, ob: Any, name: str) -> Any:
+        """Take one step of the url; raises `Misplaced` for content that was acquired."""
+        found = super().traverseName(ob, name)
+        if not self._is_clone:
+            # Looked up afterwards: virtual hosting takes itself out, and what it stands in.
+            parents = self.other["PARENTS"]
+            check_place(found, parents[-1] if parents else None, name)
+        return found
+
+
+class TaskResponse(WSGIResponse):
+    """The response of a task. No plugin of a user folder may challenge: nobody would log in."""
+
+    @property
+    def _unauthorized(self) -> Callable[[], None]:
+        return _no_challenge
+
+    @_unauthorized.setter
+    def _unauthorized(self, challenge: Any) -> None:
+        """Each user folder on the way tries."""
+
+    @_unauthorized.deleter
+    def _unauthorized(self) -> None:
+        pass
+
+
+def _no_challenge() -> None:
+    """Leave the response as it is: 401."""
+
 
 def publish(attempt: Attempt) -> Outcome:
     """Make the request of a task in this thread and return its outcome.
@@ -107,15 +158,34 @@ def publish(attempt: Attempt) -> Outcome:
     Raises nothing that the task raises. Afterwards the thread is as clean as before: no
     request, user, site, interaction or transaction is left. Called by the consumer.
     """
-    task = attempt.task
-    environ = make_environ(attempt)
+    clock = time.perf_counter()
+    outcome = _refused(attempt.task) or _published(attempt)
+    log_attempt(attempt, outcome, time.perf_counter() - clock)
+    return outcome
+
+
+def _refused(task: Task) -> Outcome | None:
+    """The outcome of a task that must not be published; None if it may be."""
+    step = forbidden_step(task.url)
+    if step is None:
+        return None
+    reason = f"its url has the step {step}, which would choose the public host, refused"
+    return Outcome(None, clean(reason), verdict="discard", started=time.time())
+
+
+def _published(attempt: Attempt) -> Outcome:
     answer = _Answer()
+    environ = make_environ(attempt) | {ANSWER: answer}
     started = time.time()
     clock = time.perf_counter()
     try:
         answer.read(
             publish_module(
-                environ, answer.start, _publish=_publish_task, _request_factory=TaskRequest
+                environ,
+                answer.start,
+                _publish=_publish_task,
+                _request_factory=TaskRequest,
+                _response_factory=TaskResponse,
             )
         )
     except BaseException as exc:
@@ -126,18 +196,8 @@ def publish(attempt: Attempt) -> Outcome:
     finally:
         _clean_up()
     seconds = time.perf_counter() - clock
-    outcome = _outcome(task, answer, attempt.failure, started, seconds)
+    outcome = _outcome(attempt.task, answer, attempt.failure, started, seconds)
     attempt.failure = None
-    access.info(
-        'task %s: "%s %s" %s %.3f s, attempt %d, user %s',
-        task.id,
-        task.method,
-        task.url,
-        outcome.status,
-        seconds,
-        attempt.number,
-        task.user.id if task.user else "-",
-    )
     return outcome
 
 
@@ -226,6 +286,8 @@ class _Answer:
         self.headers: tuple[tuple[str, str], ...] = ()
         self.body = b""
         self.truncated = False
+        #: The login pages of the site, if the view has ended with a redirect.
+        self.logins: Collection[str] = ()
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
         self.status = int(status.split(" ", 1)[0])
@@ -239,7 +301,7 @@ class _Answer:
                 if len(body) > MAX_BODY:
                     self.truncated = True
                     break
-            self.body = bytes(body[:MAX_BODY])
+            self.body = kept(bytes(body[: MAX_BODY + 1]))
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:
@@ -254,7 +316,11 @@ def _publish_task(request: Any, module_info: Any) -> Any:
     """
     attempt: Attempt = request.attempt
     try:
-        return attempt.call(publish_request, request, module_info)
+        response = attempt.call(publish_request, request, module_info)
+        if 300 <= response.status < 400:
+            # While there is a site.
+            request.environ[ANSWER].logins = login_pages()
+        return response
     except Exception:
         raise
     except BaseException as exc:
@@ -272,20 +338,15 @@ def _outcome(
     wait = retry_after(answer.headers, started + seconds, task.max_backoff)
     verdict = ""
     if failure is None:
-        reason = _reason(status, headers)
+        reason = _reason(status, answer)
     else:
-        reason = described(failure)
-        if status is None or 200 <= status < 300:
-            status = _status_of(failure)
-        elif 300 <= status < 400:
-            reason = f"{_reason(status, headers)} ({reason})"
-        if isinstance(failure, TaskTimeout) and task.timeout is not None:
-            # The interruption itself carries no message.
-            reason = f"TaskTimeout: the task took more than {task.timeout:g} s"
-        elif isinstance(failure, RetryLater):
+        # What an exception view answers is a page about it, and not what has become of the task.
+        status = _status_of(failure) or (status if status and status >= 400 else 500)
+        reason = _reason_of(failure, task)
+        if isinstance(failure, RetryLater):
             verdict = "retry"
             wait = failure.seconds if failure.seconds is not None else wait
-        elif isinstance(failure, (Discard, Cancelled)):
+        elif isinstance(failure, (Discard, Cancelled, Misplaced, ForeignHost)):
             verdict = "discard"
     return Outcome(
         status=status,
@@ -301,23 +362,42 @@ def _outcome(
     )
 
 
-def _reason(status: int | None, headers: Iterable[tuple[str, str]]) -> str:
+def _reason(status: int | None, answer: _Answer) -> str:
+    """Why a response that no exception was the cause of is a failure; empty if it is none."""
     if status is None:
         return "no response"
     if 200 <= status < 300:
         return ""
     if 300 <= status < 400:
-        location = {name.lower(): value for name, value in headers}.get("location", "?")
-        return f"status {status}, redirected to {location}, not followed"
+        location = {name.lower(): value for name, value in answer.headers}.get("location", "")
+        if not asks_for_a_person(location, answer.logins):
+            return ""
+        return f"status {status}, redirected to {shown_url(location)}, which asks for a person"
     return f"status {status}"
 
 
-def _status_of(failure: BaseException) -> int:
-    # Without an exception view the publisher raises; a server would answer this.
+def _reason_of(failure: BaseException, task: Task) -> str:
+    if isinstance(failure, TaskTimeout) and task.timeout is not None:
+        # The interruption itself carries no message.
+        return f"TaskTimeout: the task took more than {task.timeout:g} s"
+    if isinstance(failure, (Misplaced, ForeignHost)):
+        return str(failure)
+    status = _status_of(failure)
+    if status is not None and 300 <= status < 400:
+        location = getattr(failure, "headers", {}).get("Location") or str(failure)
+        raised = type(failure).__name__
+        return f"{raised} raised, redirected to {shown_url(location)}, what it wrote is undone"
+    return described(failure)
+
+
+def _status_of(failure: BaseException) -> int | None:
+    """The status that an exception stands for; None for one that stands for none."""
     kind, _ = upgradeException(failure.__class__, None)
+    if isinstance(failure, HTTPException):
+        return int(failure.getStatus())
     if isinstance(kind, type) and issubclass(kind, HTTPException):
         return int(getattr(kind, "status", None) or kind().getStatus())
-    return 500
+    return None
 
 
 def _traceback(failure: BaseException | None) -> str:

@@ -244,8 +244,12 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether this is a success: any 2xx, and no exception."""
-        return self.status is not None and 200 <= self.status < 300 and not self.reason
+        """Whether this is a success: any 2xx, or a redirect, and nothing that went wrong.
+
+        Forms end with a redirect. One to a login page comes with a reason, and so does one of
+        an exception view and one of a web hook.
+        """
+        return self.status is not None and 200 <= self.status < 400 and not self.reason
 
 
 @dataclass(frozen=True, slots=True)
