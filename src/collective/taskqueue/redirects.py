@@ -47,8 +47,8 @@ def _configured(site: Any) -> Iterator[str]:
     external = registry.get("plone.external_login_url") if registry is not None else None
     if external:
         yield _without_query(external)
-    users = getattr(site, "acl_users", None)
-    for plugin in users.objectValues() if hasattr(users, "objectValues") else ():
+    plugins = getattr(getattr(site, "acl_users", None), "objectValues", tuple)
+    for plugin in plugins():
         path = getattr(aq_base(plugin), "login_path", None)
         if isinstance(path, str) and path:
             yield _page(path)

@@ -244,11 +244,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether this is a success: any 2xx, or a redirect, and nothing that went wrong.
-
-        Forms end with a redirect. One to a login page comes with a reason, and so does one of
-        an exception view and one of a web hook.
-        """
+        """Whether this is a success: any 2xx or 3xx, and no reason why it is none."""
         return self.status is not None and 200 <= self.status < 400 and not self.reason
 
 
