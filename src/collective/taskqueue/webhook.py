@@ -49,6 +49,9 @@ MAX_HOPS = 5
 #: Headers that are given to another origin after a redirect; all others may be secrets.
 PUBLIC_HEADERS = frozenset({"content-type", "content-encoding", "user-agent"})
 
+#: Headers of which the library would send one more, were they spelled with an underscore.
+LIBRARY_HEADERS = frozenset({"accept-encoding", "transfer-encoding", "user-agent"})
+
 #: Seconds that the DELETE of a cancelled call may take.
 DELETE_TIMEOUT = 10.0
 
@@ -179,7 +182,7 @@ class WebHooks:
         signed = self._secrets and trusted
         # Sent as UTF-8; the library takes text for Latin-1.
         pairs = [("User-Agent", USER_AGENT)]
-        pairs += [(name, value.encode().decode("latin-1")) for name, value in own]
+        pairs += [(_spelled(name), value.encode().decode("latin-1")) for name, value in own]
         if signed:
             pairs = [pair for pair in pairs if not _key(pair[0]).startswith("webhook-")]
             pairs += sign(self._secrets, task.id, int(time.time()), body).items()
@@ -365,6 +368,11 @@ def _target(url: str, location: str) -> str:
 
 def _bodiless(headers: Headers) -> Headers:
     return tuple(pair for pair in headers if not _key(pair[0]).startswith("content-"))
+
+
+def _spelled(name: str) -> str:
+    # The library adds its own unless it finds one in its own spelling.
+    return _key(name) if _key(name) in LIBRARY_HEADERS else name
 
 
 def _key(name: str) -> str:

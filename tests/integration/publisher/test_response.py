@@ -132,3 +132,11 @@ def test_failures_are_logged(run, view, caplog, error, text):
     assert record.name == "collective.taskqueue"
     assert record.getMessage().startswith(f"task {done.task.id}: ")
     assert text in record.getMessage()
+
+
+def test_a_long_text_is_cut_before_a_character(run, view):
+    """F05."""
+    text = "x" * (response.MAX_BODY - 1) + "€uro"
+    done = run(view("page", lambda context, request: text))
+    assert done.outcome.body == b"x" * (response.MAX_BODY - 1)
+    assert done.outcome.truncated
