@@ -327,6 +327,8 @@ class ConsumerStatus:
     age: float
     #: Ids of the tasks that it runs, oldest first.
     running: tuple[str, ...] = ()
+    #: Whether it takes tasks, as far as the storage can know.
+    alive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
