@@ -19,6 +19,7 @@ MAX_FUNCTION = 45
 
 #: Rooms that know nothing of Zope, so that they can be used and tested without it.
 PURE = {
+    "accesslog",
     "address",
     "attempt",
     "clerk",

@@ -169,7 +169,14 @@ class ITaskStorage(Interface):
     def consumers() -> list[ConsumerStatus]:
         """Return the consumers that were heard of within the last hour, by name.
 
-        A consumer is heard of whenever it calls `reserve` or `renew`.
+        A consumer is heard of whenever it calls `reserve` or `renew`. One whose process is
+        known to be dead, or that was silent for a minute and runs nothing, is not alive.
+        """
+
+    def forget_consumer(consumer: str) -> None:
+        """The consumer of this process has stopped: `consumers` does not return it any more.
+
+        Nothing happens if it is unknown. It is known again as soon as it is heard of.
         """
 
     def throughput() -> dict[State, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from Acquisition import aq_base
 from collections.abc import Iterator
+from collective.taskqueue.address import forbidden_step
 from collective.taskqueue.address import quoted
 from collective.taskqueue.address import steps
 from collective.taskqueue.errors import TaskQueueError
@@ -31,7 +32,8 @@ def url_now(root: Any, task: Task) -> str:
     :param root: that of Zope, in the connection that tells what is where.
     :returns: the url as it was added, if the task was added by its path, or if its object is
         still where it was.
-    :raises ObjectGone: the object was deleted, or moved out of its site.
+    :raises ObjectGone: the object was deleted, or moved out of its site or to where no task
+        may go.
 
     Called by the publisher before the request of a task is made. Whether its user may see the
     object is found out by the request, as ever.
@@ -48,6 +50,9 @@ def url_now(root: Any, task: Task) -> str:
         place = "/".join(("", *before))
         raise ObjectGone(f"the object that was {place} is gone: no object of its site has its UID")
     url = joined(quoted(found.getPhysicalPath()[1:]), task.view) + mark + query
+    step = forbidden_step(url)
+    if step is not None:
+        raise ObjectGone(f"its object was moved to where the step {step} chooses the public host")
     logger.info("task %s: its object was moved, runs at %s", task.id, url.partition("?")[0])
     return url
 

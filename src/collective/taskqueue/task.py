@@ -235,8 +235,8 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether this is a success: any 2xx, and no exception."""
-        return self.status is not None and 200 <= self.status < 300 and not self.reason
+        """Whether this is a success: any 2xx or 3xx, and no reason why it is none."""
+        return self.status is not None and 200 <= self.status < 400 and not self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +318,8 @@ class ConsumerStatus:
     age: float
     #: Ids of the tasks that it runs, oldest first.
     running: tuple[str, ...] = ()
+    #: Whether it takes tasks, as far as the storage can know.
+    alive: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,18 @@ def test_deleted(site, about, called, caplog):
     assert called == []
 
 
+def test_moved_to_where_the_path_would_choose_the_public_host(site, about, called):
+    """Nobody may lead it there, whoever may rename it."""
+    taskqueue.add(about, view="where")
+    transaction.commit()
+    api.content.create(site, "Folder", "x")
+    site.manage_renameObject("x", "VirtualHostRoot")
+    api.content.move(about, site.VirtualHostRoot)
+    done = run_one()
+    assert (done.outcome.status, called) == (404, [])
+    assert "chooses the public host" in done.outcome.reason
+
+
 def test_the_catalog_is_behind(site, about, called):
     """What it says is looked up; and it need not know of an object that is where it was."""
     uid = IUUID(about)
