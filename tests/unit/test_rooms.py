@@ -19,6 +19,8 @@ MAX_FUNCTION = 45
 
 #: Rooms that know nothing of Zope, so that they can be used and tested without it.
 PURE = {
+    "accesslog",
+    "address",
     "attempt",
     "clerk",
     "config",
@@ -27,15 +29,18 @@ PURE = {
     "errors",
     "grace",
     "guard",
+    "hosts",
     "interfaces",
     "interrupt",
     "keeper",
     "options",
+    "params",
     "policy",
     "response",
     "signing",
     "storages",
     "task",
+    "text",
     "webhook",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collective.taskqueue import datamanager
@@ -17,6 +16,7 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.events import announce
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.keeper import Keeper
+from collective.taskqueue.params import Params
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
@@ -73,14 +73,16 @@ class TaskQueue:
 
     def add(
         self,
-        url: str,
+        url: Any,
         method: str | None = None,
-        params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+        params: Params = None,
         headers: Mapping[str, Any] | None = None,
         payload: bytes | str | None = CURRENT,
+        *,
+        view: str | None = None,
         **options: Any,
     ) -> str:
-        task = make_task(self.settings, url, method, params, headers, payload, **options)
+        task = make_task(self.settings, url, method, params, headers, payload, view=view, **options)
         datamanager.join(self, task)
         return task.id
 

@@ -1081,6 +1081,10 @@ function operation.consumers()
   return found
 end
 
+function operation.forget_consumer(consumer, process)
+  call('ZREM', P .. ':consumers', consumer .. ' ' .. process)
+end
+
 function operation.throughput()
   local numbers = { succeeded = 0, failed = 0, cancelled = 0 }
   local ended = call('HGETALL', P .. ':ended')
