@@ -33,6 +33,7 @@ PURE = {
     "interrupt",
     "keeper",
     "options",
+    "outage",
     "policy",
     "response",
     "signing",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Collection
 from collective.taskqueue.errors import LostTransaction
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import StagedBatch
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
@@ -159,6 +160,8 @@ def resolve(
 def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
     try:
         return _resolved(storage, databases, batch, arrival)
+    except StorageUnavailable:
+        raise
     except Exception as exc:
         # A database that this process does not have, perhaps; the others can be decided.
         logger.warning("batch %s: stays in doubt (%s: %s)", batch.id, type(exc).__name__, exc)

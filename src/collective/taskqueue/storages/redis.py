@@ -220,7 +220,7 @@ class RedisStorage(Oversight):
                 pipeline.expire(marker, 60)
                 pipeline.execute()
         except StorageUnavailable as exc:
-            logger.info("queue %s: nobody woken (%s)", self.settings.queue, exc)
+            logger.debug("queue %s: nobody woken (%s)", self.settings.queue, exc)
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))
