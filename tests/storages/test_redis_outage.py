@@ -11,10 +11,11 @@ from collective.taskqueue.outage import outage_of
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
+from pathlib import Path
 from services import RedisServer
 import logging
 import pytest
-import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -50,11 +51,10 @@ class Counting(RedisStorage):
 
 @pytest.fixture
 def server():
-    folder = tempfile.mkdtemp(prefix="redis-")
-    server = RedisServer(folder).start()
+    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    server = RedisServer(folder, persistent=True).start()
     yield server
-    server.stop()
-    shutil.rmtree(folder)
+    server.remove()
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_one_error_and_one_line_at_the_end(server, storage, caplog):
     consumer.start()
     assert begun.acquire(timeout=BOUND)
     assert begun.acquire(timeout=BOUND)
-    server.kill()
+    server.stop(signal.SIGKILL)
     until(lambda: all(number >= FAILURES for number in storage.failed.values()))
     server.start()
     until(lambda: not outage_of(storage).lasts())
