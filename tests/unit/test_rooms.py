@@ -35,6 +35,7 @@ PURE = {
     "keeper",
     "options",
     "params",
+    "outage",
     "policy",
     "response",
     "signing",

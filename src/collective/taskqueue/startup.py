@@ -7,6 +7,7 @@ from collective.taskqueue import config
 from collective.taskqueue import events
 from collective.taskqueue import indoubt
 from collective.taskqueue import interrupt
+from collective.taskqueue import outage
 from collective.taskqueue import unfinished
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
@@ -209,12 +210,12 @@ def _storage(settings: QueueSettings) -> Any:
 
 def _check(queue: TaskQueue) -> None:
     try:
-        queue.storage.check()
+        outage.outage_of(queue.storage).call(queue.storage.check)
     except StorageUnavailable as exc:
         # A site in production comes up, and its queue when the storage does.
         if getattr(getConfiguration(), "debug_mode", False):
             raise ConfigurationError(f"{queue.settings.place}: {exc}") from exc
-        logger.error("queue %s: storage unavailable (%s), tasks are refused", queue.name, exc)
+        logger.warning("queue %s: tasks are refused until its storage is available", queue.name)
 
 
 def _start(servers: list[ServerSettings]) -> None:
@@ -264,6 +265,7 @@ def _after_fork() -> None:
     events.after_fork()
     unfinished.after_fork()
     interrupt.after_fork()
+    outage.after_fork()
     # Not of the current site: to look into it would be to use a connection of the parent.
     for _, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         queue.after_fork()

@@ -231,7 +231,7 @@ class RedisStorage(Oversight):
                 pipeline.expire(marker, 60)
                 pipeline.execute()
         except StorageUnavailable as exc:
-            logger.info("queue %s: nobody woken (%s)", self.settings.queue, exc)
+            logger.debug("queue %s: nobody woken (%s)", self.settings.queue, exc)
 
     @contextmanager
     def _mended(self) -> Iterator[None]:
