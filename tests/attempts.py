@@ -28,8 +28,9 @@ class Reports:
         return True
 
 
-def make_attempt(storage=None, timeout=5.0, number=1):
-    task = Task(id=f"t{number}", queue="default", url="/", timeout=timeout)
+def make_attempt(storage=None, timeout=5.0, number=1, **fields):
+    fields = {"url": "/", **fields}
+    task = Task(id=f"t{number}", queue="default", timeout=timeout, **fields)
     return Attempt(Lease(task, f"token{number}", "consumer", 1, 0, 0.0), storage or Reports())
 
 

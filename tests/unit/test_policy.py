@@ -129,11 +129,18 @@ def test_any_2xx_is_a_success(status):
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
-def test_a_redirect_fails_at_once(status):
-    """It is not followed; a login page is a failed authentication."""
+def test_a_redirect_is_a_success(status):
+    """C87: forms end so."""
     transition = follow(status)
-    assert transition.state == FAILED
-    assert str(status) in transition.reason
+    assert (transition.state, transition.reason, transition.due) == (SUCCEEDED, "", None)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_with_a_reason_fails_at_once(status):
+    """C87: it leads to a login page, or no further."""
+    outcome = Outcome(status, reason="redirected to /login")
+    transition = decide(make_lease(max_attempts=3), outcome, NOW)
+    assert (transition.state, transition.reason) == (FAILED, "redirected to /login")
 
 
 @pytest.mark.parametrize("status", range(400, 500))

@@ -19,6 +19,8 @@ MAX_FUNCTION = 45
 
 #: Rooms that know nothing of Zope, so that they can be used and tested without it.
 PURE = {
+    "accesslog",
+    "address",
     "attempt",
     "clerk",
     "config",
@@ -27,15 +29,19 @@ PURE = {
     "errors",
     "grace",
     "guard",
+    "hosts",
     "interfaces",
     "interrupt",
     "keeper",
     "options",
+    "params",
+    "outage",
     "policy",
     "response",
     "signing",
     "storages",
     "task",
+    "text",
     "webhook",
 }
 
@@ -69,7 +75,8 @@ RESERVED = {
     # In startup, the event that tells of the first request; in the services, those that come
     # before and after a request has found who answers it.
     "ZPublisher": {"publisher", "services.unread", "startup"},
-    "ZODB": {"indoubt"},
+    # What a database has for an object whose class is gone.
+    "ZODB": {"indoubt", "pasplugin.setuphandlers"},
     "redis": {"storages._script", "storages._server"},
     "msgpack": {"storages._wire"},
     "sqlalchemy": {"storages.sql", *(f"storages.{room}" for room in SQL)},

@@ -27,6 +27,7 @@ tasks = st.builds(
     id=text,
     queue=text,
     url=text,
+    uid=st.none() | text,
     method=text,
     headers=st.lists(st.tuples(text, text), max_size=3).map(tuple),
     payload=st.binary(max_size=50),
@@ -250,13 +251,15 @@ def test_a_task_is_frozen():
         (204, "", True),
         (299, "", True),
         (199, "", False),
-        (300, "", False),
+        (302, "", True),
+        (302, "redirected to /login", False),
+        (400, "", False),
         (500, "", False),
         (None, "", False),
         (200, "ValueError", False),
     ],
 )
-def test_success_is_any_2xx_without_an_exception(status, reason, ok):
+def test_success_is_any_2xx_or_3xx_without_a_reason(status, reason, ok):
     """N35, N36, D39."""
     assert Outcome(status, reason).ok is ok
 

@@ -85,13 +85,15 @@ class Guard:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as exc:
-            raise Refused(f"{url!r} is no url: {exc}") from None
+            # A password with a slash in it is taken for a port, and quoted.
+            detail = "" if "@" in url else f": {exc}"
+            raise Refused(f"{_shown(url)!r} is no url{detail}") from None
         if parts.scheme not in ("http", "https"):
             raise Refused(f"web hooks are called by http or https, not by {parts.scheme!r}")
         if "@" in parts.netloc:
             raise Refused("the url of a web hook carries no user and no password")
         if not parts.hostname or not _HOST.fullmatch(parts.netloc.removesuffix(f":{port}")):
-            raise Refused(f"there is no valid host in {url!r}")
+            raise Refused(f"there is no valid host in {_shown(url)!r}")
         port = port if port is not None else {"http": 80, "https": 443}[parts.scheme]
         host = parts.hostname.rstrip(".").lower()
         if port not in PORTS and not self._names_port(host, port):
@@ -142,6 +144,11 @@ class Guard:
         return any(
             address in network and allowed in (None, port) for network, allowed in self._networks
         )
+
+
+def _shown(url: str) -> str:
+    # No query and no credentials: a reason may be read by more people than the url.
+    return re.sub(r"//.*@", "//", re.split("[?#]", url, maxsplit=1)[0])
 
 
 def _split(entry: str) -> tuple[str, int | None]:

@@ -1,33 +1,32 @@
 """One task as one request of Zope's own publisher, through the front door.
 
 Traversal, authentication, browser layers, conflict retry and commit are ZPublisher's; here
-the environment is built, and an outcome is made of what comes back: a status, an exception
-or both.
+the environment is built, and what may happen to the request of a task is limited.
 """
 
 from __future__ import annotations
 
 from AccessControl import getSecurityManager
 from AccessControl.SecurityManagement import noSecurityManager
-from collections.abc import Iterable
+from collections.abc import Callable
+from collective.taskqueue.accesslog import log_attempt
+from collective.taskqueue.address import forbidden_step
+from collective.taskqueue.answer import Answer
+from collective.taskqueue.answer import outcome_of
 from collective.taskqueue.attempt import Attempt
-from collective.taskqueue.capture import LANGUAGE_COOKIE
-from collective.taskqueue.errors import Cancelled
-from collective.taskqueue.errors import described
-from collective.taskqueue.errors import Discard
-from collective.taskqueue.errors import RetryLater
-from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.identity import identity_in
 from collective.taskqueue.identity import identity_of
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.language import LANGUAGE_COOKIE
+from collective.taskqueue.redirects import login_pages
+from collective.taskqueue.resolve import url_now
 from collective.taskqueue.response import clean
-from collective.taskqueue.response import MAX_BODY
-from collective.taskqueue.response import recorded
-from collective.taskqueue.response import retry_after
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from collective.taskqueue.traversal import check_added_steps
+from collective.taskqueue.traversal import check_place
 from io import BytesIO
 from itertools import takewhile
 from plone.protect.interfaces import IDisableCSRFProtection
@@ -35,9 +34,7 @@ from typing import Any
 from urllib.parse import quote
 from urllib.parse import unquote
 from urllib.parse import urlsplit
-from zExceptions import HTTPException
 from zExceptions import Unauthorized
-from zExceptions import upgradeException
 from zope.component import adapter
 from zope.component.hooks import getSite
 from zope.component.hooks import setSite
@@ -47,20 +44,21 @@ from zope.interface import implementer
 from zope.security.management import endInteraction
 from zope.security.management import queryInteraction
 from ZPublisher.HTTPRequest import WSGIRequest
+from ZPublisher.HTTPResponse import WSGIResponse
 from ZPublisher.interfaces import IPubAfterTraversal
 from ZPublisher.interfaces import IPubFailure
+from ZPublisher.WSGIPublisher import get_module_info
+from ZPublisher.WSGIPublisher import load_app
 from ZPublisher.WSGIPublisher import publish as publish_request
 from ZPublisher.WSGIPublisher import publish_module
 import logging
 import random
 import sys
 import time
-import traceback
 import transaction
 
 
 logger = logging.getLogger("collective.taskqueue")
-access = logging.getLogger("collective.taskqueue.access")
 
 #: Name of the server and of the user agent of every task.
 IDENT = "TaskQueueServer"
@@ -68,11 +66,8 @@ IDENT = "TaskQueueServer"
 #: Key of the environment under which the attempt reaches the request and its retries.
 ATTEMPT = "collective.taskqueue.attempt"
 
-#: Characters of a traceback that are kept.
-MAX_ERROR = 16 * 1024
-
-#: Characters of a reason that are kept: room for where a task is redirected to, and why.
-LONGEST_REASON = 2000
+#: The same for what becomes of its answer.
+ANSWER = "collective.taskqueue.answer"
 
 #: Longest pause in seconds before a request is retried after a conflict.
 MAX_CONFLICT_PAUSE = 0.5
@@ -87,6 +82,8 @@ class TaskRequest(WSGIRequest):
     def __init__(self, stdin: Any, environ: Any, response: Any, clean: int = 0) -> None:
         super().__init__(stdin, environ, response, clean)
         self.attempt: Attempt = environ[ATTEMPT]
+        # What a view traverses with a clone is not the url of the task.
+        self._is_clone = bool(clean)
         self.retry_max_count = self.attempt.retry_max_count
         origin = self.attempt.task.origin
         if origin is not None:
@@ -100,6 +97,40 @@ class TaskRequest(WSGIRequest):
         """Sleep a moment; ZPublisher's own delay grows up to 17 minutes."""
         time.sleep(random.uniform(0, min(0.01 * 2**self.retry_count, MAX_CONFLICT_PAUSE)))
 
+    def processInputs(self) -> None:
+        """Read the form, which may add to the path; raises `ForeignHost`."""
+        super().processInputs()
+        check_added_steps(self.get("PATH_INFO", ""), self.environ.get("PATH_INFO", ""))
+
+    def traverseName(self, ob: Any, name: str) -> Any:
+        """Take one step of the url; raises `Misplaced` for content that was acquired."""
+        found = super().traverseName(ob, name)
+        if not self._is_clone:
+            # Looked up afterwards: virtual hosting takes itself out, and what it stands in.
+            parents = self.other["PARENTS"]
+            check_place(found, parents[-1] if parents else None, name)
+        return found
+
+
+class TaskResponse(WSGIResponse):
+    """The response of a task. No plugin of a user folder may challenge: nobody would log in."""
+
+    @property
+    def _unauthorized(self) -> Callable[[], None]:
+        return _no_challenge
+
+    @_unauthorized.setter
+    def _unauthorized(self, challenge: Any) -> None:
+        """Each user folder on the way tries."""
+
+    @_unauthorized.deleter
+    def _unauthorized(self) -> None:
+        pass
+
+
+def _no_challenge() -> None:
+    """Leave the response as it is: 401."""
+
 
 def publish(attempt: Attempt) -> Outcome:
     """Make the request of a task in this thread and return its outcome.
@@ -107,15 +138,34 @@ def publish(attempt: Attempt) -> Outcome:
     Raises nothing that the task raises. Afterwards the thread is as clean as before: no
     request, user, site, interaction or transaction is left. Called by the consumer.
     """
-    task = attempt.task
-    environ = make_environ(attempt)
-    answer = _Answer()
+    clock = time.perf_counter()
+    outcome = _refused(attempt.task) or _published(attempt)
+    log_attempt(attempt, outcome, time.perf_counter() - clock)
+    return outcome
+
+
+def _refused(task: Task) -> Outcome | None:
+    """The outcome of a task that must not be published; None if it may be."""
+    step = forbidden_step(task.url)
+    if step is None:
+        return None
+    reason = f"its url has the step {step}, which would choose the public host, refused"
+    return Outcome(None, clean(reason), verdict="discard", started=time.time())
+
+
+def _published(attempt: Attempt) -> Outcome:
+    answer = Answer()
     started = time.time()
     clock = time.perf_counter()
     try:
+        environ = make_environ(attempt, _url_now(attempt.task)) | {ANSWER: answer}
         answer.read(
             publish_module(
-                environ, answer.start, _publish=_publish_task, _request_factory=TaskRequest
+                environ,
+                answer.start,
+                _publish=_publish_task,
+                _request_factory=TaskRequest,
+                _response_factory=TaskResponse,
             )
         )
     except BaseException as exc:
@@ -126,18 +176,8 @@ def publish(attempt: Attempt) -> Outcome:
     finally:
         _clean_up()
     seconds = time.perf_counter() - clock
-    outcome = _outcome(task, answer, attempt.failure, started, seconds)
+    outcome = outcome_of(attempt.task, answer, attempt.failure, started, seconds)
     attempt.failure = None
-    access.info(
-        'task %s: "%s %s" %s %.3f s, attempt %d, user %s',
-        task.id,
-        task.method,
-        task.url,
-        outcome.status,
-        seconds,
-        attempt.number,
-        task.user.id if task.user else "-",
-    )
     return outcome
 
 
@@ -147,10 +187,18 @@ def current_attempt() -> Attempt | None:
     return request.attempt if isinstance(request, TaskRequest) else None
 
 
-def make_environ(attempt: Attempt) -> dict[str, Any]:
-    """Return the WSGI environment of the request of a task."""
+def _url_now(task: Task) -> str:
+    """Return the url of a task; the path is that of its content object, wherever it is now."""
+    if task.uid is None:
+        return task.url
+    with load_app(get_module_info("Zope2")) as (root, _, _):
+        return url_now(root, task)
+
+
+def make_environ(attempt: Attempt, url: str | None = None) -> dict[str, Any]:
+    """Return the WSGI environment of the request of a task, by default for its own url."""
     task = attempt.task
-    path, _, query = task.url.partition("?")
+    path, _, query = (task.url if url is None else url).partition("?")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": task.method,
         "SCRIPT_NAME": "",
@@ -218,34 +266,6 @@ def _below(path: str, root: str) -> str | None:
     return "/".join(names[len(above) :])
 
 
-class _Answer:
-    """What a WSGI application answers, read up to a limit."""
-
-    def __init__(self) -> None:
-        self.status: int | None = None
-        self.headers: tuple[tuple[str, str], ...] = ()
-        self.body = b""
-        self.truncated = False
-
-    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-        self.status = int(status.split(" ", 1)[0])
-        self.headers = tuple(headers)
-
-    def read(self, chunks: Iterable[bytes]) -> None:
-        try:
-            body = bytearray()
-            for chunk in chunks:
-                body += chunk
-                if len(body) > MAX_BODY:
-                    self.truncated = True
-                    break
-            self.body = bytes(body[:MAX_BODY])
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
-
-
 def _publish_task(request: Any, module_info: Any) -> Any:
     """Traverse, authenticate and call the view: the part that may be interrupted.
 
@@ -254,7 +274,11 @@ def _publish_task(request: Any, module_info: Any) -> Any:
     """
     attempt: Attempt = request.attempt
     try:
-        return attempt.call(publish_request, request, module_info)
+        response = attempt.call(publish_request, request, module_info)
+        if 300 <= response.status < 400:
+            # While there is a site.
+            request.environ[ANSWER].logins = login_pages()
+        return response
     except Exception:
         raise
     except BaseException as exc:
@@ -262,69 +286,6 @@ def _publish_task(request: Any, module_info: Any) -> Any:
         # them at the end of the request: what it raises there is not the cause.
         attempt.failure = exc
         raise
-
-
-def _outcome(
-    task: Task, answer: _Answer, failure: BaseException | None, started: float, seconds: float
-) -> Outcome:
-    headers, cut = recorded(answer.headers)
-    status = answer.status
-    wait = retry_after(answer.headers, started + seconds, task.max_backoff)
-    verdict = ""
-    if failure is None:
-        reason = _reason(status, headers)
-    else:
-        reason = described(failure)
-        if status is None or 200 <= status < 300:
-            status = _status_of(failure)
-        elif 300 <= status < 400:
-            reason = f"{_reason(status, headers)} ({reason})"
-        if isinstance(failure, TaskTimeout) and task.timeout is not None:
-            # The interruption itself carries no message.
-            reason = f"TaskTimeout: the task took more than {task.timeout:g} s"
-        elif isinstance(failure, RetryLater):
-            verdict = "retry"
-            wait = failure.seconds if failure.seconds is not None else wait
-        elif isinstance(failure, (Discard, Cancelled)):
-            verdict = "discard"
-    return Outcome(
-        status=status,
-        reason=clean(reason, LONGEST_REASON),
-        headers=headers,
-        body=answer.body,
-        truncated=answer.truncated or cut,
-        error=_traceback(failure),
-        retry_after=wait,
-        verdict=verdict,  # type: ignore[arg-type]
-        started=started,
-        seconds=seconds,
-    )
-
-
-def _reason(status: int | None, headers: Iterable[tuple[str, str]]) -> str:
-    if status is None:
-        return "no response"
-    if 200 <= status < 300:
-        return ""
-    if 300 <= status < 400:
-        location = {name.lower(): value for name, value in headers}.get("location", "?")
-        return f"status {status}, redirected to {location}, not followed"
-    return f"status {status}"
-
-
-def _status_of(failure: BaseException) -> int:
-    # Without an exception view the publisher raises; a server would answer this.
-    kind, _ = upgradeException(failure.__class__, None)
-    if isinstance(kind, type) and issubclass(kind, HTTPException):
-        return int(getattr(kind, "status", None) or kind().getStatus())
-    return 500
-
-
-def _traceback(failure: BaseException | None) -> str:
-    if failure is None:
-        return ""
-    text = "".join(traceback.format_exception(failure))
-    return text if len(text) <= MAX_ERROR else f"…{text[-MAX_ERROR:]}"
 
 
 def _clean_up() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
+import codecs
 
 
 #: Bytes of a response body that are kept.
@@ -38,6 +39,24 @@ def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str],
             room -= size
             kept.append((name, short))
     return tuple(kept), truncated
+
+
+def kept(body: bytes) -> bytes:
+    """Return what is kept of a body: `MAX_BODY` bytes at most.
+
+    UTF-8 is cut between two characters, so that what is left is text; other bytes anywhere.
+    """
+    short, rest = body[:MAX_BODY], body[MAX_BODY:]
+    if not rest:
+        return short
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        decoder.decode(short)
+    except UnicodeDecodeError:
+        return short
+    begun = len(decoder.getstate()[0])
+    # A byte that does not go on with the last character shows that this is no UTF-8.
+    return short[:-begun] if begun and rest[0] & 0xC0 == 0x80 else short
 
 
 def clean(text: str, longest: int = MAX_REASON) -> str:

@@ -7,11 +7,13 @@ from collective.taskqueue import config
 from collective.taskqueue import events
 from collective.taskqueue import indoubt
 from collective.taskqueue import interrupt
+from collective.taskqueue import outage
 from collective.taskqueue import unfinished
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.datamanager import pending
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.interfaces import ITaskQueue
@@ -20,6 +22,8 @@ from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.policy import judged
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.storages._secrets import masked
+from collective.taskqueue.storages._secrets import remember
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook import WebHooks
 from functools import partial
@@ -59,6 +63,8 @@ class _Process:
         self.lock = threading.Lock()
         self.forked = False
         self.hooked = False
+        #: Of the process that has read zope.conf; a fork has another one.
+        self.pid = 0
         self.serving = False
 
 
@@ -82,7 +88,8 @@ def build_queues(event: Any) -> None:
     if not _process.hooked:
         _process.hooked = True
         os.register_at_fork(after_in_child=_after_fork)
-        atexit.register(_close_storages)
+        _process.pid = os.getpid()
+        atexit.register(_at_exit)
 
 
 @adapter(IProcessStarting)
@@ -140,6 +147,25 @@ def stop_consumers() -> None:
     events.flush()
 
 
+def _at_exit() -> None:
+    _tell_of_uncommitted_tasks()
+    _close_storages()
+
+
+def _tell_of_uncommitted_tasks() -> None:
+    # At exit this is the main thread: it is a script or a person at a prompt that leaves a
+    # transaction behind there, while a server has ended each of its own. What a child of a
+    # fork finds is its parent's.
+    if os.getpid() != _process.pid:
+        return
+    queues = getGlobalSiteManager().getUtilitiesFor(ITaskQueue)
+    count = sum(len(pending(queue)) for _, queue in queues)
+    if count:
+        logger.warning(
+            "%d tasks were added but the transaction was not committed, nothing was queued", count
+        )
+
+
 def _close_storages() -> None:
     unfinished.close(UNFINISHED_TIMEOUT)
     events.flush()
@@ -172,21 +198,24 @@ def _storage(settings: QueueSettings) -> Any:
         raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
     if not ITaskStorage.implementedBy(factory):
         raise ConfigurationError(f"{settings.place}: {path} does not implement ITaskStorage")
+    remember(settings.password)
     try:
         return factory(settings)
     except (TypeError, ValueError) as exc:
         # Whoever has written the class does not know where its settings stand.
-        raise ConfigurationError(f"{settings.place}: {exc}") from exc
+        text = masked(str(exc))
+        shown = exc if text == str(exc) else None
+        raise ConfigurationError(f"{settings.place}: {text}") from shown
 
 
 def _check(queue: TaskQueue) -> None:
     try:
-        queue.storage.check()
+        outage.outage_of(queue.storage).call(queue.storage.check)
     except StorageUnavailable as exc:
         # A site in production comes up, and its queue when the storage does.
         if getattr(getConfiguration(), "debug_mode", False):
             raise ConfigurationError(f"{queue.settings.place}: {exc}") from exc
-        logger.error("queue %s: storage unavailable (%s), tasks are refused", queue.name, exc)
+        logger.warning("queue %s: tasks are refused until its storage is available", queue.name)
 
 
 def _start(servers: list[ServerSettings]) -> None:
@@ -236,6 +265,7 @@ def _after_fork() -> None:
     events.after_fork()
     unfinished.after_fork()
     interrupt.after_fork()
+    outage.after_fork()
     # Not of the current site: to look into it would be to use a connection of the parent.
     for _, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         queue.after_fork()

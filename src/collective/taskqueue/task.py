@@ -86,6 +86,10 @@ class Task:
     queue: str
     #: Physical path from the Zope root, or an absolute url; with the query string.
     url: str
+    #: The object that the path began with when the task was added; it may move meanwhile.
+    uid: str | None = None
+    #: The end of the path that is not the object's, quoted: what is called on it.
+    view: str = ""
     method: str = "GET"
     #: Header names and values; names are unique without regard to case.
     headers: tuple[tuple[str, str], ...] = ()
@@ -137,7 +141,6 @@ class Task:
         for name in ("user", "origin"):
             if name in record:
                 record[name] = {key: getattr(record[name], key) for key in record[name].__slots__}
-        # Nearly everybody is the first of their id.
         if "user" in record and not record["user"]["generation"]:
             del record["user"]["generation"]
         return record
@@ -173,7 +176,8 @@ def _header(pair: Any) -> tuple[str, str]:
         name, value = pair
         if type(name) is str is type(value):
             return name, value
-    raise TypeError(f"{pair!r} is no pair of texts")
+    # Its value may be a secret.
+    raise TypeError("a header is no pair of texts")
 
 
 def _part(kind: type[Any], record: Mapping[str, Any]) -> Any:
@@ -193,17 +197,11 @@ _INTEGER = frozenset({int})
 _TYPES: dict[str, frozenset[type[Any]]] = {
     "headers": _LIST,
     "payload": frozenset({bytes}),
-    "user": frozenset({dict}) | _NONE,
-    "origin": frozenset({dict}) | _NONE,
-    "created": _NUMBER,
-    "due": _NUMBER | _NONE,
-    "timeout": _NUMBER | _NONE,
     "max_attempts": _INTEGER,
-    "min_backoff": _NUMBER,
-    "max_backoff": _NUMBER,
-    "max_age": _NUMBER | _NONE,
-    "key": _TEXT | _NONE,
-    "keep": _NUMBER | _NONE,
+    **dict.fromkeys(("user", "origin"), frozenset({dict}) | _NONE),
+    **dict.fromkeys(("created", "min_backoff", "max_backoff"), _NUMBER),
+    **dict.fromkeys(("due", "timeout", "max_age", "keep"), _NUMBER | _NONE),
+    **dict.fromkeys(("uid", "key"), _TEXT | _NONE),
 }
 _TYPES |= {f.name: _TEXT for f in fields(Task) if f.name not in _TYPES}
 _REQUIRED = {"id", "queue", "url"}
@@ -230,8 +228,7 @@ class Outcome:
     error: str = ""
     #: Seconds the other side asked to wait (`Retry-After`, `RetryLater`).
     retry_after: float | None = None
-    #: ``retry`` or ``discard`` if the task itself decided, ``postpone`` if it could not even
-    #: start; policy decides otherwise.
+    #: What the task itself has decided, ``postpone`` if it could not even start; else policy does.
     verdict: Literal["", "retry", "discard", "postpone"] = ""
     #: Seconds since the epoch, and seconds it took.
     started: float = 0.0
@@ -239,8 +236,8 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether this is a success: any 2xx, and no exception."""
-        return self.status is not None and 200 <= self.status < 300 and not self.reason
+        """Whether this is a success: any 2xx or 3xx, and no reason why it is none."""
+        return self.status is not None and 200 <= self.status < 400 and not self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +319,8 @@ class ConsumerStatus:
     age: float
     #: Ids of the tasks that it runs, oldest first.
     running: tuple[str, ...] = ()
+    #: Whether it takes tasks, as far as the storage can know.
+    alive: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collective.taskqueue.accesslog import log_attempt
+from collective.taskqueue.accesslog import shown_url
+from collective.taskqueue.accesslog import without_queries
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.attempt import REPORT_INTERVAL
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.guard import Guard
 from collective.taskqueue.guard import Refused
 from collective.taskqueue.response import clean
+from collective.taskqueue.response import kept
 from collective.taskqueue.response import MAX_BODY
 from collective.taskqueue.response import recorded
 from collective.taskqueue.response import retry_after
@@ -36,7 +40,6 @@ import time
 
 
 logger = logging.getLogger("collective.taskqueue")
-access = logging.getLogger("collective.taskqueue.access")
 
 USER_AGENT = "collective.taskqueue"
 
@@ -45,6 +48,9 @@ MAX_HOPS = 5
 
 #: Headers that are given to another origin after a redirect; all others may be secrets.
 PUBLIC_HEADERS = frozenset({"content-type", "content-encoding", "user-agent"})
+
+#: Headers of which the library would send one more, were they spelled with an underscore.
+LIBRARY_HEADERS = frozenset({"accept-encoding", "transfer-encoding", "user-agent"})
 
 #: Seconds that the DELETE of a cancelled call may take.
 DELETE_TIMEOUT = 10.0
@@ -91,17 +97,7 @@ class WebHooks:
         clock = time.perf_counter()
         outcome = self._outcome(attempt, started)
         seconds = time.perf_counter() - clock
-        task = attempt.task
-        access.info(
-            'task %s: "%s %s" %s %.3f s, attempt %d, user %s',
-            task.id,
-            task.method,
-            task.url,
-            outcome.status,
-            seconds,
-            attempt.number,
-            task.user.id if task.user else "-",
-        )
+        log_attempt(attempt, outcome, seconds)
         return replace(outcome, started=started, seconds=seconds)
 
     def _outcome(self, attempt: Attempt, started: float) -> Outcome:
@@ -113,7 +109,8 @@ class WebHooks:
         except Refused as exc:
             if exc.detail:
                 logger.warning("task %s: %s, refused", attempt.task.id, exc.detail)
-            outcome = Outcome(None, clean(f"refused: {exc}"), verdict="discard")
+            reason = clean(without_queries(f"refused: {exc}"))
+            outcome = Outcome(None, reason, verdict="discard")
         except Exception as exc:
             # Also what garbage from the other side makes of the library.
             outcome = Outcome(None, _reason(exc))
@@ -144,7 +141,7 @@ class WebHooks:
             if self._guard.check_url(target) != self._guard.check_url(url):
                 # For good: who led us away also decides whether we come back.
                 trusted = False
-                own = tuple(pair for pair in own if pair[0].lower() in PUBLIC_HEADERS)
+                own = tuple(pair for pair in own if _key(pair[0]) in PUBLIC_HEADERS)
             if response.status == 303:
                 method = "HEAD" if method == "HEAD" else "GET"
                 body, own = b"", _bodiless(own)
@@ -185,9 +182,9 @@ class WebHooks:
         signed = self._secrets and trusted
         # Sent as UTF-8; the library takes text for Latin-1.
         pairs = [("User-Agent", USER_AGENT)]
-        pairs += [(name, value.encode().decode("latin-1")) for name, value in own]
+        pairs += [(_spelled(name), value.encode().decode("latin-1")) for name, value in own]
         if signed:
-            pairs = [pair for pair in pairs if not pair[0].lower().startswith("webhook-")]
+            pairs = [pair for pair in pairs if not _key(pair[0]).startswith("webhook-")]
             pairs += sign(self._secrets, task.id, int(time.time()), body).items()
         if trusted:
             pairs += [
@@ -195,8 +192,8 @@ class WebHooks:
                 ("X-Task-Attempt", str(attempt.number)),
                 ("X-Task-Max-Attempts", str(task.max_attempts)),
             ]
-        # One of each, whatever its case: two would be the choice of who reads them.
-        return dict({name.lower(): (name, value) for name, value in pairs}.values())
+        # One of each, however spelled: two would be the choice of who reads them.
+        return dict({_key(name): (name, value) for name, value in pairs}.values())
 
     def _revoke(self, attempt: Attempt) -> None:
         """Tell the other side that the call was cancelled: a DELETE of the same url."""
@@ -364,12 +361,23 @@ def _target(url: str, location: str) -> str:
     try:
         # The bytes of a header, whatever they are, become those of the url.
         return urljoin(url, quote(location.encode("latin-1"), safe=_ASCII))
-    except ValueError as exc:
-        raise Refused(f"a redirect to {location!r}, which is no url: {exc}") from None
+    except ValueError:
+        # `urljoin` quotes a part of the location in what it raises.
+        raise Refused(f"a redirect to {shown_url(location)}, which is no url") from None
 
 
 def _bodiless(headers: Headers) -> Headers:
-    return tuple(pair for pair in headers if not pair[0].lower().startswith("content-"))
+    return tuple(pair for pair in headers if not _key(pair[0]).startswith("content-"))
+
+
+def _spelled(name: str) -> str:
+    # The library adds its own unless it finds one in its own spelling.
+    return _key(name) if _key(name) in LIBRARY_HEADERS else name
+
+
+def _key(name: str) -> str:
+    # WSGI, CGI and many a proxy do not tell an underscore from a dash.
+    return name.lower().replace("_", "-")
 
 
 def _reason(exc: BaseException) -> str:
@@ -379,7 +387,7 @@ def _reason(exc: BaseException) -> str:
         if not causes:
             break
         exc = causes[-1]
-    return clean(f"{type(exc).__name__}: {exc}")
+    return clean(without_queries(f"{type(exc).__name__}: {exc}"))
 
 
 def _read(response: BaseHTTPResponse, line: _Line, now: float, longest: float) -> Outcome:
@@ -404,7 +412,7 @@ def _read(response: BaseHTTPResponse, line: _Line, now: float, longest: float) -
         status=status,
         reason=reason,
         headers=headers,
-        body=bytes(body[:MAX_BODY]),
+        body=kept(bytes(body[: MAX_BODY + 1])),
         truncated=cut or len(body) > MAX_BODY,
         retry_after=retry_after(response.headers.items(), now, longest),
     )

@@ -1,6 +1,6 @@
 """What is kept of a response, and what is logged of it."""
 
-from collective.taskqueue import publisher
+from collective.taskqueue import response
 from integration.publisher.conftest import BASIC
 from integration.publisher.conftest import raising
 from plone.app.testing import TEST_USER_ID
@@ -13,15 +13,15 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("size", "truncated"), [(publisher.MAX_BODY, False), (publisher.MAX_BODY + 1, True)]
+    ("size", "truncated"), [(response.MAX_BODY, False), (response.MAX_BODY + 1, True)]
 )
 def test_body_is_capped(run, view, size, truncated):
     """D24c."""
     done = run(view("large", lambda context, request: "x" * size))
     assert done.outcome.ok
-    assert len(done.outcome.body) == publisher.MAX_BODY
+    assert len(done.outcome.body) == response.MAX_BODY
     assert done.outcome.truncated is truncated
-    assert (len(done.status.body), done.status.truncated) == (publisher.MAX_BODY, truncated)
+    assert (len(done.status.body), done.status.truncated) == (response.MAX_BODY, truncated)
 
 
 def test_streamed_body(run, view):
@@ -58,7 +58,7 @@ def test_response_is_closed(run, view):
     assert done.outcome.ok
     assert done.outcome.truncated
     assert endless.closed
-    assert endless.produced <= publisher.MAX_BODY // 1024 + 1
+    assert endless.produced <= response.MAX_BODY // 1024 + 1
 
 
 def test_response_is_closed_after_an_error(run, view):
@@ -110,9 +110,9 @@ def test_access_log(run, view, caplog):
     caplog.set_level(logging.INFO, "collective.taskqueue")
     done = run(f"{view('fine', lambda context, request: 'fine')}?a=1", "POST")
     (record,) = [r for r in caplog.records if r.name == "collective.taskqueue.access"]
-    assert record.args[:4] == (done.task.id, "POST", "/plone/@@fine?a=1", 200)
+    assert record.args[:4] == (done.task.id, "POST", "/plone/@@fine?a", 200)
     assert record.args[5:] == (1, TEST_USER_ID)
-    assert record.getMessage().startswith(f'task {done.task.id}: "POST /plone/@@fine?a=1" 200 0.')
+    assert record.getMessage().startswith(f'task {done.task.id}: "POST /plone/@@fine?a" 200 0.')
     assert record.getMessage().endswith(f" s, attempt 1, user {TEST_USER_ID}")
     assert [r for r in caplog.records if r.levelno > logging.INFO] == []
 
@@ -122,7 +122,7 @@ def test_access_log(run, view, caplog):
     [
         (ValueError("broken"), "ValueError: broken, failed"),
         (NotFound("gone"), "NotFound: gone, failed"),
-        (Redirect("/away"), "redirected to /away, not followed"),
+        (Redirect("/away?back=secret"), "redirected to /away?back, what it wrote"),
     ],
 )
 def test_failures_are_logged(run, view, caplog, error, text):
@@ -132,3 +132,11 @@ def test_failures_are_logged(run, view, caplog, error, text):
     assert record.name == "collective.taskqueue"
     assert record.getMessage().startswith(f"task {done.task.id}: ")
     assert text in record.getMessage()
+
+
+def test_a_long_text_is_cut_before_a_character(run, view):
+    """F05."""
+    text = "x" * (response.MAX_BODY - 1) + "€uro"
+    done = run(view("page", lambda context, request: text))
+    assert done.outcome.body == b"x" * (response.MAX_BODY - 1)
+    assert done.outcome.truncated

@@ -1,9 +1,11 @@
 """What becomes of a task by what the receiver answers, or does not."""
 
+from collective.taskqueue.response import MAX_BODY
 from receiver import BOUND
 from receiver import free_port
 from receiver import RELEASE
 from receiver import say
+import logging
 import pytest
 import socket
 import time
@@ -207,3 +209,31 @@ def test_a_reason_is_short_and_one_line(run, receiver):
     assert status.reason.isprintable()
     assert len(status.reason) <= 500
     assert "task 1: fine" in status.reason
+
+
+@pytest.mark.parametrize("character", ["ä", "€", "😀"])
+def test_a_long_text_is_cut_before_a_character(run, receiver, character):
+    """F05."""
+    receiver.answer = say(200, b"x" * (MAX_BODY - 1) + character.encode() * 2)
+    status = run()
+    assert status.body == b"x" * (MAX_BODY - 1)
+    assert status.truncated
+
+
+def test_the_access_line_has_no_values(run, receiver, caplog):
+    """D43: as for a task of Zope."""
+    caplog.set_level(logging.INFO, "collective.taskqueue.access")
+    run("/hook?key=s3cret&a=1")
+    assert receiver.calls[0][1] == "/hook?key=s3cret&a=1"
+    (message,) = [r.getMessage() for r in caplog.records if r.name.endswith(".access")]
+    assert f'"POST {receiver.url("/hook")}?key&a" 200 ' in message
+
+
+@pytest.mark.parametrize("location", ["http://[/?key=s3cret", "http://ho st/?key=s3cret"])
+def test_reasons_have_no_values(run, receiver, caplog, location):
+    """D43: neither of the url nor of where it leads."""
+    receiver.answer = say(302, Location=location)
+    status = run("/hook?key=s3cret")
+    assert status.state == "failed"
+    assert "s3cret" not in status.reason
+    assert "s3cret" not in caplog.text

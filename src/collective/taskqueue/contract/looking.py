@@ -170,6 +170,29 @@ class Looking(Base):
         clock.advance(700)
         assert [consumer.name for consumer in storage.consumers()] == [lease.consumer]
 
+    def test_a_consumer_that_has_stopped_is_forgotten(self, storage: Any, clock: Any) -> None:
+        """It alone, and until it is heard of again."""
+        for consumer in ("one", "two"):
+            storage.reserve(consumer, timeout=0)
+        storage.forget_consumer("one")
+        storage.forget_consumer("nobody")
+        assert [consumer.name for consumer in storage.consumers()] == ["two"]
+        storage.reserve("one", timeout=0)
+        assert [consumer.name for consumer in storage.consumers()] == ["one", "two"]
+
+    def test_a_consumer_that_is_silent_is_not_alive(self, storage: Any, clock: Any) -> None:
+        """Unless it runs something: its lease tells."""
+        add_one(storage)
+        storage.reserve("busy", timeout=0, lease=LONG)
+        storage.reserve("idle", timeout=0)
+        alive = {consumer.name: consumer.alive for consumer in storage.consumers()}
+        assert alive == {"busy": True, "idle": True}
+        clock.advance(61)
+        alive = {consumer.name: consumer.alive for consumer in storage.consumers()}
+        assert alive == {"busy": True, "idle": False}
+        storage.reserve("idle", timeout=0)
+        assert all(consumer.alive for consumer in storage.consumers())
+
     def test_what_was_done_in_the_last_hour(self, storage: Any, clock: Any) -> None:
         """Each end is counted, also of a task that is known no more."""
         for state in (SUCCEEDED, SUCCEEDED, FAILED, CANCELLED):

@@ -119,6 +119,7 @@ def consumer(status: ConsumerStatus, site: str, seen: Collection[str]) -> dict[s
         "host": status.host,
         "pid": status.pid,
         "age": status.age,
+        "alive": status.alive,
         "running": [{"@id": task_url(site, task_id), "id": task_id} for task_id in running],
     }
 

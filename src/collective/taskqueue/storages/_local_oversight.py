@@ -8,6 +8,7 @@ from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.storages import _process
 from collective.taskqueue.storages._board import Board
 from collective.taskqueue.storages._record import Record
 from collective.taskqueue.task import ConsumerStatus
@@ -83,9 +84,20 @@ class Oversight:
             }
             self._heard = {name: now - age for name, age in ages.items() if age < HEARD}
             return [
-                ConsumerStatus(name, host, pid, ages[name], tuple(running.get(name, ())))
+                ConsumerStatus(
+                    name,
+                    host,
+                    pid,
+                    ages[name],
+                    tuple(running.get(name, ())),
+                    name in running or ages[name] < _process.SILENCE,
+                )
                 for name in sorted(self._heard)
             ]
+
+    def forget_consumer(self, consumer: str) -> None:
+        with self._changed:
+            self._heard.pop(consumer, None)
 
     def throughput(self) -> dict[State, int]:
         with self._changed:

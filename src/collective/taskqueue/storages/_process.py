@@ -8,6 +8,9 @@ import socket
 import uuid
 
 
+#: Seconds in which a consumer that waits for tasks is heard of, whatever its storage.
+SILENCE = 60.0
+
 _NONCE = uuid.uuid4().hex[:8]
 
 
@@ -39,6 +42,14 @@ def is_dead(name: str) -> bool:
     # Where other people's processes are hidden, this tells nothing.
     started = _started(int(pid))
     return started != rest if started else not _exists(int(pid))
+
+
+def is_alive(name: str, age: float, busy: bool) -> bool:
+    """Return whether a consumer in the process of that name takes tasks, as far as is known.
+
+    It was heard of `age` seconds ago. One that is `busy`, under a lease, may be silent.
+    """
+    return (busy or age < SILENCE) and not is_dead(name)
 
 
 def _machine() -> str:

@@ -61,6 +61,9 @@ class Oversight:
             key=lambda consumer: (consumer.name, consumer.host, consumer.pid),
         )
 
+    def forget_consumer(self, consumer: str) -> None:
+        self._call("forget_consumer", consumer, self._process)
+
     def throughput(self) -> dict[State, int]:
         numbers = [int(number) for number in self._call("throughput")]
         return dict(zip(FINISHED, numbers, strict=True))

@@ -72,14 +72,12 @@ class Oversight:
         for name, process, task_id in self._read(running):
             tasks.setdefault((name, process), []).append(task_id)
         return [
-            ConsumerStatus(
-                row.name,
-                *_process.host_and_pid(row.process),
-                max(0.0, now - row.heard),
-                tuple(tasks.get((row.name, row.process), ())),
-            )
+            _consumer(row, max(0.0, now - row.heard), tuple(tasks.get((row.name, row.process), ())))
             for row in self._read(heard)
         ]
+
+    def forget_consumer(self, consumer: str) -> None:
+        self._statistics.forget(consumer)
 
     def throughput(self) -> dict[State, int]:
         self._statistics.flush()
@@ -233,3 +231,8 @@ class Oversight:
 
 def _status(row: Any) -> TaskStatus:
     return _wire.status_of(row._mapping, row.history.splitlines())
+
+
+def _consumer(row: Any, age: float, running: tuple[str, ...]) -> ConsumerStatus:
+    alive = _process.is_alive(row.process, age, bool(running))
+    return ConsumerStatus(row.name, *_process.host_and_pid(row.process), age, running, alive)

@@ -41,6 +41,20 @@ class Statistics:
             self._heard[consumer] = now
         self._store({consumer}, now)
 
+    def forget(self, consumer: str) -> None:
+        """A consumer has stopped, and is known no more until it is heard of again."""
+        queue = self._session.settings.queue
+        with self._lock:
+            self._heard.pop(consumer, None)
+        mine = (
+            CONSUMER.c.queue == queue,
+            CONSUMER.c.name == consumer,
+            CONSUMER.c.process == self._process,
+        )
+        self._session.write(
+            lambda connection, again: connection.execute(delete(CONSUMER).where(*mine))
+        )
+
     def ended(self, state: State, now: float, busy: bool = False, number: int = 1) -> None:
         """So many tasks have come to a final state; who is `busy` will be back before long."""
         with self._lock:

@@ -287,7 +287,9 @@ def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerSta
     """Return the consumer that a member of the set of consumers tells of."""
     name, _, process = member.decode(errors="replace").partition(" ")
     ids = tuple(task_id.decode(errors="replace") for task_id in running)
-    return ConsumerStatus(name, *_process.host_and_pid(process), max(0.0, float(age)), ids)
+    seconds = max(0.0, float(age))
+    alive = _process.is_alive(process, seconds, bool(ids))
+    return ConsumerStatus(name, *_process.host_and_pid(process), seconds, ids, alive)
 
 
 def _with_damage(reason: str, damaged: list[str]) -> str:

@@ -44,6 +44,7 @@ people do with a queue is in _redis_oversight.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
@@ -57,9 +58,11 @@ from collective.taskqueue.storages._news import tell
 from collective.taskqueue.storages._redis_oversight import Oversight
 from collective.taskqueue.storages._script import decoded
 from collective.taskqueue.storages._script import Script
+from collective.taskqueue.storages._server import at_start
 from collective.taskqueue.storages._server import BLOCK
 from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
+from collective.taskqueue.storages._server import WrongKind
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
@@ -67,6 +70,7 @@ from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
+from contextlib import contextmanager
 from contextlib import nullcontext
 from zope.interface import implementer
 import logging
@@ -146,7 +150,9 @@ class RedisStorage(Oversight):
             found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
             soonest, reserved, born = found
             self._notice_loss(born)
-            return float(soonest or "inf"), self._leases(consumer, reserved)
+            leases = self._leases(consumer, reserved)
+            # If what was reserved cannot be decoded, others may wait behind it.
+            return 0.0 if reserved else float(soonest or "inf"), leases
 
     def _notice_loss(self, born: bytes) -> None:
         before, self._born = self._born, born
@@ -203,7 +209,7 @@ class RedisStorage(Oversight):
 
     def _wait(self, seconds: float) -> None:
         markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
-        with translated():
+        with self._mended(), translated():
             self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
 
     def _adopt(self, consumer: str) -> None:
@@ -220,12 +226,20 @@ class RedisStorage(Oversight):
         self._wakes += 1
         marker = f"{self._prefix}:wake:{self._process}"
         try:
-            with translated(), self._server.client.pipeline() as pipeline:
+            with self._mended(), translated(), self._server.client.pipeline() as pipeline:
                 pipeline.lpush(marker, *["1"] * WAKE_MARKERS)
                 pipeline.expire(marker, 60)
                 pipeline.execute()
         except StorageUnavailable as exc:
-            logger.info("queue %s: nobody woken (%s)", self.settings.queue, exc)
+            logger.debug("queue %s: nobody woken (%s)", self.settings.queue, exc)
+
+    @contextmanager
+    def _mended(self) -> Iterator[None]:
+        """Markers that are none are moved aside; to wait or to wake in vain once is no harm."""
+        try:
+            yield
+        except WrongKind:
+            self._call("mend", self._process)
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))
@@ -284,7 +298,7 @@ class RedisStorage(Oversight):
     # the process
 
     def check(self) -> None:
-        with translated():
+        with at_start(self.settings):
             server = self._server.client.info("server")
             policy = self._server.client.info("memory").get("maxmemory_policy", "")
         version = str(server.get("valkey_version") or server.get("redis_version", "0"))

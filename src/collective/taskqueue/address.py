@@ -1,0 +1,82 @@
+"""What Zope makes of the url of a task, before any object is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from urllib.parse import parse_qsl
+from urllib.parse import quote
+from urllib.parse import unquote
+
+
+#: Steps with which a path tells Zope's virtual hosting what the public urls are.
+VIRTUAL_HOST_STEPS = ("VirtualHostBase", "VirtualHostRoot")
+VIRTUAL_HOST_PREFIX = "_vh_"
+
+#: What is not quoted in a step, besides letters, digits and ``_.-~``.
+_PLAIN = "@+:,="
+
+#: Types of form fields that add to the path: `?edit:method=1` calls `edit`.
+_METHOD_TYPES = {"method", "action", "default_method", "default_action"}
+
+
+def forbidden_step(url: str) -> str | None:
+    """Return the step of a task's url that would choose the public host; None if none would.
+
+    The virtual host of a task is that of the request that queued it. A url that names another
+    makes Plone send links to a host of somebody else's choice. The url is decoded as the
+    publisher decodes it. A web hook is not traversed, and none of its steps is forbidden.
+    """
+    if not url.startswith("/"):
+        return None
+    path, _, query = url.partition("?")
+    path = unquote(path, errors="replace")
+    # In the query, because a field may add to the path.
+    for candidate in (path, *(f"{path}/{more}" for more in _added_paths(query))):
+        found = chooses_virtual_host(steps(candidate))
+        if found is not None:
+            return found
+    return None
+
+
+def chooses_virtual_host(names: Iterable[str]) -> str | None:
+    """Return the first of these steps that virtual hosting would heed; None if there is none.
+
+    Called by the publisher, too, with the steps that Zope is about to traverse: a form in the
+    body of a task may have added to them.
+    """
+    for name in names:
+        if name in VIRTUAL_HOST_STEPS or name.startswith(VIRTUAL_HOST_PREFIX):
+            return name
+    return None
+
+
+def steps(path: str) -> list[str]:
+    """Return the names that Zope traverses for an unquoted path, the first one first.
+
+    Zope answers 404 if `..` leads above its root; here it stays there, so that what follows
+    is not overlooked.
+    """
+    found: list[str] = []
+    for name in path.split("/"):
+        if name == "..":
+            del found[-1:]
+        elif name not in ("", "."):
+            found.append(name)
+    return found
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Return the path of these steps as it stands in a url, each quoted where needed.
+
+    Raises `UnicodeEncodeError` for half of a pair that is none.
+    """
+    return "/" + "/".join(quote(name, safe=_PLAIN) for name in names)
+
+
+def _added_paths(query: str) -> Iterator[str]:
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        key, *types = name.split(":")
+        if _METHOD_TYPES.intersection(types):
+            # Of a field without a name it is the value.
+            yield from (value, key, name.rpartition(":")[0])

@@ -1,0 +1,69 @@
+"""Where a view's redirect leads: on, as forms end, or to a page that asks for a person."""
+
+from __future__ import annotations
+
+from Acquisition import aq_base
+from collections.abc import Collection
+from collections.abc import Iterator
+from plone.registry.interfaces import IRegistry
+from typing import Any
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+from zope.component import queryUtility
+from zope.component.hooks import getSite
+
+
+#: Last steps of the urls at which a person is asked to log in, or to confirm what a form does.
+#: `insufficient-privileges` is where Plone sends those who have logged in.
+PAGES = {
+    "confirm-action",
+    "failsafe_login",
+    "failsafe_login_form",
+    "insufficient-privileges",
+    "login",
+    "login_form",
+    "require_login",
+}
+
+_VIEW_PREFIXES = ("@@", "++view++")
+
+
+def login_pages() -> frozenset[str]:
+    """Return urls and ids of the login pages that the current site has configured."""
+    return frozenset(_configured(getSite()))
+
+
+def asks_for_a_person(location: str, configured: Collection[str] = ()) -> bool:
+    """Return whether a redirect leads to a login page or to one that asks for confirmation.
+
+    `configured` is what `login_pages` returned while the task ran.
+    """
+    page = _page(location)
+    return page in PAGES or page in configured or _without_query(location) in configured
+
+
+def _configured(site: Any) -> Iterator[str]:
+    registry = queryUtility(IRegistry)
+    external = registry.get("plone.external_login_url") if registry is not None else None
+    if external:
+        yield _without_query(external)
+    plugins = getattr(getattr(site, "acl_users", None), "objectValues", tuple)
+    for plugin in plugins():
+        path = getattr(aq_base(plugin), "login_path", None)
+        if isinstance(path, str) and path:
+            yield _page(path)
+
+
+def _page(location: str) -> str:
+    try:
+        path = urlsplit(location).path
+    except ValueError:
+        return ""
+    name = unquote(path).rstrip("/").rpartition("/")[2]
+    for prefix in _VIEW_PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _without_query(url: str) -> str:
+    return url.partition("#")[0].partition("?")[0].rstrip("/")
