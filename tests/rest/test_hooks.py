@@ -42,14 +42,7 @@ SPELLINGS = [
     "http://user:secret@example.org/",
 ]
 
-PATHS = [
-    "/plone/@@view",
-    "plone/@@view",
-    "//example.org/hook",
-    " /plone",
-    "httpx/view",
-    "/http://a",
-]
+PATHS = ["/plone/@@view", "//example.org/hook", " /plone", "/httpx/view", "/http://a"]
 
 
 @pytest.fixture

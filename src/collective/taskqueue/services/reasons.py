@@ -16,9 +16,11 @@ HIDDEN = "(hidden)"
 
 #: Reasons of the queue itself; what follows them is left out.
 PHRASES = (
+    "a form field",
     "cancelled while running",
     "cancelled",
     "cannot be decoded",
+    "its object",
     "its process was lost",
     "its record is damaged",
     "its transaction did not arrive",
