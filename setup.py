@@ -92,6 +92,7 @@ setup(
         ],
     },
     entry_points={
-        "plone.autoinclude.plugin": ["target = plone"],
+        # The module, too: the name of a distribution is not always spelled as it is here.
+        "plone.autoinclude.plugin": ["target = plone", "module = collective.taskqueue"],
     },
 )

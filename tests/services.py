@@ -67,10 +67,20 @@ class Server:
 
 
 class RedisServer(Server):
-    """A redis-server on a unix socket; `persistent` writes every change to a file."""
+    """A redis-server on a unix socket; `persistent` writes every change to a file.
+
+    With `tcp` on ports of the loopback, too: `port`, and `tls_port` with a certificate that is
+    signed by itself, `certificate`. With `users` these may do everything, by name; what comes
+    without a name needs the password of `default`.
+    """
 
     def __init__(
-        self, folder: Path, binary: str = "redis-server", persistent: bool = False
+        self,
+        folder: Path,
+        binary: str = "redis-server",
+        persistent: bool = False,
+        tcp: bool = False,
+        users: dict[str, str] | None = None,
     ) -> None:
         path = shutil.which(binary)
         if path is None:
@@ -81,13 +91,37 @@ class RedisServer(Server):
         self._command += ["--save", "", "--logfile", str(folder / "redis.log")]
         if persistent:
             self._command += ["--appendonly", "yes", "--appendfsync", "always"]
+        for user, password in (users or {}).items():
+            self._command += ["--user", user, "on", f">{password}", "~*", "&*", "+@all"]
+        if tcp:
+            self._listen()
+
+    def _listen(self) -> None:
+        self.port, self.tls_port = _free_port(), _free_port()
+        self.certificate = self.folder / "certificate.pem"
+        key = self.folder / "key.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        command += ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
+        command += ["-keyout", str(key), "-out", str(self.certificate)]
+        subprocess.run(command, check=True, capture_output=True)
+        options = {
+            "bind": LOOPBACK,
+            "port": self.port,
+            "tls-port": self.tls_port,
+            "tls-cert-file": self.certificate,
+            "tls-key-file": key,
+            "tls-auth-clients": "no",
+        }
+        for name, value in options.items():
+            self._command += [f"--{name}", str(value)]
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
             try:
                 connection.connect(self.socket)
                 connection.sendall(b"PING\r\n")
-                return connection.recv(100).startswith(b"+PONG")
+                # With users it wants to know who asks.
+                return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
             except OSError:
                 return False
 

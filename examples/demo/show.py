@@ -49,6 +49,7 @@ clienthome $INSTANCE/var
     mount-point /
     <filestorage>
         path $INSTANCE/var/Data.fs
+        blob-dir $INSTANCE/var/blobstorage
     </filestorage>
 </zodb_db>
 

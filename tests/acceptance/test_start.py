@@ -1,11 +1,15 @@
 """What happens before the first task: zope.conf, scripts, and the moment consumers start."""
 
 from acceptance.instance import Instance
+from acceptance.instance import MEMORY_STORAGE
 from acceptance.instance import SNIPPET
 from acceptance.instance import START_TIMEOUT
 from acceptance.instance import ZOPE_ZCML
 import json
+import os
 import pytest
+import subprocess
+import sys
 
 
 #: What is wrong with the sections of a zope.conf, and the sentence that says so. The line
@@ -76,7 +80,7 @@ MISTAKES = {
     ),
     "a url that redis does not know": (
         "<taskqueue>\n type redis\n url localhost:6379\n</taskqueue>",
-        "<taskqueue> (line {1} of {conf}): Redis URL must specify one of the following schemes",
+        "<taskqueue> (line {1} of {conf}): the url of type redis begins with redis://, rediss:// or unix://",
     ),
     "a file that depends on the folder": (
         "<taskqueue>\n type sql\n url sqlite:///var/queue.sqlite\n</taskqueue>",
@@ -187,3 +191,99 @@ def test_a_script_adds_tasks_and_runs_none(zope):
     assert instance.records() == []
     for task_id in found["ids"]:
         assert f"task {task_id}: queued, lost with this process" in done.stderr
+
+
+UNCOMMITTED = "tasks were added but the transaction was not committed, nothing was queued"
+
+TWO_QUEUES = f"{SNIPPET}<taskqueue>\n queue other\n</taskqueue>\n"
+
+#: Adds a task to each queue; a child of a fork that ends as a script does has added none.
+ADD = """\
+from collective.taskqueue import taskqueue
+import os
+import sys
+import transaction
+
+for queue in ("default", "default", "other"):
+    taskqueue.add("/@@fixture-record", queue=queue)
+child = os.fork()
+if not child:
+    sys.exit(0)
+os.waitpid(child, 0)
+"""
+
+#: For what a script does then, the lines that are said of it.
+ENDINGS = {
+    "nothing": ("", 1),
+    "exit": ("sys.exit(0)", 1),
+    "commit": ("transaction.commit()", 0),
+    "abort": ("transaction.abort()", 0),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_script_that_does_not_commit(zope, ending):
+    """G3 of issue 12: it is told so, once for all that it has added."""
+    act, lines = ENDINGS[ending]
+    done = zope(TWO_QUEUES).script(ADD + act)
+    found = [line for line in done.stderr.splitlines() if UNCOMMITTED in line]
+    assert len(found) == lines
+    assert all(line.endswith(f"3 {UNCOMMITTED}") for line in found)
+
+
+OWN_START = """\
+from Zope2.Startup.run import configure_wsgi
+import sys
+import Zope2
+
+configure_wsgi(sys.argv[1])
+app = Zope2.app()
+"""
+
+
+def test_a_script_that_starts_zope_itself(zope):
+    """G3 of issue 12: as the run command of buildout's instances does; an error ends it."""
+    instance = zope(TWO_QUEUES)
+    command = [sys.executable, "-c", f"{OWN_START}{ADD}1 / 0", instance.conf]
+    done = subprocess.run(
+        command, env=instance.environ, capture_output=True, text=True, timeout=START_TIMEOUT
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.count(f"3 {UNCOMMITTED}") == 1
+
+
+def test_a_server_says_nothing_of_what_it_aborts(zope):
+    """G3 of issue 12: requests that fail are none of its scripts."""
+    instance = zope(SNIPPET).start()
+    for then in ("error", "abort", "doom"):
+        query = instance.query({"calls": json.dumps([{"url": "/@@fixture-record"}]), "then": then})
+        instance.request("GET", f"/@@fixture-add?{query}")
+    assert instance.stop() == 0
+    assert UNCOMMITTED not in instance.log.read_text() + instance.console()
+
+
+#: Hides the demo add-on, which includes this package, from the process.
+SITE_CUSTOMIZE = """\
+import importlib.metadata as metadata
+
+every = metadata.distributions
+metadata.distributions = lambda: [dist for dist in every() if dist.name != "taskqueue-demo"]
+"""
+
+INCLUDED = """\
+from zope.component import queryUtility
+from zope.schema.interfaces import IVocabularyFactory
+import sys
+
+print("taskqueue_demo" in sys.modules)
+print(len(queryUtility(IVocabularyFactory, "collective.taskqueue.queues")(None)))
+"""
+
+
+def test_a_plone_site_includes_the_package_by_itself(tmp_path):
+    """G3 of issue 12: by its entry point alone, without a line of ZCML."""
+    instance = Instance(tmp_path, SNIPPET, storage=MEMORY_STORAGE)
+    (tmp_path / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
+    instance.environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{instance.environ['PYTHONPATH']}"
+    assert instance.script(INCLUDED).stdout.split() == ["False", "1"]

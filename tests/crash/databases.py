@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from persistent.mapping import PersistentMapping
 from typing import Any
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
@@ -17,14 +18,27 @@ import time
 #: Servers start in a moment; this is for a busy machine.
 START_TIMEOUT = 30.0
 
-#: Opens a database; called in each process that uses it, and again after a crash.
-Opener = Callable[[], DB]
+
+class Opener:
+    """Opens a database; called in each process that uses it, and again after a crash.
+
+    `restart` restarts its server, if it has one.
+    """
+
+    def __init__(
+        self, opener: Callable[[], DB], restart: Callable[[], None] = lambda: None
+    ) -> None:
+        self._opener = opener
+        self.restart = restart
+
+    def __call__(self) -> DB:
+        return self._opener()
 
 
 @contextmanager
 def file_storage(folder: Path) -> Iterator[Opener]:
     """A database in a file, which one process at a time can open."""
-    yield lambda: DB(FileStorage(str(folder / "Data.fs")), database_name="main")
+    yield Opener(lambda: DB(FileStorage(str(folder / "Data.fs")), database_name="main"))
 
 
 @contextmanager
@@ -32,7 +46,7 @@ def zeo(folder: Path) -> Iterator[Opener]:
     """A database of a ZEO server, which is a process of its own."""
     server = ZEOServer(folder).start()
     try:
-        yield server.open
+        yield Opener(server.open, server.restart)
     finally:
         server.stop()
 
@@ -66,6 +80,15 @@ class ZEOServer:
             process.wait(START_TIMEOUT)
             Path(self.address).unlink(missing_ok=True)
 
+    def restart(self) -> None:
+        """End the process as an operator does, by SIGTERM, and start another one."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.terminate()
+            process.wait(START_TIMEOUT)
+        Path(self.address).unlink(missing_ok=True)
+        self.start()
+
     def stop(self) -> None:
         """End the process; nothing of value is in it."""
         self.kill()
@@ -91,4 +114,11 @@ def rel_storage(folder: Path, keep_history: bool) -> Iterator[Opener]:
         adapter = Sqlite3Adapter(str(folder / "rel"), {}, options=options)
         return DB(RelStorage(adapter, options=options), database_name="main")
 
-    yield opener
+    yield Opener(opener)
+
+
+def commit_objects(database: DB, transactions: int = 3, objects: int = 40) -> None:
+    """Commit new objects, as any site does: they get the next object ids."""
+    for _ in range(transactions):
+        with database.transaction() as connection:
+            connection.root()["objects"] = [PersistentMapping() for _ in range(objects)]

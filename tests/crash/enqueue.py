@@ -2,8 +2,9 @@
 
 One interpreter forks a writer for each injection. The writer commits transactions that
 leave a record in the database and queue tasks, and dies: at a chosen step of the protocol,
-or killed from outside at a random moment. Then a judge, a process of its own, too, opens
-the same database, resolves what is in doubt, and compares the records with the queue.
+or killed from outside at a random moment. The server of the database, if there is one, is
+restarted now and then. Then a judge, a process of its own, too, opens the same database,
+commits objects of its own, resolves what is in doubt, and compares the records with the queue.
 
     python -m crash.enqueue --database zeo --injections 500
 """
@@ -52,6 +53,9 @@ POINTS = [
     *(f"{when} {call}" for call in ("stage", "promote") for when in ("before", "after")),
     *(f"{when} discard" for when in ("before", "after")),
 ]
+
+#: How often the server of the database is restarted before the judge looks.
+RESTARTS = 0.25
 
 #: Longest time in seconds that a writer lives if it is killed at a random moment.
 LIFETIME = 0.08
@@ -210,6 +214,8 @@ class Harness:
         ended = wait(writer) if point else kill(writer)
         if ended not in (-signal.SIGKILL, 77):
             raise RuntimeError(f"injection {number} at {point!r}: the writer ended with {ended}")
+        if rng.random() < RESTARTS:
+            self._open.restart()
         found = in_child(self._judge)
         for lost in found.pop("wrong"):
             print(f"injection {number} at {point or 'a random moment'}: {lost}", file=sys.stderr)
@@ -278,6 +284,8 @@ class Harness:
         # A server may still be at what the writer sent last; it does one commit at a time.
         with database.transaction() as connection:
             connection.root()["judged"] = time.time()
+        # The ids of the objects that the writer did not commit go to these.
+        databases.commit_objects(database)
         settle(self._settings)
         storage = storage_class(self._settings)(self._settings, clock=lambda: time.time() + LATER)
         doubtful = storage.in_doubt()

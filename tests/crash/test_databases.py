@@ -2,143 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
-from collective.taskqueue import datamanager
 from collective.taskqueue import indoubt
 from collective.taskqueue import unfinished
-from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.queue import TaskQueue
-from collective.taskqueue.storages.redis import RedisStorage
-from contextlib import contextmanager
 from crash import run
-from crash.databases import file_storage
-from crash.databases import rel_storage
-from crash.databases import zeo
 from crash.databases import ZEOServer
+from crash.dying import add
+from crash.dying import add_and_die
+from crash.dying import make_storage
+from crash.dying import pack
+from crash.dying import PATIENCE
+from crash.dying import urls
 from crash.proxy import Proxy
-from functools import partial
 from pathlib import Path
-from services import RedisServer
-from typing import Any
 from ZEO.Exceptions import ClientDisconnected
 from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
 import pytest
-import time
 import transaction
 
 
-#: Whatever a test waits for takes a moment; only a failure takes this long.
-PATIENCE = 60.0
-
-#: Seconds until nobody waits for a commit any more.
-AGE = indoubt.LONGEST_COMMIT + 1
+pytestmark = pytest.mark.usefixtures("no_older_witness")
 
 
-@contextmanager
-def demo_storage(folder: Path) -> Iterator[Callable[[], DB]]:
-    database = DB(DemoStorage(), database_name="main")
-    yield lambda: database
-
-
-DATABASES = {
-    "FileStorage": file_storage,
-    "ZEO": zeo,
-    "RelStorage": partial(rel_storage, keep_history=True),
-    "RelStorage, history-free": partial(rel_storage, keep_history=False),
-    "DemoStorage": demo_storage,
-}
-
-
-@pytest.fixture(params=DATABASES)
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], DB]]:
-    with DATABASES[request.param](tmp_path) as opener:
-        yield opener
-
-
-@pytest.fixture
-def database(opener: Callable[[], DB]) -> Iterator[DB]:
-    database = opener()
-    yield database
-    transaction.abort()
-    database.close()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def no_older_witness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that has just started."""
-    monkeypatch.setattr(indoubt, "_last_seen", {})
-
-
-def make_storage(server: RedisServer, later: float = 0.0) -> RedisStorage:
-    settings = QueueSettings(type="redis", unix_socket_path=server.socket)
-    return RedisStorage(settings, (lambda: time.time() + later) if later else None)
-
-
-@pytest.fixture
-def later(server: RedisServer) -> RedisStorage:
-    """The storage, so much later that nobody waits for a commit any more."""
-    return make_storage(server, AGE)
-
-
-@pytest.fixture
-def queue(server: RedisServer) -> TaskQueue:
-    storage = make_storage(server)
-    return TaskQueue(storage.settings, storage)
-
-
-class Died(Exception):
-    """The process would be dead here."""
-
-
-def die(*args: Any) -> None:
-    raise Died
-
-
-def add(database: DB, queue: TaskQueue, url: str) -> None:
-    """Commit a record and queue a task."""
-    transaction.begin()
-    connection = database.open()
-    try:
-        connection.root()[url] = 1
-        queue.add(url)
-        transaction.commit()
-    finally:
-        transaction.abort()
-        connection.close()
-
-
-def add_and_die(
-    database: DB, queue: TaskQueue, url: str, monkeypatch: pytest.MonkeyPatch, committed: bool
-) -> None:
-    """The same, but the process dies right after the commit of the database, or right before."""
-    with monkeypatch.context() as patch:
-        # No afterlife: nothing goes on in the background of a dead process.
-        patch.setattr(unfinished.Backlog, "add", lambda self, job: None)
-        patch.setattr(queue.storage, "promote" if committed else "discard", die)
-        if committed:
-            add(database, queue, url)
-        else:
-            patch.setattr(datamanager._Promoter, "tpc_vote", die)
-            with pytest.raises(Died):
-                add(database, queue, url)
-
-
-def urls(storage: RedisStorage, state: str = "queued") -> list[str]:
-    return [status.task.url for status in storage.tasks(state, size=1000)]
-
-
-def pack(database: DB) -> None:
-    # What was committed just now counts as packed only if the clock has moved on.
-    database.pack(t=time.time() + 1)
+#: Databases that outlive their process.
+DURABLE = ["FileStorage", "ZEO", "RelStorage", "RelStorage, history-free"]
 
 
 # the witness
@@ -213,7 +102,7 @@ def test_packed_long_before(database, queue, later, monkeypatch):
     assert (urls(later), later.counts()["failed"]) == (["/before", "/older"], 0)
 
 
-@pytest.mark.parametrize("opener", [*DATABASES][:-1], indirect=True)
+@pytest.mark.parametrize("opener", DURABLE, indirect=True)
 def test_found_by_another_process(opener, queue, later, monkeypatch):
     """The one that resolves is never the one that died; memory dies with its process."""
     first = opener()

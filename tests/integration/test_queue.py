@@ -72,6 +72,18 @@ def test_put_get_and_done(queue, taken):
     assert 0 <= attempt.seconds < BOUND
 
 
+def test_without_a_name(queue):
+    """C45: scripts that were written for 1.x name no consumer, and no status."""
+    queue.put(new_task(id="a"))
+    task = queue.get()
+    assert task.id == "a"
+    assert queue.get() is None
+    queue.task_done(task)
+    status = queue.status("a")
+    assert (status.state, status.consumer) == ("succeeded", "script")
+    assert status.attempts[0].status == 200
+
+
 @pytest.mark.parametrize(
     ("line", "state"),
     [("204 No Content", "succeeded"), ("HTTP/1.1 404 Not Found", "failed"), ("", "failed")],

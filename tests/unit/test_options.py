@@ -20,7 +20,7 @@ NOW = 1_750_000_000.0
 
 #: What is no number of seconds, whatever the option.
 NO_SECONDS = ["5", b"5", True, False, [5], math.nan, math.inf, -math.inf, -0.1, 1j, 10**400]
-NO_TEXT = ["", "x" * 256, "a\nb", "a\x00", 5, b"text", True, ["text"]]
+NO_TEXT = [5, b"text", True, ["text"]]
 
 GOOD = {
     "delay": [0, 0.5, 60, LONGEST],
@@ -34,7 +34,7 @@ GOOD = {
     "max_age": [0.5, 60, LONGEST],
     "key": ["k", "reindex /Plone/ä", "x" * 255],
     "on_conflict": ["skip", "replace", "after_running"],
-    "description": ["Täglicher Bericht", "x" * 255],
+    "description": ["", "Täglicher Bericht", "x" * 255],
     "keep": [0, 60, LONGEST],
 }
 
@@ -64,7 +64,7 @@ BAD = {
     "min_backoff": [*NO_SECONDS, LONGEST + 1],
     "max_backoff": [*NO_SECONDS, LONGEST + 1],
     "max_age": [*NO_SECONDS, 0, LONGEST + 1],
-    "key": NO_TEXT,
+    "key": [*NO_TEXT, "", "x" * 1001],
     "on_conflict": ["", "SKIP", "newest", 1, True, ["skip"]],
     "description": NO_TEXT,
     "keep": [*NO_SECONDS, LONGEST + 1],
@@ -113,6 +113,52 @@ def test_a_bad_value_is_refused(name, value):
     options = {"key": "k"} if name == "on_conflict" else {}
     with pytest.raises(ValueError, match=name):
         check(**{name: value}, **options)
+
+
+ODD = ["x" * 256, "x" * 1000, "a\nb", "a\x00", "\udc80", " \t", "👩\u200d👧", "ä" * 999 + "\0"]
+
+
+@pytest.mark.parametrize("key", ODD, ids=short)
+def test_any_text_may_be_a_key(key):
+    """It is the same for the same text and for no other, and fit for every storage."""
+    stored = check(key=key)["key"]
+    assert stored == check(key="".join(key))["key"]
+    assert len(stored) <= 255
+    assert stored.isprintable() or "\u200d" in stored
+    assert stored.encode("utf-8")
+    others = [f"{key[:-1]}y", f"y{key[1:]}", key.strip(), key.replace("\0", "\ufffd")]
+    assert stored not in {check(key=other)["key"] for other in others if other not in ("", key)}
+
+
+def test_a_key_that_is_not_stored_as_it_is_can_be_recognized():
+    assert check(key="reindex\n/Plone/news" + "x" * 900)["key"].startswith("reindex /Plone/newsx")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("10\N{NO-BREAK SPACE}000 news\nof today", "10 000 news of today"),
+        ("👩\u200d👧 نمی\u200cشود", "👩\u200d👧 نمی\u200cشود"),
+        ("a\0\udc80b", "a\ufffd\ufffdb"),
+        ("\n", ""),
+        ("x" * 1000, "x" * 255),
+        ("x" * 254 + "👩\u200d👧", "x" * 254),
+    ],
+)
+def test_any_title_may_be_a_description(given, expected):
+    """It becomes one line."""
+    assert check(description=given)["description"] == expected
+
+
+class Text(str):
+    """As i18n messages are: no storage needs to know of them."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("name", ["key", "description"])
+def test_a_text_is_stored_as_a_plain_one(name):
+    assert type(check(**{name: Text("text")})[name]) is str
 
 
 @pytest.mark.parametrize("name", OPTIONS)

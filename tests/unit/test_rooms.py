@@ -29,16 +29,19 @@ PURE = {
     "errors",
     "grace",
     "guard",
+    "hosts",
     "interfaces",
     "interrupt",
     "keeper",
     "options",
     "outage",
+    "params",
     "policy",
     "response",
     "signing",
     "storages",
     "task",
+    "text",
     "webhook",
 }
 
@@ -58,6 +61,8 @@ RESERVED = {
         "datamanager",
         # A connection of its own, to look for the witness.
         "indoubt",
+        # What a deleted user had waiting is cancelled once the deletion is committed.
+        "identity",
         # Clean-up after a view that was torn apart; `transaction.abort` and nothing else.
         "publisher",
         # One transaction for each event that is told.
@@ -70,7 +75,8 @@ RESERVED = {
     # In startup, the event that tells of the first request; in the services, those that come
     # before and after a request has found who answers it.
     "ZPublisher": {"publisher", "services.unread", "startup"},
-    "ZODB": {"indoubt"},
+    # What a database has for an object whose class is gone.
+    "ZODB": {"indoubt", "pasplugin.setuphandlers"},
     "redis": {"storages._script", "storages._server"},
     "msgpack": {"storages._wire"},
     "sqlalchemy": {"storages.sql", *(f"storages.{room}" for room in SQL)},

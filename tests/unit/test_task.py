@@ -27,6 +27,7 @@ tasks = st.builds(
     id=text,
     queue=text,
     url=text,
+    uid=st.none() | text,
     method=text,
     headers=st.lists(st.tuples(text, text), max_size=3).map(tuple),
     payload=st.binary(max_size=50),
@@ -97,7 +98,7 @@ def assert_refused_or_sound(record):
     assert isinstance(task.origin, Origin | None)
     for part in (task.user, task.origin):
         for field in fields(part) if part else ():
-            expected = str | None if field.default is None else str
+            expected = {"str": str, "str | None": str | None, "int": int}[field.type]
             assert isinstance(getattr(part, field.name), expected)
     for pair in task.headers:
         assert [type(item) for item in pair] == [str, str]

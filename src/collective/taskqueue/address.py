@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 from urllib.parse import parse_qsl
+from urllib.parse import quote
 from urllib.parse import unquote
 
 
 #: Steps with which a path tells Zope's virtual hosting what the public urls are.
 VIRTUAL_HOST_STEPS = ("VirtualHostBase", "VirtualHostRoot")
 VIRTUAL_HOST_PREFIX = "_vh_"
+
+#: What is not quoted in a step, besides letters, digits and ``_.-~``.
+_PLAIN = "@+:,="
 
 #: Types of form fields that add to the path: `?edit:method=1` calls `edit`.
 _METHOD_TYPES = {"method", "action", "default_method", "default_action"}
@@ -60,6 +64,14 @@ def steps(path: str) -> list[str]:
         elif name not in ("", "."):
             found.append(name)
     return found
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Return the path of these steps as it stands in a url, each quoted where needed.
+
+    Raises `UnicodeEncodeError` for half of a pair that is none.
+    """
+    return "/" + "/".join(quote(name, safe=_PLAIN) for name in names)
 
 
 def _added_paths(query: str) -> Iterator[str]:

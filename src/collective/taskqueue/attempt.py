@@ -10,10 +10,11 @@ from collective.taskqueue.interrupt import let_strike
 from collective.taskqueue.interrupt import raise_in
 from collective.taskqueue.interrupt import short_turns
 from collective.taskqueue.outage import outage_of
-from collective.taskqueue.response import clean
+from collective.taskqueue.response import MAX_REASON
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
+from collective.taskqueue.text import one_line
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -74,7 +75,7 @@ class Attempt:
         """
         now = time.time()
         done, total = float(done), None if total is None else float(total)
-        self._pending = Progress(done, total, clean(str(message)), now)
+        self._pending = Progress(done, total, one_line(str(message), MAX_REASON), now)
         complete = total is not None and done >= total
         if complete or not 0 <= now - self._reported < REPORT_INTERVAL:
             self.flush()

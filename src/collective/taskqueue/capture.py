@@ -6,8 +6,12 @@ from AccessControl import getSecurityManager
 from AccessControl.users import UnrestrictedUser
 from Acquisition import aq_inner
 from Acquisition import aq_parent
-from collections.abc import Iterable
 from collections.abc import Mapping
+from collective.taskqueue.address import forbidden_step
+from collective.taskqueue.authentication import is_author
+from collective.taskqueue.authentication import is_by_id
+from collective.taskqueue.authentication import is_plugin_here
+from collective.taskqueue.authentication import warn_of_a_user_who_stays_out
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import PayloadTooLarge
@@ -20,17 +24,24 @@ from collective.taskqueue.headers import has_credentials
 from collective.taskqueue.headers import merged
 from collective.taskqueue.headers import own_headers
 from collective.taskqueue.headers import refuse_credentials
+from collective.taskqueue.hosts import are_same
+from collective.taskqueue.hosts import server_url
+from collective.taskqueue.identity import identity_in
+from collective.taskqueue.language import current_language
 from collective.taskqueue.options import check_options
-from collective.taskqueue.pasplugin.plugin import is_active
-from collective.taskqueue.task import Identity
+from collective.taskqueue.params import Params
+from collective.taskqueue.params import query_string
+from collective.taskqueue.target import missing_step
+from collective.taskqueue.target import target_of
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Task
+from collective.taskqueue.text import one_line
 from typing import Any
 from urllib.parse import quote
 from urllib.parse import unquote
 from urllib.parse import unquote_to_bytes
-from urllib.parse import urlencode
 from uuid import uuid4
+from zope.component.hooks import getSite
 from zope.globalrequest import getRequest
 import logging
 import re
@@ -47,9 +58,11 @@ CURRENT: Any = type("Current", (), {"__repr__": lambda self: "<current>"})()
 #: Type of a body that comes without one: what a form posts, so that Zope parses it.
 CONTENT_TYPE = "application/x-www-form-urlencoded"
 
-#: Name of Plone's language cookie.
-LANGUAGE_COOKIE = "I18N_LANGUAGE"
+#: Methods that mean a body.
+METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
+#: Bytes of a url with its query: what servers and proxies still take, and more than is sensible.
+MAX_URL = 64 * 1024
 
 #: What is between us and the server of a web hook, and for nobody else to say.
 CONNECTION = (
@@ -66,16 +79,20 @@ CONNECTION = (
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ASCII = "".join(map(chr, range(33, 127)))
+#: What is meant by a url that is refused.
+_CURE = "pass the object, or taskqueue.path(obj), its quoted physical path"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 def make_task(
     settings: QueueSettings,
-    url: str,
+    url: Any,
     method: str | None = None,
-    params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    params: Params = None,
     headers: Mapping[str, Any] | None = None,
     payload: bytes | str | None = CURRENT,
+    *,
+    view: str | None = None,
     **options: Any,
 ) -> Task:
     """Return the task that these arguments, the current request and user describe.
@@ -83,68 +100,115 @@ def make_task(
     Raises `ValueError`, in one sentence, for anything that is wrong; see `taskqueue.add`
     for the arguments. Called by the queue.
     """
-    address = _address(url)
-    if address.startswith("/"):
-        fields = _zope_request(settings, address, method, params, headers, payload)
-    else:
-        fields = _web_hook(settings, address, method, params, headers, payload)
-    if len(fields["payload"]) > settings.max_payload:
-        limit = f"exceeds max_payload ({settings.max_payload} bytes)"
-        if payload is CURRENT and "origin" in fields:
-            limit = f"{limit}: it is the body of the current request; payload=None leaves it out"
-        raise PayloadTooLarge("payload", f"the payload {limit}")
+    target = target_of(url, view)
+    address = _address(target.url)
+    is_hook = not address.startswith("/")
+    request = _current_request()
+    _refuse_url_of_this_site(target.url, request)
+    describe = _web_hook if is_hook else _zope_request
+    fields = describe(settings, address, method, params, headers, payload)
+    _check(settings, fields, payload is CURRENT and not is_hook)
     now = time.time()
     user = current_user()
     task_id = str(uuid4())
-    if "origin" in fields and user is None:
-        _warn_of_a_user_without_id(task_id, fields["headers"])
-    return Task(
+    if not is_hook:
+        # Who names languages in a header of their own has the site choose among them.
+        chosen = "accept-language" in own_headers(headers or {})
+        fields["origin"] = _origin(task_id, request, not chosen)
+        fields |= {"uid": target.uid, "view": target.view}
+    task = Task(
         id=task_id,
         queue=settings.queue,
-        user=user and Identity("/".join(user[0].getPhysicalPath()), user[1]),
+        user=user and identity_in(*user),
         created=now,
         **fields,
-        **check_options(options, settings, now, "origin" not in fields),
+        **check_options(options, settings, now, is_hook),
     )
+    if not is_hook:
+        _warn(task, user, request)
+    return task
 
 
-def _warn_of_a_user_without_id(task_id: str, headers: tuple[tuple[str, str], ...]) -> None:
+def _check(settings: QueueSettings, fields: dict[str, Any], is_current: bool) -> None:
+    step = forbidden_step(fields["url"])
+    if step is not None:
+        raise InvalidTask("url", f"{step!r} would choose the public urls of the task: {_CURE}")
+    size = len(fields["url"].encode("utf-8"))
+    if size > MAX_URL:
+        raise InvalidTask("url", f"the url has {size} bytes with its query, at most {MAX_URL}")
+    if len(fields["payload"]) > settings.max_payload:
+        limit = f"exceeds max_payload ({settings.max_payload} bytes)"
+        if is_current:
+            limit = f"{limit}: it is the body of the current request; payload=None leaves it out"
+        raise PayloadTooLarge("payload", f"the payload {limit}")
+
+
+def _warn(task: Task, user: tuple[Any, str] | None, request: Any) -> None:
+    """Tell of what can be known now, and would be found out when it is late."""
+    if not has_credentials(task.headers):
+        if user is None:
+            _warn_of_a_user_without_id(task.id)
+        elif not is_by_id(user):
+            warn_of_a_user_who_stays_out(task.id, user)
+    missing = missing_step(task.url, request)
+    if missing is not None:
+        place = "/".join(getSite().getPhysicalPath()) if getSite() is not None else "/"
+        logger.warning(
+            "task %s: there is no %r in the root of Zope, it will not be found; a url is a"
+            " physical path, and here that begins with %s",
+            task.id,
+            missing,
+            place,
+        )
+
+
+def _warn_of_a_user_without_id(task_id: str) -> None:
     """The system and the emergency user may do everything, and what they queue may not."""
     user = getSecurityManager().getUser()
-    if not isinstance(user, UnrestrictedUser) or has_credentials(headers):
-        return
-    name = user.getUserName()
-    logger.warning(
-        "task %s: queued by %s, which no task can run as; it will run as Anonymous", task_id, name
-    )
+    if isinstance(user, UnrestrictedUser):
+        logger.warning(
+            "task %s: queued by %s, which no task can run as; it will run as Anonymous",
+            task_id,
+            user.getUserName(),
+        )
 
 
 def _zope_request(
     settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
 ) -> dict[str, Any]:
     request = _current_request()
-    user = current_user()
-    # Credentials are copied only if the task cannot be authenticated without, and only
-    # those of the person who asks: an anonymous request may carry somebody's old cookie.
-    by_id = user is not None and is_active(user[0])
+    verb = _method(method, "GET")
     own = own_headers(headers or {})
-    copied = {} if request is None else copied_headers(request, user is not None and not by_id)
-    if payload is CURRENT:
-        body = b"" if request is None else current_body(request, settings.max_payload)
-        if body:
-            copied |= content_headers(request)
-    else:
+    user = current_user()
+    by_id = is_by_id(user)
+    copied = {} if request is None else _copied(settings, request, user, by_id)
+    if payload is not CURRENT:
         body = _body(payload)
         copied.setdefault("content-type", ("Content-Type", CONTENT_TYPE))
+    elif request is not None and verb in METHODS_WITH_BODY:
+        body = current_body(request, settings.max_payload)
+        copied |= content_headers(request)
+    else:
+        # What happens to be posted is nothing that a GET could mean.
+        body = b""
     if by_id:
         refuse_credentials(own)
     return {
-        "url": _with_params(url, _query(params)),
-        "method": _method(method, "GET"),
+        "url": _with_params(url, query_string(params)),
+        "method": verb,
         "headers": merged(copied | own, body),
         "payload": body,
-        "origin": None if request is None else _origin(request),
     }
+
+
+def _copied(
+    settings: QueueSettings, request: Any, user: tuple[Any, str] | None, by_id: bool
+) -> dict[str, tuple[str, str]]:
+    # Credentials are copied only if the task cannot be authenticated without, and only
+    # those of the person who asks: an anonymous request may carry somebody's old cookie.
+    credentials = not by_id and is_author(request, user)
+    harmless = not credentials and (user is not None or is_plugin_here(request))
+    return copied_headers(request, harmless, credentials, settings.copy_headers)
 
 
 def _web_hook(
@@ -157,7 +221,7 @@ def _web_hook(
         raise InvalidTask("url", str(exc)) from None
     verb = _method(method, "POST")
     body = b"" if payload is CURRENT else _body(payload)
-    query = _query(params)
+    query = query_string(params)
     if verb == "POST" and payload is CURRENT:
         body, query = query.encode("ascii"), ""
     preset = {"content-type": ("Content-Type", CONTENT_TYPE)}
@@ -200,13 +264,13 @@ def _current_request() -> Any:
     return request if hasattr(request, "other") else None
 
 
-def _address(url: str) -> str:
-    """The url without its fragment: absolute, or a path from the root of Zope."""
+def _address(url: Any) -> str:
+    """The url as it is queued: absolute and without its fragment, or a path from Zope's root."""
     if not isinstance(url, str) or not url.strip():
         raise InvalidTask("url", "a task needs a url")
     if _CONTROL.search(url):
         raise InvalidTask("url", "control characters are not allowed in the url of a task")
-    url = url.strip().partition("#")[0]
+    url = "".join(url.strip())
     path, _, query = url.partition("?")
     try:
         query.encode("utf-8")
@@ -215,35 +279,43 @@ def _address(url: str) -> str:
         raise InvalidTask("url", "the url of a task is no UTF-8 once it is unquoted") from None
     scheme = _SCHEME.match(url)
     if scheme is None:
-        return f"/{url.lstrip('/')}"
+        return _path(url)
     if scheme[1].lower() not in ("http", "https"):
         raise InvalidTask(
             "url",
             f"{scheme[1]}: urls cannot be queued; a url is a path from the Zope root like"
             " /Plone/view, or http:// or https:// and calls a web hook",
         )
+    url = url.partition("#")[0]
     return quote(f"{scheme[1].lower()}{url[scheme.end(1) :]}", safe=_ASCII)
 
 
-def _query(params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> str:
-    try:
-        return urlencode(list(_pairs(params)), doseq=True)
-    except (TypeError, ValueError) as exc:
-        raise InvalidTask("params", f"params cannot be made a query string: {exc}") from None
+def _path(url: str) -> str:
+    if not url.startswith("/"):
+        raise InvalidTask(
+            "url", f"a url begins with /, as in /Plone/view: {_CURE}, not {one_line(url, 100)!r}"
+        )
+    if "#" in url:
+        raise InvalidTask(
+            "url", f"a task has no fragment, and # in an id has to be quoted: {_CURE}"
+        )
+    return f"/{url.lstrip('/')}"
+
+
+def _refuse_url_of_this_site(url: str, request: Any) -> None:
+    """An absolute url is called from outside, by nobody: it is hardly ever meant."""
+    url = url.strip()
+    if request is None or not (url.startswith("//") or _SCHEME.match(url)):
+        return
+    server = str(request.other.get("SERVER_URL", "")).partition("://")[2]
+    if are_same(url, server, str(request.environ.get("HTTP_HOST", "")).strip()):
+        raise InvalidTask("url", f"this is a url of this site: {_CURE}")
 
 
 def _with_params(url: str, more: str) -> str:
     path, _, query = url.partition("?")
     query = "&".join(part for part in (query, more) if part)
     return f"{path}?{query}" if query else path
-
-
-def _pairs(
-    params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None,
-) -> Iterable[tuple[str, Any]]:
-    if not params:
-        return ()
-    return params.items() if isinstance(params, Mapping) else params
 
 
 def _method(method: str | None, default: str) -> str:
@@ -269,12 +341,23 @@ def _body(payload: Any) -> bytes:
     raise InvalidTask("payload", f"the payload is bytes, text or None, not {kind}")
 
 
-def _origin(request: Any) -> Origin:
+def _origin(task_id: str, request: Any, has_language: bool) -> Origin | None:
+    if request is None:
+        return None
+    url = str(request.other.get("SERVER_URL", ""))
+    server = server_url(url)
+    if server is None:
+        logger.warning(
+            "task %s: the host of the request that queued it cannot be parsed (%a), its urls are"
+            " those of a task that is queued without a request",
+            task_id,
+            one_line(url.rpartition("@")[2], 100),
+        )
+        return None
     root = request.other.get("VirtualRootPhysicalPath")
-    language = request.cookies.get(LANGUAGE_COOKIE)
     return Origin(
-        server_url=request.other["SERVER_URL"],
+        server_url=server,
         script=unquote("".join(f"/{part}" for part in request._script)),
         root=None if root is None else "/".join(root),
-        language=language if isinstance(language, str) else None,
+        language=current_language(request) if has_language else None,
     )

@@ -16,6 +16,8 @@ from types import FrameType
 from typing import Any
 from ZConfig import ConfigurationError
 from ZConfig import ConfigurationSyntaxError
+from ZConfig import SubstitutionReplacementError
+from ZConfig import SubstitutionSyntaxError
 from ZConfig.cfgparser import ZConfigParser
 from ZConfig.datatypes import stock_datatypes
 from ZConfig.matcher import BaseMatcher
@@ -340,4 +342,33 @@ def _refuse(place: str, reason: str) -> None:
     raise ConfigurationSyntaxError(f"{place}: {reason}", None, None)
 
 
+def _keep_values_to_ourselves() -> None:
+    """Let no error quote the value of a key of ours: what follows a $ may be of a password."""
+    original = ZConfigParser.handle_key_value
+    if getattr(original, "of_taskqueue", False):
+        return
+
+    def handle_key_value(self: ZConfigParser, section: Any, rest: str) -> None:
+        try:
+            original(self, section, rest)
+        except (SubstitutionReplacementError, SubstitutionSyntaxError) as exc:
+            if not isinstance(section, _Section):
+                raise
+            reason = _missing(exc)
+        else:
+            return
+        raise ConfigurationSyntaxError(f"{section.place}: {reason}", self.url, self.lineno)
+
+    handle_key_value.of_taskqueue = True  # type: ignore[attr-defined]
+    ZConfigParser.handle_key_value = handle_key_value
+
+
+def _missing(exc: ConfigurationError) -> str:
+    name = getattr(exc, "name", "")
+    if f"$({name})" in getattr(exc, "source", ""):
+        return f"there is no {name} in the environment"
+    return "what follows a $ in this value is no name that is defined; a $ itself is written $$"
+
+
 _allow_unnamed_sections()
+_keep_values_to_ourselves()

@@ -19,6 +19,7 @@ from collective.taskqueue.task import Task
 from transaction.interfaces import IDataManagerSavepoint
 from transaction.interfaces import ISavepointDataManager
 from transaction.interfaces import ITransaction
+from transaction.interfaces import NoTransaction
 from typing import Any
 from uuid import uuid4
 from zope.interface import implementer
@@ -44,7 +45,11 @@ def join(queue: Any, task: Task) -> None:
 
 def pending(queue: Any) -> tuple[Task, ...]:
     """Return the tasks that the current transaction has added to the queue, in add order."""
-    batch = _batch(transaction.get(), queue)
+    try:
+        batch = _batch(transaction.get(), queue)
+    except NoTransaction:
+        # In explicit mode there is none between two of them.
+        return ()
     return () if batch is None else tuple(batch.tasks)
 
 

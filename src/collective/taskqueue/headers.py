@@ -9,66 +9,92 @@ from typing import Any
 import re
 
 
-#: Headers of the current request that mean its connection, its cache, its browser or its
-#: proxies, not its author. Lower case; those that end in - stand for all that begin so.
+#: What a task takes along if it is authenticated by id: nothing that could be a secret.
+HARMLESS = ("accept-language", "traceparent", "x-request-id")
+
+#: What it takes along if its headers have to authenticate it: all but what means the
+#: connection, cache, browser or proxies of the current request, and not its author. Lower case;
+#: those that end in * stand for all that begin so.
 NOT_COPIED = (
     "accept",
     "accept-encoding",
-    "connection",
-    "content-",
-    "expect",
     "forwarded",
+    "sec-*",
+    "task-passthrough-*",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "x-forwarded-*",
+    "x-real-ip",
+    "x-requested-with",
+)
+#: What is never copied, whoever names it: it would be wrong of a task.
+NEVER_COPIED = (
+    "connection",
+    "content-*",
+    "expect",
     "host",
-    "if-",
+    "if-*",
     "keep-alive",
-    "proxy-",
-    "proxy-authorization",
+    "proxy-*",
     "range",
-    "sec-",
-    "task-passthrough-",
     "te",
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "upgrade-insecure-requests",
-    "user-agent",
-    "via",
-    "x-forwarded-",
     "x-http-method-override",
-    "x-real-ip",
-    "x-requested-with",
-    "x-task-",
+    "x-task-*",
 )
 #: Zope takes the second one for the first.
 CREDENTIALS = ("authorization", "cgi-authorization", "cookie")
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_COPIED_IN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 # A tab is allowed; lone surrogates cannot be encoded.
 _NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 
 
-def copied_headers(request: Any, credentials: bool) -> dict[str, tuple[str, str]]:
-    """Return those of the current request, with its credentials or without, by lower case name."""
+def copied_headers(
+    request: Any, by_id: bool, credentials: bool, named: tuple[str, ...] = ()
+) -> dict[str, tuple[str, str]]:
+    """Return those of the current request that a task takes along, by lower case name.
+
+    :param by_id: the task is authenticated by id: it needs but what is harmless, and what
+        `named` asks for, the `copy_headers` of its queue.
+    :param credentials: with what authenticates the author of the request.
+
+    What no browser should have sent is left out; nothing is raised.
+    """
     without = () if credentials else CREDENTIALS
+    allowed = (*HARMLESS, *named) if by_id else ("*",)
     copied = {}
     for key, value in _environ(request).items():
         if not key.startswith("HTTP_") or not isinstance(value, str):
             continue
         name = _key(key[5:])
-        if not _is_copied(name) or name in without:
+        if name in without or not _is_copied(name, allowed) or not _TOKEN.fullmatch(name):
             continue
-        if value.strip() and not _CONTROL.search(value):
-            copied[name] = (name.title(), value.strip())
+        # These are bytes as latin-1: a no-break space is the end of some other character.
+        text = value.strip(" \t")
+        if text.strip() and not _NOT_COPIED_IN.search(text):
+            copied[name] = (name.title(), text)
     return copied
 
 
 # For each task that is added, and for the same few names.
 @lru_cache(maxsize=1000)
-def _is_copied(name: str) -> bool:
-    return not any(
-        name.startswith(item) if item.endswith("-") else name == item for item in NOT_COPIED
+def _is_copied(name: str, allowed: tuple[str, ...]) -> bool:
+    if _is_among(name, NEVER_COPIED):
+        return False
+    if _is_among(name, tuple(item for item in allowed if item != "*")):
+        return True
+    return "*" in allowed and not _is_among(name, NOT_COPIED)
+
+
+def _is_among(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(
+        name.startswith(item[:-1]) if item.endswith("*") else name == item for item in patterns
     )
 
 
@@ -128,7 +154,11 @@ def content_headers(request: Any) -> dict[str, tuple[str, str]]:
         for name in names
         for key in (name.upper().replace("-", "_"),)
     }
-    return {_key(name): (name, value) for name, value in values.items() if value}
+    return {
+        _key(name): (name, value)
+        for name, value in values.items()
+        if value and not _NOT_COPIED_IN.search(value)
+    }
 
 
 def current_body(request: Any, limit: int) -> bytes:

@@ -4,6 +4,10 @@ With each staged batch one tiny object, the witness, is written to the database 
 same transaction. Nothing refers to it; but if it exists, the transaction has committed,
 and its serial is the transaction id. So a batch whose process died between the commit and
 the promotion is promoted later, and one whose transaction was aborted is discarded.
+
+An object id proves nothing: a storage hands ids out from memory, and after a restart it gives
+those of a transaction that was aborted to the next objects of somebody else. So a witness has
+a uuid, which the batch knows, too, and only the object with that uuid is this witness.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.task import StagedBatch
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
@@ -21,8 +26,11 @@ from persistent.timestamp import TimeStamp
 from transaction import TransactionManager
 from transaction.interfaces import ITransaction
 from typing import Any
+from typing import NamedTuple
+from uuid import uuid4
 from ZODB.Connection import Connection
 from ZODB.POSException import POSKeyError
+from ZODB.utils import get_pickle_metadata
 from ZODB.utils import z64
 import logging
 import time
@@ -73,19 +81,59 @@ def _told_by_nobody(task_ids: Collection[str]) -> AbstractContextManager[None]:
 class Witness(Persistent):
     """An object that exists if, and only if, the transaction that wrote it committed."""
 
+    def __init__(self, uuid: str) -> None:
+        self.uuid = uuid
+
+
+class _Known(NamedTuple):
+    """Which object a witness is: its object id in hexadecimal digits, and its uuid."""
+
+    oid: str
+    uuid: str
+
+    def is_in(self, record: bytes) -> bool:
+        """Return whether a data record of the database is that of this witness."""
+        # Nothing is unpickled: the record may be anybody's, and its class be gone.
+        return (
+            get_pickle_metadata(record) == (Witness.__module__, Witness.__qualname__)
+            and self.uuid.encode() in record
+        )
+
+
+class _Reference(NamedTuple):
+    """What a staged batch knows: a database, its witness, and an older one that vouches for it."""
+
+    database: str
+    witness: _Known
+    older: _Known | None
+
+    def __str__(self) -> str:
+        return ":".join((self.database, *self.witness, *(self.older or ("", ""))))
+
+    @classmethod
+    def parse(cls, text: str) -> _Reference:
+        """Return the reference of that text; raises `ValueError` for anything else."""
+        database, oid, uuid, older_oid, older_uuid = text.rsplit(":", 4)
+        for digits in (oid, uuid, older_oid, older_uuid):
+            bytes.fromhex(digits)
+        if len(oid) != 16 or len(uuid) != 32:
+            raise ValueError("no object id, or no uuid")
+        return cls(
+            database, _Known(oid, uuid), _Known(older_oid, older_uuid) if older_oid else None
+        )
+
 
 class Testimony:
     """A witness on its way into the database, and how to find it again."""
 
     def __init__(self, connection: Any) -> None:
-        self._witness = Witness()
+        self._witness = Witness(uuid4().hex)
         self._database = connection.db()
         self._name = self._database.database_name
         connection.add(self._witness)
-        #: The database, the witness, and an older witness that vouches for it.
-        self.reference = ":".join(
-            (self._name, self._witness._p_oid.hex(), _last_seen.get(self._name, ""))
-        )
+        self._known = _Known(self._witness._p_oid.hex(), self._witness.uuid)
+        #: The text of a `_Reference`.
+        self.reference = str(_Reference(self._name, self._known, _last_seen.get(self._name)))
 
     @property
     def databases(self) -> Any:
@@ -94,7 +142,7 @@ class Testimony:
 
     def confirm(self) -> bytes | None:
         """The database has finished: return the transaction id, if consumers can use it."""
-        _last_seen[self._name] = self._witness._p_oid.hex()
+        _last_seen[self._name] = self._known
         if self._name != MAIN:
             return None
         serial: bytes = self._witness._p_serial
@@ -135,14 +183,18 @@ def judge(databases: Any, reference: str, age: float) -> Verdict:
     `age` is the number of seconds since the batch was staged. Raises `KeyError` for a database
     that is not configured any more, and whatever a database that is away raises.
     """
-    name, oid, _ = reference.split(":")
-    tid = _serial(databases[name], oid)
+    try:
+        found = _Reference.parse(reference)
+    except ValueError:
+        return Verdict(UNKNOWN)
+    database = databases[found.database]
+    tid = _serial(database, found.witness)
     if tid is not None:
         # Of other databases consumers do not know how far they have come.
-        return Verdict(COMMITTED, tid if name == MAIN else None)
+        return Verdict(COMMITTED, tid if found.database == MAIN else None)
     if age < LONGEST_COMMIT:
         return Verdict(None)
-    return Verdict(UNKNOWN if _packed(databases, reference) else ABORTED)
+    return Verdict(UNKNOWN if _packed(database, found.older) else ABORTED)
 
 
 def resolve(
@@ -162,6 +214,11 @@ def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival)
         return _resolved(storage, databases, batch, arrival)
     except StorageUnavailable:
         raise
+    except TaskDecodeError as exc:
+        # Later it could not be read either, and would be tried for ever.
+        storage.discard(batch.id)
+        logger.error("batch %s: cannot be read (%s), discarded", batch.id, exc)
+        return True
     except Exception as exc:
         # A database that this process does not have, perhaps; the others can be decided.
         logger.warning("batch %s: stays in doubt (%s: %s)", batch.id, type(exc).__name__, exc)
@@ -246,29 +303,29 @@ def _discard(storage: Any, batch: StagedBatch, cause: str) -> None:
         logger.warning("task %s: %s, discarded", task_id, cause)
 
 
-def _packed(databases: Any, reference: str) -> bool:
-    """Whether a pack may have removed the witness.
+def _packed(database: Any, older: _Known | None) -> bool:
+    """Return whether a pack may have removed the witness.
 
     Nothing refers to a witness, so a pack removes it; but never before an older one.
     """
-    name, _, older = reference.split(":")
-    if not older:
+    if older is None:
         return True
+    oid = bytes.fromhex(older.oid)
     try:
         # Asks the database itself; caches of connections and clients survive a pack.
-        return not databases[name].history(bytes.fromhex(older))
+        history = database.history(oid)
+        return not (history and older.is_in(database.storage.loadSerial(oid, history[0]["tid"])))
     except KeyError:
         return True
 
 
-def _serial(database: Any, oid: str) -> bytes | None:
+def _serial(database: Any, witness: _Known) -> bytes | None:
+    """Return the id of the transaction that wrote the witness; None if it is not there."""
     # A connection of its own sees what is committed now, not when the thread last looked.
     connection = database.open(transaction_manager=TransactionManager())
     try:
-        witness = connection.get(bytes.fromhex(oid))
-        witness._p_activate()
-        serial: bytes = witness._p_serial
-        return serial
+        record, serial = connection._storage.load(bytes.fromhex(witness.oid))
+        return serial if witness.is_in(record) else None
     except POSKeyError:
         return None
     finally:
@@ -280,4 +337,4 @@ def _writes(connection: Any) -> bool:
 
 
 #: The last witness of this process that is known to be committed, by database.
-_last_seen: dict[str, str] = {}
+_last_seen: dict[str, _Known] = {}

@@ -280,16 +280,19 @@ class ITaskQueue(Interface):
         """Return how many tasks wait: queued, not scheduled, not running."""
 
     def add(
-        url: str,
+        url: Any,
         method: str | None = None,
         params: Any = None,
         headers: Any = None,
         payload: Any = ...,
+        *,
+        view: str | None = None,
         **options: Any,
     ) -> str:
         """Queue a task when the current transaction commits; see `taskqueue.add`.
 
-        Without `payload` the body of the current request is taken along, with None nothing.
+        Without `payload` a POST, PUT or PATCH takes the body of the current request along,
+        with None nothing.
         """
 
     def put(task: Task) -> None:
@@ -298,14 +301,18 @@ class ITaskQueue(Interface):
         One that is there already stays as it is.
         """
 
-    def get(consumer_name: str) -> Task | None:
+    def get(consumer_name: str = "script") -> Task | None:
         """Reserve the oldest task, without waiting; None if there is none.
 
-        For scripts: the lease is held by this process, and renewed, until `task_done`.
+        For scripts: the lease is held by this process, and renewed, until `task_done`. Its
+        holder is listed by this name among the consumers.
         """
 
     def task_done(
-        task: Task, status_line: str, consumer_name: str, consumer_length: int = 0
+        task: Task,
+        status_line: str = "HTTP/1.1 200 OK",
+        consumer_name: str = "script",
+        consumer_length: int = 0,
     ) -> None:
         """Finish a task that `get` returned, by a status line like ``HTTP/1.1 200 OK``.
 

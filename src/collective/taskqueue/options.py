@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.text import one_line
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any
 
 
@@ -15,6 +17,13 @@ LONGEST = 10 * 366 * 86400.0
 #: What web hooks get that say nothing else, and whose queue does not.
 HOOK_TIMEOUT = 60.0
 HOOK_ATTEMPTS = 36
+
+#: Characters of a key, and of one that is stored as it is; of the beginning that is kept of
+#: any other one; and of a description.
+LONGEST_KEY = 1000
+LONGEST_PLAIN_KEY = 255
+READABLE_KEY = 60
+LONGEST_LABEL = 255
 
 ON_CONFLICT = ("skip", "replace", "after_running")
 
@@ -107,10 +116,20 @@ def _one_of(*allowed: str) -> Callable[[str, Any], str]:
     return check
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 255 or not value.isprintable():
-        raise InvalidTask(name, f"{name} is a printable text of at most 255 characters")
-    return value
+def _key(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_KEY:
+        raise InvalidTask(name, f"{name} is a text of 1 to {LONGEST_KEY} characters")
+    if len(value) <= LONGEST_PLAIN_KEY and value.isprintable():
+        return "".join(value)
+    # No storage can have all of them in its indexes. What people see still tells something.
+    digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{one_line(value, READABLE_KEY)} #{digest}"
+
+
+def _label(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidTask(name, f"{name} is a text, not {type(value).__name__}")
+    return one_line(value, LONGEST_LABEL)
 
 
 #: Every option and what checks it; None is the same as not giving it.
@@ -124,9 +143,9 @@ OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "min_backoff": _seconds,
     "max_backoff": _seconds,
     "max_age": _positive_seconds,
-    "key": _text,
+    "key": _key,
     "on_conflict": _one_of(*ON_CONFLICT),
-    "description": _text,
+    "description": _label,
     "keep": _seconds,
 }
 _DUE = ("delay", "countdown", "eta")

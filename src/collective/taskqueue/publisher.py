@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from AccessControl import getSecurityManager
 from AccessControl.SecurityManagement import noSecurityManager
-from Acquisition import aq_inner
-from Acquisition import aq_parent
 from collections.abc import Callable
 from collective.taskqueue.accesslog import log_attempt
 from collective.taskqueue.address import forbidden_step
 from collective.taskqueue.answer import Answer
 from collective.taskqueue.answer import outcome_of
 from collective.taskqueue.attempt import Attempt
-from collective.taskqueue.capture import LANGUAGE_COOKIE
+from collective.taskqueue.identity import identity_in
+from collective.taskqueue.identity import identity_of
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.redirects import login_pages
+from collective.taskqueue.resolve import url_now
 from collective.taskqueue.response import clean
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
@@ -46,6 +46,8 @@ from ZPublisher.HTTPRequest import WSGIRequest
 from ZPublisher.HTTPResponse import WSGIResponse
 from ZPublisher.interfaces import IPubAfterTraversal
 from ZPublisher.interfaces import IPubFailure
+from ZPublisher.WSGIPublisher import get_module_info
+from ZPublisher.WSGIPublisher import load_app
 from ZPublisher.WSGIPublisher import publish as publish_request
 from ZPublisher.WSGIPublisher import publish_module
 import logging
@@ -83,12 +85,9 @@ class TaskRequest(WSGIRequest):
         self._is_clone = bool(clean)
         self.retry_max_count = self.attempt.retry_max_count
         origin = self.attempt.task.origin
-        if origin is not None:
-            if origin.language is not None:
-                self.cookies.setdefault(LANGUAGE_COOKIE, origin.language)
-            if origin.root is not None:
-                # Virtual hosting sets it again, unless the path is outside of the root.
-                self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
+        if origin is not None and origin.root is not None:
+            # Virtual hosting sets it again, unless the path is outside of the root.
+            self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
 
     def delay_retry(self) -> None:
         """Sleep a moment; ZPublisher's own delay grows up to 17 minutes."""
@@ -152,10 +151,10 @@ def _refused(task: Task) -> Outcome | None:
 
 def _published(attempt: Attempt) -> Outcome:
     answer = Answer()
-    environ = make_environ(attempt) | {ANSWER: answer}
     started = time.time()
     clock = time.perf_counter()
     try:
+        environ = make_environ(attempt, _url_now(attempt.task)) | {ANSWER: answer}
         answer.read(
             publish_module(
                 environ,
@@ -184,10 +183,18 @@ def current_attempt() -> Attempt | None:
     return request.attempt if isinstance(request, TaskRequest) else None
 
 
-def make_environ(attempt: Attempt) -> dict[str, Any]:
-    """Return the WSGI environment of the request of a task."""
+def _url_now(task: Task) -> str:
+    """Return the url of a task; the path is that of its content object, wherever it is now."""
+    if task.uid is None:
+        return task.url
+    with load_app(get_module_info("Zope2")) as (root, _, _):
+        return url_now(root, task)
+
+
+def make_environ(attempt: Attempt, url: str | None = None) -> dict[str, Any]:
+    """Return the WSGI environment of the request of a task, by default for its own url."""
     task = attempt.task
-    path, _, query = task.url.partition("?")
+    path, _, query = (task.url if url is None else url).partition("?")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": task.method,
         "SCRIPT_NAME": "",
@@ -309,15 +316,13 @@ def check_identity(event: Any) -> None:
         raise Unauthorized(_stranger(event.request, expected) or _GONE.format(expected))
 
 
-def _current_identity() -> Identity:
-    user = getSecurityManager().getUser()
-    folder = aq_parent(aq_inner(user))
-    path = "/".join(folder.getPhysicalPath()) if hasattr(folder, "getPhysicalPath") else ""
-    return Identity(path, user.getId() or "")
+def _current_identity() -> Identity | None:
+    return identity_of(getSecurityManager().getUser())
 
 
 #: Said of who is gone, and of who never was where the task is.
 _GONE = "queued by {0.id} of {0.folder}, who cannot be authenticated any more"
+_REPLACED = "queued by {0.id} of {0.folder}, who was deleted since; who has that id now is another"
 _ELSEWHERE = "queued by {0.id} of {0.folder}, whose users are not known at {1}"
 
 
@@ -330,8 +335,9 @@ def _stranger(request: TaskRequest, user: Identity) -> str:
     if site and site not in ("/".join(item.getPhysicalPath()) for item in parents):
         return _ELSEWHERE.format(user, request.attempt.task.url.partition("?")[0])
     folder = parents[-1].getPhysicalRoot().unrestrictedTraverse(user.folder, None)
-    found = folder is not None and folder.getUserById(user.id) is not None
-    return "" if found else _GONE.format(user)
+    if folder is None or folder.getUserById(user.id) is None:
+        return _GONE.format(user)
+    return "" if identity_in(folder, user.id) == user else _REPLACED.format(user)
 
 
 @adapter(IPubAfterTraversal)

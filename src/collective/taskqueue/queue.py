@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collective.taskqueue import datamanager
@@ -17,6 +16,7 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.events import announce
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.keeper import Keeper
+from collective.taskqueue.params import Params
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
@@ -39,6 +39,9 @@ logger = logging.getLogger("collective.taskqueue")
 
 #: Seconds of a lease that `get` takes; it is renewed as long as this process lives.
 LEASE = 30.0
+
+#: Name of the consumer that a script is, unless it says another one.
+SCRIPT = "script"
 
 
 @implementer(ITaskQueue)
@@ -70,14 +73,16 @@ class TaskQueue:
 
     def add(
         self,
-        url: str,
+        url: Any,
         method: str | None = None,
-        params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+        params: Params = None,
         headers: Mapping[str, Any] | None = None,
         payload: bytes | str | None = CURRENT,
+        *,
+        view: str | None = None,
         **options: Any,
     ) -> str:
-        task = make_task(self.settings, url, method, params, headers, payload, **options)
+        task = make_task(self.settings, url, method, params, headers, payload, view=view, **options)
         datamanager.join(self, task)
         return task.id
 
@@ -97,7 +102,7 @@ class TaskQueue:
             return False
         return True
 
-    def get(self, consumer_name: str) -> Task | None:
+    def get(self, consumer_name: str = SCRIPT) -> Task | None:
         leases = self.storage.reserve(consumer_name, limit=1, timeout=0, lease=LEASE)
         for lease in leases:
             watched = self._keeper.watch(Attempt(lease, self.storage), timed=False)
@@ -108,7 +113,11 @@ class TaskQueue:
         return None
 
     def task_done(
-        self, task: Task, status_line: str, consumer_name: str, consumer_length: int = 0
+        self,
+        task: Task,
+        status_line: str = "HTTP/1.1 200 OK",
+        consumer_name: str = SCRIPT,
+        consumer_length: int = 0,
     ) -> None:
         watched = self._reserved.get(task.id)
         if watched is None:

@@ -13,6 +13,7 @@ from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.datamanager import pending
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.interfaces import ITaskQueue
@@ -21,6 +22,8 @@ from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.policy import judged
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.storages._secrets import masked
+from collective.taskqueue.storages._secrets import remember
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook import WebHooks
 from functools import partial
@@ -60,6 +63,8 @@ class _Process:
         self.lock = threading.Lock()
         self.forked = False
         self.hooked = False
+        #: Of the process that has read zope.conf; a fork has another one.
+        self.pid = 0
         self.serving = False
 
 
@@ -83,7 +88,8 @@ def build_queues(event: Any) -> None:
     if not _process.hooked:
         _process.hooked = True
         os.register_at_fork(after_in_child=_after_fork)
-        atexit.register(_close_storages)
+        _process.pid = os.getpid()
+        atexit.register(_at_exit)
 
 
 @adapter(IProcessStarting)
@@ -141,6 +147,25 @@ def stop_consumers() -> None:
     events.flush()
 
 
+def _at_exit() -> None:
+    _tell_of_uncommitted_tasks()
+    _close_storages()
+
+
+def _tell_of_uncommitted_tasks() -> None:
+    # At exit this is the main thread: it is a script or a person at a prompt that leaves a
+    # transaction behind there, while a server has ended each of its own. What a child of a
+    # fork finds is its parent's.
+    if os.getpid() != _process.pid:
+        return
+    queues = getGlobalSiteManager().getUtilitiesFor(ITaskQueue)
+    count = sum(len(pending(queue)) for _, queue in queues)
+    if count:
+        logger.warning(
+            "%d tasks were added but the transaction was not committed, nothing was queued", count
+        )
+
+
 def _close_storages() -> None:
     unfinished.close(UNFINISHED_TIMEOUT)
     events.flush()
@@ -173,11 +198,14 @@ def _storage(settings: QueueSettings) -> Any:
         raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
     if not ITaskStorage.implementedBy(factory):
         raise ConfigurationError(f"{settings.place}: {path} does not implement ITaskStorage")
+    remember(settings.password)
     try:
         return factory(settings)
     except (TypeError, ValueError) as exc:
         # Whoever has written the class does not know where its settings stand.
-        raise ConfigurationError(f"{settings.place}: {exc}") from exc
+        text = masked(str(exc))
+        shown = exc if text == str(exc) else None
+        raise ConfigurationError(f"{settings.place}: {text}") from shown
 
 
 def _check(queue: TaskQueue) -> None:

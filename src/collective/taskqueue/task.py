@@ -72,7 +72,7 @@ class Origin:
     script: str = ""
     #: Physical path of the virtual root, such as ``/Plone``; None without one.
     root: str | None = None
-    #: The language cookie of the queuing request, if it had one.
+    #: The language that was negotiated for the queuing request, if one was.
     language: str | None = None
 
 
@@ -86,6 +86,10 @@ class Task:
     queue: str
     #: Physical path from the Zope root, or an absolute url; with the query string.
     url: str
+    #: The object that the path began with when the task was added; it may move meanwhile.
+    uid: str | None = None
+    #: The end of the path that is not the object's, quoted: what is called on it.
+    view: str = ""
     method: str = "GET"
     #: Header names and values; names are unique without regard to case.
     headers: tuple[tuple[str, str], ...] = ()
@@ -137,7 +141,6 @@ class Task:
         for name in ("user", "origin"):
             if name in record:
                 record[name] = {key: getattr(record[name], key) for key in record[name].__slots__}
-        # Nearly everybody is the first of their id.
         if "user" in record and not record["user"]["generation"]:
             del record["user"]["generation"]
         return record
@@ -194,30 +197,19 @@ _INTEGER = frozenset({int})
 _TYPES: dict[str, frozenset[type[Any]]] = {
     "headers": _LIST,
     "payload": frozenset({bytes}),
-    "user": frozenset({dict}) | _NONE,
-    "origin": frozenset({dict}) | _NONE,
-    "created": _NUMBER,
-    "due": _NUMBER | _NONE,
-    "timeout": _NUMBER | _NONE,
     "max_attempts": _INTEGER,
-    "min_backoff": _NUMBER,
-    "max_backoff": _NUMBER,
-    "max_age": _NUMBER | _NONE,
-    "key": _TEXT | _NONE,
-    "keep": _NUMBER | _NONE,
+    **dict.fromkeys(("user", "origin"), frozenset({dict}) | _NONE),
+    **dict.fromkeys(("created", "min_backoff", "max_backoff"), _NUMBER),
+    **dict.fromkeys(("due", "timeout", "max_age", "keep"), _NUMBER | _NONE),
+    **dict.fromkeys(("uid", "key"), _TEXT | _NONE),
 }
 _TYPES |= {f.name: _TEXT for f in fields(Task) if f.name not in _TYPES}
 _REQUIRED = {"id", "queue", "url"}
 _DEFAULTS = tuple((f.name, f.default) for f in fields(Task))
 _PARTS: tuple[tuple[str, type[Any]], ...] = (("user", Identity), ("origin", Origin))
 #: The names of their fields, and the types that each may have.
-_FIELDS = {
-    kind: [
-        (f.name, _INTEGER if f.type == "int" else _TEXT | (_NONE if f.default is None else set()))
-        for f in fields(kind)
-    ]
-    for _, kind in _PARTS
-}
+_KINDS = {"str": _TEXT, "int": _INTEGER, "str | None": _TEXT | _NONE}
+_FIELDS = {kind: [(f.name, _KINDS[str(f.type)]) for f in fields(kind)] for _, kind in _PARTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +228,7 @@ class Outcome:
     error: str = ""
     #: Seconds the other side asked to wait (`Retry-After`, `RetryLater`).
     retry_after: float | None = None
-    #: ``retry`` or ``discard`` if the task itself decided, ``postpone`` if it could not even
-    #: start; policy decides otherwise.
+    #: What the task itself has decided, ``postpone`` if it could not even start; else policy does.
     verdict: Literal["", "retry", "discard", "postpone"] = ""
     #: Seconds since the epoch, and seconds it took.
     started: float = 0.0
@@ -365,8 +356,7 @@ class Result:
 class TaskStatus:
     """All that is known about a task at one moment.
 
-    A *brief* one, as lists have, comes without what may be large: the task has no payload, and
-    there are no `attempts`, no `headers` and no `body`; `result` is None.
+    A *brief* one, as lists have, has no payload, no `attempts`, no `headers` and no `body`.
     """
 
     task: Task

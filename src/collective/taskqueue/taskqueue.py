@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from Acquisition import aq_chain
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.capture import CURRENT
 from collective.taskqueue.errors import Cancelled
@@ -11,8 +10,10 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownQueue
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.params import Params
 from collective.taskqueue.publisher import current_attempt
 from collective.taskqueue.services.shape import task_url
+from collective.taskqueue.target import target_of
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Result
 from collective.taskqueue.task import State
@@ -26,32 +27,49 @@ from zope.globalrequest import getRequest
 
 
 def add(
-    url: str,
+    url: Any,
     method: str | None = None,
-    params: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    params: Params = None,
     headers: Mapping[str, Any] | None = None,
     payload: bytes | str | None = CURRENT,
     queue: str | None = None,
+    *,
+    view: str | None = None,
     **options: Any,
 ) -> str:
     """Queue a request that is made after, and only if, the current transaction commits.
 
-    :param url: physical path from the Zope root, such as ``/Plone/news/@@publish``; it may
-        carry a query string. An absolute one, http or https, calls a web hook: nothing
-        of the current request is sent to it.
+    :param url: a content object, or a brain of one: the task follows it when it is moved, and
+        fails if it is deleted. Or a physical path from the Zope root, such as
+        ``/Plone/news/@@publish``; it may carry a query string. Or an absolute url, http or
+        https, that calls a web hook: nothing of the current request is sent to it.
     :param method: GET (the default, POST for a web hook), POST, PUT, PATCH, DELETE or HEAD.
-    :param params: appended to the query string; a list gives a parameter several times.
-        They are the form that a web hook posts if it has no payload.
+    :param params: appended to the query string: texts, numbers, bools (``1`` and empty), dates
+        and datetimes (ISO 8601); a list gives a parameter several times. They are the form
+        that a web hook posts if it has no payload.
     :param headers: added to the headers copied from the current request; they win.
-    :param payload: the body, None for none; by default the body of the current request.
+    :param payload: the body, None for none; by default that of the current request for POST,
+        PUT and PATCH, and none for other methods.
     :param queue: name of the queue; by default the alphabetically first one.
+    :param view: what to call on the content object, such as ``publish-it`` or
+        ``@workflow/publish``, unquoted; by default the object itself.
     :param options: see `collective.taskqueue.options.OPTIONS`.
     :returns: the id of the task, which arrives in the request as ``X-Task-Id``.
     :raises UnknownQueue: no such queue, or none at all.
     :raises ValueError: anything is wrong with the arguments. In both cases nothing has
         joined the transaction.
     """
-    return _queue(queue).add(url, method, params, headers, payload, **options)
+    return _queue(queue).add(url, method, params, headers, payload, view=view, **options)
+
+
+def path(obj: Any, view: str | None = None) -> str:
+    """Return the physical path of a content object, and of a view on it, as a url has it.
+
+    For `add`, wherever a text is needed: what an id may have in it, and a url may not, is
+    quoted. `view` is as for `add`. Raises `ValueError` for what is no content object, or
+    has no place in the database yet.
+    """
+    return target_of(obj, view).url
 
 
 def accepted(task_id: str) -> dict[str, str]:

@@ -15,8 +15,15 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue import indoubt
 from collective.taskqueue.errors import described
+from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.outage import outage_of
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +42,9 @@ MAX_WAITING = 10_000
 #: that is no outage of its storage.
 REMINDER_INTERVAL = 60.0
 
+#: Tasks of a person that are looked at together.
+PAGE = 100
+
 #: Longest pause in seconds between two rounds of tries.
 MAX_PAUSE = 5.0
 
@@ -44,7 +54,8 @@ class _Job:
     """What is left to be done; `act` returns whether it is done, or raises."""
 
     storage: Any
-    batch_id: str
+    #: What it is about, for the log: a batch, a user.
+    subject: str
     act: Callable[[], bool]
     tasks: Sequence[Task] = ()
     #: Later batches of the queue have to wait for this one: it has committed, and nothing but
@@ -77,7 +88,7 @@ def promote_later(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[
         log(tasks, "promoted after all", level=logging.INFO)
         return True
 
-    _backlog.add(_Job(queue.storage, batch_id, act, tasks, leads=True))
+    _backlog.add(_Job(queue.storage, f"batch {batch_id}", act, tasks, leads=True))
 
 
 def resolve_later(
@@ -103,7 +114,7 @@ def resolve_later(
             queue.storage.condemn(batch_id, indoubt.NOBODY_KNOWS)
         return verdict.end is not None
 
-    _backlog.add(_Job(queue.storage, batch_id, act, tasks))
+    _backlog.add(_Job(queue.storage, f"batch {batch_id}", act, tasks))
 
 
 def discard_later(storage: Any, batch_id: str) -> None:
@@ -113,7 +124,34 @@ def discard_later(storage: Any, batch_id: str) -> None:
         storage.discard(batch_id)
         return True
 
-    _backlog.add(_Job(storage, batch_id, act))
+    _backlog.add(_Job(storage, f"batch {batch_id}", act))
+
+
+def cancel_later(queue: Any, user: Identity, reason: str) -> None:
+    """Cancel all that waits of a person as soon as possible, and ask what runs to stop.
+
+    Called when a user was deleted: there may be very many tasks, and the storage may be away.
+    """
+
+    def act() -> bool:
+        for state in (RUNNING, SCHEDULED, QUEUED):
+            _cancel_all(queue, state, user, reason)
+        return True
+
+    _backlog.add(_Job(queue.storage, f"user {user.id} of {user.folder}", act))
+
+
+def _cancel_all(queue: Any, state: State, user: Identity, reason: str) -> None:
+    start = 0
+    while page := queue.tasks(state, user, start, PAGE):
+        for status in page:
+            try:
+                left = queue.cancel(status.id, reason) == state
+            except (UnknownTask, ForbiddenTransition) as exc:
+                logger.debug("task %s: not cancelled (%s)", status.id, exc)
+                left = True
+            # What runs stays in the list until it stops, what waited does not.
+            start += left
 
 
 def flush(timeout: float) -> bool:
@@ -173,7 +211,7 @@ class Backlog:
         with self._changed:
             jobs = list(self._jobs)
         for job in jobs:
-            log(job.tasks, "its batch %s is left to consumers, this process ends", job.batch_id)
+            log(job.tasks, "its %s is left to consumers, this process ends", job.subject)
 
     def _start(self) -> bool:
         try:
@@ -207,11 +245,15 @@ def _done(jobs: list[_Job]) -> set[_Job]:
     for job in jobs:
         if any(job.storage is storage for storage in away):
             continue
+        outage, begun = outage_of(job.storage), time.monotonic()
         try:
-            if outage_of(job.storage).call(job.act):
+            # One that is not done may not have asked the storage at all.
+            if job.act():
                 done.add(job)
-        except StorageUnavailable:
-            # Logged once for all batches; what it means for its tasks was, when it was put here.
+                outage.succeeded(begun)
+        except StorageUnavailable as exc:
+            # What it means for its tasks was logged when it was put here.
+            outage.failed(exc)
             away.append(job.storage)
         except BaseException as exc:
             # Something about this batch, then; others must not suffer from it.
@@ -224,7 +266,7 @@ def _complain(job: _Job, error: str) -> None:
     now = time.monotonic()
     if error != job.error or now - job.logged >= REMINDER_INTERVAL:
         job.error, job.logged = error, now
-        logger.warning("batch %s: still not done (%s), trying again", job.batch_id, error)
+        logger.warning("%s: still not done (%s), trying again", job.subject, error)
 
 
 def _pause(tries: int) -> float:

@@ -1,5 +1,6 @@
 """Whoever adds a task while a transaction ends, or after that, is told."""
 
+from collective.taskqueue.datamanager import pending
 from collective.taskqueue.errors import TaskQueueError
 from integration.datamanager.conftest import committed
 from integration.datamanager.conftest import Saboteur
@@ -96,3 +97,20 @@ def test_add_after_a_failed_commit_is_refused(queue):
     queue.add("/c")
     transaction.commit()
     assert urls(queue) == ["/c"]
+
+
+def test_what_is_pending(queue, root):
+    """Also for a transaction that has failed, and where there is none."""
+    root["x"] = 1
+    queue.add("/a")
+    assert [task.url for task in pending(queue)] == ["/a"]
+    transaction.get().join(Saboteur("m", "tpc_vote"))
+    with pytest.raises(ValueError, match="sabotage"):
+        transaction.commit()
+    assert [task.url for task in pending(queue)] == ["/a"]
+    transaction.abort()
+    transaction.manager.explicit = True
+    try:
+        assert pending(queue) == ()
+    finally:
+        transaction.manager.explicit = False

@@ -48,8 +48,9 @@ MISTAKES = {
     "another section closed": ("<taskqueue>\n</taskqueue-server>", r"\(line 4 in "),
 }
 
+BAD_NAMES = ["", ".a", ".", "a b", "ä", "a:b", "a/b", "*", "a" * 101]
 BAD_VALUES = {
-    "queue": ["", "a.b", "a b", "ä", "a:b", "*", "a" * 101],
+    "queue": BAD_NAMES,
     "type": ["", "reddis", "my.", ".Storage", "my package.Storage"],
     "port": ["abc", "-1", "70000", "1.5"],
     "max_attempts": ["0", "-1", "1.5", "many"],
@@ -61,6 +62,8 @@ BAD_VALUES = {
     "keep_succeeded": ["-1", "abc", "nan", "inf"],
     "keep_failed": ["-1", "abc", "nan", "inf"],
     "max_finished": ["0", "-1", "abc"],
+    "max_finished_bytes": ["-1", "abc", "1 apple"],
+    "max_waiting_per_person": ["-1", "1.5", "abc"],
     "max_payload": ["-1", "abc", "1 apple"],
     "max_deliveries": ["0", "-1", "abc"],
     "stage_timeout": ["0", "-1", "abc", "nan", "inf"],
@@ -78,10 +81,11 @@ BAD_VALUES = {
         "user@host",
         "[::1",
     ],
+    "copy_headers": ["X-A, X-B", "X-*-A", "X:A", "Bücher"],
 }
 BAD_SERVER_VALUES = {
-    "name": ["", "a.b", "a b"],
-    "queue": ["", "a.b"],
+    "name": BAD_NAMES,
+    "queue": BAD_NAMES,
     "concurrent_limit": ["-1", "1.5", "abc"],
     "retry_max_count": ["-1", "1.5", "abc"],
     "lease": ["0", "-1", "abc", "nan", "inf"],
@@ -154,6 +158,35 @@ def test_a_secret_is_not_shown(load):
     with pytest.raises(ConfigurationError) as caught:
         load("<taskqueue>\n secret s3cret\n</taskqueue>")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["s3c$ret", "s3cret$", "$s3cret", "s3cret$(x", "${s3cret", "$1"])
+@pytest.mark.parametrize("key", ["password", "url", "secret"])
+def test_a_dollar_in_a_password(load, key, value):
+    """D3 of issue 12: the sentence says how to write it, and nothing of what it is."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(f"<taskqueue>\n {key} {value}\n</taskqueue>")
+    # The names of the files have the value in them.
+    sentence = caught.value.message.partition("): ")[2]
+    assert sentence == (
+        "what follows a $ in this value is no name that is defined; a $ itself is written $$"
+    )
+    assert (caught.value.lineno, caught.value.message[:22]) == (4, "<taskqueue> (line 3 of")
+    assert caught.value.__context__ is None
+
+
+def test_a_password_that_is_not_in_the_environment(load, monkeypatch):
+    """Its name helps whoever has forgotten it."""
+    with pytest.raises(ConfigurationError, match="there is no TASKQUEUE_NOWHERE in the environm"):
+        load("<taskqueue>\n password $(TASKQUEUE_NOWHERE)\n</taskqueue>")
+    monkeypatch.setenv("TASKQUEUE_NOWHERE", "a$b")
+    queues, _ = split(load("<taskqueue>\n password $(TASKQUEUE_NOWHERE)$$c\n</taskqueue>"))
+    assert queues["default"].password == "a$b$c"
+
+
+def test_values_of_others_are_told_as_ever(load):
+    with pytest.raises(ConfigurationError, match="no replacement for 'nothing'"):
+        load("<environment>\n NAME $nothing\n</environment>")
 
 
 def test_sections_made_by_hand_are_checked_too():

@@ -1,9 +1,15 @@
 """A newsletter: one task for each letter, so that one bad address stops no other letter."""
 
 from collective.taskqueue import taskqueue
+from collective.taskqueue.errors import Discard
 from plone import api
 from Products.Five.browser import BrowserView
 from taskqueue_demo.page import Button
+from taskqueue_demo.page import number_of
+
+
+#: Whom a letter may be sent to: who may add tasks chooses the parameters of a task.
+READERS = {f"reader-{number:03}@example.org" for number in range(1, 1001)}
 
 
 class QueueLetters(Button):
@@ -11,7 +17,7 @@ class QueueLetters(Button):
 
     def queue(self):
         site = "/".join(self.context.getPhysicalPath())
-        for number in range(1, int(self.request.form["count"]) + 1):
+        for number in range(1, number_of(self.request, "count", len(READERS)) + 1):
             taskqueue.add(
                 f"{site}/@@demo-send-letter",
                 params={"to": f"reader-{number:03}@example.org"},
@@ -25,5 +31,7 @@ class SendLetter(BrowserView):
 
     def __call__(self):
         to = self.request.form["to"]
+        if to not in READERS:
+            raise Discard("this is no address of a reader")
         api.portal.send_email(recipient=to, subject="The news", body="There are no news.")
         return f"sent to {to}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from AccessControl.class_init import InitializeClass
 from AccessControl.SecurityInfo import ClassSecurityInfo
 from Acquisition import aq_base
+from collective.taskqueue.identity import identity_in
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from Products.PageTemplates.PageTemplateFile import PageTemplateFile
 from Products.PluggableAuthService.interfaces.plugins import IAuthenticationPlugin
@@ -46,7 +47,8 @@ class TaskQueueAuthPlugin(BasePlugin):
     def extractCredentials(self, request: Any) -> dict[str, str]:
         """See `IExtractionPlugin`; nothing for a request that came over a socket."""
         user = _identity(request)
-        if user is None or user.folder != _path(self._getPAS()):
+        # Not who has got the id since then, either.
+        if user is None or user != identity_in(self._getPAS(), user.id):
             return {}
         return {"login": user.id}
 
@@ -78,7 +80,3 @@ def _identity(request: Any) -> Any:
         return None
     attempt = getattr(request, "__dict__", {}).get("attempt")
     return None if attempt is None else attempt.task.user
-
-
-def _path(folder: Any) -> str:
-    return "/".join(folder.getPhysicalPath())

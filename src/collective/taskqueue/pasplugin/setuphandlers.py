@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from Acquisition import aq_base
+from Acquisition import aq_inner
+from Acquisition import aq_parent
 from collections.abc import Iterator
 from collective.taskqueue.pasplugin.plugin import INTERFACES
 from collective.taskqueue.pasplugin.plugin import TaskQueueAuthPlugin
+from itertools import count
 from Products.PluggableAuthService.interfaces.authservice import IPluggableAuthService
 from typing import Any
+from ZODB.broken import Broken
 import logging
 
 
@@ -20,48 +24,99 @@ TITLE = "Task Queue PAS plugin"
 def install(portal: Any) -> None:
     """Post handler of the profile `default`; applying it again changes nothing.
 
-    Users of the root's user folder work in the site, too, so both folders get a plugin.
+    Users of the root's user folder work in the site, too, so both folders get a plugin. A
+    broken one, whose class cannot be imported any more, is replaced.
     """
-    for folder in (portal.acl_users, portal.getPhysicalRoot().acl_users):
-        if IPluggableAuthService.providedBy(folder):
-            _install(folder)
+    for folder in _folders(portal):
+        _install(folder)
+
+
+def upgrade(setup: Any) -> None:
+    """Upgrade step from version 1000 of the profile, which is that of collective.taskqueue 1.x.
+
+    `setup` is the setup tool of the site. What 1.x has stored is written again, so that the
+    database no longer refers to the old path of the class.
+    """
+    portal = aq_parent(aq_inner(setup))
+    for folder in _folders(portal):
+        for _, plugin in _plugins(folder):
+            plugin._p_changed = True
+        # It refers to each object by the path of its class, too.
+        aq_base(folder)._p_changed = True
+    install(portal)
 
 
 def uninstall(portal: Any) -> None:
     """Post handler of the profile `uninstall`; the root's plugin stays while another site
-    needs it."""
+    needs it. Broken plugins are removed, too."""
     _uninstall(portal.acl_users)
     root = portal.getPhysicalRoot()
-    if not any(_plugins(site.acl_users) for site in _sites(root)):
+    if not any(_plugins(site.acl_users) + _broken(site.acl_users) for site in _sites(root)):
         _uninstall(root.acl_users)
 
 
+def _folders(portal: Any) -> list[Any]:
+    folders = (portal.acl_users, portal.getPhysicalRoot().acl_users)
+    return [folder for folder in folders if IPluggableAuthService.providedBy(folder)]
+
+
 def _install(folder: Any) -> None:
+    _remove(folder, _broken(folder))
     if not _plugins(folder):
-        folder._setObject(ID, TaskQueueAuthPlugin(ID, TITLE))
-    plugin = _plugins(folder)[0]
+        name = _free_id(folder)
+        folder._setObject(name, TaskQueueAuthPlugin(name, TITLE))
+    name, _ = _plugins(folder)[0]
     registry = folder.plugins
     for interface in INTERFACES:
-        active = registry.listPluginIds(interface)
-        if plugin.getId() not in active:
-            registry.activatePlugin(interface, plugin.getId())
-        for _ in range(registry.listPluginIds(interface).index(plugin.getId())):
-            registry.movePluginsUp(interface, [plugin.getId()])
-    logger.info("plugin %s is first in %s", plugin.getId(), "/".join(folder.getPhysicalPath()))
+        if name not in registry.listPluginIds(interface):
+            registry.activatePlugin(interface, name)
+        for _ in range(registry.listPluginIds(interface).index(name)):
+            registry.movePluginsUp(interface, [name])
+    logger.info("plugin %s is first in %s", name, _path(folder))
 
 
 def _uninstall(folder: Any) -> None:
-    for plugin in _plugins(folder):
-        # Deleting it deactivates it.
-        folder.manage_delObjects([plugin.getId()])
+    _remove(folder, [name for name, _ in _plugins(folder)] + _broken(folder))
 
 
-def _plugins(folder: Any) -> list[Any]:
+def _remove(folder: Any, names: list[str]) -> None:
+    for name in names:
+        # Deleting it deactivates it. Not by `manage_delObjects`, which asks the object for
+        # locks: a broken one has no answer.
+        folder._delObject(name)
+        logger.info("plugin %s is removed from %s", name, _path(folder))
+
+
+def _plugins(folder: Any) -> list[tuple[str, Any]]:
     return [
-        plugin
-        for plugin in folder.objectValues()
+        (name, aq_base(plugin))
+        for name, plugin in folder.objectItems()
         if isinstance(aq_base(plugin), TaskQueueAuthPlugin)
     ]
+
+
+def _broken(folder: Any) -> list[str]:
+    """Return the ids of our plugins whose class is gone, as far as that can be told."""
+    # The folder remembers what an object was; the object itself knows no id any more.
+    types = {item["id"]: item.get("meta_type") for item in folder.objectMap()}
+    return [
+        name
+        for name, plugin in folder.objectItems()
+        if isinstance(aq_base(plugin), Broken)
+        and (
+            types[name] == TaskQueueAuthPlugin.meta_type
+            or type(aq_base(plugin)).__module__.startswith("collective.taskqueue.")
+        )
+    ]
+
+
+def _free_id(folder: Any) -> str:
+    names = (f"{ID}-{number}" if number > 1 else ID for number in count(1))
+    return next(name for name in names if folder._getOb(name, None) is None)
+
+
+def _path(folder: Any) -> str:
+    return "/".join(folder.getPhysicalPath())
 
 
 def _sites(root: Any) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from AccessControl import getSecurityManager
 from collective.taskqueue.capture import current_user
+from collective.taskqueue.identity import identity_in
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Task
@@ -87,4 +88,4 @@ def _identity() -> Identity | None:
         user = current_user()
     except ValueError:
         return None
-    return user and Identity("/".join(user[0].getPhysicalPath()), user[1])
+    return user and identity_in(*user)

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._many import InProcess
 from collective.taskqueue.storages._many import OnServer
 from collective.taskqueue.storages._postgresql import PostgreSQL
 from collective.taskqueue.storages._sqlite import SQLite
+from collective.taskqueue.storages._urls import mistake
+from collective.taskqueue.storages._urls import server_url
+from collective.taskqueue.storages._urls import sqlite_file
 from contextlib import AbstractContextManager
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
@@ -24,7 +26,6 @@ from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 from typing import Any
 from typing import Protocol
 
@@ -126,14 +127,14 @@ class Dialect(Protocol):
 
 def dialect_of(settings: QueueSettings) -> Dialect:
     """Return the dialect of the settings' url; raises `ConfigurationError`."""
-    try:
-        url = make_url(settings.url)
-    except ArgumentError:
-        url = None
-    if url is not None and url.drivername in ("sqlite", "sqlite+pysqlite"):
-        return SQLite(settings, url)
-    if url is not None and url.drivername in ("postgresql", "postgresql+psycopg"):
-        return PostgreSQL(settings, url)
-    raise ConfigurationError(
-        f"{settings.place}: type sql needs a url, sqlite:///… or postgresql://…"
-    )
+    scheme, _, rest = settings.url.partition("://")
+    if scheme in ("sqlite", "sqlite+pysqlite"):
+        return SQLite(settings, *sqlite_file(settings))
+    if scheme in ("postgresql", "postgresql+psycopg") and rest:
+        server_url(settings)
+        return PostgreSQL(settings, make_url(settings.url))
+    if scheme == "postgres" or scheme.startswith("postgresql+"):
+        raise mistake(
+            settings, f"a url of PostgreSQL begins with postgresql://, not with {scheme}://"
+        )
+    raise mistake(settings, "type sql needs a url, sqlite:///… or postgresql://…")

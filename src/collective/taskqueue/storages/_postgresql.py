@@ -11,6 +11,7 @@ from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._many import OnServer
 from collective.taskqueue.storages._tables import NUMBERS
+from collective.taskqueue.storages._urls import refuse_options
 from contextlib import closing
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -83,6 +84,7 @@ class PostgreSQL:
                 f"{settings.place}: a url of PostgreSQL needs the extra"
                 f" collective.taskqueue[postgresql], there is no {exc.name}"
             ) from exc
+        refuse_options(settings, set(url.query) - _psycopg.options())
         self._driver = _psycopg
         self._engines: list[Engine] = []
         # In the url: what is told to the engine would have the last word.

@@ -79,6 +79,11 @@ def connect(*args: Any, **options: Any) -> psycopg.Connection[Any]:
     return _Connection.connect(*args, cursor_factory=psycopg.RawCursor, **options)
 
 
+def options() -> set[str]:
+    """Return the names of the options that a connection may have; called for the url."""
+    return {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+
+
 def listen(
     connection: psycopg.Connection[Any],
     channel: str,

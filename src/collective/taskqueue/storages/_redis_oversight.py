@@ -152,3 +152,4 @@ BRIEF = (
     *("status", "forgotten", "place", "user", "person"),
 )
 LARGE = ("payload", "last")
+    _process: str

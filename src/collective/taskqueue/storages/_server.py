@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.storages._secrets import masked
+from collective.taskqueue.storages._secrets import remember
+from collective.taskqueue.storages._urls import check_database
+from collective.taskqueue.storages._urls import mistake
+from collective.taskqueue.storages._urls import redis_url
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 from redis.backoff import NoBackoff
@@ -91,21 +98,54 @@ def _exchange(connection: Any, *command: Any) -> Any:
 def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
     options: dict[str, Any] = {
         "socket_timeout": timeout,
-        "socket_connect_timeout": settings.stage_timeout,
-        "socket_keepalive": True,
         "health_check_interval": 30,
         # What may be repeated, and how often, is for the caller to decide.
         "retry": Retry(NoBackoff(), 0),
         "client_name": "collective.taskqueue",
     }
+    # A socket of this machine knows neither.
+    network = {"socket_connect_timeout": settings.stage_timeout, "socket_keepalive": True}
     if settings.url:
-        return redis.Redis.from_url(settings.url, **options)
+        url = redis_url(settings)
+        if not url.startswith("unix:"):
+            options |= network
+        return _checked(settings, partial(redis.Redis.from_url, url, **options))
+    check_database(settings, settings.db)
+    remember(settings.password)
     if settings.unix_socket_path:
-        options.pop("socket_keepalive")
         options["unix_socket_path"] = settings.unix_socket_path
     else:
-        options |= {"host": settings.host, "port": settings.port}
+        options |= {"host": settings.host, "port": settings.port, **network}
     return redis.Redis(db=int(settings.db), password=settings.password or None, **options)
+
+
+def _checked(settings: QueueSettings, make: Callable[[], redis.Redis]) -> redis.Redis:
+    """Return a client whose options can be those of a connection."""
+    try:
+        client = make()
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (TypeError, ValueError, redis.exceptions.RedisError) as exc:
+        reason = masked(str(exc))
+        raise mistake(settings, f"an option in its url cannot be used: {reason}") from None
+    return client
+
+
+class NoDatabase(StorageUnavailable):
+    """The server has fewer databases than the number in the settings asks for."""
+
+
+@contextmanager
+def at_start(settings: QueueSettings) -> Iterator[None]:
+    """`translated`, and what does not heal by itself as `ConfigurationError`."""
+    try:
+        with translated():
+            yield
+    except NoDatabase as exc:
+        raise mistake(settings, str(exc)) from None
+    except redis.exceptions.ResponseError as exc:
+        reason = masked(str(exc))
+        raise mistake(settings, f"the server refuses to serve a queue: {reason}") from None
 
 
 @contextmanager
@@ -120,10 +160,14 @@ def translated() -> Iterator[None]:
         if kind == "WRONGTYPE":
             raise WrongKind(str(exc)) from exc
         if kind in _TEMPORARY:
-            raise StorageUnavailable(str(exc)) from exc
+            raise StorageUnavailable(masked(str(exc))) from exc
+        if "DB index" in str(exc):
+            raise NoDatabase("the server has no database of this number") from exc
         raise
     except (redis.exceptions.RedisError, OSError) as exc:
-        raise StorageUnavailable(f"{type(exc).__name__}: {exc}") from exc
+        text = masked(f"{type(exc).__name__}: {exc}")
+        # A traceback would show what is masked here.
+        raise StorageUnavailable(text) from (exc if str(exc) in text else None)
 
 
 #: Replies of a server that is there but cannot do what is asked of it right now.

@@ -25,9 +25,11 @@ from sqlalchemy import create_engine
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import update
+from sqlalchemy import URL
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import QueuePool
 from typing import Any
+from urllib.parse import quote
 import math
 import os
 import threading
@@ -66,14 +68,14 @@ class SQLite:
     nearby = True
     many = InProcess()
 
-    def __init__(self, settings: QueueSettings, url: Any) -> None:
+    def __init__(self, settings: QueueSettings, path: str, mode: str = "") -> None:
         self.settings = settings
-        path = url.database
-        if not path or path == ":memory:":
-            raise ConfigurationError(f"{settings.place}: the url must name a file")
-        self._path = Path(path.removeprefix("file:").partition("?")[0]).absolute()
+        self._path = Path(path)
         refuse_network(settings, self._path)
-        self._url = url
+        self._url = URL.create("sqlite", database=path)
+        if mode:
+            query = {"uri": "true", "mode": mode}
+            self._url = URL.create("sqlite", database=f"file:{quote(path)}", query=query)
         self._gate = threading.Lock()
         self._turn = threading.local()
         self._engines: list[Engine] = []
@@ -146,7 +148,9 @@ class SQLite:
                 )
 
     def check(self) -> None:
-        """Raises `ConfigurationError` if there is no folder for the file."""
+        """Raises `ConfigurationError` if there is no folder for the file, or one in its place."""
+        if self._path.is_dir():
+            raise ConfigurationError(f"{self.settings.place}: {self._path} is a folder")
         if not self._path.parent.is_dir():
             raise ConfigurationError(
                 f"{self.settings.place}: there is no folder {self._path.parent}"

@@ -58,6 +58,7 @@ from collective.taskqueue.storages._news import tell
 from collective.taskqueue.storages._redis_oversight import Oversight
 from collective.taskqueue.storages._script import decoded
 from collective.taskqueue.storages._script import Script
+from collective.taskqueue.storages._server import at_start
 from collective.taskqueue.storages._server import BLOCK
 from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
@@ -297,7 +298,7 @@ class RedisStorage(Oversight):
     # the process
 
     def check(self) -> None:
-        with translated():
+        with at_start(self.settings):
             server = self._server.client.info("server")
             policy = self._server.client.info("memory").get("maxmemory_policy", "")
         version = str(server.get("valkey_version") or server.get("redis_version", "0"))
