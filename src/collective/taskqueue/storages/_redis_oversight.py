@@ -25,6 +25,7 @@ class Oversight:
     """The half of the storage that people use."""
 
     _prefix: str
+    _process: str
     _server: Server
     _call: Callable[..., Any]
 
@@ -152,4 +153,3 @@ BRIEF = (
     *("status", "forgotten", "place", "user", "person"),
 )
 LARGE = ("payload", "last")
-    _process: str
