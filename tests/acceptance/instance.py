@@ -301,9 +301,9 @@ class Instance:
         finally:
             connection.close()
 
-    def raw(self, path: str, *lines: str) -> tuple[int, bytes]:
+    def raw(self, path: str, *lines: str, host: str = "example.org") -> tuple[int, bytes]:
         """GET with header lines that no decent client would send; return status and body."""
-        text = "\r\n".join([f"GET {path} HTTP/1.0", "Host: example.org", *lines, "", ""])
+        text = "\r\n".join([f"GET {path} HTTP/1.0", f"Host: {host}", *lines, "", ""])
         with socket.create_connection(("127.0.0.1", self.port), WAIT_TIMEOUT) as sock:
             sock.sendall(text.encode("latin-1"))
             answer = b"".join(iter(lambda: sock.recv(65536), b""))

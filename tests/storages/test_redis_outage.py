@@ -73,7 +73,7 @@ def until(condition):
 
 
 def test_one_error_and_one_line_at_the_end(server, storage, caplog):
-    """G01: two threads wait for tasks, two run one and report, its lease is renewed."""
+    """Two threads wait for tasks, two run one and report, its lease is renewed."""
     caplog.set_level(logging.INFO, "collective.taskqueue")
     begun, released = threading.Semaphore(0), threading.Event()
 

@@ -45,7 +45,7 @@ def raise_gone():
 
 
 def test_forty_five_seconds(outage, clock, caplog):
-    """G01: one error and one line at the end, however many calls have failed."""
+    """One error and one line at the end, however many calls have failed."""
     for _ in range(450):
         fail(outage)
         clock.advance(0.1)
@@ -56,7 +56,7 @@ def test_forty_five_seconds(outage, clock, caplog):
 
 
 def test_three_minutes(outage, clock, caplog):
-    """G01: a line a minute says that it lasts."""
+    """A line a minute says that it lasts."""
     for _ in range(1850):
         fail(outage)
         clock.advance(0.1)

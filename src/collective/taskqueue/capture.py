@@ -8,11 +8,11 @@ from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collections.abc import Mapping
 from collective.taskqueue.address import forbidden_step
-from collective.taskqueue.authentication import is_author
-from collective.taskqueue.authentication import is_by_id
-from collective.taskqueue.authentication import is_plugin_here
-from collective.taskqueue.authentication import warn_of_a_user_who_stays_out
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.credentials import is_author
+from collective.taskqueue.credentials import is_by_id
+from collective.taskqueue.credentials import is_plugin_here
+from collective.taskqueue.credentials import warn_of_a_user_who_stays_out
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import PayloadTooLarge
 from collective.taskqueue.guard import Guard

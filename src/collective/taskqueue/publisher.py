@@ -17,7 +17,6 @@ from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.identity import identity_in
 from collective.taskqueue.identity import identity_of
 from collective.taskqueue.interfaces import ITaskQueueLayer
-from collective.taskqueue.language import LANGUAGE_COOKIE
 from collective.taskqueue.redirects import login_pages
 from collective.taskqueue.resolve import url_now
 from collective.taskqueue.response import clean
@@ -86,12 +85,9 @@ class TaskRequest(WSGIRequest):
         self._is_clone = bool(clean)
         self.retry_max_count = self.attempt.retry_max_count
         origin = self.attempt.task.origin
-        if origin is not None:
-            if origin.language is not None:
-                self.cookies.setdefault(LANGUAGE_COOKIE, origin.language)
-            if origin.root is not None:
-                # Virtual hosting sets it again, unless the path is outside of the root.
-                self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
+        if origin is not None and origin.root is not None:
+            # Virtual hosting sets it again, unless the path is outside of the root.
+            self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
 
     def delay_retry(self) -> None:
         """Sleep a moment; ZPublisher's own delay grows up to 17 minutes."""

@@ -72,7 +72,7 @@ class Origin:
     script: str = ""
     #: Physical path of the virtual root, such as ``/Plone``; None without one.
     root: str | None = None
-    #: The language cookie of the queuing request, if it had one.
+    #: The language that was negotiated for the queuing request, if one was.
     language: str | None = None
 
 

@@ -245,11 +245,15 @@ def _done(jobs: list[_Job]) -> set[_Job]:
     for job in jobs:
         if any(job.storage is storage for storage in away):
             continue
+        outage, begun = outage_of(job.storage), time.monotonic()
         try:
-            if outage_of(job.storage).call(job.act):
+            # One that is not done may not have asked the storage at all.
+            if job.act():
                 done.add(job)
-        except StorageUnavailable:
-            # Logged once for all batches; what it means for its tasks was, when it was put here.
+                outage.succeeded(begun)
+        except StorageUnavailable as exc:
+            # What it means for its tasks was logged when it was put here.
+            outage.failed(exc)
             away.append(job.storage)
         except BaseException as exc:
             # Something about this batch, then; others must not suffer from it.

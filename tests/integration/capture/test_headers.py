@@ -67,7 +67,7 @@ def test_headers_that_the_queue_names(functional, current_request):
         HTTP_X_TENANT="a",
         HTTP_X_B3_TRACEID="1",
         HTTP_X_B3="2",
-        HTTP_USER_AGENT="Firefox",
+        HTTP_USER_AGENT="b",
         **HARMLESS,
     )
     names = ("x-tenant", "x-b3-*", "user-agent")

@@ -34,7 +34,7 @@ def assert_unavailable(answer):
 @pytest.mark.parametrize("place", ["/plone", ""])
 @pytest.mark.parametrize("credentials", [{}, {"HTTP_AUTHORIZATION": BASIC}])
 def test_a_save_that_cannot_be_queued(view, http, portal, down, place, credentials):
-    """G02: the commit is the first to know; nothing of the answer of the view is left."""
+    """The commit is the first to know; nothing of the answer of the view is left."""
 
     def save(context, request):
         # A form would bring a token.
@@ -59,7 +59,7 @@ def test_a_save_that_cannot_be_queued(view, http, portal, down, place, credentia
 
 @pytest.mark.parametrize("accept", ["text/html,application/xhtml+xml", "", "*/*"])
 def test_a_view_that_asks_the_queue(view, http, down, accept):
-    """G02: raised by the view itself."""
+    """Raised by the view itself."""
     view("look", lambda context, request: len(taskqueue.tasks(state="queued", queue="default")))
     _, page = assert_unavailable(http("/plone/@@look", HTTP_ACCEPT=accept))
     assert "does not answer at the moment" in page
@@ -73,7 +73,7 @@ def test_a_program_is_answered_in_its_language(view, http, down):
 
 
 def test_a_task_is_tried_again_by_its_own_pause(run, view):
-    """C03: the page is not the outcome, the exception is."""
+    """The page is not the outcome, the exception is."""
     done = run(view("work", raising(StorageUnavailable("gone"))), max_attempts=2, min_backoff=100)
     assert done.outcome.reason == "StorageUnavailable: gone"
     assert done.outcome.retry_after is None

@@ -102,7 +102,7 @@ def test_a_thread_lives_on_whatever_reserve_raises(
 
 
 def test_an_outage_is_said_when_it_begins_and_when_it_is_over(make, storage, told, quick, caplog):
-    """N48, G01: whatever the number of threads and of failures, then the tasks are run."""
+    """N48: whatever the number of threads and of failures, then the tasks are run."""
     caplog.set_level(logging.INFO, "collective.taskqueue")
     storage.failures["reserve"] = [StorageUnavailable("gone") for _ in range(12)]
     task = add_one(storage)
@@ -117,7 +117,6 @@ def test_an_outage_is_said_when_it_begins_and_when_it_is_over(make, storage, tol
 
 
 def test_a_consumer_that_stops_is_none_any_more(make, storage, told):
-    """G01."""
     add_one(storage)
     with started(make()):
         told.wait_for(1)

@@ -47,7 +47,7 @@ def test_an_outage_is_told_and_tried_again(keeper, storage, caplog, failure):
 
 
 def test_an_outage_is_told_of_a_task_once(keeper, storage, caplog):
-    """G01: and once more if there is another."""
+    """And once more if there is another."""
     gone = StorageUnavailable("gone")
     storage.answers = [gone, gone, gone, True, gone]
     with keeper.watch(make_attempt(storage, "a")):

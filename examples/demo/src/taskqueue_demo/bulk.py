@@ -15,11 +15,10 @@ class QueueTags(Service):
     def reply(self):
         CheckAuthenticator(self.request)
         tag = tag_of(json_body(self.request))
-        site = "/".join(self.context.getPhysicalPath())
         task_id = taskqueue.add(
-            f"{site}/@@demo-tag",
+            self.context,
+            view="@@demo-tag",
             params={"tag": tag},
-            payload=None,
             description=f"Tag all pages with {tag}",
         )
         return taskqueue.accepted(task_id)

@@ -22,11 +22,11 @@ class Export(BrowserView):
 
 def queue_export(folder):
     """Export a folder once, however often it is asked for before the task runs."""
-    path = "/".join(folder.getPhysicalPath())
     return taskqueue.add(
-        f"{path}/@@demo-export",
-        key=f"export {path}",
-        description=f"Export {path}",
+        folder,
+        view="@@demo-export",
+        key=f"export {taskqueue.path(folder)}",
+        description=f"Export {folder.title}",
         max_attempts=5,
         timeout=600,
     )
@@ -46,9 +46,9 @@ class Import(BrowserView):
 
 def queue_index(folder):
     """Index a folder after each change, never twice at a time, and not for the past."""
-    path = "/".join(folder.getPhysicalPath())
     return taskqueue.add(
-        f"{path}/@@demo-export",
-        key=f"index {path}",
+        folder,
+        view="@@demo-export",
+        key=f"index {taskqueue.path(folder)}",
         on_conflict="after_running",
     )

@@ -16,12 +16,11 @@ class QueueLetters(Button):
     """Queue one letter for each reader; nobody waits until they are sent."""
 
     def queue(self):
-        site = "/".join(self.context.getPhysicalPath())
         for number in range(1, number_of(self.request, "count", len(READERS)) + 1):
             taskqueue.add(
-                f"{site}/@@demo-send-letter",
+                self.context,
+                view="@@demo-send-letter",
                 params={"to": f"reader-{number:03}@example.org"},
-                payload=None,
                 description=f"Letter to reader {number}",
             )
 

@@ -40,5 +40,4 @@ class Publish(BrowserView):
 
 
 def queue_publication(item):
-    path = "/".join(item.getPhysicalPath())
-    taskqueue.add(f"{path}/@@demo-publish", payload=None, description=f"Publish {path}")
+    taskqueue.add(item, view="@@demo-publish", description=f"Publish {item.title}")

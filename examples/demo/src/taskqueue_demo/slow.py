@@ -13,8 +13,7 @@ class QueueWork(Button):
     """Queue the work. The body of this form travels along, and so do its fields."""
 
     def queue(self):
-        site = "/".join(self.context.getPhysicalPath())
-        taskqueue.add(f"{site}/@@demo-work", method="POST", description="Slow work")
+        taskqueue.add(self.context, "POST", view="@@demo-work", description="Slow work")
 
 
 class Work(BrowserView):

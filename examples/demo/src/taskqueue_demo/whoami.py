@@ -8,8 +8,7 @@ from taskqueue_demo.page import Button
 
 class QueueWhoAmI(Button):
     def queue(self):
-        site = "/".join(self.context.getPhysicalPath())
-        taskqueue.add(f"{site}/@@demo-whoami", payload=None, description="Who am I?")
+        taskqueue.add(self.context, view="@@demo-whoami", description="Who am I?")
 
 
 class WhoAmI(BrowserView):

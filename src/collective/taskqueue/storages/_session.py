@@ -12,6 +12,7 @@ from collective.taskqueue.storages import _tables
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._dialects import Dialect
 from collective.taskqueue.storages._secrets import masked
+from collective.taskqueue.storages._secrets import shown
 from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._statements import Statements
 from collective.taskqueue.storages._tables import METADATA
@@ -158,7 +159,7 @@ class Session:
             try:
                 self._prepare()
             except (DBAPIError, PoolTimeout) as exc:
-                raise _unavailable(exc) from _shown(exc)
+                raise _unavailable(exc) from shown(exc)
 
     def after_fork(self) -> None:
         """Own nothing of the parent."""
@@ -189,7 +190,7 @@ class Session:
             # A value that this database cannot hold; later it still could not.
             raise
         except (DBAPIError, PoolTimeout) as exc:
-            raise _unavailable(exc) from _shown(exc)
+            raise _unavailable(exc) from shown(exc)
 
     def _prepare(self) -> None:
         if self._ready:
@@ -255,8 +256,3 @@ def _unavailable(exc: Exception) -> StorageUnavailable:
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).split("\n")
     return StorageUnavailable(masked(f"{type(cause).__name__}: {' '.join(lines[0].split())}"))
-
-
-def _shown(exc: Exception) -> Exception | None:
-    # A traceback would show what is masked elsewhere.
-    return exc if masked(str(exc)) == str(exc) else None
