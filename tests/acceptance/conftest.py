@@ -28,11 +28,11 @@ def add_site(name, profiles):
         site.acl_users.userFolderAddUser(user, f"secret-{user}", [role], [])
     return site
 
-add_site("Auth", ["collective.taskqueue.pasplugin:default"])
+other = add_site("Auth", ["collective.taskqueue.pasplugin:default"])
+other.manage_permission("collective.taskqueue: Add web hook", [])
 transaction.commit()
 
 site = add_site("Plone", ["plone.app.contenttypes:default", "plonetheme.barceloneta:default"])
-site.manage_permission("collective.taskqueue: Add web hook", ["Manager"])
 site.portal_workflow.setDefaultChain("simple_publication_workflow")
 site.invokeFactory("Document", "report", title="The report")
 api.portal.set_registry_record("plone.available_languages", ["en", "fi"])

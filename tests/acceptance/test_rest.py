@@ -219,7 +219,7 @@ def test_a_browser_that_tells_no_more_than_the_origin(call, instance):
 
 @pytest.mark.parametrize("spelling", ["{}/hook", "HTTP{}/hook", " {}/hook"])
 def test_a_web_hook_takes_a_permission_of_its_own(call, url, receiver, spelling):
-    """C5: the other site has not given it to anybody, its managers included."""
+    """C5: the other site has taken it from everybody, its managers included."""
     hook = spelling.format(url.removeprefix("http") if spelling.startswith("HTTP") else url)
     before = len(receiver.calls)
     assert call("POST", "/Auth/@tasks", {"url": hook})[0] == 403

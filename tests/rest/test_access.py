@@ -46,10 +46,9 @@ REQUESTS = [
 
 
 def test_only_managers_have_the_permissions(site):
-    """Unless a site says otherwise; that for web hooks even they have not."""
+    """Unless a site says otherwise."""
     roles = {name: default for name, _, default in getPermissions()}
-    assert [roles[name] for name in (ADD, VIEW, MANAGE)] == [("Manager",)] * 3
-    assert roles[ADD_HOOK] == ()
+    assert [roles[name] for name in (ADD, ADD_HOOK, VIEW, MANAGE)] == [("Manager",)] * 4
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)

@@ -8,7 +8,6 @@ the permission in the root of Zope. Whoever has queued a task needs none.
 from __future__ import annotations
 
 from AccessControl import getSecurityManager
-from AccessControl.Permission import addPermission
 from collective.taskqueue.capture import current_user
 from collective.taskqueue.identity import identity_in
 from collective.taskqueue.services.refusal import Refusal
@@ -17,20 +16,12 @@ from collective.taskqueue.task import Task
 from typing import Any
 from urllib.parse import unquote
 from zExceptions import Unauthorized
-from zope.security.permission import Permission
 
 
 ADD = "collective.taskqueue: Add task"
 VIEW = "collective.taskqueue: View tasks"
 MANAGE = "collective.taskqueue: Manage tasks"
 ADD_HOOK = "collective.taskqueue: Add web hook"
-
-#: Registered in permissions.zcml, as far as others ask for it by its id.
-add_web_hook = Permission("collective.taskqueue.AddWebHook", ADD_HOOK)
-
-# Nobody has it at first: a web hook lends the signature and the network of its queue. The
-# directive of ZCML would give it to managers, and comes too late for a permission that is there.
-addPermission(ADD_HOOK, default_roles=())
 
 
 class Access:
