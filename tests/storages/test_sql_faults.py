@@ -19,10 +19,12 @@ from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from sqlalchemy import text
 from traceback import format_exception
 from typing import Any
+import gc
 import pytest
 
 
@@ -170,3 +172,25 @@ def test_no_task_in_a_traceback(storage):
     told = "".join(format_exception(found.value))
     assert "INSERT INTO taskqueue_batch" in told
     assert task.payload.decode() not in told
+
+
+def test_what_is_asked_again_and_again_fills_no_memory(storage):
+    """Nothing is kept of a statement that is gone, nor taken for what another one needs."""
+    add_one(storage)
+
+    def ask() -> None:
+        for state in (None, *STATES):
+            storage.tasks(state, "jane", start=1, size=7)
+        storage.consumers()
+        storage.throughput()
+        storage.clear()
+
+    def kept() -> int:
+        gc.collect()
+        return len(storage._session._needs)
+
+    ask()
+    before = kept()
+    for _ in range(20):
+        ask()
+    assert kept() == before

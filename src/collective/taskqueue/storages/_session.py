@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typing import Any
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 import logging
 import threading
 import time
@@ -72,7 +73,8 @@ class Session:
         self._clock = clock or dialect.clock
         now = None if clock else dialect.now
         self.statements = Statements(now, dialect)
-        self._needs: dict[int, frozenset[str]] = {}
+        #: The names of the parameters of each statement, as long as there is the statement.
+        self._needs: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
         self._open()
 
     def _open(self) -> None:
@@ -226,10 +228,10 @@ class Session:
             connection.execute(update(SCHEMA).values(version=len(steps)))
 
     def _needs_of(self, statement: Any) -> frozenset[str]:
-        needs = self._needs.get(id(statement))
+        needs = self._needs.get(statement)
         if needs is None:
             names = statement.compile(dialect=self.engine.dialect).params
-            needs = self._needs[id(statement)] = frozenset(names)
+            needs = self._needs[statement] = frozenset(names)
         return needs
 
 

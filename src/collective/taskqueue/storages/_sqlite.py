@@ -15,6 +15,7 @@ from collective.taskqueue.storages._many import InProcess
 from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import QUEUE
 from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from sqlalchemy import BigInteger
@@ -37,6 +38,9 @@ import time
 #: Kibibytes of the file that each connection may keep in memory: those of the tasks that wait
 #: and run, and the way to the finished ones.
 CACHE = 16 * 1024
+
+#: Who may read and write a file that is made here: the user of the process.
+MODE = 0o600
 
 #: Seconds between two looks whether another process has written to the file.
 PROBE = 0.05
@@ -95,10 +99,26 @@ class SQLite:
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
             hide_parameters=True,
         )
+        event.listen(engine, "do_connect", self._make_file)
         event.listen(engine, "connect", partial(_prepare, self.settings.stage_timeout))
         event.listen(engine, "begin", self._begin)
         self._engines.append(engine)
         return engine
+
+    def _make_file(self, *connecting: Any) -> None:
+        # It has payloads and the names of people in it. SQLite would make it as open as the
+        # umask is; to its log and its index it gives the mode that the file has.
+        if self._url.query.get("mode", "rwc") != "rwc":
+            return
+        with suppress(OSError):
+            # It is there already, or SQLite says why it cannot be. A link may lead to none yet.
+            path = os.path.realpath(self._path)
+            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE)
+            try:
+                # An umask may have taken even that.
+                os.fchmod(file, MODE)
+            finally:
+                os.close(file)
 
     def clock(self) -> float:
         return time.time()
