@@ -10,6 +10,7 @@ from collective.taskqueue.storages._record import Record
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from hypothesis import HealthCheck
 from hypothesis import Phase
@@ -77,14 +78,17 @@ class RecoversToTheBack(LocalStorage):
         self._board = BoardWithoutFront(self.settings)
 
 
+class BoardInReverse(Board):
+    def in_state(self, state: State) -> list[Record]:
+        return super().in_state(state)[::-1]
+
+
 class RecoversInReverse(LocalStorage):
     """Of several lost tasks the one reserved last is at the very front."""
 
-    def _recover(self, now: float, news: Any) -> list[str]:
-        running = self._board.running
-        for task_id in reversed(list(running)):
-            running.move_to_end(task_id)
-        return super()._recover(now, news)
+    def _begin(self) -> None:
+        super()._begin()
+        self._board = BoardInReverse(self.settings)
 
 
 class PromotesAgain(LocalStorage):
@@ -107,8 +111,8 @@ class NeverGivesUp(LocalStorage):
     """A task that takes its process down is run again and again."""
 
     def _recover(self, now: float, news: Any) -> list[str]:
-        for task_id in self._board.running:
-            self._board.records[task_id].lost = 0
+        for record in self._board.in_state(RUNNING):
+            record.lost = 0
         return super()._recover(now, news)
 
 

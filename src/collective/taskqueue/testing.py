@@ -177,7 +177,7 @@ class _Trap(LocalStorage):
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         super().promote(batch_id, tid, tasks)
         waiting = {
-            status.id: status.task
+            status.id: self.get(status.id).task
             for status in self.tasks(size=sum(self.counts().values()))
             if not status.finished
         }

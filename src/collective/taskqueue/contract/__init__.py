@@ -31,7 +31,7 @@ import pytest
 # Before they are imported, so that a failing assert of theirs shows its values.
 _PARTS = (
     *("base", "committing", "reserving", "finishing", "ahead", "keys", "steering", "looking"),
-    "races",
+    *("keeping", "persons", "races"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -39,8 +39,10 @@ from collective.taskqueue.contract.ahead import Ahead  # noqa: E402
 from collective.taskqueue.contract.base import ManualClock  # noqa: E402
 from collective.taskqueue.contract.committing import Committing  # noqa: E402
 from collective.taskqueue.contract.finishing import Finishing  # noqa: E402
+from collective.taskqueue.contract.keeping import Keeping  # noqa: E402
 from collective.taskqueue.contract.keys import Keys  # noqa: E402
 from collective.taskqueue.contract.looking import Looking  # noqa: E402
+from collective.taskqueue.contract.persons import Persons  # noqa: E402
 from collective.taskqueue.contract.races import Races  # noqa: E402
 from collective.taskqueue.contract.reserving import Reserving  # noqa: E402
 from collective.taskqueue.contract.steering import Steering  # noqa: E402
@@ -49,5 +51,7 @@ from collective.taskqueue.contract.steering import Steering  # noqa: E402
 __all__ = ["ManualClock", "StorageContract"]
 
 
-class StorageContract(Committing, Reserving, Finishing, Ahead, Keys, Steering, Looking, Races):
+class StorageContract(
+    Committing, Reserving, Finishing, Ahead, Keys, Steering, Looking, Keeping, Persons, Races
+):
     """See the module. A subclass, named `Test…`, provides `clock` and `make_storage`."""

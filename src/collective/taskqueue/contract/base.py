@@ -9,6 +9,7 @@ from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED
@@ -21,6 +22,7 @@ from collective.taskqueue.task import Transition
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 import pytest
@@ -179,25 +181,51 @@ def near(when: float) -> Any:
 
 
 def everything(storage: Any) -> list[TaskStatus]:
-    """Return the status of every task that is known."""
+    """Return the brief status of every task that is known."""
     found: list[TaskStatus] = storage.tasks(size=1_000_000)
     return found
 
 
+def whole(storage: Any) -> list[TaskStatus]:
+    """Return all that is known of every task."""
+    return [storage.get(status.id) for status in everything(storage)]
+
+
+def brief_of(status: TaskStatus) -> TaskStatus:
+    """Return what a list shows of a status: nothing that may be large."""
+    nothing: dict[str, Any] = {"attempts": (), "headers": (), "body": b"", "truncated": False}
+    return replace(status, task=replace(status.task, payload=b""), **nothing)
+
+
 def assert_consistent(storage: Any) -> None:
     """All ways to look at a storage that nobody is using show the same."""
-    counts = storage.counts()
-    assert set(counts) == set(STATES)
     known = everything(storage)
+    _assert_consistent_lists(storage, None, known)
+    users = {status.task.user for status in known if status.task.user is not None}
+    for user in users:
+        mine = [status for status in known if status.task.user == user]
+        _assert_consistent_lists(storage, user, mine)
+    for name in {user.id for user in users}:
+        mine = [i for i in known if i.task.user is not None and i.task.user.id == name]
+        _assert_consistent_lists(storage, name, mine)
+    assert len(storage) == storage.counts()[QUEUED]
+    for status in known:
+        assert storage.get(status.id, brief=True) == status
+        assert brief_of(storage.get(status.id)) == status
+        assert status.changes[-1][0] == status.state
+
+
+def _assert_consistent_lists(
+    storage: Any, user: str | Identity | None, known: list[TaskStatus]
+) -> None:
+    counts = storage.counts(user)
+    assert set(counts) == set(STATES)
+    assert storage.tasks(user=user, size=1_000_000) == known
     for state in STATES:
-        listed = storage.tasks(state, size=1_000_000)
+        listed = storage.tasks(state, user, size=1_000_000)
         assert counts[state] == len(listed)
         assert sorted(ids(listed)) == sorted(i.id for i in known if i.state == state)
     assert sum(counts.values()) == len(known) == len(set(ids(known)))
-    assert len(storage) == counts[QUEUED]
-    for status in known:
-        assert storage.get(status.id) == status
-        assert status.changes[-1][0] == status.state
 
 
 @contextmanager
@@ -216,7 +244,7 @@ def refused(storage: Any, error: type[Exception], word: str) -> Iterator[None]:
 
 
 def _picture(storage: Any) -> Any:
-    return storage.counts(), everything(storage), ids(storage.in_doubt()), storage.paused()
+    return storage.counts(), whole(storage), ids(storage.in_doubt()), storage.paused()
 
 
 def aside(call: Callable[[], Any]) -> Future[Any]:

@@ -41,7 +41,7 @@ def _full_task(now: float) -> Task:
         method="POST",
         headers=(("Accept-Language", "fi"), ("X-Text", "ä €")),
         payload=b"\x00\xff\xfe{}" * 100,
-        user=Identity("/Plone/acl_users", "jäne"),
+        user=Identity("/Plone/acl_users", "jäne", 3),
         origin=Origin("https://www.example.org", "/cms", "/Plone", "fi"),
         created=now - 0.125,
         due=now - 0.0625,

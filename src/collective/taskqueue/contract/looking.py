@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collective.taskqueue.contract.base import add
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import assert_consistent
 from collective.taskqueue.contract.base import Base
 from collective.taskqueue.contract.base import bring_to
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import everything
 from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import LONG
 from collective.taskqueue.contract.base import lose
 from collective.taskqueue.contract.base import near
 from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.contract.base import refused
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.contract.base import unchanged
-from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
-from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
@@ -203,94 +197,3 @@ class Looking(Base):
             assert_consistent(storage)
             storage.get(task.id)
             assert storage.paused() is False
-
-    @pytest.mark.parametrize("state", FINISHED)
-    def test_records_are_kept_as_long_as_the_queue_says(
-        self, make_storage: Callable[..., Any], clock: Any, state: State
-    ) -> None:
-        """N46, T09: cancelled tasks as long as failed ones; forgotten when a later one finishes."""
-        keep = {"keep_succeeded": 100.0, "keep_failed": 1000.0}
-        storage = make_storage(**keep)
-        seconds = 100 if state == SUCCEEDED else 1000
-        old = bring_to(storage, clock, state)
-        clock.advance(seconds - 20)
-        young = bring_to(storage, clock, state)
-        assert ids(storage.tasks(state)) == ids([old, young])
-        clock.advance(40)
-        last = bring_to(storage, clock, CANCELLED)
-        assert sorted(ids(everything(storage))) == sorted(ids([young, last]))
-        with refused(storage, UnknownTask, old.id):
-            storage.get(old.id)
-
-    def test_what_waits_is_never_forgotten(
-        self, make_storage: Callable[..., Any], clock: Any
-    ) -> None:
-        """N46, T09: however long it waits, and however little is kept of what has finished."""
-        storage = make_storage(keep_succeeded=1.0, keep_failed=1.0, max_finished=1)
-        tasks = [add_one(storage), add_one(storage, due=clock() + 10**8)]
-        clock.advance(10**6)
-        bring_to(storage, clock, CANCELLED)
-        last = bring_to(storage, clock, CANCELLED)
-        assert sorted(ids(everything(storage))) == sorted(ids([*tasks, last]))
-
-    def test_a_task_may_be_kept_longer_or_shorter(
-        self, make_storage: Callable[..., Any], clock: Any
-    ) -> None:
-        """`keep` of the task wins over both settings of its queue."""
-        storage = make_storage(keep_succeeded=100.0, keep_failed=100.0)
-        longer = [bring_to(storage, clock, state, keep=1000.0) for state in FINISHED]
-        for state in FINISHED:
-            bring_to(storage, clock, state, keep=20.0)
-        clock.advance(50)
-        last = bring_to(storage, clock, SUCCEEDED)
-        assert sorted(ids(everything(storage))) == sorted(ids([*longer, last]))
-
-    @pytest.mark.parametrize("state", FINISHED)
-    def test_who_is_told_of_the_end_can_look_at_it(
-        self, make_storage: Callable[..., Any], clock: Any, state: State
-    ) -> None:
-        """A task that is not to be kept is kept for a moment, also if others finish."""
-        storage = make_storage(keep_succeeded=0.0, keep_failed=0.0)
-        tasks = [bring_to(storage, clock, state, keep=keep) for keep in (0.0, None)]
-        assert [storage.get(task.id).state for task in tasks] == [state, state]
-        clock.advance(60)
-        bring_to(storage, clock, state)
-        for task in tasks:
-            with refused(storage, UnknownTask, task.id):
-                storage.get(task.id)
-
-    def test_a_retried_task_is_kept_from_its_new_end_on(
-        self, make_storage: Callable[..., Any], clock: Any
-    ) -> None:
-        """Its first end does not count any more, neither while it waits nor afterwards."""
-        storage = make_storage(keep_failed=100.0)
-        task = bring_to(storage, clock, FAILED)
-        clock.advance(80)
-        storage.retry(task.id)
-        clock.advance(80)
-        lease = take(storage)
-        assert lease.task == task
-        bring_to(storage, clock, CANCELLED)
-        storage.finish(lease, ending(lease, FAILED))
-        clock.advance(80)
-        bring_to(storage, clock, CANCELLED)
-        assert storage.get(task.id).state == FAILED
-        clock.advance(40)
-        bring_to(storage, clock, CANCELLED)
-        with refused(storage, UnknownTask, task.id):
-            storage.get(task.id)
-
-    @pytest.mark.parametrize("state", FINISHED)
-    def test_no_more_records_are_kept_than_the_queue_says(
-        self, make_storage: Callable[..., Any], clock: Any, state: State
-    ) -> None:
-        """The oldest ones give way to others of their state, and to no others."""
-        storage = make_storage(max_finished=3)
-        others = [bring_to(storage, clock, other) for other in FINISHED if other != state]
-        tasks = [bring_to(storage, clock, state) for _ in range(5)]
-        assert ids(storage.tasks(state)) == ids(tasks[2:])
-        assert storage.counts()[state] == 3
-        assert all(storage.get(other.id).finished for other in others)
-        assert_consistent(storage)
-        with refused(storage, UnknownTask, tasks[0].id):
-            storage.get(tasks[0].id)

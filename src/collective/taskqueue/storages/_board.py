@@ -1,40 +1,42 @@
-"""All tasks of a local queue and the lines they stand in; no lock, no clock, no waiting.
+"""All tasks of a local queue and where they stand; no lock, no clock, no waiting.
 
 records    id → Record              every task that is known
 aliases    id → id                  a task skipped for its key → the one that waits
-waiting    id → None, in order      state queued
+lines      see _lines.py            the lists of each state, user and person, in order
+waiting    id → None, in order      state queued, their turn has not come
 parked     key → id                 state queued, its turn has come, its key still runs
-scheduled  tree of (due, n) → id    state scheduled, in the order they fall due
-running    id → None, in order      state running
-finished   state → id → None        in the order they finished, for the cap in number
 ended      minute → state → number  how many came to each final state, for one hour
 expiry     heap of (time, n, id)    when finished records are forgotten
 keys       key → ids                the waiting and scheduled tasks of a key; more than one
                                     only if one has come back while another waits
+
+Whatever changes the state of a task goes through `_enter` and `_leave`: nothing else knows in
+which lists it stands.
 """
 
 from __future__ import annotations
 
-from BTrees.OOBTree import OOBTree
 from collections import Counter
 from collections import OrderedDict
-from collections.abc import Container
-from collections.abc import Iterable
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.storages._lines import Lines
+from collective.taskqueue.storages._lines import Place
 from collective.taskqueue.storages._record import ALIASES
 from collective.taskqueue.storages._record import Record
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
-from itertools import chain
 from itertools import count
 from itertools import takewhile
-from typing import Any
 import heapq
 import logging
 
 
 logger = logging.getLogger("collective.taskqueue")
+
+#: Most records that are forgotten in one go, so that nobody waits long for the lock.
+PORTION = 100
 
 #: A change of state that nobody asked for, to be told to the queue.
 News = list[tuple[State, str]]
@@ -47,19 +49,16 @@ class Board:
         self.settings = settings
         self.records: dict[str, Record] = {}
         self.aliases: dict[str, str] = {}
+        self.lines = Lines()
         self.waiting: OrderedDict[str, None] = OrderedDict()
         self.parked: dict[str, str] = {}
-        self.scheduled: Any = OOBTree()
-        self.running: OrderedDict[str, None] = OrderedDict()
-        self.finished: dict[State, OrderedDict[str, None]] = {
-            state: OrderedDict() for state in states.FINISHED
-        }
         self.ended: dict[int, Counter[State]] = {}
         self._running_keys: Counter[str] = Counter()
         self._expiry: list[tuple[float, int, str]] = []
         self._keys: dict[str, dict[str, None]] = {}
-        self._by_user: dict[str, OrderedDict[str, None]] = {}
         self._number = count()
+        #: Bytes of all finished records.
+        self._size = 0
 
     # in
 
@@ -105,15 +104,30 @@ class Board:
         logger.info("task %s: key %r already waits as %s, skipped", task.id, task.key, earlier.id)
 
     def _create(self, task: Task, tid: bytes | None) -> Record:
-        record = self.records[task.id] = Record(task, tid)
-        if task.user is not None:
-            self._by_user.setdefault(task.user.id, OrderedDict())[task.id] = None
+        record = self.records[task.id] = Record(task, tid, next(self._number))
+        self.lines.enter(record, None, (0.0, record.born))
         return record
+
+    def _enter(
+        self, record: Record, state: State, now: float, place: Place, reason: str = ""
+    ) -> None:
+        self._leave(record)
+        record.enter(state, now, reason)
+        record.place = place
+        self.lines.enter(record, state, place)
+
+    def _leave(self, record: Record) -> None:
+        if record.place is not None:
+            self.lines.leave(record, record.state, record.place)
+            record.place = None
+        if record.size:
+            self._size -= record.size
+            record.size = 0
 
     def queue(self, record: Record, now: float, front: bool = False) -> None:
         """Put a task at the end of the line of waiting tasks, or at its front."""
-        record.enter(states.QUEUED, now)
-        record.turn = -next(self._number) if front else next(self._number)
+        turn = -next(self._number) if front else next(self._number)
+        self._enter(record, states.QUEUED, now, (0.0, turn))
         self.waiting[record.id] = None
         if front:
             self.waiting.move_to_end(record.id, last=False)
@@ -121,9 +135,7 @@ class Board:
 
     def schedule(self, record: Record, due: float, now: float, reason: str = "") -> None:
         """Let a task wait until it is due."""
-        record.enter(states.SCHEDULED, now, reason)
-        record.place = (due, next(self._number))
-        self.scheduled[record.place] = record.id
+        self._enter(record, states.SCHEDULED, now, (due, next(self._number)), reason)
         self._claim_key(record)
 
     def supersede(self, record: Record, newer: Record, now: float, news: News) -> None:
@@ -144,9 +156,6 @@ class Board:
     def withdraw(self, record: Record) -> None:
         """Take a waiting or scheduled task out of every line it stands in."""
         self.waiting.pop(record.id, None)
-        if record.place is not None:
-            del self.scheduled[record.place]
-            record.place = None
         key = record.task.key
         if key is not None:
             if self.parked.get(key) == record.id:
@@ -167,15 +176,10 @@ class Board:
 
     def ripen(self, now: float) -> None:
         """Queue the scheduled tasks that are due, in the order they fell due."""
-        while self.scheduled and self.scheduled.minKey()[0] <= now:
-            self.queue(self.records[self.scheduled.pop(self.scheduled.minKey())], now)
+        while (first := self.lines.first(states.SCHEDULED)) and first[0][0] <= now:
+            self.queue(self.records[first[1]], now)
 
-    def hasten(self, record: Record, now: float) -> None:
-        """Queue a scheduled task that is not due yet."""
-        del self.scheduled[record.place]
-        self.queue(record, now)
-
-    def take(self) -> Record | None:
+    def take(self, now: float) -> Record | None:
         """Take the oldest task that may run out of the line; it is running now."""
         while self.waiting:
             task_id, _ = self.waiting.popitem(last=False)
@@ -186,7 +190,7 @@ class Board:
                 self.parked[key] = task_id
                 continue
             self.withdraw(record)
-            self.running[task_id] = None
+            self._enter(record, states.RUNNING, now, (0.0, next(self._number)))
             if key is not None:
                 self._running_keys[key] += 1
             return record
@@ -194,7 +198,6 @@ class Board:
 
     def release(self, record: Record) -> None:
         """A task runs no more; what becomes of it is the caller's to say at once."""
-        del self.running[record.id]
         key = record.task.key
         if key is None:
             return
@@ -208,11 +211,16 @@ class Board:
     def _unpark(self, task_id: str) -> None:
         # Its turn had come while its key ran, so only what came back to the front since
         # then, or was unparked just before, can be older.
-        turn = self.records[task_id].turn
-        older = list(takewhile(lambda other: self.records[other].turn < turn, self.waiting))
+        turn = self._turn(task_id)
+        older = list(takewhile(lambda other: self._turn(other) < turn, self.waiting))
         self.waiting[task_id] = None
         for first in (task_id, *reversed(older)):
             self.waiting.move_to_end(first, last=False)
+
+    def _turn(self, task_id: str) -> Place:
+        place = self.records[task_id].place
+        assert place is not None
+        return place
 
     def put_back(self, record: Record, now: float, news: News) -> bool:
         """Put a task that was released to the front, unless another run of it is pointless.
@@ -234,26 +242,66 @@ class Board:
 
     def conclude(self, record: Record, state: State, reason: str, now: float) -> None:
         """Give a task its final state, and forget what has been kept long enough."""
-        record.enter(state, now, reason)
+        self._enter(record, state, now, (0.0, next(self._number)), reason)
+        if state == states.SUCCEEDED:
+            # It cannot be retried.
+            record.drop_payload()
         self._count_end(state, now)
-        line = self.finished[state]
-        line[record.id] = None
+        record.size = record.weight()
+        self._size += record.size
         keep = record.task.keep
         if keep is None:
             succeeded = state == states.SUCCEEDED
             keep = self.settings.keep_succeeded if succeeded else self.settings.keep_failed
         record.forget_at = now + max(keep, states.LINGER)
         heapq.heappush(self._expiry, (record.forget_at, next(self._number), record.id))
-        while self._expiry and self._expiry[0][0] <= now:
-            old = self._expired(heapq.heappop(self._expiry))
-            if old is not None:
-                self.forget(old)
-        while len(line) > self.settings.max_finished:
-            self.forget(self.records[next(iter(line))])
+        while self.lines.number(state) > self.settings.max_finished:
+            self.forget(self._oldest(state))
+        self.tidy(now)
+
+    def tidy(self, now: float, limit: int = PORTION) -> bool:
+        """Forget what has been kept long enough, and what is too much; at most so many.
+
+        Returns whether there may be more.
+        """
+        return all(self._forget_one(now) for _ in range(limit))
+
+    def _forget_one(self, now: float) -> bool:
+        when = self.next_expiry()
+        if when is None or when > now:
+            return False
+        if self._expiry and self._expiry[0][0] <= now:
+            _, _, task_id = heapq.heappop(self._expiry)
+            self.forget(self.records[task_id])
+        else:
+            self.forget(self._oldest(*states.FINISHED))
+        return True
+
+    def next_expiry(self) -> float | None:
+        """Return when the next record is to be forgotten, seconds since the epoch."""
+        while self._expiry and not self._is_current(self._expiry[0]):
+            heapq.heappop(self._expiry)
         if len(self._expiry) > 2 * len(self.records) + 100:
             # Records that gave way long before their time have left their entries behind.
-            self._expiry = [entry for entry in self._expiry if self._expired(entry)]
+            self._expiry = [entry for entry in self._expiry if self._is_current(entry)]
             heapq.heapify(self._expiry)
+        moments = [self._expiry[0][0]] if self._expiry else []
+        if self._size > self.settings.max_finished_bytes:
+            # Who is told of the end can look at it, however large it is.
+            moments.append(self._oldest(*states.FINISHED).changes[-1][1] + states.LINGER)
+        return min(moments, default=None)
+
+    def _oldest(self, *of: State) -> Record:
+        firsts = [first for first in map(self.lines.first, of) if first is not None]
+        return self.records[min(firsts)[1]]
+
+    def forget_response(self, record: Record) -> bool:
+        """Forget the response of a finished task; return whether there was one."""
+        found = record.forget_response()
+        size = record.weight()
+        self._size += size - record.size
+        record.size = size
+        return found
 
     def _count_end(self, state: State, now: float) -> None:
         minute = int(now // 60)
@@ -262,67 +310,36 @@ class Board:
             self.ended[minute] = Counter()
         self.ended[minute][state] += 1
 
-    def _expired(self, entry: tuple[float, int, str]) -> Record | None:
+    def _is_current(self, entry: tuple[float, int, str]) -> bool:
         when, _, task_id = entry
         record = self.records.get(task_id)
         # A task that was retried since then has another entry, or none.
-        return record if record is not None and record.forget_at == when else None
+        return record is not None and record.forget_at == when
 
     def revive(self, record: Record, now: float) -> None:
         """Queue a finished task again."""
-        del self.finished[record.state][record.id]
         record.renew_budget()
         self.queue(record, now)
 
     def forget(self, record: Record) -> None:
-        """Forget a task that stands in no line but that of finished ones."""
+        """Forget a task that stands in no line of waiting ones."""
         del self.records[record.id]
         for alias in record.aliases:
             del self.aliases[alias]
-        if record.state in self.finished:
-            self.finished[record.state].pop(record.id, None)
-        if record.task.user is not None:
-            mine = self._by_user[record.task.user.id]
-            del mine[record.id]
-            if not mine:
-                del self._by_user[record.task.user.id]
+        self._leave(record)
+        self.lines.leave(record, None, (0.0, record.born))
 
     # introspection
 
-    def waiting_number(self) -> int:
-        """Return how many tasks are queued."""
-        return len(self.waiting) + len(self.parked)
-
-    def counts(self) -> dict[State, int]:
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         """Return the number of tasks in each state."""
-        return {
-            states.QUEUED: self.waiting_number(),
-            states.SCHEDULED: len(self.scheduled),
-            states.RUNNING: len(self.running),
-            **{state: len(line) for state, line in self.finished.items()},
-        }
+        return {state: self.lines.number(state, user) for state in states.STATES}
+
+    def in_state(self, state: State) -> list[Record]:
+        """Return all tasks in a state, in their order."""
+        return [self.records[task_id] for task_id in self.lines.page(state)]
 
     def throughput(self, now: float) -> dict[State, int]:
         """Return how many tasks came to each final state in the last 60 minutes."""
         recent = [ends for minute, ends in self.ended.items() if minute > now // 60 - 60]
         return {state: sum(ends[state] for ends in recent) for state in states.FINISHED}
-
-    def line(self, state: State | None, user: str | None) -> Iterable[str]:
-        """Return the ids of the tasks in a state, or of all, or of one user's."""
-        if user is None:
-            return self._line(state)
-        if state is None:
-            return self._by_user.get(user, ())
-        mine: Container[str] = self._by_user.get(user, ())
-        return (task_id for task_id in self._line(state) if task_id in mine)
-
-    def _line(self, state: State | None) -> Iterable[str]:
-        if state is None:
-            return self.records
-        if state == states.QUEUED:
-            return chain(self.parked.values(), self.waiting)
-        if state == states.SCHEDULED:
-            return self.scheduled.values()
-        if state == states.RUNNING:
-            return self.running
-        return self.finished[state]

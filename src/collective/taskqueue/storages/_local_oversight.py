@@ -11,9 +11,10 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages._board import Board
 from collective.taskqueue.storages._record import Record
 from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
-from itertools import islice
+from math import inf
 import logging
 import os
 import socket
@@ -40,29 +41,40 @@ class Oversight:
 
     def __len__(self) -> int:
         with self._changed:
-            return self._board.waiting_number()
+            return self._board.lines.number(states.QUEUED)
 
-    def counts(self) -> dict[State, int]:
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         with self._changed:
-            return self._board.counts()
+            self._tidy()
+            return self._board.counts(user)
 
-    def get(self, task_id: str) -> TaskStatus:
+    def get(self, task_id: str, brief: bool = False) -> TaskStatus:
         with self._changed:
-            return self._record(task_id).status()
+            return self._record(task_id).status(brief)
 
     def tasks(
-        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
     ) -> list[TaskStatus]:
         with self._changed:
-            page = islice(self._board.line(state, user), start, start + size)
-            return [self._board.records[task_id].status() for task_id in page]
+            self._tidy()
+            page = self._board.lines.page(state, user, start, size) if size else ()
+            return [self._board.records[task_id].status(brief=True) for task_id in page]
+
+    def _tidy(self) -> None:
+        # All of it: who looks sees nothing whose time is over.
+        while self._board.tidy(self._clock()):
+            pass
 
     def consumers(self) -> list[ConsumerStatus]:
         host, pid = socket.gethostname(), os.getpid()
         with self._changed:
             now = self._clock()
             running: dict[str, list[str]] = {}
-            for record in (self._board.records[task_id] for task_id in self._board.running):
+            for record in self._board.in_state(states.RUNNING):
                 running.setdefault(record.consumer or "", []).append(record.id)
             # Who blocks is asleep, and as well as can be.
             ages = {
@@ -79,7 +91,7 @@ class Oversight:
         with self._changed:
             return self._board.throughput(self._clock())
 
-    def cancel(self, task_id: str) -> State:
+    def cancel(self, task_id: str, reason: str = "cancelled") -> State:
         with self._changed:
             record = self._record(task_id)
             if record.state in states.FINISHED:
@@ -88,7 +100,9 @@ class Oversight:
                 record.cancel_requested = True
             else:
                 self._board.withdraw(record)
-                self._board.conclude(record, states.CANCELLED, "cancelled", self._clock())
+                self._board.conclude(record, states.CANCELLED, reason, self._clock())
+                # Its record is to be forgotten in time.
+                self._changed.notify()
             return record.state
 
     def retry(self, task_id: str) -> None:
@@ -113,7 +127,7 @@ class Oversight:
         with self._changed:
             record = self._record(task_id)
             if record.state == states.SCHEDULED:
-                self._board.hasten(record, self._clock())
+                self._board.queue(record, self._clock())
                 self._changed.notify()
             elif record.state != states.QUEUED:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, it does not wait")
@@ -123,12 +137,12 @@ class Oversight:
             record = self._record(task_id)
             if record.state not in states.FINISHED:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not finished")
-            return record.forget_response()
+            return self._board.forget_response(record)
 
     def clear(self) -> int:
         with self._changed:
             board = self._board
-            ids = [*board.parked.values(), *board.waiting, *board.scheduled.values()]
+            ids = [*board.lines.page(states.QUEUED), *board.lines.page(states.SCHEDULED)]
             for task_id in ids:
                 board.withdraw(board.records[task_id])
                 board.forget(board.records[task_id])
@@ -140,7 +154,7 @@ class Oversight:
         if state not in states.FINISHED:
             raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
         with self._changed:
-            ids = list(self._board.finished[state])
+            ids = list(self._board.lines.page(state))
             for task_id in ids:
                 self._board.forget(self._board.records[task_id])
         for task_id in ids:
@@ -161,6 +175,6 @@ class Oversight:
 
     def _record(self, task_id: str) -> Record:
         record = self._board.records.get(self._board.aliases.get(task_id, task_id))
-        if record is None:
+        if record is None or (record.forget_at or inf) <= self._clock():
             raise UnknownTask(f"no task {task_id} in queue {self.settings.queue}")
         return record

@@ -7,10 +7,12 @@ from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
+from dataclasses import replace
 
 
 #: Attempts and changes of state a record holds; the oldest give way.
@@ -19,6 +21,9 @@ HISTORY = 100
 #: Skipped tasks whose ids lead to the one that waits; the oldest give way.
 ALIASES = 1000
 
+#: Bytes of a record besides what may be large.
+WEIGHT = 500
+
 
 class Record:
     """One task, its state and its history."""
@@ -26,6 +31,7 @@ class Record:
     __slots__ = (
         "aliases",
         "attempts",
+        "born",
         "cancel_requested",
         "changes",
         "consumer",
@@ -39,24 +45,26 @@ class Record:
         "place",
         "progress",
         "reason",
+        "size",
         "started",
         "state",
         "task",
         "tid",
         "token",
-        "turn",
     )
 
-    def __init__(self, task: Task, tid: bytes | None) -> None:
+    def __init__(self, task: Task, tid: bytes | None, born: int) -> None:
         self.task = task
         self.tid = tid
+        #: Grows with each task that is added.
+        self.born = born
         self.state: State = QUEUED
         self.reason = ""
         self.changes: list[tuple[State, float]] = []
-        #: Key in the storage's tree of scheduled tasks.
+        #: Where it stands in the line of its state: by when it is due, and by number.
         self.place: tuple[float, int] | None = None
-        #: Grows along the line of waiting tasks.
-        self.turn = 0
+        #: Bytes that it takes since it has finished.
+        self.size = 0
         self.token: str | None = None
         self.consumer: str | None = None
         self.started = 0.0
@@ -81,14 +89,13 @@ class Record:
     def enter(self, state: State, now: float, reason: str = "") -> None:
         self.state = state
         self.reason = reason
-        self.place = None
         self.token = None
         self.forget_at = None
         self.changes.append((state, now))
         del self.changes[:-HISTORY]
 
     def start(self, consumer: str, token: str, lease: float, now: float, passed: float) -> Lease:
-        self.enter(RUNNING, now)
+        """It runs, since it was taken out of its line."""
         self.token = token
         self.consumer = consumer
         self.started = now
@@ -136,24 +143,42 @@ class Record:
         self.lost = 0
         self.cancel_requested = False
 
-    def status(self) -> TaskStatus:
+    def drop_payload(self) -> None:
+        self.task = replace(self.task, payload=b"")
+
+    def weight(self) -> int:
+        """Return about how many bytes it takes: of all that may be large."""
+        texts = [self.task.url, self.reason, *(text for pair in self.task.headers for text in pair)]
+        for attempt in self.attempts:
+            texts += [attempt.reason, attempt.error]
+        size = WEIGHT + len(self.task.payload) + sum(len(text) for text in texts)
+        if self.last is not None:
+            size += len(self.last.body) + sum(
+                len(text) for pair in self.last.headers for text in pair
+            )
+        return size
+
+    def status(self, brief: bool = False) -> TaskStatus:
         last = self.last
-        return TaskStatus(
-            task=self.task,
+        status = TaskStatus(
+            task=replace(self.task, payload=b"") if brief and self.task.payload else self.task,
             state=self.state,
             reason=self.reason,
             changes=tuple(self.changes),
-            due=self.place[0] if self.place else None,
+            due=self.place[0] if self.place and self.state == SCHEDULED else None,
             consumer=self.consumer,
-            attempts=tuple(self.attempts),
+            attempts_made=self.number - (self.state == RUNNING),
             progress=self.progress,
             cancel_requested=self.cancel_requested,
             status=last.attempt.status if last else None,
-            headers=last.headers if last else (),
-            body=last.body if last else b"",
-            truncated=last.truncated if last else False,
             forgotten=self.forgotten,
         )
+        if brief:
+            return status
+        status = replace(status, attempts=tuple(self.attempts))
+        if last is None:
+            return status
+        return replace(status, headers=last.headers, body=last.body, truncated=last.truncated)
 
     def _remember(self, attempt: AttemptRecord) -> None:
         self.attempts.append(attempt)

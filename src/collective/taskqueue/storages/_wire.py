@@ -14,6 +14,7 @@ from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
+from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
@@ -21,7 +22,10 @@ from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import asdict
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
+from math import isfinite
 from typing import Any
 from typing import NamedTuple
 from typing import TypeVar
@@ -34,9 +38,9 @@ R = TypeVar("R", AttemptRecord, Progress)
 
 Changes = tuple[tuple[State, float], ...]
 
-Response = tuple[int | None, tuple[tuple[str, str], ...], bytes, bool]
+Response = tuple[tuple[tuple[str, str], ...], bytes, bool]
 
-NO_RESPONSE: Response = (None, (), b"", False)
+NO_RESPONSE: Response = ((), b"", False)
 
 _ATTEMPT = tuple(field.name for field in fields_of(AttemptRecord))
 
@@ -49,34 +53,45 @@ _KINDS: dict[str, Any] = {
     "float | None": (int, float, type(None)),
 }
 
+_SECONDS: Any = (float, int, str)
+
+#: What the fields of a staged task must be.
+_STAGED: tuple[Any, ...] = (str, bytes, bytes, _SECONDS, str, str, str, str, _SECONDS)
+
 
 def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
-    """Yield the seven strings of each task that the script works with."""
+    """Yield the nine strings of each task that a storage works with; see `Staged`."""
     for task in tasks:
         yield task.id
-        yield encode(task)
+        yield head(task)
+        yield task.payload
         yield "" if task.due is None else task.due
         yield task.key or ""
         yield task.on_conflict
         yield task.user.id if task.user else ""
+        yield task.user.person if task.user else ""
         yield "" if task.keep is None else task.keep
 
 
-def encode(task: Task) -> bytes:
-    """Return the stored body of a task."""
-    body: bytes = msgpack.packb(task.encode())
-    return body
+def head(task: Task) -> bytes:
+    """Return the stored form of a task, without its payload: that is stored apart."""
+    record = task.encode()
+    record.pop("payload", None)
+    packed: bytes = msgpack.packb(record)
+    return packed
 
 
 class Staged(NamedTuple):
     """A task of a staged batch: what `fields` yields; empty texts are nothing."""
 
     id: str
-    body: bytes
+    head: bytes
+    payload: bytes
     due: float | str
     key: str
     mode: str
     user: str
+    person: str
     keep: float | str
 
 
@@ -87,12 +102,12 @@ def pack_batch(tasks: Sequence[Task]) -> bytes:
 
 
 def unpack_batch(batch: bytes) -> list[Staged]:
-    """Return the tasks of a staged batch; their bodies are not looked at.
+    """Return the tasks of a staged batch; their heads are not looked at.
 
     Raises `TaskDecodeError` for anything else.
     """
     try:
-        return _staged(msgpack.unpackb(batch))
+        return [_sound(task) for task in _staged(msgpack.unpackb(batch))]
     except Exception as exc:
         raise TaskDecodeError(f"no staged batch: {type(exc).__name__}: {exc}") from exc
 
@@ -107,19 +122,50 @@ def _staged(values: Iterable[Any]) -> list[Staged]:
     return [Staged(*task) for task in zip(*[values] * len(Staged._fields), strict=True)]
 
 
-def decode(body: object) -> Task:
-    """Return the task of a stored body; raises `TaskDecodeError` for anything else."""
-    if not isinstance(body, bytes):
+def _sound(task: Staged) -> Staged:
+    for name, value, kind in zip(Staged._fields, task, _STAGED, strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is of type {type(value).__name__}")
+    for moment in (task.due, task.keep):
+        if moment != "":
+            _number(moment)
+    return task
+
+
+def decode(task_id: str, head: object, payload: object = b"") -> Task:
+    """Return the task of a stored head, and of a payload if that was loaded.
+
+    Raises `TaskDecodeError` for anything that is not the stored form of that task.
+    """
+    if not isinstance(head, bytes):
         raise TaskDecodeError("there is no body")
     try:
-        record = msgpack.unpackb(body)
+        record = msgpack.unpackb(head)
     except Exception as exc:
-        raise TaskDecodeError(f"no msgpack: {exc}") from exc
-    return Task.decode(record)
+        raise TaskDecodeError(f"no msgpack: {type(exc).__name__}") from exc
+    task = Task.decode(record)
+    if task.id != task_id:
+        raise TaskDecodeError("it is the record of another task")
+    if any(isinstance(value, float) and not isfinite(value) for value in record.values()):
+        raise TaskDecodeError("a number of a task record is not finite")
+    if not payload:
+        return task
+    if not isinstance(payload, bytes):
+        raise TaskDecodeError(f"the payload is of type {type(payload).__name__}")
+    return replace(task, payload=payload)
+
+
+def shown(entry: bytes) -> str:
+    """Return what may be said of an entry that is no task: nothing of its text.
+
+    A task of version 1 has the credentials of its user in it.
+    """
+    return f"of {len(entry)} bytes, sha256 {sha256(entry).hexdigest()[:12]}"
 
 
 def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
-    """Return the strings that tell Redis of the end of an attempt."""
+    """Return the nine strings that tell Redis of the end of an attempt."""
+    status = transition.attempt.status
     return [
         lease.task.id,
         lease.token,
@@ -127,6 +173,7 @@ def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
         transition.reason,
         "" if transition.due is None else transition.due,
         pack_attempt(transition.attempt),
+        "" if status is None else status,
         pack_response(transition),
         "1" if transition.counts else "0",
     ]
@@ -148,46 +195,52 @@ def pack_progress(progress: Progress) -> str:
 
 
 def pack_response(transition: Transition) -> bytes:
-    """Return the stored form of a response."""
-    response: bytes = msgpack.packb(
-        [transition.attempt.status, transition.headers, transition.body, transition.truncated]
-    )
+    """Return the stored form of a response; its status is stored apart, as lists show it."""
+    response: bytes = msgpack.packb([transition.headers, transition.body, transition.truncated])
     return response
 
 
 def status(
-    task_id: bytes, values: Sequence[bytes], history: Sequence[bytes], due: bytes | float | None
+    task_id: bytes,
+    values: Mapping[str, bytes | None],
+    history: Sequence[bytes] | None,
+    due: bytes | None,
 ) -> TaskStatus:
-    """Return the status that a stored record of Redis tells of."""
-    record = {name.decode(): value for name, value in zip(values[::2], values[1::2], strict=True)}
-    texts = ("state", "reason", "changes", "consumer")
-    known = {name: record[name].decode(errors="replace") for name in texts if name in record}
+    """Return the status that a stored record of Redis tells of; without a history, brief."""
     return status_of(
         {
-            "state": None,
-            "reason": "",
-            "changes": "",
-            "consumer": None,
-            **known,
-            "id": task_id.decode(),
-            "body": record.get("body"),
-            "due": float(due) if due else None,
-            "progress": record.get("progress"),
-            "cancel": "cancel" in record,
-            "last": record.get("last"),
-            "forgotten": "forgotten" in record,
+            "id": task_id.decode(errors="replace"),
+            "state": values.get("state"),
+            "reason": values.get("reason") or "",
+            "changes": values.get("changes") or "",
+            "consumer": values.get("consumer"),
+            "head": values.get("body"),
+            "payload": values.get("payload"),
+            "due": due or None,
+            "number": values.get("number"),
+            "progress": values.get("progress"),
+            "cancel": values.get("cancel"),
+            "status": values.get("status"),
+            "last": values.get("last"),
+            "forgotten": values.get("forgotten"),
         },
         history,
     )
 
 
-def status_of(record: Mapping[str, Any], history: Iterable[bytes | str]) -> TaskStatus:
-    """Return the status that a stored record tells of.
+def status_of(
+    record: Mapping[str, Any], history: Iterable[bytes | str] | None = None
+) -> TaskStatus:
+    """Return the status that a stored record tells of; without a history, a brief one.
 
     What cannot be read is left out, and the reason says so: no record hides all others of a
-    page. Of a body that cannot be decoded the task has the id only.
+    page. Of a head that cannot be decoded the task has the id only. The record has `id` (a
+    text), `state`, `reason`, `changes`, `consumer`, `head`, `due`, `number` (of attempts that
+    have begun), `progress`, `cancel`, `status` (of HTTP) and `forgotten`; and unless it is
+    brief, `payload` and `last` (the response).
     """
     damaged: list[str] = []
+    brief = history is None
 
     def read(part: str, decode: Callable[[Any], T], stored: Any, otherwise: T) -> T:
         try:
@@ -197,37 +250,43 @@ def status_of(record: Mapping[str, Any], history: Iterable[bytes | str]) -> Task
             return otherwise
 
     state = read("state", _state, record["state"], FAILED)
-    task = read("task", decode, record["body"], Task(id=record["id"], queue="?", url="?"))
-    found = [read("changes", _change, change, None) for change in record["changes"].split(";")]
+    nothing = Task(id=record["id"], queue="?", url="?")
+    payload = b"" if brief else record["payload"] or b""
+    task = read("task", lambda head: decode(record["id"], head, payload), record["head"], nothing)
+    lines = read("changes", _text, record["changes"], "").split(";")
+    found = [read("changes", _change, change, None) for change in lines]
     changes = tuple(change for change in found if change is not None)
     # Everybody else may count on that: the last change is that to its state.
     when = changes[-1][1] if changes else 0.0
     changes = read("changes", partial(_ending_in, state), changes, (*changes, (state, when)))
-    attempts = [read("history", _attempt, line, None) for line in history]
-    progress = read("progress", _progress, record["progress"], None)
-    code, headers, body, truncated = read("response", _response, record["last"], NO_RESPONSE)
+    attempts = [read("history", _attempt, line, None) for line in history or ()]
+    begun = read("number", _count, record["number"], 0)
+    last = None if brief else record["last"]
+    headers, body, truncated = read("response", _response, last, NO_RESPONSE)
     return TaskStatus(
         task=task,
         state=state,
-        reason=_with_damage(record["reason"], damaged),
         changes=changes,
-        due=record["due"],
-        consumer=record["consumer"],
+        due=read("due", _moment, record["due"], None),
+        consumer=read("consumer", _name, record["consumer"], None),
         attempts=tuple(attempt for attempt in attempts if attempt is not None),
-        progress=progress,
+        attempts_made=max(0, begun - (state == RUNNING)),
+        progress=read("progress", _progress, record["progress"], None),
         cancel_requested=bool(record["cancel"]),
-        status=code,
+        status=read("status", _code, record["status"], None),
         headers=headers,
         body=body,
         truncated=truncated,
         forgotten=bool(record["forgotten"]),
+        # Last, since it says what could not be read.
+        reason=_with_damage(read("reason", _text, record["reason"], ""), damaged),
     )
 
 
 def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerStatus:
     """Return the consumer that a member of the set of consumers tells of."""
-    name, _, process = member.decode().partition(" ")
-    ids = tuple(task_id.decode() for task_id in running)
+    name, _, process = member.decode(errors="replace").partition(" ")
+    ids = tuple(task_id.decode(errors="replace") for task_id in running)
     return ConsumerStatus(name, *_process.host_and_pid(process), max(0.0, float(age)), ids)
 
 
@@ -238,18 +297,53 @@ def _with_damage(reason: str, damaged: list[str]) -> str:
     return f"{reason}; " * bool(reason) + f"its record is damaged, unreadable: {parts}"
 
 
-def _state(name: Any) -> State:
+def _text(stored: Any) -> str:
+    if isinstance(stored, bytes):
+        return stored.decode()
+    if not isinstance(stored, str):
+        raise TypeError(stored)
+    return stored
+
+
+def _name(stored: Any) -> str | None:
+    return None if stored is None else _text(stored)
+
+
+def _state(stored: Any) -> State:
+    name = _text(stored)
     if name not in STATES:
         raise ValueError(name)
     state: State = name
     return state
 
 
+def _number(stored: Any) -> float:
+    number = float(stored)
+    if not isfinite(number):
+        raise ValueError(number)
+    return number
+
+
+def _moment(stored: Any) -> float | None:
+    return None if stored is None else _number(stored)
+
+
+def _count(stored: Any) -> int:
+    count = int(stored or 0)
+    if not 0 <= count < 2**53:
+        raise ValueError(count)
+    return count
+
+
+def _code(stored: Any) -> int | None:
+    return _count(stored) if stored not in (None, b"", "") else None
+
+
 def _change(text: str) -> tuple[State, float] | None:
     if not text:
         return None
     state, _, when = text.partition(" ")
-    return _state(state), float(when)
+    return _state(state), _number(when)
 
 
 def _ending_in(state: State, changes: Changes) -> Changes:
@@ -269,17 +363,20 @@ def _progress(packed: bytes | str | None) -> Progress | None:
 
 def _checked(record: R) -> R:
     for field in fields_of(record):
-        if not isinstance(getattr(record, field.name), _KINDS[str(field.type)]):
+        value = getattr(record, field.name)
+        if not isinstance(value, _KINDS[str(field.type)]):
             raise TypeError(field.name)
+        if isinstance(value, float):
+            _number(value)
     return record
 
 
 def _response(packed: bytes | None) -> Response:
     if not packed:
         return NO_RESPONSE
-    code, headers, body, truncated = msgpack.unpackb(packed)
+    headers, body, truncated = msgpack.unpackb(packed)
     found = tuple((name, value) for name, value in headers)
     texts = all(isinstance(text, str) for header in found for text in header)
-    if not (isinstance(code, _KINDS["int | None"]) and texts and isinstance(body, bytes)):
+    if not (texts and isinstance(body, bytes)):
         raise TypeError("no response")
-    return code, found, body, bool(truncated)
+    return found, body, bool(truncated)

@@ -101,6 +101,7 @@ class LocalStorage(Oversight):
             now = self._clock()
             for task in tasks:
                 self._board.condemn(task, reason, now, news)
+            self._changed.notify()
         self._tell(news)
 
     def _remember(self, batch_id: str) -> None:
@@ -127,6 +128,7 @@ class LocalStorage(Oversight):
                         now = self._clock()
                         self._recover(now, news)
                         self._board.ripen(now)
+                        self._board.tidy(now)
                         leases = [] if self._paused else self._take(consumer, limit, lease, now)
                         if leases or news:
                             break
@@ -234,7 +236,7 @@ class LocalStorage(Oversight):
         leases: list[Lease] = []
         passed = self._passed()
         while len(leases) < limit:
-            record = self._board.take()
+            record = self._board.take(now)
             if record is None:
                 break
             leases.append(record.start(consumer, token_hex(16), lease, now, passed))
@@ -243,12 +245,14 @@ class LocalStorage(Oversight):
     def _until_next(self, now: float, deadline: float | None) -> float | None:
         """Seconds until something may have to be done without being notified of it."""
         pauses = [] if deadline is None else [deadline - time.monotonic()]
-        if self._board.scheduled and not self._paused:
-            pauses.append(max(self._board.scheduled.minKey()[0] - now, 0.001))
-        if self._board.running:
-            records = self._board.records
-            expires = min(records[task_id].expires for task_id in self._board.running)
-            pauses.append(max(expires - self._passed(), 0.001))
+        moments = [self._board.next_expiry()]
+        first = self._board.lines.first(states.SCHEDULED)
+        if first is not None and not self._paused:
+            moments.append(first[0][0])
+        pauses += [max(moment - now, 0.001) for moment in moments if moment is not None]
+        running = [record.expires for record in self._board.in_state(states.RUNNING)]
+        if running:
+            pauses.append(max(min(running) - self._passed(), 0.001))
         return min(pauses, default=None)
 
     def _holder(self, lease: Lease) -> Record | None:
@@ -260,7 +264,7 @@ class LocalStorage(Oversight):
     def _recover(self, now: float, news: News) -> list[str]:
         board = self._board
         passed = self._passed()
-        lost = [task_id for task_id in board.running if board.records[task_id].expires <= passed]
+        lost = [one.id for one in board.in_state(states.RUNNING) if one.expires <= passed]
         recovered: list[str] = []
         # Last first, so that the oldest one ends up at the very front.
         for task_id in reversed(lost):
@@ -297,10 +301,8 @@ class LocalStorage(Oversight):
         self.wake()
         with self._changed:
             board = self._board
-            for task_id in [*board.line(states.QUEUED, None), *board.line(states.SCHEDULED, None)]:
-                logger.warning(
-                    "task %s: %s, lost with this process", task_id, board.records[task_id].state
-                )
+            for record in [*board.in_state(states.QUEUED), *board.in_state(states.SCHEDULED)]:
+                logger.warning("task %s: %s, lost with this process", record.id, record.state)
 
     def _tell(self, news: News) -> None:
         for state, task_id in news:
