@@ -9,7 +9,7 @@ from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages import _mounts
-from collective.taskqueue.storages import _tables
+from collective.taskqueue.storages import _steps
 from collective.taskqueue.storages.sql import SqlStorage
 from pathlib import Path
 from services import PostgresServer
@@ -134,7 +134,7 @@ def test_tables_of_an_older_version_are_migrated(url, monkeypatch):
 
         return add_column
 
-    monkeypatch.setattr(_tables, "STEPS", [*_tables.STEPS, step("second"), step("third")])
+    monkeypatch.setattr(_steps, "STEPS", [*_steps.STEPS, step("second"), step("third")])
     storages = [storage(url, queue=f"q{number}") for number in range(4)] + [storage(url)]
     assert at_once([each.check for each in storages]) == [None] * 5
     assert made == ["second", "third"]
@@ -146,7 +146,7 @@ def test_tables_of_an_older_version_are_migrated(url, monkeypatch):
 def test_tables_of_a_newer_version_are_refused(url, monkeypatch):
     """Nothing is written to what this version does not know."""
     with monkeypatch.context() as newer:
-        newer.setattr(_tables, "STEPS", [*_tables.STEPS, lambda connection: None])
+        newer.setattr(_steps, "STEPS", [*_steps.STEPS, lambda connection: None])
         first = storage(url)
         add_one(first)
         first.close()
@@ -169,7 +169,7 @@ def test_a_migration_that_fails_changes_nothing(url, monkeypatch):
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(_tables, "STEPS", [*_tables.STEPS, fail])
+        broken.setattr(_steps, "STEPS", [*_steps.STEPS, fail])
         second = storage(url)
         with pytest.raises(ZeroDivisionError):
             second.check()

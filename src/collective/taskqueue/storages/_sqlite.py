@@ -14,6 +14,7 @@ from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._many import InProcess
 from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import QUEUE
+from collective.taskqueue.storages._tables import TASK
 from contextlib import contextmanager
 from contextlib import suppress
 from functools import partial
@@ -25,15 +26,20 @@ from sqlalchemy import Connection
 from sqlalchemy import create_engine
 from sqlalchemy import Engine
 from sqlalchemy import event
+from sqlalchemy import func
+from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import QueuePool
 from typing import Any
+import logging
 import math
 import os
 import threading
 import time
 
+
+logger = logging.getLogger("collective.taskqueue")
 
 #: Kibibytes of the file that each connection may keep in memory: those of the tasks that wait
 #: and run, and the way to the finished ones.
@@ -48,9 +54,12 @@ PROBE = 0.05
 #: Seconds before a file is tried again that another process is making just now.
 PAUSE = 0.005
 
+#: Larger numbers are damaged.
+LIMIT = 2**62
+
 _COUNT = (
     update(QUEUE)
-    .where(QUEUE.c.name == bindparam("name_"))
+    .where(QUEUE.c.name == bindparam("name_"), QUEUE.c.number.between(0, LIMIT))
     .values(number=QUEUE.c.number + bindparam("count"))
     .returning(QUEUE.c.number)
 )
@@ -174,8 +183,31 @@ class SQLite:
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
         values = {"name_": self.settings.queue, "count": count}
-        last = connection.execute(_COUNT, values).scalar_one()
+        last = connection.scalar(_COUNT, values)
+        if last is None:
+            self._count_anew(connection)
+            last = connection.execute(_COUNT, values).scalar_one()
         return list(range(last - count + 1, last + 1))
+
+    def _count_anew(self, connection: Connection) -> None:
+        """Its row is gone, or its number is none: go on after all numbers that are in use."""
+        queue = self.settings.queue
+        used = [
+            select(extreme(column)).where(TASK.c.queue == queue, column.between(-LIMIT, LIMIT))
+            for extreme, column in (
+                (func.max, TASK.c.number),
+                (func.max, TASK.c.place),
+                (func.min, TASK.c.place),
+            )
+        ]
+        number = max(abs(connection.scalar(query) or 0) for query in used)
+        new = sqlite.insert(QUEUE).values(name=queue, paused=False, number=int(number))
+        connection.execute(
+            new.on_conflict_do_update(
+                index_elements=[QUEUE.c.name], set_={"number": new.excluded.number}
+            )
+        )
+        logger.error("queue %s: its number was damaged, counted anew", queue)
 
     def lock_schema(self, connection: Connection) -> None:
         """The transaction is the lock."""
@@ -185,6 +217,9 @@ class SQLite:
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
         return True
+
+    def take_time(self) -> None:
+        """It takes what it takes."""
 
     def go_on(self) -> None:
         """Nobody waits for a file that does not answer."""
@@ -235,6 +270,7 @@ class SQLite:
 def _prepare(patience: float, connection: Any, record: object) -> None:
     # The driver begins no transaction by itself; each one says what it is.
     connection.isolation_level = None
+    connection.text_factory = _text
     mode = _write_ahead(connection, time.monotonic() + patience)
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
@@ -243,6 +279,14 @@ def _prepare(patience: float, connection: Any, record: object) -> None:
     # it would never be counted as lost, and would run at each start.
     for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{CACHE}"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _text(stored: bytes) -> str | bytes:
+    """Return a text, or what was stored as one and is none: the other rows can be read."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
 
 
 def _write_ahead(connection: Any, deadline: float) -> str:
