@@ -10,8 +10,10 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.model.expected import Entry
 from collective.taskqueue.model.expected import ExpectedQueue
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,8 +32,8 @@ SETTINGS: dict[str, Any] = {
     "keep_failed": 930.0,
 }
 
-#: Of a task: its key and mode, seconds until it is due, and how long it is kept.
-Fields = tuple[tuple[str | None, str], float | None, float | None]
+#: Of a task: its key and mode, seconds until it is due, how long it is kept, and whose it is.
+Fields = tuple[tuple[str | None, str], float | None, float | None, Identity | None]
 
 
 class Acts(RuleBasedStateMachine):
@@ -56,6 +58,8 @@ class Acts(RuleBasedStateMachine):
         self.storage.notify = lambda state, task_id: self.told.append((state, task_id))
         self.expected = ExpectedQueue(settings)
         self.made = 0
+        #: What was seen last of each task.
+        self.seen: dict[str, TaskStatus] = {}
         #: What the current transaction has added, and savepoints with its length then.
         self.added: list[Task] = []
         self.savepoints: list[tuple[Any, int]] = []
@@ -127,8 +131,10 @@ class Acts(RuleBasedStateMachine):
                 key=key,
                 on_conflict=mode,
                 keep=keep,
+                user=user,
+                payload=b"large",
             )
-            for (key, mode), delay, keep in tasks
+            for (key, mode), delay, keep, user in tasks
         ]
 
     def _new_id(self) -> str:

@@ -5,8 +5,7 @@ Where the contract leaves a storage a choice, so does the model:
 * A task that waits for its key keeps its place among the tasks that were added; whether
   it comes before or after one that is recovered is nobody's promise. As long as it waits
   for its key it may be listed anywhere among the queued ones.
-* A finished record may be forgotten as soon as its time is over; it must be forgotten once
-  another task finishes. Of records that finished in one act any may give way to the cap.
+* Of records that finished in one act any may give way to the cap in number.
 * If several tasks of one key wait, one that is skipped may go by the id of any of them.
 """
 
@@ -18,6 +17,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import Progress
@@ -29,10 +29,15 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
+from dataclasses import replace
 
 
 #: Seconds that a clock may run during one sequence of steps.
 DRIFT = 25.0
+
+#: Seconds around the moment when a record is forgotten in which it may be there or not: a clock
+#: that runs is a little later when it is looked at again.
+TOLERANCE = 5.0
 
 
 class Entry:
@@ -60,9 +65,8 @@ class Entry:
         self.progress: Progress | None = None
         self.cancel_requested = False
         self.forget_at = 0.0
-        #: In which act it finished, and whether one came after its time was over.
+        #: In which act it finished.
         self.finished_in = 0
-        self.overdue = False
 
     @property
     def waits(self) -> bool:
@@ -285,21 +289,21 @@ class ExpectedQueue:
             keep = self.settings.keep_succeeded if succeeded else self.settings.keep_failed
         entry.forget_at = now + max(keep, LINGER)
         entry.finished_in = self._act
-        for other in self.entries.values():
-            if other.state in FINISHED and other.forget_at < now:
-                other.overdue = True
+        if state == SUCCEEDED:
+            # It cannot be retried.
+            entry.task = replace(entry.task, payload=b"")
 
     def notice_forgotten(self, known: Iterable[str], now: float) -> None:
         """Finished tasks that are not known any more were forgotten, if that was right."""
         for state in FINISHED:
             line = self.line(state)
-            expired = [entry for entry in line if entry.overdue or entry.forget_at <= now]
             missing = [entry for entry in line if entry.id not in known]
-            for entry in expired:
-                if entry.overdue or entry in missing:
+            for entry in line:
+                over = entry.forget_at <= now - TOLERANCE
+                if over or (entry in missing and entry.forget_at <= now + TOLERANCE):
                     self.forget(entry.id)
             kept = [entry for entry in self.line(state) if entry not in missing]
-            missing = [entry for entry in missing if entry not in expired]
+            missing = [entry for entry in missing if entry.id in self.entries]
             number = min(len(kept) + len(missing), self.settings.max_finished)
             assert len(kept) == number, f"of the {state} tasks the wrong number is kept"
             oldest = min((entry.finished_in for entry in kept), default=self._act)
@@ -335,7 +339,7 @@ class ExpectedQueue:
     def retry(self, entry: Entry, now: float) -> None:
         """A failed or cancelled task gets all its attempts anew."""
         entry.counted = entry.lost = 0
-        entry.cancel_requested = entry.overdue = False
+        entry.cancel_requested = False
         self._queue(entry, now)
 
     def hasten(self, entry: Entry, now: float) -> None:
@@ -367,9 +371,16 @@ class ExpectedQueue:
         found = [entry for entry in self.entries.values() if entry.state in states]
         return sorted(found, key=lambda entry: entry.place)
 
-    def counts(self) -> dict[State, int]:
+    def of(self, user: str | Identity) -> list[Entry]:
+        """Return the entries of a user id, or of one person, in the order they were added."""
+        users = [(entry, entry.task.user) for entry in self.entries.values()]
+        return [entry for entry, of in users if of is not None and user in (of, of.id)]
+
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         """Return the number of tasks in each state."""
-        return {state: len(self.line(state)) for state in STATES}
+        entries = self.entries.values() if user is None else self.of(user)
+        found = [entry.state for entry in entries]
+        return {state: found.count(state) for state in STATES}
 
 
 def near(when: float | None, expected: float | None) -> bool:

@@ -48,7 +48,12 @@ KEYS = (
     *[(key, "after_running") for key in checks.SERIAL] * 2,
 )
 
-TASK = st.tuples(st.sampled_from(KEYS), st.sampled_from(DELAYS), st.sampled_from(KEEPS))
+TASK = st.tuples(
+    st.sampled_from(KEYS),
+    st.sampled_from(DELAYS),
+    st.sampled_from(KEEPS),
+    st.sampled_from([None, *checks.PERSONS]),
+)
 TASKS = st.lists(TASK, min_size=1, max_size=4)
 
 
@@ -278,7 +283,7 @@ class QueueMachine(Acts):
 
     @invariant()
     def all_is_as_it_should_be(self) -> None:
-        checks.check_all(self.storage, self.expected, self.staged, self.clock())
+        checks.check_all(self.storage, self.expected, self.staged, self.seen, self.clock())
 
 
 def _one(things: Any, which: int) -> Any:

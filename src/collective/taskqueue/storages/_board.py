@@ -255,9 +255,9 @@ class Board:
             keep = self.settings.keep_succeeded if succeeded else self.settings.keep_failed
         record.forget_at = now + max(keep, states.LINGER)
         heapq.heappush(self._expiry, (record.forget_at, next(self._number), record.id))
+        self.tidy(now)
         while self.lines.number(state) > self.settings.max_finished:
             self.forget(self._oldest(state))
-        self.tidy(now)
 
     def tidy(self, now: float, limit: int = PORTION) -> bool:
         """Forget what has been kept long enough, and what is too much; at most so many.
