@@ -119,19 +119,20 @@ class Pages:
 
     def _persons(self) -> Select[Any]:
         """Return the statement that lists the persons who have a user id: one step for each."""
-        first = select(func.min(TASK.c.person).label("person")).where(HERE, _USER)
-        found = first.cte("persons", recursive=True)
+
+        def following(*later: ColumnElement[bool]) -> Any:
+            # Not the least one: to find that, a database might go through all.
+            query = select(other.c.person).where(*of_user, other.c.person.is_not(None), *later)
+            return query.order_by(other.c.person).limit(literal_column("1")).scalar_subquery()
+
         other = TASK.alias("other")
-        following = (
-            select(func.min(other.c.person))
-            .where(
-                other.c.queue == bindparam("queue_", type_=Text),
-                other.c.user == bindparam("user_", type_=Text),
-                other.c.person > found.c.person,
-            )
-            .scalar_subquery()
+        of_user = (
+            other.c.queue == bindparam("queue_", type_=Text),
+            other.c.user == bindparam("user_", type_=Text),
         )
-        found = found.union_all(select(following).where(found.c.person.is_not(None)))
+        found = select(following().label("person")).cte("persons", recursive=True)
+        later = following(other.c.person > found.c.person)
+        found = found.union_all(select(later).where(found.c.person.is_not(None)))
         return select(found.c.person).where(found.c.person.is_not(None))
 
     def _number(self, state: State) -> Any:

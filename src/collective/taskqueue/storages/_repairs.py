@@ -9,6 +9,7 @@ from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
 from collective.taskqueue.storages._states import FAR
 from collective.taskqueue.storages._states import name_of
+from collective.taskqueue.storages._tables import FIRST
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import QUEUED
@@ -36,8 +37,8 @@ PORTION = 100
 #: Seconds until a task is taken for lost that runs under a lease without an end.
 LEASE = 30.0
 
-#: No task has a place that is as far away from all others.
-PLACES = "9000000000000000000"
+#: All places are smaller, unless they are damaged.
+LAST = FIRST.lstrip("-")
 
 
 def any_damage() -> ColumnElement[bool]:
@@ -100,7 +101,7 @@ def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:
     Each one is a range of an index: what is no number is larger than all numbers.
     """
 
-    far = PLACES if part == "place" else FAR
+    far = LAST if part == "place" else FAR
     damaged: list[Callable[[Any], ColumnElement[bool]]] = [
         lambda column: column > literal_column(far),
         lambda column: column < literal_column(f"-{far}"),
@@ -108,9 +109,11 @@ def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:
     ]
     if part == "state":
         damaged = [lambda column: column.not_in([name_of(state) for state in STATES])]
+    elif part == "place":
+        damaged[1:] = [lambda column: column <= literal_column(FIRST)]
     elif part == "forget_at":
         # Without one it goes when there are too many.
-        damaged = damaged[:1]
+        del damaged[1:]
     ways = []
     for number, way in enumerate(damaged):
         table = TASK.alias(f"{part}_{number}")

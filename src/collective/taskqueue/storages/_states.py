@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collective.taskqueue.storages._tables import FIRST
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import QUEUED
@@ -45,7 +46,7 @@ HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 #: What is true of all tasks in a state. SQLite knows nothing of how few rows a partial index has:
 #: it prefers it to the index of all rows for certain only if two of its columns are asked for.
 _BOUNDS = {
-    QUEUED: ("place", "-9000000000000000000"),
+    QUEUED: ("place", FIRST),
     SCHEDULED: ("due", "-1e99"),
     RUNNING: ("expires", "-1e99"),
 }
@@ -54,7 +55,11 @@ _BOUNDS = {
 def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
     """Return the condition that a task is in one of the states."""
     if len(states) > 1:
-        return table.c.state.in_([name_of(state) for state in states])
+        several = table.c.state.in_([name_of(state) for state in states])
+        # In the very words of the index.
+        return (
+            and_(several, table.c.place > literal_column(FIRST)) if states == FINISHED else several
+        )
     [state] = states
     if state not in _BOUNDS:
         return table.c.state == name_of(state)

@@ -44,6 +44,9 @@ from sqlalchemy import Table
 from sqlalchemy import Text
 
 
+#: All places are greater, unless they are damaged.
+FIRST = "-9000000000000000000"
+
 #: Bytes of a text that stands in an index as it is.
 LONGEST = 500
 
@@ -183,10 +186,12 @@ def _partial(name: str, condition: str, *columns: str) -> None:
     )
 
 
-_partial("waiting", "state = 'queued'", "place")
+# With a bound that all rows are within, as all statements have it that use these two: a planner
+# that knows nothing of a table yet would take them for the tasks of one person, too.
+_partial("waiting", f"state = 'queued' AND place > {FIRST}", "place")
 _partial("scheduled", "state = 'scheduled'", "due", "place")
 _partial("running", "state = 'running'", "expires")
-_partial("finished", f"state IN ({_names(FINISHED)})", "state", "place", "size")
+_partial("finished", f"state IN ({_names(FINISHED)}) AND place > {FIRST}", "state", "place", "size")
 _partial("expiry", "forget_at IS NOT NULL", "forget_at", "state")
 _partial("key", "key IS NOT NULL AND state IN ('queued', 'scheduled', 'running')", "key")
 _partial("person", '"user" IS NOT NULL', "user", "person", "number")
@@ -196,5 +201,5 @@ _partial(
     "\"user\" IS NOT NULL AND state = 'scheduled'",
     *("user", "person", "due", "place"),
 )
-_partial("strange", f"state NOT IN ({_names(STATES)})", "number")
+_partial("strange", f"state NOT IN ({_names(STATES)}) OR place <= {FIRST}", "number")
 Index("taskqueue_number_of_task", TASK.c.queue, TASK.c.number)
