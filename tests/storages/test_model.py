@@ -119,7 +119,7 @@ class NeverGivesUp(LocalStorage):
 @pytest.mark.parametrize(
     ("storage", "complaint"),
     [
-        (WithoutFence, "stale token"),
+        (WithoutFence, "stale token|not given back"),
         (RecoversToTheBack, "before"),
         (RecoversInReverse, "before|wrong order|told otherwise"),
         (PromotesAgain, None),

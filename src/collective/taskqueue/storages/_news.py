@@ -33,7 +33,11 @@ _LOG: dict[str, Callable[[str, str], None]] = {
     "cancelled": lambda task_id, detail: logger.info("task %s: %s, cancelled", task_id, detail),
     "failed": lambda task_id, detail: logger.error("task %s: %s, failed", task_id, detail),
     "stranger": lambda entry, detail: logger.error(
-        "entry %s: no task of this version, put aside into the list %s", entry, detail
+        "%s: no task of this version, put aside into the list %s", entry, detail
+    ),
+    "broken": lambda entry, detail: logger.error("%s: %s", entry, detail),
+    "moved": lambda key, detail: logger.error(
+        "key %s: of a kind that is not ours, moved to %s", key, detail
     ),
     "recovered": lambda task_id, detail: logger.warning(
         "task %s: lease of consumer %s ended, back to the front", task_id, detail

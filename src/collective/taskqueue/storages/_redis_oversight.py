@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Sequence
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._script import decoded
@@ -11,6 +10,7 @@ from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import TaskStatus
@@ -31,17 +31,29 @@ class Oversight:
     def __len__(self) -> int:
         return int(self._call("length"))
 
-    def counts(self) -> dict[State, int]:
-        return dict(zip(STATES, (int(number) for number in self._call("counts")), strict=True))
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
+        numbers = self._tidied("counts", *_whose(user))
+        return dict(zip(STATES, (int(number) for number in numbers), strict=True))
 
-    def get(self, task_id: str) -> TaskStatus:
-        return _wire.status(*self._call("get", task_id))
+    def get(self, task_id: str, brief: bool = False) -> TaskStatus:
+        return _status(self._call("get", task_id, "0" if brief else "1"))
 
     def tasks(
-        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
     ) -> list[TaskStatus]:
-        found = self._call("tasks", state or "", user or "", start, size)
-        return [_wire.status(*record) for record in found]
+        found = self._tidied("tasks", state or "", *_whose(user), start, size)
+        return [_status(record) for record in found]
+
+    def _tidied(self, *call: Any) -> Any:
+        """Return the answer to a call once all records are forgotten whose time is over."""
+        # In portions, so that the server answers others in between.
+        while (answer := self._call(*call)) == b"":
+            pass
+        return answer
 
     def consumers(self) -> list[ConsumerStatus]:
         return sorted(
@@ -53,8 +65,8 @@ class Oversight:
         numbers = [int(number) for number in self._call("throughput")]
         return dict(zip(FINISHED, numbers, strict=True))
 
-    def cancel(self, task_id: str) -> State:
-        state, done = self._call("cancel", task_id)
+    def cancel(self, task_id: str, reason: str = "cancelled") -> State:
+        state, done = self._call("cancel", task_id, reason)
         if not done:
             raise ForbiddenTransition(f"task {task_id} has {state.decode()}, not cancelled")
         return state.decode()
@@ -88,8 +100,7 @@ class Oversight:
         limit = len(self) + self.counts()["scheduled"]
         number = 0
         while True:
-            cleared, rest, news = self._call("clear")
-            self._tell(news)
+            cleared, rest = self._call("clear")
             for task_id in decoded(cleared):
                 logger.warning("task %s: its queue was reset, dropped", task_id)
             number += len(cleared)
@@ -117,5 +128,24 @@ class Oversight:
         with translated():
             return bool(self._server.client.exists(f"{self._prefix}:paused"))
 
-    def _tell(self, news: Sequence[Sequence[bytes]]) -> None:
-        raise NotImplementedError
+
+def _whose(user: str | Identity | None) -> tuple[str, str]:
+    """Return which lists are asked for: of all, of a user id, or of one person."""
+    if user is None:
+        return "", ""
+    return ("of", user) if isinstance(user, str) else ("person", user.person)
+
+
+def _status(record: Any) -> TaskStatus:
+    task_id, values, history, due = record
+    names = BRIEF if history == b"" else (*BRIEF, *LARGE)
+    found = dict(zip(names, values, strict=True))
+    return _wire.status(task_id, found, None if history == b"" else history, due)
+
+
+#: The fields of a record that the script returns, in its order, and those of whole ones.
+BRIEF = (
+    *("state", "reason", "changes", "consumer", "body", "number", "progress", "cancel"),
+    *("status", "forgotten", "place", "user", "person"),
+)
+LARGE = ("payload", "last")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
 from collective.taskqueue.task import LINGER
@@ -21,9 +22,15 @@ import threading
 #: Seconds that a promoted batch is remembered; a promote may be repeated that long.
 REMEMBER = 7200
 
+#: Seconds that a running task has whose lease was lost by the server: who runs it renews it.
+LEASE = 30
+
 
 class Script:
-    """The script on the queue whose keys begin with `prefix`; `clock` as for the storage."""
+    """The script on the queue whose keys begin with `prefix`; `clock` as for the storage.
+
+    `tell` is called with what has happened besides, such as a task that is replaced.
+    """
 
     def __init__(
         self,
@@ -31,10 +38,12 @@ class Script:
         settings: QueueSettings,
         prefix: str,
         clock: Callable[[], float] | None,
+        tell: Callable[[News], None],
     ) -> None:
         self._server = server
         self._prefix = prefix
         self._clock = clock
+        self._tell = tell
         self._local = threading.local()
         self._salt, self._nonces = token_hex(16), count()
         self._options = {
@@ -42,8 +51,10 @@ class Script:
             "keep_succeeded": settings.keep_succeeded,
             "keep_failed": settings.keep_failed,
             "max_finished": settings.max_finished,
+            "max_finished_bytes": settings.max_finished_bytes,
             "max_deliveries": settings.max_deliveries,
             "linger": LINGER,
+            "lease": LEASE,
         }
         self._encoded = {again: self._encode(again) for again in (False, True)}
 
@@ -51,11 +62,15 @@ class Script:
         """Return its answer; raises as the contract says. `again` if it may be done already."""
         with translated():
             try:
-                return self._call_once(operation, again, *args)
+                answer, news = self._call_once(operation, again, *args)
             except redis.exceptions.ConnectionError:
                 # Closed since it was used last, or just now: then nobody knows whether the
                 # call was carried out. After a timeout there is no time left to ask again.
-                return self._call_once(operation, True, *args)
+                answer, news = self._call_once(operation, True, *args)
+        if news:
+            items = (decoded(item) for item in news)
+            self._tell([(kind, task_id, detail) for kind, task_id, detail in items])
+        return answer
 
     def _call_once(self, operation: str, again: bool, *args: Any) -> Any:
         encoded = self._encoded[again]
@@ -86,6 +101,6 @@ class Script:
         return token in unanswered
 
 
-def decoded(ids: Sequence[bytes]) -> tuple[str, ...]:
-    """Return the ids of an answer as the contract has them."""
-    return tuple(task_id.decode() for task_id in ids)
+def decoded(texts: Sequence[bytes]) -> tuple[str, ...]:
+    """Return ids and other texts of an answer as the contract has them, whatever they are."""
+    return tuple(text.decode(errors="replace") for text in texts)

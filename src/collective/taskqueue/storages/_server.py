@@ -23,6 +23,10 @@ import threading
 BLOCK = 5.0
 
 
+class WrongKind(Exception):
+    """Under a key lies what is not ours."""
+
+
 class Server:
     """What a storage needs of its server.
 
@@ -113,6 +117,8 @@ def translated() -> Iterator[None]:
         kind, _, detail = str(exc).partition(" ")
         if kind == "UNKNOWN":
             raise UnknownTask(f"no task {detail} in this queue") from None
+        if kind == "WRONGTYPE":
+            raise WrongKind(str(exc)) from exc
         if kind in _TEMPORARY:
             raise StorageUnavailable(str(exc)) from exc
         raise

@@ -44,6 +44,7 @@ people do with a queue is in _redis_oversight.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
@@ -52,6 +53,7 @@ from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._news import tell
 from collective.taskqueue.storages._redis_oversight import Oversight
 from collective.taskqueue.storages._script import decoded
@@ -59,6 +61,7 @@ from collective.taskqueue.storages._script import Script
 from collective.taskqueue.storages._server import BLOCK
 from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
+from collective.taskqueue.storages._server import WrongKind
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
@@ -66,6 +69,7 @@ from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
+from contextlib import contextmanager
 from contextlib import nullcontext
 from zope.interface import implementer
 import logging
@@ -91,14 +95,16 @@ class RedisStorage(Oversight):
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None
-        self._prefix = f"collective.taskqueue.{settings.queue}"
+        # Behind a dot comes the name of a consumer.
+        name = settings.queue.replace(".", "%2E")
+        self._prefix = f"collective.taskqueue.{name}"
         self._clock = clock
         self._connect()
 
     def _connect(self) -> None:
         self._process = _process.identity()
         self._server = Server(self.settings)
-        self._script = Script(self._server, self.settings, self._prefix, self._clock)
+        self._script = Script(self._server, self.settings, self._prefix, self._clock, self._tell)
         self._call = self._script.call
         self._wakes = 0
         self._born = b""
@@ -111,17 +117,15 @@ class RedisStorage(Oversight):
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         commit = tid.hex() if tid else ""
-        promoted, news = self._call("promote", batch_id, commit)
-        if promoted < 0 and tasks:
+        if self._call("promote", batch_id, commit) < 0 and tasks:
             logger.warning("batch %s: lost by the server, %d tasks queued", batch_id, len(tasks))
-            promoted, news = self._call("promote", batch_id, commit, *_wire.fields(tasks))
-        self._tell(news)
+            self._call("promote", batch_id, commit, *_wire.fields(tasks))
 
     def discard(self, batch_id: str) -> None:
         self._call("discard", batch_id)
 
     def condemn(self, batch_id: str, reason: str) -> None:
-        self._tell(self._call("condemn", batch_id, reason))
+        self._call("condemn", batch_id, reason)
 
     # out
 
@@ -143,10 +147,11 @@ class RedisStorage(Oversight):
     def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
         with self._script.asking() as (nonce, again):
             found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
-            soonest, news, reserved, born = found
+            soonest, reserved, born = found
             self._notice_loss(born)
-            self._tell(news)
-            return float(soonest or "inf"), self._leases(consumer, reserved)
+            leases = self._leases(consumer, reserved)
+            # If what was reserved cannot be decoded, others may wait behind it.
+            return 0.0 if reserved else float(soonest or "inf"), leases
 
     def _notice_loss(self, born: bytes) -> None:
         before, self._born = self._born, born
@@ -165,7 +170,8 @@ class RedisStorage(Oversight):
         self,
         consumer: str,
         task_id: bytes,
-        body: bytes,
+        head: bytes,
+        payload: bytes,
         token: bytes,
         number: bytes,
         counted: bytes,
@@ -173,54 +179,66 @@ class RedisStorage(Oversight):
         tid: bytes,
     ) -> Lease | None:
         try:
-            task = _wire.decode(body)
-        except TaskDecodeError as exc:
-            self._condemn(task_id.decode(), token.decode(), consumer, int(number), exc)
+            task = _wire.decode(task_id.decode(), head, payload)
+            commit = bytes.fromhex(tid.decode()) or None
+        except (TaskDecodeError, ValueError) as exc:
+            name = task_id.decode(errors="replace")
+            self._condemn(task_id, name, token.decode(), consumer, int(number), exc)
             return None
         return Lease(
-            task,
-            token.decode(),
-            consumer,
-            int(number),
-            int(counted),
-            float(expires),
-            bytes.fromhex(tid.decode()) or None,
+            task, token.decode(), consumer, int(number), int(counted), float(expires), commit
         )
 
     def _condemn(
-        self, task_id: str, token: str, consumer: str, number: int, exc: TaskDecodeError
+        self,
+        task_id: bytes,
+        name: str,
+        token: str,
+        consumer: str,
+        number: int,
+        exc: Exception,
     ) -> None:
-        reason = f"cannot be decoded: {exc}"
+        # The text of other errors may contain what could not be decoded.
+        why = exc if isinstance(exc, TaskDecodeError) else type(exc).__name__
+        reason = f"cannot be decoded: {why}"
         attempt = _wire.lost_attempt(number, consumer, reason)
-        self._call("finish", task_id, token, FAILED, reason, "", attempt, b"", "1")
-        logger.error("task %s: %s, failed", task_id, reason)
-        self.notify(FAILED, task_id)
+        self._call("finish", task_id, token, FAILED, reason, "", attempt, "", b"", "1")
+        logger.error("task %s: %s, failed", name, reason)
+        self.notify(FAILED, name)
 
     def _wait(self, seconds: float) -> None:
         markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
-        with translated():
+        with self._mended(), translated():
             self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
 
     def _adopt(self, consumer: str) -> None:
         """Recover what this consumer ran in processes of this machine that are dead."""
         if consumer in self._adopted:
             return
-        found = {name.decode() for name in self._call("processes", consumer)}
+        found = decoded(self._call("processes", consumer))
         dead = [name for name in found if _process.is_dead(name)]
-        if dead:
-            self._tell(self._call("adopt", consumer, *dead))
+        while dead and self._call("adopt", consumer, *dead):
+            pass
         self._adopted.add(consumer)
 
     def wake(self) -> None:
         self._wakes += 1
         marker = f"{self._prefix}:wake:{self._process}"
         try:
-            with translated(), self._server.client.pipeline() as pipeline:
+            with self._mended(), translated(), self._server.client.pipeline() as pipeline:
                 pipeline.lpush(marker, *["1"] * WAKE_MARKERS)
                 pipeline.expire(marker, 60)
                 pipeline.execute()
         except StorageUnavailable as exc:
             logger.info("queue %s: nobody woken (%s)", self.settings.queue, exc)
+
+    @contextmanager
+    def _mended(self) -> Iterator[None]:
+        """Markers that are none are moved aside; to wait or to wake in vain once is no harm."""
+        try:
+            yield
+        except WrongKind:
+            self._call("mend", self._process)
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))
@@ -229,8 +247,7 @@ class RedisStorage(Oversight):
         again = self._script.asked_in_vain(lease.token)
         # One of many that were asked for together: the others will be, too.
         with nullcontext() if again else self._script.asking(lease.token):
-            state, news = self._call("finish", *_wire.end(lease, transition), again=again)
-        self._tell(news)
+            state = self._call("finish", *_wire.end(lease, transition), again=again)
         return state.decode() or None
 
     def exchange(
@@ -242,38 +259,39 @@ class RedisStorage(Oversight):
     ) -> tuple[list[State | None], list[Lease]]:
         fields = [field for end in ends for field in _wire.end(*end)]
         with self._script.asking(*(lease.token for lease, _ in ends)) as (nonce, again):
-            states, news, reserved, born = self._call(
+            states, reserved, born = self._call(
                 "exchange", consumer, self._process, nonce, limit, seconds, *fields, again=again
             )
             self._notice_loss(born)
-            self._tell(news)
             return [state.decode() or None for state in states], self._leases(consumer, reserved)
 
     def give_back(self, leases: Sequence[Lease]) -> list[str]:
         held = [part for lease in leases for part in (lease.task.id, lease.token)]
-        waiting, news = self._call("give_back", *held)
-        self._tell(news)
-        return [task_id.decode() for task_id in waiting]
+        return list(decoded(self._call("give_back", *held)))
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
         packed = "" if progress is None else _wire.pack_progress(progress)
         return bool(self._call("report", lease.task.id, lease.token, packed))
 
     def recover(self) -> list[str]:
-        news = self._call("recover")
-        self._tell(news)
+        found: list[str] = []
+        more = True
+        while more:
+            more, back = self._call("recover")
+            found += decoded(back)
         # The oldest was recovered last, to be at the very front.
-        return [task_id.decode() for kind, task_id, _ in reversed(news) if kind == b"recovered"]
+        return found[::-1]
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
         found: list[StagedBatch] = []
-        after = "-inf"
-        while page := self._call("in_doubt", age, after):
-            after = f"({page[-1][0].decode()}"
-            found += [
-                StagedBatch(batch.decode(), witness.decode() or None, float(since), decoded(tasks))
-                for _, batch, witness, since, tasks in page
-            ]
+        after: str | bytes = "-inf"
+        more = True
+        while more:
+            more, after, page = self._call("in_doubt", age, after)
+            for batch in page:
+                name, witness, since, tasks = decoded(batch)
+                ids = tuple(tasks.split())
+                found.append(StagedBatch(name, witness or None, float(since), ids))
         return found
 
     # the process
@@ -304,6 +322,5 @@ class RedisStorage(Oversight):
     def close(self) -> None:
         self._server.close()
 
-    def _tell(self, news: Sequence[Sequence[bytes]]) -> None:
-        parts = ([part.decode() for part in item] for item in news)
-        tell(((kind, task_id, detail) for kind, task_id, detail in parts), self.notify)
+    def _tell(self, news: News) -> None:
+        tell(news, self.notify)
