@@ -12,6 +12,7 @@ from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.storages._tidy import Tidy
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -175,6 +176,18 @@ def test_a_task_costs_what_it_shows(meters, known):
     for meter in meters:
         task_id = meter.storage.tasks()[0].id if known else "unknown"
         costs.append(meter(lambda m=meter, task_id=task_id: ask(m.storage, task_id)))
+    few, many = costs
+    assert 0 < many <= DEEPER * few + 10
+
+
+def test_who_finds_nothing_to_do_looks_at_no_task(meters, monkeypatch):
+    """Nor does the look for what is to be forgotten, or damaged, however much waits."""
+    monkeypatch.setattr(Tidy, "INTERVAL", 0.0)
+    costs = []
+    for meter in meters:
+        meter.storage.pause()
+        costs.append(meter(lambda m=meter: m.storage.reserve("consumer", timeout=0)))
+        meter.storage.resume()
     few, many = costs
     assert 0 < many <= DEEPER * few + 10
 

@@ -36,6 +36,8 @@ class Claims:
         self._process = process
         self._recover = recover
         self._local = threading.local()
+        #: Whether the queue was paused when somebody looked last.
+        self._paused = False
 
     def take(
         self, consumer: str, limit: int, seconds: float, together: bool = True
@@ -45,7 +47,10 @@ class Claims:
         And the time, and the seconds until something has to be done without being woken for it.
         Unless they may come `together` with others, tasks that were lost come one by one.
         """
-        rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
+        # SQLite would go through all that waits to find that nothing may run.
+        rows = []
+        if not self._paused:
+            rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
         if rows:
             return rows, rows[0].expires - seconds, 0.0
         look = self._look()
@@ -56,6 +61,7 @@ class Claims:
             look = self._look()
         # What is still late was locked by somebody, who may never come back: a process that is
         # frozen, or a person. The others need not wait for that.
+        self._paused = bool(look.paused)
         statement = self._statements.claim_others if late else self._statements.claim_keyed
         if look.waits and not look.paused:
             # Some of them have keys, or came in between.

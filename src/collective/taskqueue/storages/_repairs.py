@@ -9,6 +9,7 @@ from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
 from collective.taskqueue.storages._states import FAR
 from collective.taskqueue.storages._states import name_of
+from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._tables import FIRST
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import FAILED
@@ -17,6 +18,7 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
+from sqlalchemy import and_
 from sqlalchemy import bindparam
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
@@ -71,7 +73,7 @@ def _mend(
     reason = f"its record is damaged, unreadable: {part}"
     values: dict[str, Any]
     if part == "place":
-        what, values = "to the end of the line", {"place": session.number(connection)}
+        what, values = "put after all others", {"place": session.number(connection)}
     elif part == "expires":
         what, values = f"lost unless heard of in {LEASE:g} s", {"expires": now + LEASE}
     elif part == "forget_at":
@@ -100,26 +102,34 @@ def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:
 
     Each one is a range of an index: what is no number is larger than all numbers.
     """
-
     far = LAST if part == "place" else FAR
     damaged: list[Callable[[Any], ColumnElement[bool]]] = [
-        lambda column: column > literal_column(far),
-        lambda column: column < literal_column(f"-{far}"),
-        lambda column: column.is_(None),
+        lambda table: table.c[part] > literal_column(far),
+        lambda table: table.c[part] < literal_column(f"-{far}"),
+        lambda table: table.c[part].is_(None),
     ]
-    if part == "state":
-        damaged = [lambda column: column.not_in([name_of(state) for state in STATES])]
-    elif part == "place":
-        damaged[1:] = [lambda column: column <= literal_column(FIRST)]
+    if part == "place":
+        damaged[1:] = [lambda table: table.c.place <= literal_column(FIRST)]
     elif part == "forget_at":
         # Without one it goes when there are too many.
         del damaged[1:]
+    elif part == "state":
+        damaged = [
+            lambda table: and_(
+                table.c.place > literal_column(FIRST),
+                table.c.state.not_in([name_of(state) for state in STATES]),
+            )
+        ]
     ways = []
     for number, way in enumerate(damaged):
         table = TASK.alias(f"{part}_{number}")
-        here = [table.c.queue == bindparam("queue_", type_=Text)]
+        # First the narrower bound: of two, SQLite goes by the first. The other one is in the very
+        # words of the index, which has none of those that come before.
+        conditions = [table.c.queue == bindparam("queue_", type_=Text), way(table)]
         state = _PARTS[part]
-        if state is not None:
-            here.append(table.c.state == name_of(state))
-        ways.append((table, [*here, way(table.c[part])]))
+        if state is not None and number == 0:
+            conditions.append(one_of(state, table=table))
+        elif state is not None and part != "place":
+            conditions.append(table.c.state == name_of(state))
+        ways.append((table, conditions))
     return ways

@@ -283,9 +283,13 @@ class Statements:
 
         def soonest(state: State, column: str) -> Any:
             table = TASK.alias(column)
+            # Not the least one: to find that, a database that knows nothing of the table yet
+            # might go through all.
             return (
-                select(func.min(table.c[column]))
+                select(table.c[column])
                 .where(table.c.queue == bindparam("queue_"), one_of(state, table=table))
+                .order_by(table.c[column])
+                .limit(literal_column("1"))
                 .scalar_subquery()
             )
 

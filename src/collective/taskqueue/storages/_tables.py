@@ -201,5 +201,5 @@ _partial(
     "\"user\" IS NOT NULL AND state = 'scheduled'",
     *("user", "person", "due", "place"),
 )
-_partial("strange", f"state NOT IN ({_names(STATES)}) OR place <= {FIRST}", "number")
+_partial("strange", f"state NOT IN ({_names(STATES)}) OR place <= {FIRST}", "place")
 Index("taskqueue_number_of_task", TASK.c.queue, TASK.c.number)
