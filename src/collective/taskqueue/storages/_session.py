@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages import _tables
+from collective.taskqueue.storages import _steps
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._dialects import Dialect
 from collective.taskqueue.storages._secrets import masked
@@ -19,8 +19,8 @@ from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import SCHEMA
 from sqlalchemy import Connection
+from sqlalchemy import delete
 from sqlalchemy import Engine
-from sqlalchemy import inspect
 from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import DataError
@@ -28,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typing import Any
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 import logging
 import threading
 import time
@@ -74,7 +75,8 @@ class Session:
         self._clock = clock or dialect.clock
         now = None if clock else dialect.now
         self.statements = Statements(now, dialect)
-        self._needs: dict[int, frozenset[str]] = {}
+        #: The names of the parameters of each statement, as long as there is the statement.
+        self._needs: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
         self._open()
 
     def _open(self) -> None:
@@ -210,28 +212,30 @@ class Session:
             self._lock.release()
 
     def _migrate(self, connection: Connection) -> None:
-        found = 0
-        if inspect(connection).has_table(SCHEMA.name):
-            found = connection.scalar(select(SCHEMA.c.version)) or 0
-        else:
-            METADATA.create_all(connection, [SCHEMA])
-            connection.execute(SCHEMA.insert().values(version=0))
-        steps = _tables.STEPS
+        METADATA.create_all(connection, [SCHEMA])
+        found = connection.scalar(select(SCHEMA.c.version))
+        if type(found) is not int or found < 0:
+            # A new database, or nobody knows; each step sees what is there already.
+            found = 0
+            connection.execute(delete(SCHEMA))
+            connection.execute(SCHEMA.insert().values(version=found))
+        steps = _steps.STEPS
         if found > len(steps):
             raise ConfigurationError(
                 f"{self.settings.place}: the tables are of version {found}, made by a newer"
                 f" collective.taskqueue; this one knows {len(steps)}"
             )
-        for step in steps[found:]:
-            step(connection)
         if found < len(steps):
+            self.dialect.take_time()
+            for step in steps[found:]:
+                step(connection)
             connection.execute(update(SCHEMA).values(version=len(steps)))
 
     def _needs_of(self, statement: Any) -> frozenset[str]:
-        needs = self._needs.get(id(statement))
+        needs = self._needs.get(statement)
         if needs is None:
             names = statement.compile(dialect=self.engine.dialect).params
-            needs = self._needs[id(statement)] = frozenset(names)
+            needs = self._needs[statement] = frozenset(names)
         return needs
 
 
