@@ -70,7 +70,7 @@ RESERVED = {
     # before and after a request has found who answers it.
     "ZPublisher": {"publisher", "services.unread", "startup"},
     # What a database has for an object whose class is gone.
-    "ZODB": {"indoubt", "pasplugin.setuphandlers"},
+    "ZODB": {"indoubt", "pasplugin.plugin"},
     "redis": {"storages._script", "storages._server"},
     "msgpack": {"storages._wire"},
     "sqlalchemy": {"storages.sql", *(f"storages.{room}" for room in SQL)},
