@@ -76,7 +76,7 @@ RESERVED = {
     # before and after a request has found who answers it.
     "ZPublisher": {"publisher", "services.unread", "startup"},
     # What a database has for an object whose class is gone.
-    "ZODB": {"indoubt", "pasplugin.setuphandlers"},
+    "ZODB": {"indoubt", "pasplugin.plugin"},
     "redis": {"storages._script", "storages._server"},
     # The steps read what a former version has packed.
     "msgpack": {"storages._steps", "storages._wire"},
