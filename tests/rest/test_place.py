@@ -45,7 +45,6 @@ def run(url, method="GET", payload=None, headers=JSON):
     ],
 )
 def test_services_find_no_namesake(about, method, url):
-    """A01."""
     payload = json.dumps({"title": "Overwritten"}).encode() if method == "PATCH" else None
     done = run(url, method, payload)
     assert (done.outcome.status, done.status.state) == (404, "failed"), done.outcome
@@ -71,7 +70,7 @@ def test_services_find_what_is_there(about, url):
 
 
 def test_a_redirect_of_a_moved_object_is_not_the_outcome(about):
-    """A01: plone.rest answers the 404 with a redirect; that is the answer of an exception."""
+    """Plone.rest answers the 404 with a redirect; that is the answer of an exception."""
     portal = api.portal.get()
     with api.env.adopt_user(SITE_OWNER_NAME):
         api.content.create(portal.news, "Document", id="moved")
@@ -83,7 +82,7 @@ def test_a_redirect_of_a_moved_object_is_not_the_outcome(about):
 
 
 def test_unauthorized_service(about):
-    """C03: 401, with its own reason first."""
+    """401, with its own reason first."""
     taskqueue.add("/plone/about/@workflow/publish", "POST", headers=JSON, payload=None)
     transaction.commit()
     (done,) = run_tasks()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import add
+from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.contract.base import ending
@@ -14,11 +15,14 @@ from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from hashlib import sha1
 from pathlib import Path
 from services import RedisServer
+import msgpack
 import pytest
 import redis
 import time
@@ -221,7 +225,10 @@ def test_a_server_that_has_forgotten_the_script_gets_it_again(storage, server):
         ("progress", ["HSET", "P:task:ID", "progress", "?"]),
         ("response", ["HSET", "P:task:ID", "last", "?"]),
         ("task", ["HSET", "P:task:ID", "body", "?"]),
-        ("state, task, changes", ["DEL", "P:task:ID"]),
+        ("state", ["HSET", "P:task:ID", "state", "?"]),
+        ("number", ["HSET", "P:task:ID", "number", "nan"]),
+        ("status", ["HSET", "P:task:ID", "status", "inf"]),
+        ("consumer", ["HSET", "P:task:ID", "consumer", b"\xff"]),
     ],
 )
 def test_a_record_that_is_damaged(storage, part, damage):
@@ -233,9 +240,9 @@ def test_a_record_that_is_damaged(storage, part, damage):
     for old, new in names:
         damage = [part.replace(old, new) if isinstance(part, str) else part for part in damage]
     storage._server.client.execute_command(*damage)
-    found = storage.tasks()
-    assert {status.id for status in found} == {task.id for task in tasks}
-    [status] = [status for status in found if status.id == lease.task.id]
+    assert {status.id for status in storage.tasks()} == {task.id for task in tasks}
+    assert [status.id for status in storage.tasks(FAILED)] == [lease.task.id]
+    status = storage.get(lease.task.id)
     assert status.reason == f"its record is damaged, unreadable: {part}"
     assert status.changes[-1][0] == status.state == FAILED
 
@@ -243,7 +250,7 @@ def test_a_record_that_is_damaged(storage, part, damage):
 def test_what_is_no_task_is_put_aside(storage, server, caplog):
     """Version 1 left whole tasks in the list of this name, and it may have evicted a record."""
     (task,) = add(storage, new_task())
-    strangers = [b"\x85\xa3url\xaf/Plone/view", b"\x00\xff" * 100_000, b"plain"]
+    strangers = [b"\x85\xa3url Authorization: Basic c2VjcmV0", b"\x00\xff" * 9, b"plain"]
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.rpush("collective.taskqueue.default", *reversed(strangers))
         caplog.clear()
@@ -251,10 +258,82 @@ def test_what_is_no_task_is_put_aside(storage, server, caplog):
         assert client.lrange("collective.taskqueue.default:strangers", 0, -1) == strangers[::-1]
         assert client.lrange("collective.taskqueue.default.consumer", 0, -1) == [task.id.encode()]
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
-        f"entry {shown}: no task of this version, put aside into the list"
-        " collective.taskqueue.default:strangers"
-        for shown in ("??url?/Plone/view", "?" * 100, "plain")
+        f"entry of {len(entry)} bytes, sha1 {sha1(entry).hexdigest()[:12]}: no task of this"
+        " version, put aside into the list collective.taskqueue.default:strangers"
+        for entry in strangers
     ]
+
+
+def test_nothing_of_a_task_that_cannot_be_decoded_is_logged(storage, server, caplog):
+    """Version 1 left the credentials of users in its tasks, in whatever form it had them."""
+    secret = "Basic c2VjcmV0"
+    entry = msgpack.packb({"format": 1, "headers": [["Authorization", secret]], "url": 1})
+    broken, damaged, good = add(storage, new_task(), new_task(), new_task())
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.hset(f"collective.taskqueue.default:task:{broken.id}", "body", entry)
+        client.hset(f"collective.taskqueue.default:task:{damaged.id}", "tid", entry)
+        client.rpush("collective.taskqueue.default", entry, secret)
+    found = [storage.reserve("consumer", timeout=0) for _ in range(3)]
+    assert [lease.task for leases in found for lease in leases] == [good]
+    for task in (broken, damaged):
+        status = storage.get(task.id)
+        assert status.state == FAILED
+        assert "c2VjcmV0" not in repr(status)
+    assert len([line for line in caplog.messages if "failed" in line]) == 2
+    assert "c2VjcmV0" not in caplog.text
+
+
+def test_an_id_without_a_record(storage, server, caplog):
+    """It is taken out of every list, and one line says so; nothing else is disturbed."""
+    jane = Identity("/acl_users", "jane")
+    lost, good = add(storage, new_task(user=jane, key="k", on_conflict="after_running"), new_task())
+    lease = take(storage, lease=30.0)
+    assert lease.task == lost
+    parked = add_one(storage, key="k", on_conflict="after_running")
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.delete(f"collective.taskqueue.default:task:{lost.id}")
+        client.zadd("collective.taskqueue.default:leases", {lost.id: 1})
+        taken = [lease.task.id for lease in storage.reserve("other", limit=5, timeout=0)]
+        assert sorted(taken) == sorted([good.id, parked.id])
+        for user in (None, "jane", jane):
+            assert lost.id not in [status.id for status in storage.tasks(user=user)]
+            assert lost.id not in [status.id for status in storage.tasks(RUNNING, user)]
+            assert storage.counts(user)[RUNNING] == (2 if user is None else 0)
+        assert list(client.scan_iter(f"*{lost.id}*")) == []
+    lines = [line for line in caplog.messages if lost.id in line]
+    assert lines[0] == f"task {lost.id}: its record is missing, taken out of the queue"
+
+
+def test_a_key_of_the_wrong_kind_is_moved_aside(storage, server, caplog):
+    """One line says which and where to; the queue begins that one anew."""
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.set("collective.taskqueue.default", "mine")
+        client.set("collective.taskqueue.default:wake", "mine")
+        (task,) = add(storage, new_task())
+        client.set(f"collective.taskqueue.default:wake:{storage._process}", "mine")
+        assert take(storage).task == task
+        assert storage.reserve("consumer", timeout=0.01) == []
+        storage.wake()
+        assert client.get("collective.taskqueue.default:broken:queue") == b"mine"
+    lines = [line for line in caplog.messages if "moved" in line]
+    assert len(lines) == 3
+    assert (
+        "key collective.taskqueue.default: of a kind that is not ours, moved to"
+        " collective.taskqueue.default:broken:queue"
+    ) in lines
+
+
+def test_a_list_that_was_lost_is_made_anew(storage, server):
+    """What is queued is known from two places, and so is what runs."""
+    tasks = add(storage, new_task(), new_task(), new_task())
+    lease = take(storage)
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        client.delete("collective.taskqueue.default", "collective.taskqueue.default:leases")
+    found = storage.reserve("consumer", limit=5, timeout=0)
+    found = found or storage.reserve("consumer", limit=5, timeout=0)
+    assert [lease.task for lease in found] == list(tasks[1:])
+    assert storage.renew(lease) is True
+    assert storage.finish(lease, ending(lease)) == SUCCEEDED
 
 
 def test_what_is_no_task_does_not_hide_what_is(storage, server):
@@ -269,3 +348,55 @@ def test_what_is_no_task_does_not_hide_what_is(storage, server):
             b"\x00\xff",
             b"plain",
         ]
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_an_idle_queue_forgets(storage, server, look):
+    """Neither the record nor anything that names it is left, without another end."""
+    clock = ManualClock()
+    settings = QueueSettings(type="redis", unix_socket_path=server.socket, keep_succeeded=10.0)
+    storage = RedisStorage(settings, clock)
+    for _ in range(200):
+        task = add_one(storage, user=Identity("/acl_users", "jane"))
+        lease = take(storage)
+        storage.finish(lease, ending(lease, body=b"body"))
+    clock.advance(45)
+    if look:
+        assert storage.tasks() == []
+    else:
+        # A portion in each call.
+        for _ in range(20):
+            assert storage.reserve("consumer", timeout=0) == []
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        left = {key.decode().partition(":")[2].partition(":")[0] for key in client.scan_iter()}
+        assert left <= {"consumers", "ended", "number", "promoted", "born", "wake", "bytes"}
+        assert task.id not in str(list(client.scan_iter()))
+        assert client.get("collective.taskqueue.default:bytes") == b"0"
+    storage.close()
+
+
+def test_names_with_dots_share_nothing(storage, server):
+    """Neither two queues nor the consumers of one and another queue."""
+    names = {"a": ["b", "b.c", "a.b"], "a.b": ["c", "b"], "a.b.c": ["c"]}
+    queues = {
+        name: RedisStorage(QueueSettings(type="redis", unix_socket_path=server.socket, queue=name))
+        for name in names
+    }
+    leases = []
+    for name, consumers in names.items():
+        tasks = add(queues[name], *(new_task(queue=name) for _ in range(4)))
+        for consumer, task in zip(consumers, tasks, strict=False):
+            (lease,) = queues[name].reserve(consumer, timeout=0)
+            assert lease.task == task
+            leases.append((name, lease))
+    for name, consumers in names.items():
+        assert queues[name].counts()[RUNNING] == len(consumers)
+        assert len(queues[name]) == 4 - len(consumers)
+        assert [one.name for one in queues[name].consumers()] == sorted(consumers)
+    for name, lease in leases:
+        assert queues[name].finish(lease, ending(lease)) == SUCCEEDED
+    with redis.Redis(unix_socket_path=server.socket) as client:
+        assert client.llen("collective.taskqueue.a") == 1
+        assert client.llen("collective.taskqueue.a%2Eb") == 2
+    for queue in queues.values():
+        queue.close()

@@ -40,7 +40,7 @@ LINE = re.compile(
     ],
 )
 def test_urls_are_shown_without_values(url, shown):
-    """D43: what is in the query by name only."""
+    """What is in the query by name only."""
     assert shown_url(url) == shown
     assert "s3cret" not in shown_url(url)
 
@@ -64,7 +64,7 @@ def test_urls_are_shown_without_values(url, shown):
 )
 @pytest.mark.parametrize("place", ["/Plone/{}view", "/Plone/view?{}=1", "https://example.org/{}"])
 def test_the_line_stays_one(caplog, mark, place):
-    """D43: no name breaks it, and none forges another."""
+    """No name breaks it, and none forges another."""
     caplog.set_level(logging.INFO, "collective.taskqueue.access")
     attempt = make_attempt(url=place.format(mark), user=Identity("/acl_users", f"jane{mark}x"))
     log_attempt(attempt, Outcome(200), 0.25)

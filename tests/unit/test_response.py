@@ -8,7 +8,7 @@ import pytest
 @pytest.mark.parametrize("character", ["ä", "€", "😀"])
 @pytest.mark.parametrize("begun", [1, 2, 3])
 def test_text_is_cut_before_a_character(character, begun):
-    """F05: what is left is text; nothing but the last, unfinished character is missing."""
+    """What is left is text; nothing but the last, unfinished character is missing."""
     encoded = character.encode()
     inside = min(begun, len(encoded) - 1)
     body = b"x" * (MAX_BODY - inside) + encoded + b"more"
@@ -26,7 +26,7 @@ def test_text_that_ends_with_a_character_is_cut_there(character):
 
 @pytest.mark.parametrize("last", [b"\xe4", b"\xff", b"\xe2\x82", b"\xf0\x9f", b"\x80"])
 def test_other_bytes_are_cut_as_they_are(last):
-    """F05: they are no UTF-8, as what follows shows, or what comes before."""
+    """They are no UTF-8, as what follows shows, or what comes before."""
     body = b"x" * (MAX_BODY - len(last)) + last
     assert kept(body + b"more") == body
     binary = b"\xff\xfe" + b"x" * (MAX_BODY - 2 - len(last)) + last

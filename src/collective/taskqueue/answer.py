@@ -80,6 +80,8 @@ def outcome_of(
         reason = _reason(status, answer)
     else:
         # What an exception view answers is a page about it, and not what has become of the task.
+        if not isinstance(failure, HTTPException):
+            wait = None
         status = _status_of(failure) or (status if status and status >= 400 else 500)
         reason = _reason_of(failure, task)
         if isinstance(failure, RetryLater):

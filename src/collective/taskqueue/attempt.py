@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.interrupt import let_strike
 from collective.taskqueue.interrupt import raise_in
 from collective.taskqueue.interrupt import short_turns
+from collective.taskqueue.outage import outage_of
 from collective.taskqueue.response import MAX_REASON
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
@@ -52,6 +54,8 @@ class Attempt:
         self._reported = 0.0
         self._asked = 0.0
         self._cancelled = False
+        #: The last report has failed, and that was logged.
+        self._unheard = False
         self._pending: Progress | None = None
         self._gate = threading.Lock()
         self._thread: int | None = None
@@ -176,10 +180,14 @@ class Attempt:
     def _ask(self, now: float, progress: Progress | None = None) -> None:
         self._asked = now
         try:
-            self._cancelled = bool(self._storage.report(self.lease, progress))
+            call = outage_of(self._storage).call
+            self._cancelled = bool(call(self._storage.report, self.lease, progress))
+            self._unheard = False
         except Exception as exc:
             # The task can do without; it must not fail for want of an audience.
-            logger.warning("task %s: progress not stored (%s), going on", self.task.id, exc)
+            if not (self._unheard and isinstance(exc, StorageUnavailable)):
+                logger.warning("task %s: progress not stored (%s), going on", self.task.id, exc)
+            self._unheard = True
 
     def _timeout_message(self) -> str:
         return f"the task took more than {self.task.timeout:g} s"

@@ -18,6 +18,7 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.grace import Grace
 from collective.taskqueue.grace import pause
 from collective.taskqueue.keeper import Keeper
+from collective.taskqueue.outage import outage_of
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
@@ -73,6 +74,7 @@ class Consumer:
     ) -> None:
         self.settings = settings
         self._storage = storage
+        self._outage = outage_of(storage)
         self._perform = perform
         self._notify = notify
         self._clock = clock
@@ -139,11 +141,21 @@ class Consumer:
                 "task %s: still running after the grace period, left unfinished", attempt.task.id
             )
         self._keeper.stop()
+        self._unregister()
         logger.info("consumer %s of queue %s: stopped", self.settings.name, self.settings.queue)
 
     def hurry(self) -> None:
         """Let a `stop` that waits for running tasks wait no longer."""
         self._grace.hurry()
+
+    def _unregister(self) -> None:
+        if self._outage.lasts():
+            # It would wait in vain. The storage forgets a consumer that it does not hear of.
+            return
+        try:
+            self._outage.call(self._storage.forget_consumer, self.settings.name)
+        except Exception as exc:
+            logger.debug("consumer %s: not unregistered (%s)", self.settings.name, exc)
 
     def _wake(self) -> None:
         self._busy_desk.wake()
@@ -160,14 +172,9 @@ class Consumer:
                 self._run_next(self._busy_desk, None)
                 self._do_chores()
                 errors = 0
-            except StorageUnavailable as exc:
+            except StorageUnavailable:
+                # Logged, once for all threads.
                 errors += 1
-                logger.error(
-                    "consumer %s of queue %s: storage unavailable (%s), trying again",
-                    self.settings.name,
-                    self.settings.queue,
-                    exc,
-                )
             except BaseException:
                 errors += 1
                 logger.exception(
@@ -239,7 +246,7 @@ class Consumer:
         now = time.monotonic()
         if now >= self._next_chores:
             self._next_chores = now + CHORES_INTERVAL
-            self._chores()
+            self._outage.call(self._chores)
 
     def _work_aside(self, lease: Lease, desk: Desk) -> None:
         def work() -> None:
@@ -265,7 +272,7 @@ class Consumer:
         """Return when the `max_age` of the task began to count."""
         if task.max_age is not None:
             try:
-                status: TaskStatus = self._storage.get(task.id, brief=True)
+                status: TaskStatus = self._outage.call(self._storage.get, task.id, brief=True)
             except Exception as exc:
                 logger.warning(
                     "task %s: its history cannot be read (%s), its max_age counts from when it"

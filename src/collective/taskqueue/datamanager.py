@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collective.taskqueue import indoubt
 from collective.taskqueue import unfinished
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskQueueError
+from collective.taskqueue.outage import outage_of
 from collective.taskqueue.task import Task
 from transaction.interfaces import IDataManagerSavepoint
 from transaction.interfaces import ISavepointDataManager
@@ -21,6 +23,7 @@ from transaction.interfaces import NoTransaction
 from typing import Any
 from uuid import uuid4
 from zope.interface import implementer
+import logging
 import transaction
 
 
@@ -92,7 +95,9 @@ class _Batch:
             self._testimony = indoubt.testify(self._transaction)
             witness = None if self._testimony is None else self._testimony.reference
             self._refused = True
-            self.queue.storage.stage(self.id, self._staged, witness)
+            outage_of(self.queue.storage).call(
+                self.queue.storage.stage, self.id, self._staged, witness
+            )
             self._refused = False
 
     def promote(self) -> None:
@@ -103,14 +108,21 @@ class _Batch:
         tid = None if testimony is None else testimony.confirm()
         if unfinished.is_behind(self.queue):
             # Those of earlier transactions come first, as soon as the storage is back.
-            unfinished.log(tasks, "committed, waits behind earlier ones for its storage")
+            unfinished.log(
+                tasks, "committed, waits behind earlier ones for its storage", level=logging.WARNING
+            )
             unfinished.promote_later(self.queue, self.id, tid, tasks)
             return
         try:
-            unfinished.promote(self.queue, self.id, tid, tasks)
+            outage_of(self.queue.storage).call(unfinished.promote, self.queue, self.id, tid, tasks)
         except Exception as exc:
             # The user's work is saved; an error now would tell them otherwise.
-            unfinished.log(tasks, "committed, but its storage failed (%s); trying again", exc)
+            unfinished.log(
+                tasks,
+                "committed, but its storage failed (%s); trying again",
+                exc,
+                level=_level(exc),
+            )
             unfinished.promote_later(self.queue, self.id, tid, tasks)
 
     def discard(self) -> None:
@@ -132,12 +144,20 @@ class _Batch:
             unfinished.discard_later(self.queue.storage, self.id)
             return
         try:
-            self.queue.storage.discard(self.id)
+            outage_of(self.queue.storage).call(self.queue.storage.discard, self.id)
         except Exception as exc:
             unfinished.log(
-                tasks, "transaction aborted, stays staged because its storage failed (%s)", exc
+                tasks,
+                "transaction aborted, stays staged because its storage failed (%s)",
+                exc,
+                level=_level(exc),
             )
             unfinished.discard_later(self.queue.storage, self.id)
+
+
+def _level(exc: Exception) -> int:
+    # The error that an outage is was logged when it began; this is what it means for a task.
+    return logging.WARNING if isinstance(exc, StorageUnavailable) else logging.ERROR
 
 
 class _DataManager:

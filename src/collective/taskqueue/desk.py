@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.grace import Grace
+from collective.taskqueue.outage import outage_of
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Transition
@@ -47,14 +48,19 @@ class Desk:
         stored: Callable[[Ending, State | None], None],
     ) -> None:
         self._storage = storage
+        self._outage = outage_of(storage)
         self._settings = settings
         self._grace = grace
         self._stored = stored
 
     def take(self, timeout: float | None = None) -> list[Lease]:
         """Wait up to `timeout` seconds for a task; return its lease, or nothing."""
-        leases: list[Lease] = self._storage.reserve(
-            self._settings.name, limit=1, timeout=timeout, lease=self._settings.lease
+        leases: list[Lease] = self._outage.call(
+            self._storage.reserve,
+            self._settings.name,
+            limit=1,
+            timeout=timeout,
+            lease=self._settings.lease,
         )
         return leases
 
@@ -92,7 +98,7 @@ class Desk:
         errors = 0
         while True:
             try:
-                self._storage.give_back(leases)
+                self._outage.call(self._storage.give_back, leases)
                 break
             except Exception as exc:
                 errors += 1
@@ -119,7 +125,7 @@ class Desk:
         errors = refusals = 0
         while True:
             try:
-                return store()
+                return self._outage.call(store)
             except Exception as exc:
                 errors += 1
                 self._log_failure(endings, exc, errors)
@@ -130,17 +136,21 @@ class Desk:
                 return None
 
     def _log_failure(self, endings: Sequence[Ending], exc: Exception, errors: int) -> None:
-        # What a desk has many of is told of once.
+        away = isinstance(exc, StorageUnavailable)
+        if errors > 1 and away:
+            # The outage is logged elsewhere, and what it means for these tasks was.
+            return
         if errors > 1 and len(endings) > 1:
             logger.error("queue %s: still (%s), trying again", self._settings.queue, exc)
             return
         for ending in endings:
-            logger.error(
+            logger.log(
+                logging.WARNING if away else logging.ERROR,
                 "task %s: %s, but its storage failed (%s), trying again",
                 ending.lease.task.id,
                 ending.transition.state,
                 exc,
-                exc_info=not isinstance(exc, StorageUnavailable),
+                exc_info=not away,
             )
 
     def _settle(self, endings: Sequence[Ending], states: Sequence[State | None] | None) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Collection
 from collective.taskqueue.errors import LostTransaction
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.task import StagedBatch
 from contextlib import AbstractContextManager
@@ -216,6 +217,8 @@ def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival)
         storage.discard(batch.id)
         logger.error("batch %s: cannot be read (%s), discarded", batch.id, exc)
         return True
+    except StorageUnavailable:
+        raise
     except Exception as exc:
         # A database that this process does not have, perhaps; the others can be decided.
         logger.warning("batch %s: stays in doubt (%s: %s)", batch.id, type(exc).__name__, exc)

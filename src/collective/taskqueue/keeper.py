@@ -7,6 +7,8 @@ once per renewal, not once per task.
 from __future__ import annotations
 
 from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.outage import outage_of
 from math import isfinite
 from typing import Any
 import logging
@@ -37,6 +39,7 @@ class Keeper:
 
     def __init__(self, storage: Any, lease: float, name: str) -> None:
         self._storage = storage
+        self._outage = outage_of(storage)
         self._lease = lease
         #: Seconds between two renewals of a lease.
         self.renewal = lease / 3
@@ -105,7 +108,7 @@ class Keeper:
             running = list(self._running.values())
         for watched in running:
             if watched.renews <= now:
-                watched.renews = now + self._renew(watched.attempt)
+                watched.renews = now + self._renew(watched)
         for watched in running:
             if watched.asks <= now:
                 watched.asks = now + CANCEL_INTERVAL
@@ -130,17 +133,21 @@ class Keeper:
             except Exception:
                 logger.exception("watching running tasks failed, trying again")
 
-    def _renew(self, attempt: Attempt) -> float:
+    def _renew(self, watched: _Watched) -> float:
         """Renew the lease of a task; return the seconds until the next time."""
+        attempt = watched.attempt
         try:
-            renewed = self._storage.renew(attempt.lease, self._lease)
+            renewed = self._outage.call(self._storage.renew, attempt.lease, self._lease)
         except Exception as exc:
-            logger.warning(
-                "task %s: lease not renewed (%s), another consumer may run it",
-                attempt.task.id,
-                exc,
-            )
+            if not (watched.unrenewed and isinstance(exc, StorageUnavailable)):
+                logger.warning(
+                    "task %s: lease not renewed (%s), another consumer may run it",
+                    attempt.task.id,
+                    exc,
+                )
+            watched.unrenewed = True
             return self._lease / RETRIES
+        watched.unrenewed = False
         if renewed:
             return self.renewal
         # Without a lease once it has ended: its outcome may be stored by now.
@@ -190,6 +197,8 @@ class _Watched:
         #: Since when it is over its time, or when that was last reported.
         self.overdue: float | None = None
         self.interrupted = False
+        #: The last try to renew its lease has failed, and that was logged.
+        self.unrenewed = False
 
     def __enter__(self) -> None:
         self._keeper.begin(self)

@@ -68,14 +68,16 @@ class Outage:
             if now - (self._over if first else self._logged or now) < quiet:
                 return
             self._logged = now
+        # The text: a handler that keeps the record must not keep what the traceback refers to.
+        cause = str(exc)
         if first:
-            logger.error("queue %s: storage unavailable (%s), trying again", self._name, exc)
+            logger.error("queue %s: storage unavailable (%s), trying again", self._name, cause)
         else:
             logger.warning(
                 "queue %s: storage unavailable for %.0f s (%s), trying again",
                 self._name,
                 seconds,
-                exc,
+                cause,
             )
 
     def succeeded(self, begun: float) -> None:
@@ -99,9 +101,13 @@ class Outage:
 def outage_of(storage: Any) -> Outage:
     """Return the one object of this process that logs the outages of a storage."""
     with _lock:
-        found = _outages.get(storage)
-        if found is None:
-            found = _outages[storage] = Outage(_name_of(storage))
+        try:
+            found = _outages.get(storage)
+            if found is None:
+                found = _outages[storage] = Outage(_name_of(storage))
+        except TypeError:
+            # A storage of somebody else that cannot be remembered: each caller logs by itself.
+            found = Outage(_name_of(storage))
         return found
 
 

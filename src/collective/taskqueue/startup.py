@@ -7,6 +7,7 @@ from collective.taskqueue import config
 from collective.taskqueue import events
 from collective.taskqueue import indoubt
 from collective.taskqueue import interrupt
+from collective.taskqueue import outage
 from collective.taskqueue import unfinished
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
@@ -23,6 +24,7 @@ from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages._secrets import masked
 from collective.taskqueue.storages._secrets import remember
+from collective.taskqueue.storages._secrets import shown
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook import WebHooks
 from functools import partial
@@ -202,19 +204,17 @@ def _storage(settings: QueueSettings) -> Any:
         return factory(settings)
     except (TypeError, ValueError) as exc:
         # Whoever has written the class does not know where its settings stand.
-        text = masked(str(exc))
-        shown = exc if text == str(exc) else None
-        raise ConfigurationError(f"{settings.place}: {text}") from shown
+        raise ConfigurationError(f"{settings.place}: {masked(str(exc))}") from shown(exc)
 
 
 def _check(queue: TaskQueue) -> None:
     try:
-        queue.storage.check()
+        outage.outage_of(queue.storage).call(queue.storage.check)
     except StorageUnavailable as exc:
         # A site in production comes up, and its queue when the storage does.
         if getattr(getConfiguration(), "debug_mode", False):
             raise ConfigurationError(f"{queue.settings.place}: {exc}") from exc
-        logger.error("queue %s: storage unavailable (%s), tasks are refused", queue.name, exc)
+        logger.warning("queue %s: tasks are refused until its storage is available", queue.name)
 
 
 def _start(servers: list[ServerSettings]) -> None:
@@ -264,6 +264,7 @@ def _after_fork() -> None:
     events.after_fork()
     unfinished.after_fork()
     interrupt.after_fork()
+    outage.after_fork()
     # Not of the current site: to look into it would be to use a connection of the parent.
     for _, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         queue.after_fork()

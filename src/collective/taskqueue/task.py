@@ -176,7 +176,8 @@ def _header(pair: Any) -> tuple[str, str]:
         name, value = pair
         if type(name) is str is type(value):
             return name, value
-    raise TypeError(f"{pair!r} is no pair of texts")
+    # Its value may be a secret.
+    raise TypeError("a header is no pair of texts")
 
 
 def _part(kind: type[Any], record: Mapping[str, Any]) -> Any:

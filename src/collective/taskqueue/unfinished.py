@@ -18,6 +18,7 @@ from collective.taskqueue.errors import described
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.outage import outage_of
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
@@ -37,7 +38,8 @@ logger = logging.getLogger("collective.taskqueue")
 #: Batches that are remembered at most; those that do not fit are left to consumers.
 MAX_WAITING = 10_000
 
-#: Seconds between two lines in the log about a batch that is not done for the same reason.
+#: Seconds between two lines in the log about a batch that is not done for the same reason, if
+#: that is no outage of its storage.
 REMINDER_INTERVAL = 60.0
 
 #: Tasks of a person that are looked at together.
@@ -243,11 +245,15 @@ def _done(jobs: list[_Job]) -> set[_Job]:
     for job in jobs:
         if any(job.storage is storage for storage in away):
             continue
+        outage, begun = outage_of(job.storage), time.monotonic()
         try:
+            # One that is not done may not have asked the storage at all.
             if job.act():
                 done.add(job)
+                outage.succeeded(begun)
         except StorageUnavailable as exc:
-            _complain(job, described(exc))
+            # What it means for its tasks was logged when it was put here.
+            outage.failed(exc)
             away.append(job.storage)
         except BaseException as exc:
             # Something about this batch, then; others must not suffer from it.

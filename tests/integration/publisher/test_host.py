@@ -38,7 +38,7 @@ def put(functional, queue, run, view):
     ],
 )
 def test_a_step_that_chooses_the_host(put, view, url):
-    """B01: at once, and before anything is published."""
+    """At once, and before anything is published."""
     seen = []
     view("look", lambda context, request: seen.append(context.absolute_url()))
     done = put(url)
@@ -49,7 +49,7 @@ def test_a_step_that_chooses_the_host(put, view, url):
 
 
 def test_a_form_field_that_chooses_the_host(put, view):
-    """B01: the publisher takes steps from the body as well."""
+    """The publisher takes steps from the body as well."""
     seen = []
     view("look", lambda context, request: seen.append(context.absolute_url()))
     step = "VirtualHostBase/http/evil.example/plone/VirtualHostRoot/@@look:method"

@@ -59,7 +59,7 @@ def touched(view):
 
 @pytest.mark.parametrize("url", SPELLINGS)
 def test_no_namesake_is_acquired(site, run, touched, url):
-    """A01: whatever the spelling."""
+    """Whatever the spelling."""
     done = run(url, max_attempts=3)
     assert touched == []
     assert done.status.state == "failed"
@@ -86,7 +86,7 @@ def test_the_status_is_not_tried_again_by_a_queue_that_waits_for_404(site, touch
 
 
 def test_a_waiting_task_whose_object_is_deleted_meanwhile(site, run, touched):
-    """A01, as it happens: queued for one, published on the other."""
+    """As it happens: queued for one, published on the other."""
     with api.env.adopt_user(SITE_OWNER_NAME):
         api.content.create(site.news, "Document", id="about")
     transaction.commit()
@@ -99,7 +99,7 @@ def test_a_waiting_task_whose_object_is_deleted_meanwhile(site, run, touched):
 
 
 def test_a_moved_object_fails_although_a_redirect_knows_where_it_is(site, run, touched):
-    """A01: what plone.app.redirector answers is not the outcome, the exception is."""
+    """What plone.app.redirector answers is not the outcome, the exception is."""
     with api.env.adopt_user(SITE_OWNER_NAME):
         api.content.create(site.news, "Document", id="moved")
         transaction.savepoint(optimistic=True)
@@ -120,7 +120,7 @@ def test_an_object_of_its_own_name_inside_itself(site, run, touched):
 
 @pytest.mark.parametrize("kind", [Folder, OrderedFolder, File])
 def test_content_of_zope_is_not_acquired_either(functional, run, touched, kind):
-    """A01: without Plone; from the root, and past a site."""
+    """Without Plone; from the root, and past a site."""
     logout()
     app = functional["app"]
     app._setObject("away", kind("away") if kind is not File else File("away", "", b"x"))
@@ -135,7 +135,7 @@ def test_content_of_zope_is_not_acquired_either(functional, run, touched, kind):
 
 
 def test_the_site_of_another_folder_is_not_acquired(functional, run, touched):
-    """A01: a whole site may be the namesake."""
+    """A whole site may be the namesake."""
     logout()
     app = functional["app"]
     for container in (app, Folder("a")):
@@ -152,7 +152,7 @@ def test_the_site_of_another_folder_is_not_acquired(functional, run, touched):
 
 
 def test_behind_a_virtual_host(site, functional, view, http, touched):
-    """A01: the virtual host of the person who queued the task is no step of its url."""
+    """The virtual host of the person who queued the task is no step of its url."""
     manage_addVirtualHostMonster(functional["app"])
     site._setObject("tool", Folder("tool"))
     transaction.commit()
@@ -182,7 +182,7 @@ def test_what_stands_where_the_url_says(site, run, touched, url):
 
 
 def test_code_is_acquired_as_ever(site, functional, run):
-    """A01: scripts and methods act on what they are called on; tools are for all of a site."""
+    """Scripts and methods act on what they are called on; tools are for all of a site."""
     script = PythonScript("where")
     script.write("return '/'.join(context.getPhysicalPath())")
     site._setObject("where", script)

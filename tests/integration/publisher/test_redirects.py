@@ -41,7 +41,7 @@ def location_of(status):
     ],
 )
 def test_a_redirect_of_a_view_is_a_success(run, view, portal, status, location):
-    """C03, C87: as forms end; it is not followed, and where it leads is kept."""
+    """C87: as forms end; it is not followed, and where it leads is kept."""
 
     def work(context, request):
         context.written = True
@@ -73,7 +73,7 @@ def test_a_redirect_of_a_view_is_a_success(run, view, portal, status, location):
     ],
 )
 def test_a_redirect_to_a_page_that_asks_for_a_person(run, view, location):
-    """C03: nobody logs in, and nobody confirms."""
+    """Nobody logs in, and nobody confirms."""
     done = run(view("work", leading(location)), max_attempts=3)
     assert (done.status.state, done.outcome.status) == ("failed", 302)
     assert "which asks for a person" in done.status.reason
@@ -81,7 +81,7 @@ def test_a_redirect_to_a_page_that_asks_for_a_person(run, view, location):
 
 
 def test_login_pages_that_the_site_has_configured(run, view, portal):
-    """C03."""
+    """Whatever they are called."""
     getUtility(IRegistry)["plone.external_login_url"] = "https://sso.example.org/auth?realm=x"
     portal.acl_users.credentials_cookie_auth.login_path = "our_gate"
     transaction.commit()
@@ -95,7 +95,7 @@ def test_login_pages_that_the_site_has_configured(run, view, portal):
 
 
 def test_unauthorized_is_what_it_is(run, view):
-    """C03: 401, its own reason first, and the challenge of no plugin."""
+    """401, its own reason first, and the challenge of no plugin."""
     logout()
     done = run(view("work", raising(Unauthorized("Not for you"))), max_attempts=3)
     assert (done.outcome.status, done.status.state) == (401, "failed")
@@ -105,14 +105,14 @@ def test_unauthorized_is_what_it_is(run, view):
 
 
 def test_a_view_that_the_user_may_not_call(run, view):
-    """C03: refused in the traversal."""
+    """Refused in the traversal."""
     done = run(view("secret", lambda context, request: "", roles=("Manager",)))
     assert (done.outcome.status, done.status.state) == (401, "failed")
     assert done.status.reason.startswith("Unauthorized: ")
 
 
 def test_no_challenge_plugin_runs(run, view, portal, monkeypatch, http):
-    """C03: neither one of the site nor one of the root."""
+    """Neither one of the site nor one of the root."""
     asked = []
     kind = type(portal.acl_users.credentials_cookie_auth.aq_base)
     monkeypatch.setattr(kind, "challenge", lambda *args: asked.append(args) or True)
@@ -126,7 +126,7 @@ def test_no_challenge_plugin_runs(run, view, portal, monkeypatch, http):
 
 
 def test_a_redirect_that_is_raised_is_none_of_a_form(run, view, portal):
-    """C03: the publisher aborts, so that nothing of what the task wrote is there."""
+    """The publisher aborts, so that nothing of what the task wrote is there."""
 
     def work(context, request):
         context.written = True
@@ -143,7 +143,7 @@ def test_a_redirect_that_is_raised_is_none_of_a_form(run, view, portal):
 @pytest.mark.parametrize(("error", "status"), [(NotFound("gone"), 404), (KeyError("x"), 500)])
 @pytest.mark.parametrize("answer", [200, 204, 301, 302])
 def test_what_an_exception_view_answers_is_not_the_outcome(run, view, error, status, answer):
-    """C03: the exception is."""
+    """The exception is."""
 
     class Page:
         def __init__(self, context, request):
@@ -165,7 +165,7 @@ def test_what_an_exception_view_answers_is_not_the_outcome(run, view, error, sta
 
 
 def test_publishing_from_the_menu(portal):
-    """C03: what the workflow menu links to publishes, redirects, and has succeeded."""
+    """What the workflow menu links to publishes, redirects, and has succeeded."""
     portal.portal_workflow.setDefaultChain("simple_publication_workflow")
     with api.env.adopt_user(SITE_OWNER_NAME):
         report = api.content.create(portal, "Document", id="report")

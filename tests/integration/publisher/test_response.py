@@ -135,7 +135,6 @@ def test_failures_are_logged(run, view, caplog, error, text):
 
 
 def test_a_long_text_is_cut_before_a_character(run, view):
-    """F05."""
     text = "x" * (response.MAX_BODY - 1) + "€uro"
     done = run(view("page", lambda context, request: text))
     assert done.outcome.body == b"x" * (response.MAX_BODY - 1)

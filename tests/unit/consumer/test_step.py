@@ -137,7 +137,7 @@ def test_a_task_that_a_person_retries_is_young_again(make, storage, clock):
 def test_a_storage_that_does_not_tell_the_age(make, storage, clock, monkeypatch, caplog):
     """Then it counts from when the task was added, which is never too long."""
 
-    def away(task_id):
+    def away(task_id, brief):
         raise StorageUnavailable("gone")
 
     task = add_one(storage, created=clock(), max_age=100.0)

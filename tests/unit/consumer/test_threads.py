@@ -8,11 +8,14 @@ from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.errors import TaskTimeout
+from collective.taskqueue.outage import outage_of
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
 from consumers import messages
 from consumers import started
+from desks import eventually
+import logging
 import pytest
 import threading
 
@@ -79,7 +82,6 @@ def test_chores_are_done_now_and_then(make, storage, told):
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        (StorageUnavailable("gone"), "storage unavailable (gone), trying again"),
         (TaskDecodeError("not a task"), "unexpected error, going on"),
         (OSError("broken"), "unexpected error, going on"),
         (SystemExit(1), "unexpected error, going on"),
@@ -88,7 +90,7 @@ def test_chores_are_done_now_and_then(make, storage, told):
 def test_a_thread_lives_on_whatever_reserve_raises(
     make, storage, told, quick, caplog, failure, message
 ):
-    """N48: one line for each failure, then the tasks are run."""
+    """One line for each failure, then the tasks are run."""
     storage.failures["reserve"] = [failure] * 3
     task = add_one(storage)
     with started(make()):
@@ -96,9 +98,30 @@ def test_a_thread_lives_on_whatever_reserve_raises(
     assert storage.get(task.id).state == SUCCEEDED
     expected = f"consumer worker1 of queue default: {message}"
     assert messages(caplog) == [expected] * 3
-    assert [bool(record.exc_info) for record in caplog.records if record.message == expected] == [
-        not isinstance(failure, StorageUnavailable)
-    ] * 3
+    assert all(record.exc_info for record in caplog.records if record.message == expected)
+
+
+def test_an_outage_is_said_when_it_begins_and_when_it_is_over(make, storage, told, quick, caplog):
+    """N48: whatever the number of threads and of failures, then the tasks are run."""
+    caplog.set_level(logging.INFO, "collective.taskqueue")
+    storage.failures["reserve"] = [StorageUnavailable("gone") for _ in range(12)]
+    task = add_one(storage)
+    with started(make(concurrent_limit=4)):
+        told.wait_for(1)
+        eventually(lambda: not outage_of(storage).lasts())
+    assert storage.get(task.id).state == SUCCEEDED
+    begun, over = [line for line in caplog.messages if line.startswith("queue default: storage")]
+    assert begun == "queue default: storage unavailable (gone), trying again"
+    assert over.startswith("queue default: storage available again after ")
+    assert [record.levelno for record in caplog.records if record.levelno >= 30] == [logging.ERROR]
+
+
+def test_a_consumer_that_stops_is_none_any_more(make, storage, told):
+    add_one(storage)
+    with started(make()):
+        told.wait_for(1)
+        assert [consumer.name for consumer in storage.consumers()] == ["worker1"]
+    assert storage.consumers() == []
 
 
 def test_a_thread_lives_on_whatever_a_chore_raises(make, storage, told, quick, caplog):
@@ -146,7 +169,9 @@ def test_a_result_outlives_an_outage(make, storage, told, quick, caplog, failure
     assert storage.finishes == 4
     assert storage.get(task.id).state == SUCCEEDED
     expected = f"task {task.id}: succeeded, but its storage failed ({failure}), trying again"
-    assert messages(caplog) == [expected] * 3
+    # An outage is said once for the queue, and once what it means for this task.
+    times = 1 if isinstance(failure, StorageUnavailable) else 3
+    assert [line for line in messages(caplog) if line.startswith("task ")] == [expected] * times
 
 
 def test_pauses_grow_up_to_a_limit():

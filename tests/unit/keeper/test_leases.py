@@ -41,9 +41,20 @@ def test_an_outage_is_told_and_tried_again(keeper, storage, caplog, failure):
         keeper.look(now + 101)
         keeper.look(now + 202)
     assert [name for name, _ in storage.renewed] == ["a", "b", "a", "b"]
-    assert caplog.messages == [
+    assert [line for line in caplog.messages if line.startswith("task ")] == [
         f"task a: lease not renewed ({failure}), another consumer may run it"
     ]
+
+
+def test_an_outage_is_told_of_a_task_once(keeper, storage, caplog):
+    """And once more if there is another."""
+    gone = StorageUnavailable("gone")
+    storage.answers = [gone, gone, gone, True, gone]
+    with keeper.watch(make_attempt(storage, "a")):
+        for seconds in range(101, 1200, 101):
+            keeper.look(time.monotonic() + seconds)
+    lines = [line for line in caplog.messages if line.startswith("task ")]
+    assert lines == ["task a: lease not renewed (gone), another consumer may run it"] * 2
 
 
 def test_a_lost_lease_is_told(keeper, storage, caplog):

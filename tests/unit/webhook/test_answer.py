@@ -213,7 +213,6 @@ def test_a_reason_is_short_and_one_line(run, receiver):
 
 @pytest.mark.parametrize("character", ["ä", "€", "😀"])
 def test_a_long_text_is_cut_before_a_character(run, receiver, character):
-    """F05."""
     receiver.answer = say(200, b"x" * (MAX_BODY - 1) + character.encode() * 2)
     status = run()
     assert status.body == b"x" * (MAX_BODY - 1)
@@ -221,7 +220,7 @@ def test_a_long_text_is_cut_before_a_character(run, receiver, character):
 
 
 def test_the_access_line_has_no_values(run, receiver, caplog):
-    """D43: as for a task of Zope."""
+    """As for a task of Zope."""
     caplog.set_level(logging.INFO, "collective.taskqueue.access")
     run("/hook?key=s3cret&a=1")
     assert receiver.calls[0][1] == "/hook?key=s3cret&a=1"
@@ -231,7 +230,7 @@ def test_the_access_line_has_no_values(run, receiver, caplog):
 
 @pytest.mark.parametrize("location", ["http://[/?key=s3cret", "http://ho st/?key=s3cret"])
 def test_reasons_have_no_values(run, receiver, caplog, location):
-    """D43: neither of the url nor of where it leads."""
+    """Neither of the url nor of where it leads."""
     receiver.answer = say(302, Location=location)
     status = run("/hook?key=s3cret")
     assert status.state == "failed"

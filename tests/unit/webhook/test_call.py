@@ -162,7 +162,7 @@ def test_without_a_secret_the_signature_is_the_callers(run, receiver):
     ["webhook_signature", "Webhook_Signature", "WEBHOOK-signature", "webhook_id", "webhook_x"],
 )
 def test_signatures_of_the_caller_in_any_spelling(run, receiver, name):
-    """C05: a receiver behind WSGI or CGI takes an underscore for a dash."""
+    """A receiver behind WSGI or CGI takes an underscore for a dash."""
     run(secret=SECRET, headers=((name, "mine"),), payload=b"x")
     assert "mine" not in receiver.calls[0][2].values()
     names = [each.lower().replace("_", "-") for each in receiver.calls[0][2]]
@@ -171,7 +171,7 @@ def test_signatures_of_the_caller_in_any_spelling(run, receiver, name):
 
 @pytest.mark.parametrize("name", ["x_task_id", "X_Task-Id", "user_agent", "Accept_Encoding"])
 def test_one_header_of_each_name_in_any_spelling(run, receiver, name):
-    """C05: two would be the choice of who reads them."""
+    """Two would be the choice of who reads them."""
     run(headers=((name, "mine"),))
     names = [each.lower().replace("_", "-") for each in receiver.calls[0][2]]
     assert len(names) == len(set(names))

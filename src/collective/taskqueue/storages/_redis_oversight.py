@@ -25,6 +25,7 @@ class Oversight:
     """The half of the storage that people use."""
 
     _prefix: str
+    _process: str
     _server: Server
     _call: Callable[..., Any]
 

@@ -13,8 +13,8 @@ local settings = cjson.decode(ARGV[2])
 local FIELDS = 9        -- strings a staged task consists of
 local ENDS = 9          -- strings the end of an attempt consists of
 local MARKERS = 16      -- most wake-up markers that lie about
-local PORTION = 200     -- most tasks one call changes: few enough for 5 ms
-local LOOKS = 500       -- most entries one call looks at to find a task that may run
+local PORTION = 50      -- most tasks one call changes: few enough for 5 ms
+local LOOKS = 200       -- most entries one call looks at to find a task that may run
 local CHUNK = 1000      -- most values in one command: the stack of Lua is short
 local HISTORY = 100     -- attempts and changes that are kept
 local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
@@ -599,7 +599,7 @@ local function expired()
       end
     end
   end
-  return call('ZRANGEBYSCORE', P .. ':leases', '-inf', text(now), 'LIMIT', 0, CHUNK)
+  return call('ZRANGEBYSCORE', P .. ':leases', '-inf', text(now), 'LIMIT', 0, LOOKS)
 end
 
 local function holds(id, token)
@@ -924,7 +924,7 @@ local function known(id)
   local found = redis.pcall('HMGET', task_key(id), 'state', 'body')
   if found.err or not (found[1] or found[2]) then return id end
   if num(call('ZSCORE', P .. ':expiry', id), math.huge) <= now then return id end
-  return id, found[1] or 'unknown'
+  return id, STATES[found[1]] and found[1] or 'unknown'
 end
 
 local function unknown(id) return redis.error_reply(UNKNOWN .. id) end
@@ -983,6 +983,12 @@ function operation.in_doubt(age, after)
     end
   end
   return { #page == 2 * limit and 1 or 0, last, found }
+end
+
+function operation.mend(process)
+  -- Markers that are none are in the way of who waits, and of who wakes.
+  call('LLEN', P .. ':wake')
+  call('LLEN', P .. ':wake:' .. process)
 end
 
 function operation.length()

@@ -1,35 +1,42 @@
 """The Redis storage: one queue for many processes and machines.
 
-Keys, where P is ``collective.taskqueue.<queue>``. Names of queues and consumers have no dot
-and no colon, so that no two keys can be the same:
+Keys, where P is ``collective.taskqueue.<queue>``, with ``%2E`` for each dot of the name: so the
+first dot behind it begins the name of a consumer, which may have dots itself. Neither has a
+colon. No two keys of two queues can be the same:
 
     P                     list    ids of queued tasks, the oldest at the right end
     P.<consumer>          list    ids of the tasks that consumers of this name run
-    P:task:<id>           hash    the task: body, state, reason, changes, number, counted, lost,
-                                  token, done, consumer, process, started, key, mode, user,
-                                  keep, tid, place, turn, cancel, progress, last, forgotten
+    P:task:<id>           hash    the task: body (without its payload), payload, state, reason,
+                                  changes, number, counted, lost, token, done, consumer, process,
+                                  started, ended, key, mode, user, person, keep, tid, place,
+                                  cancel, progress, status, last, forgotten
     P:history:<id>        list    its attempts, JSON
-    P:all                 zset    id → number, in the order they were queued
-    P:user:<user id>      zset    the same for one user
+    P:all                 zset    id → number, in the order they were added
+    P:queued              zset    id → turn, in the order they will run
     P:scheduled           zset    number:id → when it is due
-    P:leases              zset    id → when its lease expires
     P:running             zset    id → number, in the order they were reserved
     P:finished:<state>    zset    id → number, in the order they finished
+    P:of:<state>:<user>   zset    one of those five, of one user id; without a state, all
+    P:person:<state>:<p>  zset    the same of one person, see Identity.person
+    P:leases              zset    id → when its lease expires
     P:consumers           zset    consumer process → when it was last heard of
     P:ended               hash    minute state → how many tasks came to it
     P:expiry              zset    id → when the record is forgotten
-    P:batch:<batch>       list    a staged batch, seven strings for each task
+    P:sizes               hash    id → bytes of a finished record
+    P:bytes               string  their sum
+    P:batch:<batch>       list    a staged batch: its ids, then nine strings for each task
     P:staged              zset    batch → number, in the order they were staged
     P:witness             hash    batch → when it was staged, and the reference of its witness
     P:promoted:<batch>    string  the batch was promoted; expires
     P:keys                hash    key → ids of the tasks that wait, the newest last
-    P:running-keys        hash    key → number of running tasks
+    P:running-keys        hash    key → ids of the tasks that run
+    P:running-key         hash    id → key, of the tasks that run
     P:parked              hash    key → id of a queued task that waits for its key
     P:aliases             hash    id that was skipped for its key → id of the one that waits
     P:aliases:<id>        list    the same ids for one task, the oldest at the left end
     P:ghosts              hash    id → entries in P that are to be skipped
-    P:ghosts:number       string  their sum
     P:strangers           list    entries that were in P and are no tasks, the newest first
+    P:broken:<name>       any     what lay under a key and could not be read
     P:number              string  the last number that was given out
     P:born                string  when the queue was first used; another one if data was lost
     P:paused              string  exists while the queue is paused
@@ -37,13 +44,15 @@ and no colon, so that no two keys can be the same:
     P:wake:<process>      list    markers for the threads of one process; expires
 
 Times are seconds since the epoch by the clock of the server. All writes are made by the
-script redis.lua, one atomic call for each transition; a repeated call does no harm. What
-people do with a queue is in _redis_oversight.py.
+script redis.lua, one atomic call for each transition; a repeated call does no harm. Calls that
+work off what has piled up do so in portions. Nothing that lies in a key is trusted. What people
+do with a queue is in _redis_oversight.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
@@ -61,6 +70,7 @@ from collective.taskqueue.storages._server import at_start
 from collective.taskqueue.storages._server import BLOCK
 from collective.taskqueue.storages._server import Server
 from collective.taskqueue.storages._server import translated
+from collective.taskqueue.storages._server import WrongKind
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
@@ -68,6 +78,7 @@ from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
+from contextlib import contextmanager
 from contextlib import nullcontext
 from zope.interface import implementer
 import logging
@@ -147,7 +158,9 @@ class RedisStorage(Oversight):
             found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
             soonest, reserved, born = found
             self._notice_loss(born)
-            return float(soonest or "inf"), self._leases(consumer, reserved)
+            leases = self._leases(consumer, reserved)
+            # If what was reserved cannot be decoded, others may wait behind it.
+            return 0.0 if reserved else float(soonest or "inf"), leases
 
     def _notice_loss(self, born: bytes) -> None:
         before, self._born = self._born, born
@@ -204,7 +217,7 @@ class RedisStorage(Oversight):
 
     def _wait(self, seconds: float) -> None:
         markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
-        with translated():
+        with self._mended(), translated():
             self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
 
     def _adopt(self, consumer: str) -> None:
@@ -221,12 +234,20 @@ class RedisStorage(Oversight):
         self._wakes += 1
         marker = f"{self._prefix}:wake:{self._process}"
         try:
-            with translated(), self._server.client.pipeline() as pipeline:
+            with self._mended(), translated(), self._server.client.pipeline() as pipeline:
                 pipeline.lpush(marker, *["1"] * WAKE_MARKERS)
                 pipeline.expire(marker, 60)
                 pipeline.execute()
         except StorageUnavailable as exc:
-            logger.info("queue %s: nobody woken (%s)", self.settings.queue, exc)
+            logger.debug("queue %s: nobody woken (%s)", self.settings.queue, exc)
+
+    @contextmanager
+    def _mended(self) -> Iterator[None]:
+        """Markers that are none are moved aside; to wait or to wake in vain once is no harm."""
+        try:
+            yield
+        except WrongKind:
+            self._call("mend", self._process)
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))

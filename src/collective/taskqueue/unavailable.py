@@ -1,0 +1,76 @@
+"""The page of a request that needs a queue whose storage does not answer: 503.
+
+Raised by a view, or by the commit of what it has written: then its answer does not hold any
+more. A page of its own, because that of Plone renders more than an outage may leave.
+"""
+
+from __future__ import annotations
+
+from collective.taskqueue.services.refusal import RETRY_AFTER
+from html import escape
+from Products.Five.browser import BrowserView
+from typing import Any
+from zope.i18n import translate
+from zope.i18nmessageid import MessageFactory
+import json
+
+
+_ = MessageFactory("collective.taskqueue")
+
+TITLE = _("unavailable_title", default="Please try again in a moment")
+TEXT = _(
+    "unavailable_text",
+    default="This needs the queue of tasks, which does not answer at the moment."
+    " Nothing was changed.",
+)
+HINT = _("unavailable_hint", default="If it lasts, tell the people who run this site.")
+
+#: Headers of the answer that the view had in mind; of no page that says it was not to be.
+OUTDATED = (
+    "content-disposition",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+)
+
+PAGE = """\
+<!DOCTYPE html>
+<html lang="{language}">
+  <head><meta charset="utf-8"><title>{title}</title></head>
+  <body><main id="content"><h1>{title}</h1><p>{text}</p><p>{hint}</p></main></body>
+</html>
+"""
+
+
+class UnavailablePage(BrowserView):
+    """Answers 503 and when to come again, for a person or for a program."""
+
+    def __call__(self) -> str:
+        response = self.request.response
+        for name in OUTDATED:
+            response.headers.pop(name, None)
+        # A redirect may have locked it; what it was to say has not happened.
+        response._locked_status = response._locked_body = 0
+        response.setStatus(503, lock=1)
+        response.setHeader("Retry-After", str(RETRY_AFTER))
+        response.setHeader("Cache-Control", "no-store")
+        accept = self.request.getHeader("Accept", "") or ""
+        if "json" in accept and "text/html" not in accept:
+            response.setHeader("Content-Type", "application/json")
+            return json.dumps({"error_type": "StorageUnavailable", "message": self._said(TEXT)})
+        response.setHeader("Content-Type", "text/html; charset=utf-8")
+        said = {name: escape(self._said(text)) for name, text in _TEXTS.items()}
+        return PAGE.format(language=escape(self._language()), **said)
+
+    def _said(self, text: Any) -> str:
+        return str(translate(text, context=self.request))
+
+    def _language(self) -> str:
+        return str(self.request.get("LANGUAGE") or "en")
+
+
+_TEXTS = {"title": TITLE, "text": TEXT, "hint": HINT}
