@@ -203,7 +203,7 @@ def test_a_task_is_found_although_another_queue_is_away(url, queue, other, monke
     """But a task that is nowhere else may be in that one."""
     task_id = add(url, queue="other")
 
-    def get(task_id):
+    def get(task_id, brief=False):
         raise StorageUnavailable("gone")
 
     monkeypatch.setattr(queue.storage, "get", get)
