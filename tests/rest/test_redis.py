@@ -43,6 +43,7 @@ def test_a_life(adder, manager, shared):
     consumer = Consumer(shared.storage, lambda attempt: Outcome(201), ServerSettings(name="one"))
     assert consumer.step() == 1
     assert adder.get(f"@tasks/{task_id}/response").json["status"] == 201
+    # It cannot be retried.
     assert not [name for name in manager.get(f"@tasks/{task_id}").json if "payload" in name]
     assert [item["id"] for item in adder.get("@tasks?queue=a-redis").json["items"]] == [task_id]
     found = manager.get("@taskqueues/a-redis").json

@@ -218,9 +218,8 @@ class Board:
             self.waiting.move_to_end(first, last=False)
 
     def _turn(self, task_id: str) -> Place:
-        place = self.records[task_id].place
-        assert place is not None
-        return place
+        # What waits has a place.
+        return cast(Place, self.records[task_id].place)
 
     def put_back(self, record: Record, now: float, news: News) -> bool:
         """Put a task that was released to the front, unless another run of it is pointless.
