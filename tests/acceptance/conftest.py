@@ -28,7 +28,8 @@ def add_site(name, profiles):
         site.acl_users.userFolderAddUser(user, f"secret-{user}", [role], [])
     return site
 
-add_site("Auth", ["collective.taskqueue.pasplugin:default"])
+other = add_site("Auth", ["collective.taskqueue.pasplugin:default"])
+other.manage_permission("collective.taskqueue: Add web hook", [])
 transaction.commit()
 
 site = add_site("Plone", ["plone.app.contenttypes:default", "plonetheme.barceloneta:default"])

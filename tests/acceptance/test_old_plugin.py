@@ -122,7 +122,15 @@ def test_a_database_with_a_broken_plugin(old, act):
     assert after(instance, act) == [IN_PLACE, IN_PLACE]
 
 
-def test_a_broken_plugin_is_uninstalled(old):
-    """C104."""
+def test_a_broken_plugin(old):
+    """C104: one line says that tasks have credentials now; it can be uninstalled."""
     instance = old("a_module_that_is_gone")
+    instance.start()
+    for _ in range(2):
+        call = {"url": "/Plone/@@fixture-record"}
+        [task_id] = instance.add(call, path="/Plone", headers=basic("jane"))["ids"]
+        assert instance.finished(task_id)["state"] == "succeeded"
+    [line] = instance.lines("ERROR", "plugin taskauth of /Plone/acl_users: ")
+    assert line.endswith("until then tasks carry credentials")
+    instance.stop()
     assert after(instance, UNINSTALL)[0] == GONE

@@ -6,6 +6,7 @@ from acceptance.instance import WAIT_TIMEOUT
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer
+from urllib.parse import quote
 import json
 import pytest
 import threading
@@ -22,6 +23,10 @@ SECTIONS = """\
 <taskqueue-server>
   concurrent_limit 2
 </taskqueue-server>
+<taskqueue>
+  queue few
+  max_waiting_per_person 2
+</taskqueue>
 """
 
 
@@ -183,13 +188,92 @@ def test_other_people(call, url):
     assert call("GET", f"/Auth/@tasks/{task['id']}", user="editor")[0] == 404
 
 
-def test_a_page_that_makes_this_site_look_like_its_own(call, url):
-    """CSRF: by a path of virtual hosting; the browser is not deceived by it."""
-    path = "/VirtualHostBase/https/evil.example.org:443/Plone/VirtualHostRoot/@tasks"
+#: A path with which a page of another site makes this one look as if it was there.
+DECEIT = "/VirtualHostBase/https/evil.example.org:443/Plone/VirtualHostRoot/@tasks"
+
+
+def test_a_page_that_makes_this_site_look_like_its_own(call):
+    """CSRF: by a path of virtual hosting; the browser is not deceived by it, nor are we."""
     headers = {"Origin": "https://evil.example.org"}
-    for relation, expected in (("cross-site", 403), ("same-origin", 201)):
-        headers["Sec-Fetch-Site"] = relation
-        assert call("POST", path, {"url": f"{url}/hook"}, **headers)[0] == expected
+    for relation, expected in (("cross-site", 403), ("same-origin", 201), (None, 403)):
+        more = {} if relation is None else {"Sec-Fetch-Site": relation}
+        fields = {"url": "/Plone/view", "queue": "few", "key": f"{relation}"}
+        assert call("POST", DECEIT, fields, **headers, **more)[0] == expected
+    (task,) = call("GET", "@tasks?queue=few")[1]["items"]
+    assert call("DELETE", f"@tasks/{task['id']}")[0] == 204
+
+
+def test_a_browser_that_tells_no_more_than_the_origin(call, instance):
+    """B3: the page is one of the host that the request was sent to, behind a proxy as well."""
+    paths = ("@tasks", DECEIT.replace("evil.example.org:443", "www.example.org:443"))
+    for path, host in zip(paths, (f"127.0.0.1:{instance.port}", "www.example.org"), strict=True):
+        scheme = "http" if path == "@tasks" else "https"
+        fields = {"url": "/Plone/view", "queue": "few"}
+        for origin, expected in ((host, 201), ("evil.example.org", 403), ("[", 403)):
+            headers = {"Origin": f"{scheme}://{origin}", "Host": host}
+            status, task = call("POST", path, fields, **headers)
+            assert status == expected
+            if status == 201:
+                assert call("DELETE", f"@tasks/{task['id']}")[0] == 204
+
+
+@pytest.mark.parametrize("spelling", ["{}/hook", "HTTP{}/hook", " {}/hook"])
+def test_a_web_hook_takes_a_permission_of_its_own(call, url, receiver, spelling):
+    """C5: the other site has taken it from everybody, its managers included."""
+    hook = spelling.format(url.removeprefix("http") if spelling.startswith("HTTP") else url)
+    before = len(receiver.calls)
+    assert call("POST", "/Auth/@tasks", {"url": hook})[0] == 403
+    assert call("POST", f"/Auth/@tasks?url={quote(hook)}", b"x")[0] == 403
+    assert call("POST", "/Auth/@tasks", {"url": "/Auth/view", "queue": "few"})[0] == 201
+    status, task = call("POST", "@tasks", {"url": hook})
+    assert status == 201
+    assert call("GET", f"@tasks/{task['id']}?wait=30")[1]["state"] == "succeeded"
+    assert len(receiver.calls) == before + 1
+    items = call("GET", "/Auth/@tasks?queue=few&state=queued")[1]["items"]
+    assert [call("DELETE", f"/Auth/@tasks/{item['id']}")[0] for item in items] == [204]
+
+
+def test_one_person_cannot_fill_a_queue(call):
+    """E4: 429, and when to come again; those that wait are as many as they were."""
+    fields = {"url": "/Plone/view", "queue": "few"}
+    ids = [call("POST", "@tasks", fields)[1]["id"] for _ in range(2)]
+    status, answer = call("POST", "@tasks", fields)
+    assert (status, answer["error"]["type"]) == (429, "TooManyRequests")
+    assert call("DELETE", f"@tasks/{ids[0]}")[0] == 204
+    status, task = call("POST", "@tasks", fields)
+    assert status == 201
+    assert call("POST", f"@tasks/{ids[0]}/retry")[0] == 429
+    for task_id in (ids[1], task["id"]):
+        assert call("DELETE", f"@tasks/{task_id}")[0] == 204
+
+
+def test_tasks_that_ask_for_tasks_hold_no_consumer(call):
+    """E4: as many as there are threads ask to wait, and what they wait for could run."""
+    _, other = call("POST", "@tasks", {"url": "/Plone", "delay": 3600})
+    ids = []
+    for path in ("", "/response"):
+        fields = {
+            "url": f"/Plone/@tasks/{other['id']}{path}?wait=30",
+            "headers": {"Accept": "application/json"},
+        }
+        ids.append(call("POST", "@tasks", fields)[1]["id"])
+    for task_id in ids:
+        _, response = call("GET", f"@tasks/{task_id}/response?wait=30")
+        assert json.loads(response["body"])["id"] == other["id"]
+        # What they asked for; a failure takes that long.
+        assert response["elapsed"] < 30
+    assert call("DELETE", f"@tasks/{other['id']}")[0] == 204
+
+
+def test_a_query_is_read_or_refused(call):
+    """F4: whichever resource it is."""
+    for method, path in (("GET", "@tasks"), ("GET", "@taskqueues"), ("POST", "@tasks")):
+        status, answer = call(method, f"{path}?colour=red")
+        assert (status, answer["error"]["field"]) == (400, "colour")
+        assert "known: " in answer["error"]["message"]
+    status, answer = call("GET", "@tasks?state=failed,cancelled,failed")
+    assert status == 200
+    assert {item["state"] for item in answer["items"]} <= {"failed", "cancelled"}
 
 
 def test_the_site_answers_while_clients_wait(call, url, receiver):

@@ -35,9 +35,8 @@ class TestObject:
 
     def behind_a_gate(self, plone, page, gate):
         """Queue a task of a page, and of the page, behind a task that waits for us."""
-        plone.add(
-            {"url": f"/Plone/@@fixture-gate?name={gate}", "queue": "one"}, headers=basic("editor")
-        )
+        url = f"/Plone/@@fixture-gate?name={gate}"
+        plone.add({"url": url, "queue": "one"}, headers=basic("editor"))
         call = {"view": "@@fixture-record", "queue": "one"}
         asked = plone.add(call, path=page, headers=basic("editor"))
         return asked["ids"][0]

@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.services.access import ADD
+from collective.taskqueue.services.access import ADD_HOOK
 from collective.taskqueue.services.access import MANAGE
 from collective.taskqueue.services.access import VIEW
 from collective.taskqueue.services.refusal import StorageUnavailableView
@@ -40,7 +41,7 @@ PEOPLE = {
 HOOK = "https://example.org/hook"
 
 #: Paths that are complete: those of the site, and those of virtual hosting.
-ROOTS = ("/plone", "/VirtualHostBase")
+ROOTS = ("/plone", "/VirtualHostBase", "/./VirtualHostBase")
 
 
 class RestSite(PloneSandboxLayer):
@@ -62,6 +63,7 @@ class RestSite(PloneSandboxLayer):
         for name, role in PEOPLE.items():
             portal.acl_users._doAddUser(name, f"secret-{name}", ["Member", role], [])
         portal.manage_permission(ADD, ["Manager", "Adder"])
+        portal.manage_permission(ADD_HOOK, ["Manager", "Adder"])
         portal.manage_permission(VIEW, ["Manager", "Viewer"])
         portal.manage_permission(MANAGE, ["Manager"])
 

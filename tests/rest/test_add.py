@@ -122,20 +122,6 @@ def test_options(adder, queue):
     assert task.due == pytest.approx(tomorrow.timestamp())
 
 
-def test_keys(adder, editor, manager, queue):
-    """H20, U44: a later one takes the place of the first, but never of another person's."""
-    fields = {"url": HOOK, "key": "same", "on_conflict": "replace"}
-    first, second = adder.add(**fields), adder.add(**fields)
-    theirs = editor.add(**fields)
-    assert queue.status(first).state == "cancelled"
-    assert [queue.status(task_id).state for task_id in (second, theirs)] == ["queued"] * 2
-    skipped = editor.add(url=HOOK, key="same")
-    assert queue.status(skipped).id == theirs
-    assert editor.get(f"@tasks/{skipped}").json["id"] == theirs
-    assert queue.status(manager.add(url=HOOK, key=queue.status(second).task.key)).state == "queued"
-    assert queue.status(second).state == "queued"
-
-
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
@@ -201,11 +187,10 @@ def test_keys(adder, editor, manager, queue):
         ({"url": HOOK, "max_attempts": 0}, "max_attempts"),
         ({"url": HOOK, "max_attempts": 1.5}, "max_attempts"),
         ({"url": HOOK, "key": ""}, "key"),
-        ({"url": HOOK, "key": "a\nb"}, "key"),
-        ({"url": HOOK, "key": "k" * 201}, "key"),
+        ({"url": HOOK, "key": "k" * 1001}, "key"),
+        ({"url": HOOK, "key": 5}, "key"),
         ({"url": HOOK, "on_conflict": "skip"}, "on_conflict"),
         ({"url": HOOK, "key": "k", "on_conflict": "explode"}, "on_conflict"),
-        ({"url": HOOK, "description": "\x00"}, "description"),
         ({"url": HOOK, "colour": "red"}, "colour"),
         ({"url": HOOK, "user": "manager"}, "user"),
     ],

@@ -97,8 +97,8 @@ READ_BY_ZOPE = [
         "@tasks",
         "@tasks/",
         "++api++/@tasks",
-        "/VirtualHostBase/https/example.org:443/plone/VirtualHostRoot/@tasks",
-        "/VirtualHostBase/http/example.org:80/plone/VirtualHostRoot/_vh_cms/++api++/@tasks",
+        "/VirtualHostBase/https/www.example.net:443/plone/VirtualHostRoot/@tasks",
+        "/VirtualHostBase/http/www.example.net:80/plone/VirtualHostRoot/_vh_cms/++api++/@tasks",
     ],
 )
 def test_a_body_is_not_read_by_zope(adder, queue, virtual_hosting, root, body, kind):

@@ -9,6 +9,7 @@ from collective.taskqueue.consumer import Consumer
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Progress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import json
@@ -115,6 +116,19 @@ def test_refused(record, adder, queue, monkeypatch):
     record("unavailable", "GET", "@tasks")
 
 
+def test_too_many(record, adder, queue, monkeypatch):
+    """One person cannot fill a queue."""
+    for _ in range(2):
+        adder.add(url=HOOK)
+    monkeypatch.setattr(queue, "settings", replace(queue.settings, max_waiting_per_person=2))
+    record("too-many", "POST", "@tasks", {"url": "/plone/@@export"})
+
+
+def test_unknown_field(record):
+    """A mistake that would be easy to overlook."""
+    record("unknown-field", "GET", "@tasks?status=failed")
+
+
 def test_follow(record, adder, queue):
     """From the queue to the response."""
     task_id = adder.add(url="/plone/@@export", description="Export")
@@ -123,6 +137,13 @@ def test_follow(record, adder, queue):
     queue.storage.report(lease, Progress(40.0, 100.0, "news", 0.0))
     record("running", "GET", f"@tasks/{task_id}")
     queue.reset()
+
+
+def test_wait(record, adder, queue):
+    """For the end of a task."""
+    task_id = adder.add(url="/plone/@@export", description="Export")
+    perform(queue, Outcome(500, "ValueError: no row for jane@example.org", error="Traceback"))
+    record("wait", "GET", f"@tasks/{task_id}?wait=30")
 
 
 def test_response(record, adder, queue):

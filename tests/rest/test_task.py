@@ -189,16 +189,6 @@ def test_who_may_not_ask_is_told_so_first(anonymous, adder, viewer, queue):
     assert adder.get(path).error == (400, "BadRequest", "wait")
 
 
-def test_what_zope_would_make_of_a_query(adder, queue):
-    """A number, or a part of the path: it is 400 where there are fields, and nothing elsewhere."""
-    task_id = adder.add(url=HOOK)
-    for text, field in (("wait:int=x", "wait"), ("a:int=x", "a"), ("b=1&b=2", "b"), ("c=%ff", "c")):
-        answer = adder.get(f"@tasks/{task_id}/response?{text}")
-        assert answer.error == (400, "BadRequest", field)
-    assert adder.get(f"@tasks/{task_id}?response:method=x").json["id"] == task_id
-    assert adder.delete(f"@tasks/{task_id}?a:int=x").status == 204
-
-
 def test_a_response_that_is_not_there_yet(adder, queue):
     """H11: 202 and the task, at once unless the client asks to wait."""
     task_id = adder.add(url=HOOK)
@@ -208,15 +198,16 @@ def test_a_response_that_is_not_there_yet(adder, queue):
     assert adder.get(f"@tasks/{task_id}/response?wait=0.2").status == 202
 
 
-def test_a_client_that_waits(adder, queue, monkeypatch):
+@pytest.mark.parametrize("path", ["/response?wait=30", "?wait=30"])
+def test_a_client_that_waits(adder, queue, monkeypatch, path):
     """D64: it is told as soon as the task has ended."""
     task_id = adder.add(url=HOOK)
     looked = threading.Event()
     real = queue.status
 
-    def status(task_id):
+    def status(task_id, brief=False):
         looked.set()
-        return real(task_id)
+        return real(task_id, brief)
 
     monkeypatch.setattr(queue, "status", status)
 
@@ -226,17 +217,28 @@ def test_a_client_that_waits(adder, queue, monkeypatch):
 
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(end)
-        answer = adder.get(f"@tasks/{task_id}/response?wait=30")
+        answer = adder.get(f"@tasks/{task_id}{path}")
         ended.result(BOUND)
-    assert (answer.status, answer.json["body"]) == (200, "done")
+    assert (answer.status, answer.json["state"]) == (200, "succeeded")
+
+
+def test_wait_for_a_task(adder, queue):
+    """The task as it is, when it has ended or the time is over."""
+    task_id = adder.add(url=HOOK)
+    for path in (f"@tasks/{task_id}", f"@tasks/{task_id}?wait=0", f"@tasks/{task_id}?wait=0.1"):
+        answer = adder.get(path)
+        assert (answer.status, answer.json["state"], answer.json["history"]) == (200, "queued", [])
+    perform(queue)
+    answer = adder.get(f"@tasks/{task_id}?wait=30")
+    assert (answer.json["state"], len(answer.json["history"])) == ("succeeded", 1)
 
 
 @pytest.mark.parametrize("wait", ["abc", "-1", "31", "nan", "inf", "", "1&wait=2"])
 def test_how_long_a_client_waits_is_bounded(adder, queue, wait):
     """D64."""
     task_id = adder.add(url=HOOK)
-    answer = adder.get(f"@tasks/{task_id}/response?wait={wait}")
-    assert answer.error == (400, "BadRequest", "wait")
+    for path in (f"@tasks/{task_id}", f"@tasks/{task_id}/response"):
+        assert adder.get(f"{path}?wait={wait}").error == (400, "BadRequest", "wait")
 
 
 def test_how_many_clients_wait_is_bounded(adder, queue):

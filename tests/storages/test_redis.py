@@ -356,7 +356,7 @@ def test_an_idle_queue_forgets(storage, server, look):
     clock = ManualClock()
     settings = QueueSettings(type="redis", unix_socket_path=server.socket, keep_succeeded=10.0)
     storage = RedisStorage(settings, clock)
-    for _ in range(500):
+    for _ in range(200):
         task = add_one(storage, user=Identity("/acl_users", "jane"))
         lease = take(storage)
         storage.finish(lease, ending(lease, body=b"body"))
@@ -365,7 +365,7 @@ def test_an_idle_queue_forgets(storage, server, look):
         assert storage.tasks() == []
     else:
         # A portion in each call.
-        for _ in range(5):
+        for _ in range(20):
             assert storage.reserve("consumer", timeout=0) == []
     with redis.Redis(unix_socket_path=server.socket) as client:
         left = {key.decode().partition(":")[2].partition(":")[0] for key in client.scan_iter()}

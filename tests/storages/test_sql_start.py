@@ -5,18 +5,32 @@ from __future__ import annotations
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import at_once
+from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import ids
+from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages import _mounts
-from collective.taskqueue.storages import _tables
+from collective.taskqueue.storages import _steps
+from collective.taskqueue.storages._tables import ALIAS
+from collective.taskqueue.storages._tables import CONSUMER
+from collective.taskqueue.storages._tables import ENDED
+from collective.taskqueue.storages._tables import METADATA
+from collective.taskqueue.storages._tables import PROMOTED
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
+from contextlib import closing
 from pathlib import Path
 from services import PostgresServer
 from typing import Any
+import msgpack
 import pytest
 import re
 import sqlalchemy
+import sqlite3
 import subprocess
 import sys
 
@@ -134,7 +148,7 @@ def test_tables_of_an_older_version_are_migrated(url, monkeypatch):
 
         return add_column
 
-    monkeypatch.setattr(_tables, "STEPS", [*_tables.STEPS, step("second"), step("third")])
+    monkeypatch.setattr(_steps, "STEPS", [*_steps.STEPS, step("second"), step("third")])
     storages = [storage(url, queue=f"q{number}") for number in range(4)] + [storage(url)]
     assert at_once([each.check for each in storages]) == [None] * 5
     assert made == ["second", "third"]
@@ -146,14 +160,14 @@ def test_tables_of_an_older_version_are_migrated(url, monkeypatch):
 def test_tables_of_a_newer_version_are_refused(url, monkeypatch):
     """Nothing is written to what this version does not know."""
     with monkeypatch.context() as newer:
-        newer.setattr(_tables, "STEPS", [*_tables.STEPS, lambda connection: None])
+        newer.setattr(_steps, "STEPS", [*_steps.STEPS, lambda connection: None])
         first = storage(url)
         add_one(first)
         first.close()
     second = storage(url)
-    with pytest.raises(ConfigurationError, match="of version 2, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 3, made by a newer"):
         second.check()
-    with pytest.raises(ConfigurationError, match="of version 2, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 3, made by a newer"):
         add_one(second)
     second.close()
 
@@ -169,7 +183,7 @@ def test_a_migration_that_fails_changes_nothing(url, monkeypatch):
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(_tables, "STEPS", [*_tables.STEPS, fail])
+        broken.setattr(_steps, "STEPS", [*_steps.STEPS, fail])
         second = storage(url)
         with pytest.raises(ZeroDivisionError):
             second.check()
@@ -177,3 +191,128 @@ def test_a_migration_that_fails_changes_nothing(url, monkeypatch):
     third = storage(url)
     assert take_all(third) == [task.id]
     third.close()
+
+
+#: The table of tasks of the first version, and its indexes; {blob} and {double} are types.
+FIRST = """
+CREATE TABLE taskqueue_schema (version INTEGER NOT NULL);
+INSERT INTO taskqueue_schema VALUES (1);
+CREATE TABLE taskqueue_queue (
+  name TEXT PRIMARY KEY, paused BOOLEAN NOT NULL, number BIGINT NOT NULL);
+INSERT INTO taskqueue_queue VALUES ('default', {false}, 100);
+CREATE TABLE taskqueue_task (
+  queue TEXT NOT NULL, id TEXT NOT NULL, number BIGINT NOT NULL, state TEXT NOT NULL,
+  place BIGINT NOT NULL, due {double}, "key" TEXT, mode TEXT NOT NULL, "user" TEXT, keep {double},
+  tid {blob}, body {blob} NOT NULL, reason TEXT NOT NULL, changes TEXT NOT NULL,
+  history TEXT NOT NULL, token TEXT, done TEXT, consumer TEXT, process TEXT, claim BIGINT,
+  started {double}, expires {double}, attempts INTEGER NOT NULL, counted INTEGER NOT NULL,
+  lost INTEGER NOT NULL, cancel BOOLEAN NOT NULL, progress TEXT, last {blob},
+  forgotten BOOLEAN NOT NULL, forget_at {double}, PRIMARY KEY (queue, id));
+CREATE INDEX taskqueue_waiting ON taskqueue_task (queue, place) WHERE state = 'queued';
+CREATE INDEX taskqueue_finished ON taskqueue_task (queue, state, place)
+  WHERE state IN ('succeeded', 'failed', 'cancelled');
+CREATE INDEX taskqueue_expiry ON taskqueue_task (queue, forget_at) WHERE forget_at IS NOT NULL;
+CREATE INDEX taskqueue_user ON taskqueue_task (queue, "user", number) WHERE "user" IS NOT NULL;
+CREATE TABLE taskqueue_batch (
+  queue TEXT NOT NULL, id TEXT NOT NULL, staged {double} NOT NULL, number BIGINT NOT NULL,
+  witness TEXT, tasks {blob} NOT NULL, PRIMARY KEY (queue, id));
+"""
+
+#: What every row of it has.
+ROW: dict[str, Any] = {
+    "queue": "default",
+    "mode": "skip",
+    "user": "jane",
+    "reason": "",
+    "history": "",
+    "attempts": 1,
+    "counted": 1,
+    "lost": 0,
+    "cancel": False,
+    "forgotten": False,
+}
+
+
+def packed(task: Task) -> bytes:
+    """The form that a task had: with its payload."""
+    return msgpack.packb(task.encode())
+
+
+@pytest.fixture
+def tables_of_the_first_version(url: str) -> list[Task]:
+    """A task that waits, one that has failed, one that nobody can read, and a batch of nine."""
+    jane = Identity("/Plone/acl_users", "jane")
+    tasks = [new_task(user=jane, payload=b"once", description="\N{SNOWMAN}") for _ in range(12)]
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    types = {"double": "DOUBLE PRECISION", "blob": "BYTEA", "false": "false"}
+    if url.startswith("sqlite"):
+        types |= {"blob": "BLOB", "false": "0"}
+    batch = [
+        value for task in tasks[3:] for value in (task.id, packed(task), "", "", "skip", "jane", "")
+    ]
+    rows = [
+        {"state": "queued", "changes": "queued 1000.0;", "body": packed(tasks[0])},
+        {
+            "state": "failed",
+            "changes": "queued 1000.0;failed 2000.0;",
+            "forget_at": 9e9,
+            "last": msgpack.packb([503, [["A", "b"]], b"body", False]),
+            "body": packed(tasks[1]),
+        },
+        {"state": "failed", "changes": "failed 2000.0;", "forget_at": 9e9, "body": b"?"},
+    ]
+    with engine.begin() as connection:
+        for statement in FIRST.format(**types).split(";\n")[:-1]:
+            connection.execute(sqlalchemy.text(statement))
+        if not url.startswith("sqlite"):
+            connection.execute(sqlalchemy.text("CREATE SEQUENCE taskqueue_number START 101"))
+        for number, row in enumerate(rows):
+            values = ROW | row | {"id": tasks[number].id, "number": number, "place": number}
+            names = ", ".join(f'"{name}"' for name in values)
+            marks = ", ".join(f":{name}" for name in values)
+            insert = f"INSERT INTO taskqueue_task ({names}) VALUES ({marks})"
+            connection.execute(sqlalchemy.text(insert), values)
+        insert = "INSERT INTO taskqueue_batch VALUES ('default', 'b', 1, 99, 'w', :tasks)"
+        connection.execute(sqlalchemy.text(insert), {"tasks": msgpack.packb(batch)})
+        # The others have not changed since.
+        METADATA.create_all(connection, [ALIAS, PROMOTED, CONSUMER, ENDED])
+    engine.dispose()
+    return tasks
+
+
+def test_tables_of_the_first_version_are_migrated(url, tables_of_the_first_version):
+    """Payloads and responses stand apart from then on, and tasks have a person."""
+    waiting, failed, damaged, *staged = tables_of_the_first_version
+    queue = storage(url)
+    assert queue.get(waiting.id).task == waiting
+    status = queue.get(failed.id)
+    assert (status.task, status.status, status.body) == (failed, 503, b"body")
+    assert "damaged" in queue.get(damaged.id).reason
+    assert ids(queue.tasks(user=waiting.user)) == ids(queue.tasks(user="jane"))
+    assert ids(queue.tasks(user="jane")) == [waiting.id, failed.id]
+    assert {one.task.payload for one in queue.tasks()} == {b""}
+    [batch] = queue.in_doubt()
+    assert list(batch.tasks) == ids(staged)
+    queue.promote("b")
+    [first, *leases] = queue.reserve("consumer", limit=20, timeout=0)
+    assert [first.task, *(lease.task for lease in leases)] == [waiting, *staged]
+    assert queue.finish(first, ending(first)) == SUCCEEDED
+    assert queue.counts(waiting.user)[FAILED] == 1
+    queue.close()
+
+
+@pytest.mark.parametrize("version", ["NULL", "-1", "'x'", "none"])
+def test_a_version_that_nobody_can_read(tmp_path, version):
+    """The tables tell by themselves what is missing in them."""
+    url = f"sqlite:///{tmp_path}/queue.sqlite"
+    first = storage(url)
+    task = add_one(first)
+    first.close()
+    with closing(sqlite3.connect(tmp_path / "queue.sqlite", isolation_level=None)) as connection:
+        connection.execute("DROP TABLE taskqueue_schema")
+        connection.execute("CREATE TABLE taskqueue_schema (version INTEGER)")
+        if version != "none":
+            connection.execute(f"INSERT INTO taskqueue_schema VALUES ({version})")
+    second = storage(url)
+    assert take_all(second) == [task.id]
+    second.close()

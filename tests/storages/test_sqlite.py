@@ -19,6 +19,7 @@ from collective.taskqueue.storages.sql import SqlStorage
 from pathlib import Path
 from sqlalchemy import event
 from typing import Any
+import os
 import pytest
 import sqlite3
 import time
@@ -239,3 +240,40 @@ def test_a_long_history_is_shortened(make_storage):
     assert 100 <= len(status.attempts) <= 400
     assert 100 <= len(status.changes) <= 250
     assert status.attempts[-1].number == 400
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_a_new_file_is_private(make_storage, path, umask):
+    """With its log and its index: there are payloads in it, and the names of people."""
+    before = os.umask(umask)
+    try:
+        storage = make_storage()
+        add_one(storage)
+        modes = {item.name: item.stat().st_mode & 0o777 for item in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys((path.name, f"{path.name}-wal", f"{path.name}-shm"), 0o600)
+
+
+def test_a_new_file_behind_a_link_is_private(make_storage, path):
+    """The file is where the link leads."""
+    there = path.with_name("there.sqlite")
+    path.symlink_to(there)
+    add_one(make_storage())
+    assert there.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_there_stays_as_open_as_it_is(make_storage, path):
+    """An administrator may have given it to a group."""
+    path.touch()
+    path.chmod(0o660)
+    add_one(make_storage())
+    assert {item.stat().st_mode & 0o777 for item in path.parent.iterdir()} == {0o660}
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_a_file_that_must_be_there_is_not_made(make_storage, path, mode):
+    """Nobody wants an empty queue where the url says that there is one."""
+    with pytest.raises(StorageUnavailable, match="unable to open"):
+        make_storage(f"sqlite:///file:{path}?mode={mode}&uri=true").stage("batch", [new_task()])
+    assert not path.exists()

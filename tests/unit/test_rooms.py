@@ -34,8 +34,8 @@ PURE = {
     "interrupt",
     "keeper",
     "options",
-    "outage",
     "params",
+    "outage",
     "policy",
     "response",
     "signing",
@@ -52,7 +52,7 @@ LIBRARIES |= {"zope.interface"}
 #: What a SQL queue is made of.
 SQL = {"_admission", "_claims", "_dialects", "_endings", "_session", "_statements", "_tables"}
 SQL |= {"_finishing", "_many", "_pages", "_postgresql", "_sql_oversight", "_sqlite", "_states"}
-SQL |= {"_statistics"}
+SQL |= {"_completion", "_damage", "_repairs", "_statistics", "_steps", "_tidy"}
 
 #: What only some rooms import, and why these.
 RESERVED = {
@@ -76,9 +76,10 @@ RESERVED = {
     # before and after a request has found who answers it.
     "ZPublisher": {"publisher", "services.unread", "startup"},
     # What a database has for an object whose class is gone.
-    "ZODB": {"indoubt", "pasplugin.setuphandlers"},
+    "ZODB": {"indoubt", "pasplugin.plugin"},
     "redis": {"storages._script", "storages._server"},
-    "msgpack": {"storages._wire"},
+    # The steps read what a former version has packed.
+    "msgpack": {"storages._steps", "storages._wire"},
     "sqlalchemy": {"storages.sql", *(f"storages.{room}" for room in SQL)},
     "psycopg": {"storages._psycopg"},
     "urllib3": {"webhook"},

@@ -36,6 +36,7 @@ from collective.taskqueue.target import target_of
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Task
 from collective.taskqueue.text import one_line
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 from urllib.parse import unquote
@@ -105,11 +106,13 @@ def make_task(
     is_hook = not address.startswith("/")
     request = _current_request()
     _refuse_url_of_this_site(target.url, request)
-    describe = _web_hook if is_hook else _zope_request
+    user = current_user()
+    by_id = not is_hook and is_by_id(user)
+    describe = _web_hook if is_hook else partial(_zope_request, request, user, by_id)
     fields = describe(settings, address, method, params, headers, payload)
     _check(settings, fields, payload is CURRENT and not is_hook)
     now = time.time()
-    user = current_user()
+    checked = check_options(options, settings, now, is_hook)
     task_id = str(uuid4())
     if not is_hook:
         # Who names languages in a header of their own has the site choose among them.
@@ -122,10 +125,10 @@ def make_task(
         user=user and identity_in(*user),
         created=now,
         **fields,
-        **check_options(options, settings, now, is_hook),
+        **checked,
     )
     if not is_hook:
-        _warn(task, user, request)
+        _warn(task, user, by_id, request)
     return task
 
 
@@ -143,12 +146,12 @@ def _check(settings: QueueSettings, fields: dict[str, Any], is_current: bool) ->
         raise PayloadTooLarge("payload", f"the payload {limit}")
 
 
-def _warn(task: Task, user: tuple[Any, str] | None, request: Any) -> None:
+def _warn(task: Task, user: tuple[Any, str] | None, by_id: bool, request: Any) -> None:
     """Tell of what can be known now, and would be found out when it is late."""
     if not has_credentials(task.headers):
         if user is None:
             _warn_of_a_user_without_id(task.id)
-        elif not is_by_id(user):
+        elif not by_id:
             warn_of_a_user_who_stays_out(task.id, user)
     missing = missing_step(task.url, request)
     if missing is not None:
@@ -174,13 +177,18 @@ def _warn_of_a_user_without_id(task_id: str) -> None:
 
 
 def _zope_request(
-    settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
+    request: Any,
+    user: tuple[Any, str] | None,
+    by_id: bool,
+    settings: QueueSettings,
+    url: str,
+    method: Any,
+    params: Any,
+    headers: Any,
+    payload: Any,
 ) -> dict[str, Any]:
-    request = _current_request()
     verb = _method(method, "GET")
     own = own_headers(headers or {})
-    user = current_user()
-    by_id = is_by_id(user)
     copied = {} if request is None else _copied(settings, request, user, by_id)
     if payload is not CURRENT:
         body = _body(payload)

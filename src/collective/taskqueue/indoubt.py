@@ -212,13 +212,13 @@ def resolve(
 def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
     try:
         return _resolved(storage, databases, batch, arrival)
-    except StorageUnavailable:
-        raise
     except TaskDecodeError as exc:
         # Later it could not be read either, and would be tried for ever.
         storage.discard(batch.id)
         logger.error("batch %s: cannot be read (%s), discarded", batch.id, exc)
         return True
+    except StorageUnavailable:
+        raise
     except Exception as exc:
         # A database that this process does not have, perhaps; the others can be decided.
         logger.warning("batch %s: stays in doubt (%s: %s)", batch.id, type(exc).__name__, exc)

@@ -24,6 +24,7 @@ from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages._secrets import masked
 from collective.taskqueue.storages._secrets import remember
+from collective.taskqueue.storages._secrets import shown
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook import WebHooks
 from functools import partial
@@ -203,9 +204,7 @@ def _storage(settings: QueueSettings) -> Any:
         return factory(settings)
     except (TypeError, ValueError) as exc:
         # Whoever has written the class does not know where its settings stand.
-        text = masked(str(exc))
-        shown = exc if text == str(exc) else None
-        raise ConfigurationError(f"{settings.place}: {text}") from shown
+        raise ConfigurationError(f"{settings.place}: {masked(str(exc))}") from shown(exc)
 
 
 def _check(queue: TaskQueue) -> None:

@@ -58,6 +58,7 @@ from zope.security.management import endInteraction
 from zope.security.management import queryInteraction
 from zope.security.management import thread_local as interactions
 import collective.taskqueue
+import Products
 import time
 import transaction
 
@@ -78,6 +79,7 @@ class TaskQueueFixture(PloneSandboxLayer):
     def setUpZope(self, app: Any, configurationContext: Any) -> None:
         """Load this package and register the queue."""
         self.loadZCML(package=collective.taskqueue)
+        self._meta_types = Products.meta_types
         installProduct(app, PRODUCT)
         self._stack = ExitStack()
         self._stack.enter_context(task_queue())
@@ -90,6 +92,8 @@ class TaskQueueFixture(PloneSandboxLayer):
         """Take it all away again."""
         self._stack.close()
         uninstallProduct(app, PRODUCT)
+        # It leaves what can be added, and the next set-up of the layer would add it twice.
+        Products.meta_types = self._meta_types
 
     def testSetUp(self) -> None:
         """Begin with empty queues, whatever the set-up or another test has left."""

@@ -105,7 +105,9 @@ def test_add_without_any_queue(functional):
         {"key": ""},
         {"on_conflict": "skip"},
         {"key": "k", "on_conflict": "explode"},
-        {"description": "two\nlines"},
+        {"description": 3},
+        {"params": {"x": None}},
+        {"view": "view"},
         {"keep": "long"},
         {"priority": 1},
     ],
@@ -201,7 +203,7 @@ def test_a_task_is_found_although_another_queue_is_away(url, queue, other, monke
     """But a task that is nowhere else may be in that one."""
     task_id = add(url, queue="other")
 
-    def get(task_id):
+    def get(task_id, brief=False):
         raise StorageUnavailable("gone")
 
     monkeypatch.setattr(queue.storage, "get", get)

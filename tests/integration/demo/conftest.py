@@ -40,7 +40,7 @@ class DemoSite(PloneSandboxLayer):
 DEMO_SITE = FunctionalTesting(bases=(DemoSite(),), name="DemoSite:Functional")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def site():
     with set_up(DEMO_SITE):
         yield

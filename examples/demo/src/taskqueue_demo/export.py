@@ -22,11 +22,12 @@ class Export(BrowserView):
 
 def queue_export(folder):
     """Export a folder once, however often it is asked for before the task runs."""
+    path = taskqueue.path(folder)
     return taskqueue.add(
         folder,
         view="@@demo-export",
-        key=f"export {taskqueue.path(folder)}",
-        description=f"Export {folder.title}",
+        key=f"export {path}",
+        description=f"Export {path}",
         max_attempts=5,
         timeout=600,
     )

@@ -40,4 +40,5 @@ class Publish(BrowserView):
 
 
 def queue_publication(item):
-    taskqueue.add(item, view="@@demo-publish", description=f"Publish {item.title}")
+    description = f"Publish {taskqueue.path(item)}"
+    taskqueue.add(item, view="@@demo-publish", description=description)

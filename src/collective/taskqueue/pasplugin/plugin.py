@@ -12,8 +12,12 @@ from Products.PluggableAuthService.interfaces.plugins import IAuthenticationPlug
 from Products.PluggableAuthService.interfaces.plugins import IExtractionPlugin
 from Products.PluggableAuthService.plugins.BasePlugin import BasePlugin
 from typing import Any
+from ZODB.broken import Broken
 from zope.interface import implementer
+import logging
 
+
+logger = logging.getLogger("collective.taskqueue")
 
 #: What the plugin does, in the order PAS asks.
 INTERFACES = (IExtractionPlugin, IAuthenticationPlugin)
@@ -68,10 +72,48 @@ InitializeClass(TaskQueueAuthPlugin)
 def is_active(folder: Any) -> bool:
     """Return whether tasks of the users of this user folder are authenticated by a plugin."""
     plugins = getattr(aq_base(folder), "plugins", None)
-    return plugins is not None and all(
+    if plugins is None:
+        return False
+    active = all(
         any(isinstance(aq_base(plugin), TaskQueueAuthPlugin) for _, plugin in found)
         for found in (folder.plugins.listPlugins(interface) for interface in INTERFACES)
     )
+    if not active:
+        _tell_of_broken(folder)
+    return active
+
+
+def broken(folder: Any) -> list[str]:
+    """Return the ids of our plugins whose class is gone, as far as that can be told."""
+    # The folder remembers what an object was; the object itself knows no id any more.
+    types = {item["id"]: item.get("meta_type") for item in folder.objectMap()}
+    return [
+        name
+        for name, plugin in folder.objectItems()
+        if isinstance(aq_base(plugin), Broken)
+        and (
+            types[name] == TaskQueueAuthPlugin.meta_type
+            or type(aq_base(plugin)).__module__.startswith("collective.taskqueue.")
+        )
+    ]
+
+
+#: Paths of the user folders that were looked at; each is spoken of once.
+_looked_at: set[str] = set()
+
+
+def _tell_of_broken(folder: Any) -> None:
+    path = "/".join(folder.getPhysicalPath())
+    if path in _looked_at:
+        return
+    _looked_at.add(path)
+    for name in broken(folder):
+        logger.error(
+            "plugin %s of %s: its class cannot be imported; run the upgrade step of"
+            " collective.taskqueue.pasplugin:default, until then tasks carry credentials",
+            name,
+            path,
+        )
 
 
 def _identity(request: Any) -> Any:

@@ -6,12 +6,12 @@ from Acquisition import aq_base
 from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collections.abc import Iterator
+from collective.taskqueue.pasplugin.plugin import broken
 from collective.taskqueue.pasplugin.plugin import INTERFACES
 from collective.taskqueue.pasplugin.plugin import TaskQueueAuthPlugin
 from itertools import count
 from Products.PluggableAuthService.interfaces.authservice import IPluggableAuthService
 from typing import Any
-from ZODB.broken import Broken
 import logging
 
 
@@ -51,7 +51,7 @@ def uninstall(portal: Any) -> None:
     needs it. Broken plugins are removed, too."""
     _uninstall(portal.acl_users)
     root = portal.getPhysicalRoot()
-    if not any(_plugins(site.acl_users) + _broken(site.acl_users) for site in _sites(root)):
+    if not any(_plugins(site.acl_users) + broken(site.acl_users) for site in _sites(root)):
         _uninstall(root.acl_users)
 
 
@@ -61,7 +61,7 @@ def _folders(portal: Any) -> list[Any]:
 
 
 def _install(folder: Any) -> None:
-    _remove(folder, _broken(folder))
+    _remove(folder, broken(folder))
     if not _plugins(folder):
         name = _free_id(folder)
         folder._setObject(name, TaskQueueAuthPlugin(name, TITLE))
@@ -76,7 +76,7 @@ def _install(folder: Any) -> None:
 
 
 def _uninstall(folder: Any) -> None:
-    _remove(folder, [name for name, _ in _plugins(folder)] + _broken(folder))
+    _remove(folder, [name for name, _ in _plugins(folder)] + broken(folder))
 
 
 def _remove(folder: Any, names: list[str]) -> None:
@@ -92,21 +92,6 @@ def _plugins(folder: Any) -> list[tuple[str, Any]]:
         (name, aq_base(plugin))
         for name, plugin in folder.objectItems()
         if isinstance(aq_base(plugin), TaskQueueAuthPlugin)
-    ]
-
-
-def _broken(folder: Any) -> list[str]:
-    """Return the ids of our plugins whose class is gone, as far as that can be told."""
-    # The folder remembers what an object was; the object itself knows no id any more.
-    types = {item["id"]: item.get("meta_type") for item in folder.objectMap()}
-    return [
-        name
-        for name, plugin in folder.objectItems()
-        if isinstance(aq_base(plugin), Broken)
-        and (
-            types[name] == TaskQueueAuthPlugin.meta_type
-            or type(aq_base(plugin)).__module__.startswith("collective.taskqueue.")
-        )
     ]
 
 

@@ -21,6 +21,7 @@ from zExceptions import Unauthorized
 ADD = "collective.taskqueue: Add task"
 VIEW = "collective.taskqueue: View tasks"
 MANAGE = "collective.taskqueue: Manage tasks"
+ADD_HOOK = "collective.taskqueue: Add web hook"
 
 
 class Access:
@@ -51,25 +52,28 @@ class Access:
             self._known[permission, everywhere] = allowed
         return self._known[permission, everywhere]
 
+    def owns(self, task: Task) -> bool:
+        """Whether the user has queued the task."""
+        # An id means nothing without its user folder: other sites have a jane, too.
+        return task.user is not None and task.user == self.user
+
     def may_see(self, task: Task) -> bool:
         """Whether the user may know of the task."""
-        return self._owns(task) or self._has_for(VIEW, task) or self._has_for(MANAGE, task)
+        return self.owns(task) or self._has_for(VIEW, task) or self._has_for(MANAGE, task)
 
     def may_steer(self, task: Task) -> bool:
         """Whether the user may read the response, cancel the task, and remove what is left."""
-        return self._owns(task) or self._has_for(MANAGE, task)
+        return self.owns(task) or self._has_for(MANAGE, task)
 
     def may_run(self, task: Task) -> bool:
         """Whether the user may have the task run: who may add it could as well add it again."""
-        return (self._owns(task) and self.has(ADD)) or self._has_for(MANAGE, task)
+        if self._has_for(MANAGE, task):
+            return True
+        return self.owns(task) and self.has(ADD) and (self.has(ADD_HOOK) or not task.is_hook)
 
     def may_look_inside(self, task: Task) -> bool:
         """Whether the user may read payload, headers and tracebacks."""
         return self._has_for(MANAGE, task)
-
-    def _owns(self, task: Task) -> bool:
-        # An id means nothing without its user folder: other sites have a jane, too.
-        return task.user is not None and task.user == self.user
 
     def _has_for(self, permission: str, task: Task) -> bool:
         return self.has(permission, everywhere=not self._is_here(task))

@@ -9,13 +9,15 @@ from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import PayloadTooLarge
 from collective.taskqueue.headers import content_headers
 from collective.taskqueue.headers import current_body
+from collective.taskqueue.services.keys import own_key
 from collective.taskqueue.services.query import query
+from collective.taskqueue.services.query import unknown_field
 from collective.taskqueue.task import Identity
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 import json
 import math
+import re
 
 
 #: Longest url, and most characters of all params and of all headers.
@@ -52,6 +54,9 @@ TEXTS = ("url", "method", "queue", "key", "on_conflict", "description")
 NUMBERS: dict[str, Callable[[str], Any]] = {"delay": float, "timeout": float, "max_attempts": int}
 IN_QUERY = (*TEXTS, *NUMBERS, "eta")
 
+# ASCII: else the long s of Unicode would be one, too.
+_HOOK = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
+
 
 def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any]:
     """Return the arguments of `taskqueue.add` that a request asks for.
@@ -59,11 +64,12 @@ def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any
     `max_payload` is the greatest one of all queues, in bytes. Raises `InvalidTask` with
     the name of the field, and `PayloadTooLarge`. Called by the service that adds tasks.
     """
-    fields = query(request)
+    fields = query(request, IN_QUERY)
     if "url" in fields:
         arguments = _from_query(fields) | _raw(request, max_payload)
-    elif lost := sorted(fields.keys() & set(IN_QUERY)):
-        raise InvalidTask(lost[0], f"{lost[0]} is in the query, and the url is not")
+    elif fields:
+        lost = min(fields)
+        raise InvalidTask(lost, f"{lost} is in the query, and the url is not")
     else:
         arguments = _from_json(_envelope(request, max_payload))
     if not isinstance(arguments.get("url"), str):
@@ -78,20 +84,9 @@ def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any
     return arguments
 
 
-def own_key(user: Identity | None, key: Any) -> str:
-    """Return the key under which tasks of this user are the same work.
-
-    Else a client could have somebody else's task skipped or replaced.
-    """
-    if not isinstance(key, str) or not 1 <= len(key) <= 200 or not key.isprintable():
-        raise InvalidTask("key", "key is a printable text of at most 200 characters")
-    owner = "" if user is None else f"{user.folder} {user.id}"
-    return f"rest {sha256(owner.encode()).hexdigest()[:32]} {key}"
-
-
-def shown_key(key: str | None) -> str | None:
-    """Return the key as the client has given it."""
-    return key.split(" ", 2)[2] if key is not None and key.startswith("rest ") else key
+def is_hook(url: str) -> bool:
+    """Return whether `add` makes a web hook of this url, however it is spelled."""
+    return _HOOK.match(url.strip()) is not None
 
 
 def _from_query(fields: Mapping[str, str]) -> dict[str, Any]:
@@ -101,13 +96,11 @@ def _from_query(fields: Mapping[str, str]) -> dict[str, Any]:
             arguments[name] = value
         elif name == "eta":
             arguments[name] = _moment(value)
-        elif name in NUMBERS:
+        else:
             try:
                 arguments[name] = NUMBERS[name](value)
             except ValueError:
                 raise InvalidTask(name, f"{name} is a number, not {value!r}") from None
-        else:
-            raise InvalidTask(name, f"unknown field {name!r}")
     return arguments
 
 
@@ -154,7 +147,7 @@ def _from_json(envelope: Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for name, value in envelope.items():
         if name not in _READERS:
-            raise InvalidTask(name, f"unknown field {name!r}")
+            raise unknown_field(name, _READERS)
         if value is not None:
             arguments[name] = _READERS[name](name, value)
     if "payload_base64" in arguments:
@@ -172,8 +165,7 @@ def _from_json(envelope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_hook(arguments: Mapping[str, Any]) -> bool:
-    url = str(arguments.get("url", "")).lower()
-    return url.startswith(("http:", "https:"))
+    return is_hook(str(arguments.get("url", "")))
 
 
 def _as_text(name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collective.taskqueue.errors import InvalidTask
 from typing import Any
 from urllib.parse import parse_qsl
@@ -11,12 +12,12 @@ from urllib.parse import parse_qsl
 MAX_FIELDS = 100
 
 
-def query(request: Any) -> dict[str, str]:
+def query(request: Any, known: Collection[str] = ()) -> dict[str, str]:
     """Return the fields of the query, each with its text.
 
-    Raises `InvalidTask` with the name of a field that is there twice, that is no UTF-8, or
-    that Zope would make something of, such as ``b_start:int``. Called by the services that
-    have fields, once it is known that the client may ask at all.
+    Raises `InvalidTask` with the name of a field that is not `known`, that is there twice,
+    that is no UTF-8, or that Zope would make something of, such as ``b_start:int``. Called by
+    every service, once it is known that the client may ask at all.
     """
     text = request.get("QUERY_STRING") or ""
     try:
@@ -33,8 +34,16 @@ def query(request: Any) -> dict[str, str]:
             raise InvalidTask(plain or "query", f"{name} is no field: nothing is converted here")
         if name in found:
             raise InvalidTask(name, f"{name} is there twice")
+        if name not in known:
+            raise unknown_field(name, known)
         found[name] = _text(name, value)
     return found
+
+
+def unknown_field(name: str, known: Collection[str]) -> InvalidTask:
+    """Return the error that says so, and which fields there are."""
+    listed = ", ".join(sorted(known)) or "none"
+    return InvalidTask(name or "query", f"unknown field {name!r} (known: {listed})")
 
 
 def _text(name: str, value: str) -> str:

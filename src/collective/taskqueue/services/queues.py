@@ -45,13 +45,14 @@ class TaskQueues(TaskQueueService):
     def all(self) -> dict[str, Any]:
         """Return all queues; of one whose storage does not answer, no more than its name."""
         self._require_view()
+        self.fields()
         queues = [self._summary(queue) for _, queue in sorted(getUtilitiesFor(ITaskQueue))]
         return {"@id": f"{self.site_url}/@taskqueues", "items": queues}
 
     def one(self, name: str) -> dict[str, Any]:
         """Return all that is known of a queue."""
         self._require_view()
-        queue = _queue(name)
+        queue = self._queue(name)
         storage = queue.storage
         consumers = storage.consumers()
         running = [task_id for each in consumers for task_id in each.running]
@@ -69,34 +70,41 @@ class TaskQueues(TaskQueueService):
     def pause(self, name: str) -> Any:
         """Run no task of the queue until it is resumed; 204."""
         self.access.require(MANAGE)
-        _queue(name).pause()
+        self._queue(name).pause()
         return self.reply_no_content()
 
     def resume(self, name: str) -> Any:
         """Run the tasks of the queue again; 204."""
         self.access.require(MANAGE)
-        _queue(name).resume()
+        self._queue(name).resume()
         return self.reply_no_content()
 
     def purge(self, name: str) -> dict[str, Any]:
         """Forget the finished tasks of one state, by default those that succeeded."""
         self.access.require(MANAGE)
-        queue = _queue(name)
+        queue = self._queue(name)
         state = self._state()
         return {"state": state, "removed": queue.purge(state)}
 
     def clear(self, name: str) -> Any:
         """Forget all tasks that wait; those that run end as usual; 204."""
         self.access.require(MANAGE)
-        _queue(name).reset()
+        self._queue(name).reset()
         return self.reply_no_content()
+
+    def _queue(self, name: str) -> Any:
+        queue = queryUtility(ITaskQueue, name=name)
+        if queue is None:
+            raise UnknownQueue(f"There is no queue {name!r}.")
+        self.fields()
+        return queue
 
     def _require_view(self) -> None:
         self.access.require(MANAGE if self.access.has(MANAGE) else VIEW)
 
     def _may_see(self, queue: Any, task_id: str) -> bool:
         try:
-            return self.access.may_see(queue.status(task_id).task)
+            return self.access.may_see(queue.status(task_id, brief=True).task)
         except UnknownTask:
             return False
 
@@ -124,13 +132,6 @@ class TaskQueues(TaskQueueService):
         if not isinstance(state, str) or state not in FINISHED:
             raise InvalidTask("state", f"state is one of {', '.join(FINISHED)}")
         return state
-
-
-def _queue(name: str) -> Any:
-    queue = queryUtility(ITaskQueue, name=name)
-    if queue is None:
-        raise UnknownQueue(f"There is no queue {name!r}.")
-    return queue
 
 
 def _oldest(queue: Any) -> float | None:

@@ -28,6 +28,7 @@ _TYPES = {
     405: "MethodNotAllowed",
     409: "Conflict",
     413: "PayloadTooLarge",
+    429: "TooManyRequests",
     503: "ServiceUnavailable",
 }
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.services.access import Access
+from collective.taskqueue.services.origin import refuse_other_sites
+from collective.taskqueue.services.query import query
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.services.refusal import refusal_of
 from plone.protect.interfaces import IDisableCSRFProtection
-from plone.rest.interfaces import ICORSPolicy
 from plone.restapi.services import Service
 from typing import Any
 from typing import ClassVar
-from urllib.parse import urlsplit
-from zope.component import queryMultiAdapter
 from zope.interface import alsoProvides
 from zope.interface import implementer
 from zope.publisher.interfaces import IPublishTraverse
@@ -45,6 +44,14 @@ class TaskQueueService(Service):
         url: str = self.context.absolute_url()
         return url
 
+    def fields(self, *known: str) -> dict[str, str]:
+        """Return the fields of the query; see `query`.
+
+        Called by each method of `routes`, also by those that know no field: once it is known
+        that the client may, and before anything is changed.
+        """
+        return query(self.request, known)
+
     def reply(self) -> Any:
         """Answer the request; called by plone.restapi."""
         self.request.response.setHeader("Cache-Control", "no-store")
@@ -52,7 +59,7 @@ class TaskQueueService(Service):
         try:
             handler, arguments = self._route()
             if self.request["REQUEST_METHOD"] != "GET":
-                self._refuse_other_sites()
+                refuse_other_sites(self.context, self.request)
                 # As the services of plone.restapi do; a form of another site is refused.
                 alsoProvides(self.request, IDisableCSRFProtection)
             return handler(*arguments)
@@ -74,30 +81,6 @@ class TaskQueueService(Service):
                     raise Refusal(405, f"This takes {allowed} only.", Allow=allowed)
                 return getattr(self, name), arguments
         raise Refusal(404, "There is nothing at this path.")
-
-    def _refuse_other_sites(self) -> None:
-        """Raise a `Refusal` if a browser sends this on behalf of a page of another site.
-
-        Adding a task writes nothing into the database, so the check of Plone does not see it.
-        """
-        origin = self.request.getHeader("Origin")
-        # A path of virtual hosting can make any site the own one, but not in the eyes of the
-        # browser; older ones tell the origin alone.
-        relation = self.request.getHeader("Sec-Fetch-Site")
-        if relation in ("same-origin", "none"):
-            return
-        if relation is None and (not origin or origin == _origin(self.request["SERVER_URL"])):
-            return
-        policy = queryMultiAdapter((self.context, self.request), ICORSPolicy)
-        allowed = policy is not None and policy.process_simple_request()
-        # A policy that wants no cookies of ours does not mean requests that carry them.
-        if not allowed or not (policy.allow_credentials or self.request._auth):
-            raise Refusal(403, "A page of another site may not do this.")
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _matched(shape: Shape, names: list[str]) -> list[str] | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Collection
 from collections.abc import Iterable
-from collective.taskqueue.headers import CREDENTIALS
 from collective.taskqueue.services.access import Access
-from collective.taskqueue.services.envelope import shown_key
+from collective.taskqueue.services.keys import shown_key
+from collective.taskqueue.services.reasons import HIDDEN
+from collective.taskqueue.services.reasons import kind_of
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Result
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from datetime import datetime
 from datetime import UTC
@@ -19,32 +22,48 @@ from typing import Any
 import math
 
 
-#: What is shown in the place of credentials that a task carries.
-HIDDEN = "(hidden)"
+#: Headers of a task whose values are shown, in lower case. That of any other may be a token.
+SHOWN_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-charset",
+        "accept-encoding",
+        "accept-language",
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-type",
+        "prefer",
+        "traceparent",
+        "x-request-id",
+    }
+)
 
 
 def summary(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
     """Return what a list says of a task to whoever may see it; `site` is the url of the site.
 
-    The query of the url may have a token in it: only for those who may steer the task.
+    The query of the url may have a token in it, and so may what a reason quotes: only for those
+    who may steer the task.
     """
     task = status.task
     path, _, _ = task.url.partition("?")
+    all_of_it = access.may_steer(task)
     return {
         "@id": task_url(site, status.id),
         "id": status.id,
         "queue": task.queue,
-        "url": task.url if access.may_steer(task) else path,
+        "url": task.url if all_of_it else path,
         "method": task.method,
         "description": task.description,
         "user": task.user and task.user.id,
         "state": status.state,
-        "reason": status.reason,
+        "reason": status.reason if all_of_it else kind_of(status.reason, status.state),
         "created": moment(task.created),
         "due": moment(status.due),
         "started": moment(status.time_of("running")),
         "finished": moment(status.changes[-1][1] if status.finished else None),
-        "attempts": len(status.attempts),
+        "attempts": status.attempts_made,
         "max_attempts": task.max_attempts,
         "status": status.status,
         "progress": _progress(status.progress),
@@ -54,19 +73,22 @@ def summary(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
 def whole(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
     """Return what may be known of a task: few look inside, and nobody at credentials."""
     task = status.task
-    inside = access.may_look_inside(task)
+    history = [_attempt(attempt, access, task) for attempt in status.attempts]
     found = summary(status, site, access) | {
         "response": f"{task_url(site, status.id)}/response",
-        "key": shown_key(task.key),
+        "key": shown_key(task),
         "timeout": task.timeout,
         "consumer": status.consumer,
         "cancel_requested": status.cancel_requested,
         "changes": [{"state": state, "time": moment(when)} for state, when in status.changes],
-        "history": [_attempt(attempt, inside) for attempt in status.attempts],
+        "history": history,
     }
-    if inside:
+    if access.may_look_inside(task):
         shown = [(name, _shown(name, value)) for name, value in task.headers]
-        found |= {"headers": _headers(shown), **_bytes("payload", task.payload)}
+        found["headers"] = _headers(shown)
+        # That of a succeeded task is not kept; an empty one would be another one.
+        if status.state != SUCCEEDED:
+            found |= _bytes("payload", task.payload)
     return found
 
 
@@ -117,16 +139,16 @@ def moment(seconds: float | None) -> str | None:
         return None
 
 
-def _attempt(attempt: AttemptRecord, inside: bool) -> dict[str, Any]:
+def _attempt(attempt: AttemptRecord, access: Access, task: Task) -> dict[str, Any]:
     found = {
         "number": attempt.number,
         "consumer": attempt.consumer,
         "started": moment(attempt.started),
         "elapsed": attempt.seconds,
         "status": attempt.status,
-        "reason": attempt.reason,
+        "reason": attempt.reason if access.may_steer(task) else kind_of(attempt.reason),
     }
-    return {**found, "traceback": attempt.error} if inside else found
+    return {**found, "traceback": attempt.error} if access.may_look_inside(task) else found
 
 
 def _progress(progress: Progress | None) -> dict[str, Any] | None:
@@ -145,7 +167,7 @@ def _finite(number: float) -> float | None:
 
 
 def _shown(name: str, value: str) -> str:
-    return HIDDEN if name.lower().replace("_", "-") in CREDENTIALS else value
+    return value if name.lower().replace("_", "-") in SHOWN_HEADERS else HIDDEN
 
 
 def _headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -8,11 +8,13 @@ from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.services import envelope
 from collective.taskqueue.services import listing
 from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import ADD
-from collective.taskqueue.services.query import query
+from collective.taskqueue.services.access import ADD_HOOK
+from collective.taskqueue.services.limits import require_room
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.services.refusal import unknown_task
 from collective.taskqueue.services.service import Shape
@@ -48,10 +50,13 @@ class Tasks(TaskQueueService):
         queues = dict(getUtilitiesFor(ITaskQueue))
         limit = max((queue.settings.max_payload for queue in queues.values()), default=0)
         arguments = envelope.read(self.request, limit, self.access.user)
+        if envelope.is_hook(arguments["url"]):
+            self.access.require(ADD_HOOK)
         name = arguments.pop("queue", min(queues, default=""))
         if name not in queues:
             known = ", ".join(sorted(queues)) or "none"
             raise InvalidTask("queue", f"there is no task queue {name!r} (known: {known})")
+        require_room(queues[name], self.access.user)
         try:
             queues[name].add(**arguments)
         except InvalidTask:
@@ -69,18 +74,19 @@ class Tasks(TaskQueueService):
     def all(self) -> dict[str, Any]:
         """Return one page of the tasks that the caller may see."""
         self.access.require_login()
-        return listing.page(self.context, self.request, self.access, self.site_url)
+        fields = self.fields(*listing.FIELDS)
+        return listing.page(self.request, fields, self.access, self.site_url)
 
     def one(self, task_id: str) -> dict[str, Any]:
-        """Return what is known of a task."""
-        _, status = self._find(task_id)
+        """Return what is known of a task; with ``wait`` once it is finished, or later."""
+        queue, _ = self._find(task_id)
+        status = self._wait(queue, task_id)
         return shape.whole(status, self.site_url, self.access)
 
     def delete(self, task_id: str) -> Any:
         """Cancel a task that waits or runs, remove the record of a finished one; 204."""
-        queue, status = self._find(task_id)
-        if not self.access.may_steer(status.task):
-            raise Refusal(403, "This is somebody else's task.")
+        queue, status = self._to_be_steered(task_id)
+        self.fields()
         if status.finished:
             queue.remove(task_id)
         else:
@@ -89,21 +95,23 @@ class Tasks(TaskQueueService):
 
     def retry(self, task_id: str) -> dict[str, Any]:
         """Queue a failed or cancelled task again."""
-        queue = self._to_be_run(task_id)
+        queue, status = self._to_be_run(task_id)
+        # Who manages the tasks of others is not held to the number that they may have.
+        if status.finished and self.access.owns(status.task):
+            require_room(queue, self.access.user)
         queue.retry(task_id)
-        return self.one(task_id)
+        return shape.whole(queue.status(task_id), self.site_url, self.access)
 
     def run(self, task_id: str) -> dict[str, Any]:
         """Let a task that waits run now, whenever it would be due."""
-        queue = self._to_be_run(task_id)
+        queue, _ = self._to_be_run(task_id)
         queue.hasten(task_id)
-        return self.one(task_id)
+        return shape.whole(queue.status(task_id), self.site_url, self.access)
 
     def response(self, task_id: str) -> dict[str, Any]:
         """Return the last response, or 202 and the task as long as it is not finished."""
-        if not self.access.may_steer(self._find(task_id)[1].task):
-            raise Refusal(403, "This is somebody else's task.")
-        status = wait_until_finished(lambda: self._find(task_id)[1], self._wait())
+        queue, _ = self._to_be_steered(task_id)
+        status = self._wait(queue, task_id)
         if not status.finished:
             self.request.response.setStatus(202)
             self.request.response.setHeader("Retry-After", "1")
@@ -114,21 +122,32 @@ class Tasks(TaskQueueService):
 
     def delete_response(self, task_id: str) -> Any:
         """Forget the response of a finished task, and keep the rest of its record; 204."""
-        queue, status = self._find(task_id)
-        if not self.access.may_steer(status.task):
-            raise Refusal(403, "This is somebody else's task.")
+        queue, _ = self._to_be_steered(task_id)
+        self.fields()
         if not queue.forget_response(task_id):
             raise Refusal(404, "There is no response, or not any more.")
         return self.reply_no_content()
 
-    def _to_be_run(self, task_id: str) -> Any:
+    def _to_be_steered(self, task_id: str) -> tuple[Any, TaskStatus]:
+        queue, status = self._find(task_id)
+        if not self.access.may_steer(status.task):
+            raise Refusal(403, "This is somebody else's task.")
+        return queue, status
+
+    def _to_be_run(self, task_id: str) -> tuple[Any, TaskStatus]:
         queue, status = self._find(task_id)
         if not self.access.may_run(status.task):
-            raise Refusal(403, f"This takes the permission {ADD!r} and a task of your own.")
-        return queue
+            needed = f"{ADD!r}, and {ADD_HOOK!r}," if status.task.is_hook else f"{ADD!r}"
+            raise Refusal(403, f"This takes the permission {needed} and a task of your own.")
+        self.fields()
+        return queue, status
 
     def _find(self, task_id: str) -> tuple[Any, TaskStatus]:
-        """The queue of a task and its status, if the caller may know of it."""
+        """The queue of a task and its brief status, if the caller may know of it.
+
+        No more is read of a task that they may not know of than of one that there is not:
+        else they could tell the two apart by the time it takes.
+        """
         self.access.require_login()
         if not (len(task_id) <= MAX_ID and task_id.isascii() and task_id.isprintable()):
             # No storage has it, and not all of them can be asked for it.
@@ -136,7 +155,7 @@ class Tasks(TaskQueueService):
         away: StorageUnavailable | None = None
         for _, queue in sorted(getUtilitiesFor(ITaskQueue)):
             try:
-                status = queue.status(task_id)
+                status = queue.status(task_id, brief=True)
             except UnknownTask:
                 continue
             except StorageUnavailable as exc:
@@ -149,8 +168,17 @@ class Tasks(TaskQueueService):
             raise away
         raise unknown_task()
 
-    def _wait(self) -> float:
-        text = query(self.request).get("wait", "0")
+    def _wait(self, queue: Any, task_id: str) -> TaskStatus:
+        """The whole status, as soon as the task is finished or the client waits no longer."""
+        seconds = self._seconds()
+        # A task that waits for another one keeps a consumer from running it.
+        if seconds and not ITaskQueueLayer.providedBy(self.request):
+            wait_until_finished(lambda: queue.status(task_id, brief=True), seconds)
+        status: TaskStatus = queue.status(task_id)
+        return status
+
+    def _seconds(self) -> float:
+        text = self.fields("wait").get("wait", "0")
         try:
             seconds = float(text)
         except ValueError:

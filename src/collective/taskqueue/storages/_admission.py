@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+from collective.taskqueue.storages._damage import storable
 from collective.taskqueue.storages._endings import see
 from collective.taskqueue.storages._endings import supersede
 from collective.taskqueue.storages._endings import waiting_of
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._record import ALIASES
 from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._states import WEIGHT
 from collective.taskqueue.storages._tables import ALIAS
+from collective.taskqueue.storages._tables import indexed
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.storages._wire import Staged
 from collective.taskqueue.task import CANCELLED
@@ -45,6 +48,7 @@ class Admission:
 
     def admit(self, tasks: Sequence[Staged]) -> None:
         """Queue or schedule the tasks in this order, or skip them, or let them replace."""
+        tasks = [task._replace(key=indexed(task.key)) for task in tasks]
         keys = {task.key for task in tasks if task.key}
         same: dict[str, list[str]] = {}
         if keys:
@@ -114,7 +118,8 @@ class Admission:
         self.news.append((CANCELLED, earlier, reason))
 
     def _row(self, task: Staged, number: int) -> Row:
-        later = isinstance(task.due, (int, float)) and task.due > self._now
+        due = float(task.due) if task.due != "" else None
+        later = due is not None and due > self._now
         state = SCHEDULED if later else QUEUED
         return {
             "queue": self._queue,
@@ -122,13 +127,13 @@ class Admission:
             "number": number,
             "state": state,
             "place": number,
-            "due": task.due if later else None,
+            "due": due if later else None,
             "key": task.key or None,
             "mode": task.mode,
-            "user": task.user or None,
-            "keep": max(task.keep, LINGER) if isinstance(task.keep, (int, float)) else None,
+            "user": indexed(task.user) if task.user else None,
+            "person": task.person or None,
+            "keep": max(float(task.keep), LINGER) if task.keep != "" else None,
             "tid": self._tid,
-            "body": task.body,
             "reason": "",
             "changes": f"{state} {self._now:.6f};",
             "history": "",
@@ -138,6 +143,10 @@ class Admission:
             "cancel": False,
             "forgotten": False,
             "forget_at": None,
+            "ended": None,
+            "size": None,
+            "body": task.head,
+            "payload": task.payload or None,
         }
 
     def _conclude(self, row: Row, state: str, reason: str) -> None:
@@ -146,7 +155,9 @@ class Admission:
             keep = row["keep"]
         row["changes"] += f"{state} {self._now:.6f};"
         row["place"] = self._session.number(self._connection)
-        row |= {"state": state, "reason": reason, "due": None, "forget_at": self._now + keep}
+        row |= {"state": state, "reason": storable(reason), "due": None}
+        size = WEIGHT + len(row["body"]) + len(row["payload"] or b"")
+        row |= {"forget_at": self._now + keep, "ended": self._now, "size": size}
 
     def _store(self) -> None:
         # A task that is known already stays as it is.

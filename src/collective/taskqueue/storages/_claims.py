@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages._damage import in_order
+from collective.taskqueue.storages._damage import moment
+from collective.taskqueue.storages._damage import whole
 from collective.taskqueue.storages._session import Conflict
 from collective.taskqueue.storages._session import Session
 from contextlib import contextmanager
@@ -33,6 +36,8 @@ class Claims:
         self._process = process
         self._recover = recover
         self._local = threading.local()
+        #: Whether the queue was paused when somebody looked last.
+        self._paused = False
 
     def take(
         self, consumer: str, limit: int, seconds: float, together: bool = True
@@ -42,7 +47,10 @@ class Claims:
         And the time, and the seconds until something has to be done without being woken for it.
         Unless they may come `together` with others, tasks that were lost come one by one.
         """
-        rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
+        # SQLite would go through all that waits to find that nothing may run.
+        rows = []
+        if not self._paused:
+            rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
         if rows:
             return rows, rows[0].expires - seconds, 0.0
         look = self._look()
@@ -53,11 +61,12 @@ class Claims:
             look = self._look()
         # What is still late was locked by somebody, who may never come back: a process that is
         # frozen, or a person. The others need not wait for that.
+        self._paused = bool(look.paused)
         statement = self._statements.claim_others if late else self._statements.claim_keyed
         if look.waits and not look.paused:
             # Some of them have keys, or came in between.
             rows = self._claim(statement, consumer, limit, seconds, together)
-        moments = [when - look.now for when in (look.due, look.expires) if when is not None]
+        moments = [when - look.now for when in _moments(look)]
         soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
         return rows, look.now, soonest
 
@@ -67,9 +76,10 @@ class Claims:
         )
 
     def _put_in_line(self, look: Any) -> None:
-        if look.expires is not None and look.expires <= look.now:
+        due, expires = moment(look.due), moment(look.expires)
+        if expires is not None and expires <= look.now:
             self._recover()
-        if look.due is not None and look.due <= look.now:
+        if due is not None and due <= look.now:
             self._session.write(lambda connection, again: _endings.ripen(self._session, connection))
 
     def take_after(
@@ -183,12 +193,17 @@ class Claims:
 
 def _late(look: Any) -> list[float]:
     """When the oldest task that is due became so, and the oldest lease that is over was."""
-    return [when for when in (look.due, look.expires) if when is not None and when <= look.now]
+    return [when for when in _moments(look) if when <= look.now]
+
+
+def _moments(look: Any) -> list[float]:
+    moments = moment(look.due), moment(look.expires)
+    return [when for when in moments if when is not None]
 
 
 def _is_long(row: Any) -> bool:
-    return bool(row.changed > LONG_CHANGES or row.past > LONG_HISTORY)
+    return whole(row.changed) > LONG_CHANGES or whole(row.past) > LONG_HISTORY
 
 
 def _in_order(rows: list[Any]) -> list[Any]:
-    return sorted(rows, key=lambda row: row.place)
+    return sorted(rows, key=lambda row: in_order(row.place))

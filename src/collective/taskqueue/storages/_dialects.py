@@ -90,6 +90,9 @@ class Dialect(Protocol):
     def go_on(self) -> None:
         """Within a turn that is large, and comes along: let its time begin anew."""
 
+    def take_time(self) -> None:
+        """Within a turn that migrates tables: give nothing up that takes long."""
+
     def after_fork(self) -> None:
         """Own no connection of the parent, and no lock."""
 

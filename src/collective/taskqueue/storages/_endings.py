@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages import _statements
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._damage import in_order
+from collective.taskqueue.storages._damage import moment
+from collective.taskqueue.storages._damage import shown
+from collective.taskqueue.storages._damage import sound_id
+from collective.taskqueue.storages._damage import storable
+from collective.taskqueue.storages._damage import whole
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._states import ACTIVE
 from collective.taskqueue.storages._states import one_of
+from collective.taskqueue.storages._states import sane
+from collective.taskqueue.storages._states import weight
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
-from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from sqlalchemy import bindparam
+from sqlalchemy import case
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import delete
-from sqlalchemy import Double
 from sqlalchemy import func
-from sqlalchemy import Integer
 from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import Text
@@ -38,8 +43,16 @@ import logging
 
 logger = logging.getLogger("collective.taskqueue")
 
+#: Tasks that are deleted, or queued, or recovered at a time.
+PORTION = _statements.PORTION
+
 #: Attempts and changes that are kept of one task.
 HISTORY = 100
+
+_LOST = ("id", "key", "mode", "cancel", "attempts", "consumer", "started", "lost", "tid")
+
+#: What has to be known of a task that was lost.
+LOST = tuple(TASK.c[name] for name in _LOST)
 
 
 def of_task(session: Session, task_id: str) -> Update:
@@ -51,7 +64,7 @@ def entered(state: State, now: float, reason: str = "") -> dict[str, Any]:
     """Return the values of a task that enters a state."""
     return {
         "state": state,
-        "reason": reason,
+        "reason": storable(reason),
         "changes": TASK.c.changes + f"{state} {now:.6f};",
         "token": None,
         "due": None,
@@ -68,6 +81,8 @@ def concluded(
         **entered(state, now, reason),
         "place": session.number(connection),
         "forget_at": now + func.coalesce(TASK.c.keep, max(session.settings.keep_failed, LINGER)),
+        "ended": now,
+        "size": weight(TASK.c.history, TASK.c.last, TASK.c.payload),
     }
 
 
@@ -81,7 +96,9 @@ def supersede(
     values = concluded(session, connection, CANCELLED, now, f"replaced by {newer}")
     waiting = of_task(session, task_id).where(one_of(QUEUED, SCHEDULED))
     row = connection.execute(waiting.values(values).returning(TASK.c.tid)).first()
-    return None if row is None else bytes(row.tid or b"")
+    if row is None:
+        return None
+    return row.tid if isinstance(row.tid, bytes) else b""
 
 
 def see(session: Session, connection: Connection, task_id: str, tid: bytes | None) -> None:
@@ -115,8 +132,8 @@ def waiting_of(
         rows += connection.execute(query)
     found: dict[str, list[str]] = {}
     # Not by the database, which has an index for that order and would go through all of it.
-    for _, key, task_id in sorted(tuple(row) for row in rows):
-        found.setdefault(key, []).append(task_id)
+    for row in sorted(rows, key=lambda row: in_order(row.number)):
+        found.setdefault(row.key, []).append(row.id)
     return found
 
 
@@ -144,7 +161,7 @@ def ripen(session: Session, connection: Connection) -> int:
         .limit(PORTION)
         .with_for_update(skip_locked=True)
     )
-    ids = list(connection.scalars(due))
+    ids = [sound_id(session, connection, task_id) for task_id in connection.scalars(due)]
     if ids:
         numbers = session.dialect.numbers(connection, len(ids))
         for task_id, number in zip(ids, numbers, strict=True):
@@ -161,7 +178,7 @@ def recover(
     now = session.now(connection)
     lost = TASK.c.expires <= now if condition is None else condition
     query = (
-        select(TASK)
+        select(*LOST)
         .where(TASK.c.queue == session.settings.queue, one_of(RUNNING), lost)
         .order_by(TASK.c.claim.desc(), TASK.c.place.desc())
         .limit(PORTION)
@@ -174,41 +191,40 @@ def recover(
     for row in rows:
         session.dialect.go_on()
         # One whose key became known too late to be locked in order waits for the next time.
-        if (row.key is None or row.key in keys) and _lose(session, connection, row, now, news):
-            recovered.insert(0, row.id)
+        if row.key is None or row.key in keys:
+            task_id = sound_id(session, connection, row.id)
+            if _lose(session, connection, task_id, row, now, news):
+                recovered.insert(0, task_id)
     return recovered
 
 
-def _lose(session: Session, connection: Connection, row: Any, now: float, news: News) -> bool:
+def _lose(
+    session: Session, connection: Connection, task_id: str, row: Any, now: float, news: News
+) -> bool:
+    consumer, lost = shown(row.consumer), whole(row.lost) + 1
+    started = moment(row.started) or now
+    reason = "its process was lost"
     attempt = AttemptRecord(
-        row.attempts,
-        row.consumer,
-        row.started,
-        now - row.started,
-        None,
-        "its process was lost",
+        whole(row.attempts), consumer, started, max(0.0, now - started), None, reason
     )
-    connection.execute(
-        of_task(session, row.id).values(
-            history=row.history + _wire.pack_attempt(attempt) + "\n", lost=row.lost + 1
-        )
-    )
+    line = _wire.pack_attempt(attempt) + "\n"
+    connection.execute(of_task(session, task_id).values(history=TASK.c.history + line, lost=lost))
     replaced = newer(session, connection, row.key, row.mode)
     if row.cancel:
         end, reason = CANCELLED, "cancelled while running"
     elif replaced is not None:
         end, reason = CANCELLED, f"replaced by {replaced}"
-    elif row.lost + 1 >= session.settings.max_deliveries:
-        end, reason = FAILED, f"its process was lost {row.lost + 1} times"
+    elif lost >= session.settings.max_deliveries:
+        end, reason = FAILED, f"its process was lost {lost} times"
     else:
-        queue_again(session, connection, row.id, now, front=True)
-        news.append(("recovered", row.id, row.consumer))
+        queue_again(session, connection, task_id, now, front=True)
+        news.append(("recovered", task_id, consumer))
         return True
     if replaced is not None and not row.cancel:
         see(session, connection, replaced, row.tid)
     values = concluded(session, connection, end, now, reason)
-    connection.execute(of_task(session, row.id).values(values))
-    news.append((end, row.id, reason))
+    connection.execute(of_task(session, task_id).values(values))
+    news.append((end, task_id, reason))
     return False
 
 
@@ -218,7 +234,8 @@ def give_back(session: Session, connection: Connection, row: Any, now: float, ne
     Its key is locked.
     """
     # A repeated call finds that token.
-    values: dict[str, Any] = {"done": row.token, "attempts": TASK.c.attempts - 1}
+    fewer = case((sane(TASK.c.attempts) > 0, TASK.c.attempts - 1), else_=0)
+    values: dict[str, Any] = {"done": row.token, "attempts": fewer}
     replaced = newer(session, connection, row.key, row.mode)
     if not row.cancel and replaced is None:
         queue_again(session, connection, row.id, now, front=True, **values)
@@ -236,9 +253,11 @@ def give_back(session: Session, connection: Connection, row: Any, now: float, ne
 def shorten(session: Session, connection: Connection, task_id: str) -> None:
     """Let the oldest attempts and changes of a task give way."""
     mine = TASK.c.queue == session.settings.queue, TASK.c.id == task_id
-    row = connection.execute(select(TASK.c.changes, TASK.c.history).where(*mine)).one()
-    changes = row.changes.split(";")[-HISTORY - 1 :]
-    history = row.history.split("\n")[-HISTORY - 1 :]
+    row = connection.execute(select(TASK.c.changes, TASK.c.history).where(*mine)).first()
+    if row is None:
+        return
+    changes = shown(row.changes).split(";")[-HISTORY - 1 :]
+    history = shown(row.history).split("\n")[-HISTORY - 1 :]
     values = {"changes": ";".join(changes), "history": "\n".join(history)}
     connection.execute(of_task(session, task_id).values(values))
 
@@ -254,53 +273,3 @@ def forgetting(order: Any, *conditions: ColumnElement[bool]) -> Any:
     chosen = ids.with_for_update(skip_locked=True).cte("chosen")
     chosen = chosen.prefix_with("MATERIALIZED", dialect="postgresql")
     return delete(TASK).where(here, TASK.c.id.in_(select(chosen.c.id))).returning(TASK.c.id)
-
-
-class Tidy:
-    """Forgets what was kept long enough, or what is too much; now and then, not each time."""
-
-    #: Seconds between two looks for records whose time is over.
-    INTERVAL = 1.0
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._looked = float("-inf")
-        self._finished: dict[str, int] = {}
-        # Built once: that takes longer than to execute them.
-        old = TASK.c.forget_at <= bindparam("now_", type_=Double)
-        self._old = forgetting(TASK.c.forget_at, old)
-        self._surplus = {state: _surplus(state) for state in FINISHED}
-
-    def after(self, state: State, now: float, number: int = 1) -> None:
-        """So many tasks have finished; called outside of any transaction."""
-        if abs(now - self._looked) >= self.INTERVAL and not self._forget(self._old, now_=now):
-            self._looked = now
-        most = self._session.settings.max_finished
-        # From the first one on: nobody knows how many there were before.
-        number += self._finished.get(state, most)
-        self._finished[state] = number
-        # A twentieth too many is not worth a look after each task.
-        if number > most // 20 and not self._forget(self._surplus[state], most=most):
-            self._finished[state] = 0
-
-    def _forget(self, statement: Any, **values: Any) -> bool:
-        """Forget a portion; return whether there may be more."""
-        session = self._session
-
-        def work(connection: Connection, again: bool) -> int:
-            return len(session.execute(connection, statement, **values).all())
-
-        try:
-            return session.single(work) == PORTION
-        except StorageUnavailable as exc:
-            # The task has ended all the same, and the next one may be reserved already.
-            logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)
-            return False
-
-
-def _surplus(state: State) -> Any:
-    """Forget those that finished in a state before the last `most` that did."""
-    line = TASK.c.queue == bindparam("queue_", type_=Text), one_of(*FINISHED), one_of(state)
-    places = select(TASK.c.place).where(*line).order_by(TASK.c.place.desc())
-    last = places.offset(bindparam("most", type_=Integer)).limit(1).scalar_subquery()
-    return forgetting(TASK.c.place, *line[1:], TASK.c.place <= last)

@@ -13,9 +13,13 @@ from collective.taskqueue.storages import _wire
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages._claims import Claims
+from collective.taskqueue.storages._damage import storable
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._sql_oversight import Oversight
 from collective.taskqueue.storages._statements import Statements
+from collective.taskqueue.storages._states import WEIGHT
+from collective.taskqueue.storages._tables import indexed
+from collective.taskqueue.storages._tidy import Tidy
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
@@ -39,7 +43,7 @@ class Finishing(Oversight):
     settings: QueueSettings
     _statements: Statements
     _claims: Claims
-    _tidy: _endings.Tidy
+    _tidy: Tidy
     _alarm: Alarm
     _announce: Debounced
     _local: threading.local
@@ -51,7 +55,7 @@ class Finishing(Oversight):
             row = (self._session.single if alone else self._session.write)(work)
         state: State | None = None if row is None else row.state
         if row is not None:
-            self._ended([lease], [state], row.now)
+            self._ended([(lease, transition)], [state], row.now)
         return state
 
     def exchange(
@@ -86,7 +90,8 @@ class Finishing(Oversight):
                 now = self._session.time()
         if limit:
             self._statistics.heard(consumer, now)
-        self._ended([lease for lease, _ in ends], states, now)
+            self._tidy.look(now)
+        self._ended(ends, states, now)
         return states, self._leases(consumer, rows)
 
     def give_back(self, leases: Sequence[Lease]) -> list[str]:
@@ -172,7 +177,7 @@ class Finishing(Oversight):
         keyed = [n for n, (lease, transition) in enumerate(ends) if _needs_key(lease, transition)]
         if keyed:
             # Before any row, as everybody does.
-            keys = [ends[n][0].task.key or "" for n in keyed]
+            keys = [indexed(ends[n][0].task.key or "") for n in keyed]
             self._session.dialect.lock_keys(connection, keys)
         together = [row for n, row in enumerate(values) if n not in keyed]
         states = self._end_some(connection, together, before)
@@ -221,7 +226,7 @@ class Finishing(Oversight):
             execute = self._session.execute
             replaced: dict[str, Any] = {}
             if lease is not None and _needs_key(lease, transition):
-                self._session.dialect.lock_keys(connection, [lease.task.key or ""])
+                self._session.dialect.lock_keys(connection, [indexed(lease.task.key or "")])
                 replaced = self._replaced(connection, lease)
             row = execute(connection, self._statements.finish, **values | replaced).first()
             if row is None and (again or repeated):
@@ -241,23 +246,27 @@ class Finishing(Oversight):
     def _replaced(self, connection: Connection, lease: Lease) -> dict[str, Any]:
         """Return how a task ends that was to wait, if a newer one of its key does."""
         task = lease.task
-        newer = _endings.newer(self._session, connection, task.key, task.on_conflict)
+        key = task.key and indexed(task.key)
+        newer = _endings.newer(self._session, connection, key, task.on_conflict)
         if newer is None:
             return {}
         _endings.see(self._session, connection, newer, lease.tid)
         return {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
 
-    def _ended(self, leases: Sequence[Lease], states: Sequence[State | None], now: float) -> None:
+    def _ended(self, ends: Ends, states: Sequence[State | None], now: float) -> None:
         """After the transaction: tell it to whom it may concern."""
+        sizes: Counter[State | None] = Counter()
+        for end, state in zip(ends, states, strict=True):
+            sizes[state] += _size(*end)
         for state, number in Counter(states).items():
             if state in FINISHED:
                 self._statistics.ended(state, now, busy=True, number=number)
-                self._tidy.after(state, now, number)
+                self._tidy.after(state, now, number, sizes[state])
         if any(states):
             self._alarm.ring()
         if any(
             state == SCHEDULED or (state is not None and lease.task.key is not None)
-            for lease, state in zip(leases, states, strict=True)
+            for (lease, _), state in zip(ends, states, strict=True)
         ):
             self._announce()
 
@@ -265,7 +274,7 @@ class Finishing(Oversight):
         self, connection: Connection, leases: Sequence[Lease], again: bool, news: News
     ) -> list[str]:
         session = self._session
-        keys = {lease.task.key for lease in leases if lease.task.key is not None}
+        keys = {indexed(lease.task.key) for lease in leases if lease.task.key is not None}
         session.dialect.lock_keys(connection, keys)
         ids = [lease.task.id for lease in leases]
         now = session.now(connection)
@@ -296,14 +305,21 @@ def _needs_key(lease: Lease, transition: Transition) -> bool:
     return transition.state == SCHEDULED and lease.task.key is not None
 
 
+def _size(lease: Lease, transition: Transition) -> int:
+    """Return about how many bytes the record of a task takes that has ended so."""
+    large = transition.body, transition.attempt.error, lease.task.payload
+    return WEIGHT + sum(len(part) for part in large)
+
+
 def _values(task_id: str, token: str, transition: Transition) -> dict[str, Any]:
     return {
         "id_": task_id,
         "token_": token,
         "state_": transition.state,
-        "reason_": transition.reason.replace("\0", "\\0"),
+        "reason_": storable(transition.reason),
         "attempt": _wire.pack_attempt(transition.attempt) + "\n",
         "due_": transition.due,
         "counts_": int(transition.counts),
+        "status_": transition.attempt.status,
         "last_": _wire.pack_response(transition),
     }

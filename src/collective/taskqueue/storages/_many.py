@@ -47,6 +47,7 @@ GIVEN: dict[str, Any] = {
     "attempt": Text,
     "due_": Double,
     "counts_": Integer,
+    "status_": Integer,
     "last_": LargeBinary,
     "place_": BigInteger,
 }

@@ -39,6 +39,9 @@ MANY = 100
 #: frozen, or its machine is gone, and others wait for its locks. It is tried again if it wakes.
 IDLE = 10.0
 
+#: Seconds that tables are migrated at most.
+MIGRATION = 3600.0
+
 #: What the driver is told if the url says nothing of it. After so many seconds of silence this
 #: machine asks whether the other one is there, every few seconds, and gives up after so many
 #: questions without an answer. A firewall forgets no connection on which something is said.
@@ -146,6 +149,10 @@ class PostgreSQL:
     def go_on(self) -> None:
         """A transaction that is large comes along: wait `stage_timeout` for what is next."""
         self._driver.go_on()
+
+    def take_time(self) -> None:
+        """To migrate takes longer the more tasks there are."""
+        self._driver.go_on(MIGRATION)
 
     def after_fork(self) -> None:
         """Own no connection of the parent, and close none."""

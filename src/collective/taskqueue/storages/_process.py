@@ -27,7 +27,7 @@ def host_and_pid(name: str) -> tuple[str, int]:
     """Return machine and process id of the process of that name; empty and 0 if unknown."""
     parts = name.split("|")
     pid = parts[-2] if len(parts) > 1 else ""
-    return parts[0], int(pid) if pid.isdigit() else 0
+    return parts[0], _number(pid)
 
 
 def is_dead(name: str) -> bool:
@@ -37,11 +37,17 @@ def is_dead(name: str) -> bool:
     """
     machine, _, rest = name.rpartition("|")
     machine, _, pid = machine.rpartition("|")
-    if not machine or machine != _machine() or not pid.isdigit():
+    number = _number(pid)
+    if not machine or machine != _machine() or not number:
         return False
     # Where other people's processes are hidden, this tells nothing.
-    started = _started(int(pid))
-    return started != rest if started else not _exists(int(pid))
+    started = _started(number)
+    return started != rest if started else not _exists(number)
+
+
+def _number(pid: str) -> int:
+    # What a storage has of it may be damaged; no process has a longer id.
+    return int(pid) if pid.isascii() and pid.isdigit() and len(pid) <= 9 else 0
 
 
 def is_alive(name: str, age: float, busy: bool) -> bool:

@@ -38,10 +38,14 @@ def patience(seconds: float) -> Iterator[None]:
         _patience.deadline, _patience.seconds = before
 
 
-def go_on() -> None:
-    """Let the patience of this thread begin anew: what it does is large, and comes along."""
+def go_on(seconds: float | None = None) -> None:
+    """Let the patience of this thread begin anew: what it does is large, and comes along.
+
+    Or let it last so many seconds from now.
+    """
     if _patience.deadline is not None:
-        _patience.deadline = time.monotonic() + _patience.seconds
+        seconds = _patience.seconds if seconds is None else seconds
+        _patience.deadline = time.monotonic() + seconds
 
 
 def rest() -> float:

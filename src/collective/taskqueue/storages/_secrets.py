@@ -22,3 +22,12 @@ def masked(text: str) -> str:
     for secret in sorted(_known, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
     return text
+
+
+def shown(exc: Exception) -> Exception | None:
+    """Return an error that may be the cause of another one; None if its text has a password.
+
+    A traceback would show what is masked elsewhere.
+    """
+    text = str(exc)
+    return exc if masked(text) == text else None

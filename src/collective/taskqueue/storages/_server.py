@@ -9,6 +9,7 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages._secrets import masked
 from collective.taskqueue.storages._secrets import remember
+from collective.taskqueue.storages._secrets import shown
 from collective.taskqueue.storages._urls import check_database
 from collective.taskqueue.storages._urls import mistake
 from collective.taskqueue.storages._urls import redis_url
@@ -160,14 +161,12 @@ def translated() -> Iterator[None]:
         if kind == "WRONGTYPE":
             raise WrongKind(str(exc)) from exc
         if kind in _TEMPORARY:
-            raise StorageUnavailable(masked(str(exc))) from exc
+            raise StorageUnavailable(masked(str(exc))) from shown(exc)
         if "DB index" in str(exc):
             raise NoDatabase("the server has no database of this number") from exc
         raise
     except (redis.exceptions.RedisError, OSError) as exc:
-        text = masked(f"{type(exc).__name__}: {exc}")
-        # A traceback would show what is masked here.
-        raise StorageUnavailable(text) from (exc if str(exc) in text else None)
+        raise StorageUnavailable(masked(f"{type(exc).__name__}: {exc}")) from shown(exc)
 
 
 #: Replies of a server that is there but cannot do what is asked of it right now.

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages import _tables
+from collective.taskqueue.storages import _steps
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._dialects import Dialect
 from collective.taskqueue.storages._secrets import masked
+from collective.taskqueue.storages._secrets import shown
 from collective.taskqueue.storages._statements import PORTION
 from collective.taskqueue.storages._statements import Statements
 from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import SCHEMA
 from sqlalchemy import Connection
+from sqlalchemy import delete
 from sqlalchemy import Engine
-from sqlalchemy import inspect
 from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import DataError
@@ -27,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typing import Any
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 import logging
 import threading
 import time
@@ -73,7 +75,8 @@ class Session:
         self._clock = clock or dialect.clock
         now = None if clock else dialect.now
         self.statements = Statements(now, dialect)
-        self._needs: dict[int, frozenset[str]] = {}
+        #: The names of the parameters of each statement, as long as there is the statement.
+        self._needs: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
         self._open()
 
     def _open(self) -> None:
@@ -158,7 +161,7 @@ class Session:
             try:
                 self._prepare()
             except (DBAPIError, PoolTimeout) as exc:
-                raise _unavailable(exc) from _shown(exc)
+                raise _unavailable(exc) from shown(exc)
 
     def after_fork(self) -> None:
         """Own nothing of the parent."""
@@ -189,7 +192,7 @@ class Session:
             # A value that this database cannot hold; later it still could not.
             raise
         except (DBAPIError, PoolTimeout) as exc:
-            raise _unavailable(exc) from _shown(exc)
+            raise _unavailable(exc) from shown(exc)
 
     def _prepare(self) -> None:
         if self._ready:
@@ -209,28 +212,30 @@ class Session:
             self._lock.release()
 
     def _migrate(self, connection: Connection) -> None:
-        found = 0
-        if inspect(connection).has_table(SCHEMA.name):
-            found = connection.scalar(select(SCHEMA.c.version)) or 0
-        else:
-            METADATA.create_all(connection, [SCHEMA])
-            connection.execute(SCHEMA.insert().values(version=0))
-        steps = _tables.STEPS
+        METADATA.create_all(connection, [SCHEMA])
+        found = connection.scalar(select(SCHEMA.c.version))
+        if type(found) is not int or found < 0:
+            # A new database, or nobody knows; each step sees what is there already.
+            found = 0
+            connection.execute(delete(SCHEMA))
+            connection.execute(SCHEMA.insert().values(version=found))
+        steps = _steps.STEPS
         if found > len(steps):
             raise ConfigurationError(
                 f"{self.settings.place}: the tables are of version {found}, made by a newer"
                 f" collective.taskqueue; this one knows {len(steps)}"
             )
-        for step in steps[found:]:
-            step(connection)
         if found < len(steps):
+            self.dialect.take_time()
+            for step in steps[found:]:
+                step(connection)
             connection.execute(update(SCHEMA).values(version=len(steps)))
 
     def _needs_of(self, statement: Any) -> frozenset[str]:
-        needs = self._needs.get(id(statement))
+        needs = self._needs.get(statement)
         if needs is None:
             names = statement.compile(dialect=self.engine.dialect).params
-            needs = self._needs[id(statement)] = frozenset(names)
+            needs = self._needs[statement] = frozenset(names)
         return needs
 
 
@@ -255,8 +260,3 @@ def _unavailable(exc: Exception) -> StorageUnavailable:
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).split("\n")
     return StorageUnavailable(masked(f"{type(cause).__name__}: {' '.join(lines[0].split())}"))
-
-
-def _shown(exc: Exception) -> Exception | None:
-    # A traceback would show what is masked elsewhere.
-    return exc if masked(str(exc)) == str(exc) else None

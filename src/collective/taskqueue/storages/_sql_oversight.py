@@ -7,20 +7,22 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._damage import in_order
+from collective.taskqueue.storages._damage import shown
 from collective.taskqueue.storages._news import News
-from collective.taskqueue.storages._pages import consumers
-from collective.taskqueue.storages._pages import counts
-from collective.taskqueue.storages._pages import page
-from collective.taskqueue.storages._pages import throughput
+from collective.taskqueue.storages._pages import BRIEF
 from collective.taskqueue.storages._session import Session
 from collective.taskqueue.storages._states import one_of
+from collective.taskqueue.storages._states import weight
 from collective.taskqueue.storages._statistics import Statistics
+from collective.taskqueue.storages._tables import indexed
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
@@ -29,8 +31,8 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import TaskStatus
 from sqlalchemy import Connection
 from sqlalchemy import delete
+from sqlalchemy import null
 from sqlalchemy import select
-from sqlalchemy import update
 from typing import Any
 import logging
 
@@ -51,29 +53,69 @@ class Oversight:
     def __len__(self) -> int:
         return int(self._read(self._session.statements.length)[0][0])
 
-    def counts(self) -> dict[State, int]:
-        return dict(zip(STATES, self._read(counts())[0], strict=True))
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
+        pages = self._session.statements.pages
+        if user is None:
+            return dict(zip(STATES, self._read(pages.counts)[0], strict=True))
+        found = dict.fromkeys(STATES, 0)
+        if isinstance(user, Identity):
+            rows = self._read(pages.counts_of_person, **_person(user))
+        else:
+            rows = self._read(pages.counts_of_user, user_=indexed(user))
+        for state, number in rows:
+            # Another state is damaged.
+            if state in found:
+                found[state] += number
+        return found
 
-    def get(self, task_id: str) -> TaskStatus:
-        rows = self._read(self._session.statements.get, id=task_id)
+    def get(self, task_id: str, brief: bool = False) -> TaskStatus:
+        statements = self._session.statements
+        rows = self._read(statements.get_brief if brief else statements.get, id=task_id)
         if not rows:
             raise self._unknown(task_id)
-        return _status(rows[0])
+        return status_of(rows[0], brief)
 
     def tasks(
-        self, state: State | None = None, user: str | None = None, start: int = 0, size: int = 50
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
     ) -> list[TaskStatus]:
-        return [_status(row) for row in self._read(page(state, user, start, size))]
+        pages = self._session.statements.pages
+        statement = pages.pages[state, user is not None]
+        if user is None:
+            rows = self._read(statement, start_=_most(start), size_=_most(size))
+        elif isinstance(user, Identity):
+            values = {"start_": _most(start), "size_": _most(size)}
+            rows = self._read(statement, **values, **_person(user))
+        else:
+            rows = self._of_all_persons(statement, indexed(user), state, start, size)
+        return [status_of(row, brief=True) for row in rows]
+
+    def _of_all_persons(
+        self, statement: Any, user: str, state: State | None, start: int, size: int
+    ) -> list[Any]:
+        """Return one page of the tasks of all who have that user id, each in their user folder."""
+        persons = self._read(self._session.statements.pages.persons, user_=user)
+        if len(persons) == 1:
+            values = {"start_": _most(start), "size_": _most(size)}
+            return self._read(statement, **values, user_=user, person_=persons[0].person)
+        rows: list[Any] = []
+        for [person] in persons:
+            values = {"start_": 0, "size_": _most(start + size)}
+            rows += self._read(statement, **values, user_=user, person_=person)
+        rows.sort(key=lambda row: [in_order(value) for value in row[len(BRIEF) :]])
+        return rows[start : start + size]
 
     def consumers(self) -> list[ConsumerStatus]:
-        now = self._session.time()
-        heard, running = consumers(self._session.settings.queue, now)
+        pages = self._session.statements.pages
         tasks: dict[tuple[str, str], list[str]] = {}
-        for name, process, task_id in self._read(running):
-            tasks.setdefault((name, process), []).append(task_id)
+        for name, process, task_id in self._read(pages.running):
+            tasks.setdefault((name, process), []).append(shown(task_id))
         return [
-            _consumer(row, max(0.0, now - row.heard), tuple(tasks.get((row.name, row.process), ())))
-            for row in self._read(heard)
+            _consumer(row, tuple(tasks.get((row.name, row.process), ())))
+            for row in self._read(pages.consumers)
         ]
 
     def forget_consumer(self, consumer: str) -> None:
@@ -81,10 +123,11 @@ class Oversight:
 
     def throughput(self) -> dict[State, int]:
         self._statistics.flush()
-        found = self._read(throughput(self._session.settings.queue, self._session.time()))
+        minute = int(self._session.time() // 60)
+        found = self._read(self._session.statements.pages.throughput, minute_=minute)
         return {**dict.fromkeys(FINISHED, 0), **{state: int(number) for state, number in found}}
 
-    def cancel(self, task_id: str) -> State:
+    def cancel(self, task_id: str, reason: str = "cancelled") -> State:
         def work(connection: Connection, again: bool) -> State:
             row = self._locked(connection, task_id)
             if row.state in FINISHED:
@@ -92,7 +135,7 @@ class Oversight:
             values: dict[str, Any] = {"cancel": True}
             if row.state != RUNNING:
                 now = self._session.now(connection)
-                values = _endings.concluded(self._session, connection, CANCELLED, now, "cancelled")
+                values = _endings.concluded(self._session, connection, CANCELLED, now, reason)
             self._update(connection, row.id, values)
             return RUNNING if row.state == RUNNING else CANCELLED
 
@@ -147,7 +190,9 @@ class Oversight:
                 raise ForbiddenTransition(f"task {task_id} is {row.state}, not finished")
             if not row.responded:
                 return False
-            self._update(connection, row.id, {"last": None, "forgotten": True})
+            size = weight(TASK.c.history, null(), TASK.c.payload)
+            values = {"last": None, "status": None, "forgotten": True, "size": size}
+            self._update(connection, row.id, values)
             return True
 
         return self._session.write(work)
@@ -178,10 +223,17 @@ class Oversight:
         self._changed([])
 
     def paused(self) -> bool:
-        return bool(self._read(select(QUEUE.c.paused).where(self._mine))[0][0])
+        return any(row.paused for row in self._read(select(QUEUE.c.paused).where(self._mine)))
 
     def _set_paused(self, paused: bool) -> None:
-        self._single(update(QUEUE).where(self._mine).values(paused=paused))
+        # Its row may be gone. The number, if it is needed, is none, so that it is counted anew.
+        insert = self._session.dialect.insert(QUEUE)
+        new = insert.values(name=self._session.settings.queue, paused=paused, number=-1)
+        self._single(
+            new.on_conflict_do_update(
+                index_elements=[QUEUE.c.name], set_={"paused": new.excluded.paused}
+            )
+        )
 
     def _forget(self, limit: int, order: Any, *conditions: Any) -> list[str]:
         """Delete in portions, so that others come in between."""
@@ -229,10 +281,22 @@ class Oversight:
         raise NotImplementedError
 
 
-def _status(row: Any) -> TaskStatus:
-    return _wire.status_of(row._mapping, row.history.splitlines())
+def status_of(row: Any, brief: bool = False) -> TaskStatus:
+    """Return the status that a row tells of, whatever stands in it."""
+    record = {**row._mapping, "id": shown(row.id), "head": row.body, "number": row.attempts}
+    return _wire.status_of(record, None if brief else shown(row.history).splitlines())
 
 
-def _consumer(row: Any, age: float, running: tuple[str, ...]) -> ConsumerStatus:
-    alive = _process.is_alive(row.process, age, bool(running))
-    return ConsumerStatus(row.name, *_process.host_and_pid(row.process), age, running, alive)
+def _consumer(row: Any, running: tuple[str, ...]) -> ConsumerStatus:
+    process, age = shown(row.process), max(0.0, row.now - row.heard)
+    alive = _process.is_alive(process, age, bool(running))
+    return ConsumerStatus(shown(row.name), *_process.host_and_pid(process), age, running, alive)
+
+
+def _person(user: Identity) -> dict[str, str]:
+    return {"user_": indexed(user.id), "person_": user.person}
+
+
+def _most(number: int) -> int:
+    """Return a number of rows that a database takes for one."""
+    return min(number, 2**62)

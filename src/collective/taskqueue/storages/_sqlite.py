@@ -14,7 +14,9 @@ from collective.taskqueue.storages._forks import FORKS
 from collective.taskqueue.storages._many import InProcess
 from collective.taskqueue.storages._mounts import refuse_network
 from collective.taskqueue.storages._tables import QUEUE
+from collective.taskqueue.storages._tables import TASK
 from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from sqlalchemy import BigInteger
@@ -24,21 +26,29 @@ from sqlalchemy import Connection
 from sqlalchemy import create_engine
 from sqlalchemy import Engine
 from sqlalchemy import event
+from sqlalchemy import func
+from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy import URL
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import QueuePool
 from typing import Any
 from urllib.parse import quote
+import logging
 import math
 import os
 import threading
 import time
 
 
+logger = logging.getLogger("collective.taskqueue")
+
 #: Kibibytes of the file that each connection may keep in memory: those of the tasks that wait
 #: and run, and the way to the finished ones.
 CACHE = 16 * 1024
+
+#: Who may read and write a file that is made here: the user of the process.
+MODE = 0o600
 
 #: Seconds between two looks whether another process has written to the file.
 PROBE = 0.05
@@ -46,9 +56,12 @@ PROBE = 0.05
 #: Seconds before a file is tried again that another process is making just now.
 PAUSE = 0.005
 
+#: Larger numbers are damaged.
+LIMIT = 2**62
+
 _COUNT = (
     update(QUEUE)
-    .where(QUEUE.c.name == bindparam("name_"))
+    .where(QUEUE.c.name == bindparam("name_"), QUEUE.c.number.between(0, LIMIT))
     .values(number=QUEUE.c.number + bindparam("count"))
     .returning(QUEUE.c.number)
 )
@@ -97,10 +110,26 @@ class SQLite:
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
             hide_parameters=True,
         )
+        event.listen(engine, "do_connect", self._make_file)
         event.listen(engine, "connect", partial(_prepare, self.settings.stage_timeout))
         event.listen(engine, "begin", self._begin)
         self._engines.append(engine)
         return engine
+
+    def _make_file(self, *connecting: Any) -> None:
+        # It has payloads and the names of people in it. SQLite would make it as open as the
+        # umask is; to its log and its index it gives the mode that the file has.
+        if self._url.query.get("mode", "rwc") != "rwc":
+            return
+        with suppress(OSError):
+            # It is there already, or SQLite says why it cannot be. A link may lead to none yet.
+            path = os.path.realpath(self._path)
+            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE)
+            try:
+                # An umask may have taken even that.
+                os.fchmod(file, MODE)
+            finally:
+                os.close(file)
 
     def clock(self) -> float:
         return time.time()
@@ -158,8 +187,31 @@ class SQLite:
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
         values = {"name_": self.settings.queue, "count": count}
-        last = connection.execute(_COUNT, values).scalar_one()
+        last = connection.scalar(_COUNT, values)
+        if last is None:
+            self._count_anew(connection)
+            last = connection.execute(_COUNT, values).scalar_one()
         return list(range(last - count + 1, last + 1))
+
+    def _count_anew(self, connection: Connection) -> None:
+        """Its row is gone, or its number is none: go on after all numbers that are in use."""
+        queue = self.settings.queue
+        used = [
+            select(extreme(column)).where(TASK.c.queue == queue, column.between(-LIMIT, LIMIT))
+            for extreme, column in (
+                (func.max, TASK.c.number),
+                (func.max, TASK.c.place),
+                (func.min, TASK.c.place),
+            )
+        ]
+        number = max(abs(connection.scalar(query) or 0) for query in used)
+        new = sqlite.insert(QUEUE).values(name=queue, paused=False, number=int(number))
+        connection.execute(
+            new.on_conflict_do_update(
+                index_elements=[QUEUE.c.name], set_={"number": new.excluded.number}
+            )
+        )
+        logger.error("queue %s: its number was damaged, counted anew", queue)
 
     def lock_schema(self, connection: Connection) -> None:
         """The transaction is the lock."""
@@ -169,6 +221,9 @@ class SQLite:
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
         return True
+
+    def take_time(self) -> None:
+        """It takes what it takes."""
 
     def go_on(self) -> None:
         """Nobody waits for a file that does not answer."""
@@ -219,6 +274,7 @@ class SQLite:
 def _prepare(patience: float, connection: Any, record: object) -> None:
     # The driver begins no transaction by itself; each one says what it is.
     connection.isolation_level = None
+    connection.text_factory = _text
     mode = _write_ahead(connection, time.monotonic() + patience)
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
@@ -227,6 +283,14 @@ def _prepare(patience: float, connection: Any, record: object) -> None:
     # it would never be counted as lost, and would run at each start.
     for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{CACHE}"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _text(stored: bytes) -> str | bytes:
+    """Return a text, or what was stored as one and is none: the other rows can be read."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
 
 
 def _write_ahead(connection: Any, deadline: float) -> str:

@@ -7,40 +7,40 @@ partial index will do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence
-from collective.taskqueue.storages import _many
+from collective.taskqueue.storages._completion import Completion
 from collective.taskqueue.storages._dialects import Dialect
+from collective.taskqueue.storages._pages import BRIEF
+from collective.taskqueue.storages._pages import LARGE
+from collective.taskqueue.storages._pages import Pages
 from collective.taskqueue.storages._states import ACTIVE
+from collective.taskqueue.storages._states import entering
+from collective.taskqueue.storages._states import fresh
 from collective.taskqueue.storages._states import HERE
+from collective.taskqueue.storages._states import HOUR
 from collective.taskqueue.storages._states import name_of
 from collective.taskqueue.storages._states import one_of
+from collective.taskqueue.storages._states import sane
+from collective.taskqueue.storages._states import seconds
 from collective.taskqueue.storages._tables import ALIAS
 from collective.taskqueue.storages._tables import BATCH
 from collective.taskqueue.storages._tables import PROMOTED
 from collective.taskqueue.storages._tables import QUEUE
 from collective.taskqueue.storages._tables import TASK
-from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
-from collective.taskqueue.task import SUCCEEDED
 from sqlalchemy import and_
 from sqlalchemy import bindparam
 from sqlalchemy import Boolean
-from sqlalchemy import case
-from sqlalchemy import cast
 from sqlalchemy import ColumnElement
 from sqlalchemy import delete
-from sqlalchemy import Double
 from sqlalchemy import exists
-from sqlalchemy import false
 from sqlalchemy import func
 from sqlalchemy import Integer
 from sqlalchemy import literal
 from sqlalchemy import literal_column
-from sqlalchemy import null
 from sqlalchemy import or_
 from sqlalchemy import Select
 from sqlalchemy import select
@@ -54,29 +54,22 @@ from typing import Any
 #: Most tasks that one statement deletes, so that others come in between.
 PORTION = 1000
 
-#: Seconds that a consumer is remembered that is not heard of.
-HOUR = 3600.0
-
 #: Most batches in doubt that are looked at together.
 DOUBTS = 100
 
+#: No claim has a number that is as large.
+CLAIMS = "4000000000000000000"
+
+_LEASE = ("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "body", "payload")
+
 #: What a lease is made of.
-LEASED = tuple(
-    TASK.c[name]
-    for name in ("id", "key", "place", "body", "token", "attempts", "counted", "expires", "tid")
-)
+LEASED = tuple(TASK.c[name] for name in _LEASE)
 
 #: What tells whether the history of a task has to give way.
 _LENGTHS = (
     func.length(TASK.c.changes).label("changed"),
     func.length(TASK.c.history).label("past"),
 )
-
-#: What a status is made of.
-SHOWN = tuple(
-    TASK.c[name]
-    for name in ("id", "body", "state", "reason", "changes", "history", "due", "consumer")
-) + tuple(TASK.c[name] for name in ("progress", "cancel", "last", "forgotten"))
 
 _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
 
@@ -89,22 +82,11 @@ _HELD = (
 )
 
 
-def entering(state: str | ColumnElement[str], now: Any) -> ColumnElement[str]:
-    """Return the text that the changes of a task are longer by."""
-    name = literal(state, Text) if isinstance(state, str) else state
-    return name + literal(" ", Text) + cast(now, Text) + literal(";", Text)
-
-
-def _seconds(name: str) -> ColumnElement[float]:
-    # PostgreSQL takes a parameter for a text unless it is told otherwise.
-    return cast(bindparam(name, type_=Double), Double)
-
-
 class Statements:
     """See the module. `now` is an expression, or None for a parameter of that name."""
 
     def __init__(self, now: ColumnElement[float] | None, dialect: Dialect) -> None:
-        self.now = _seconds("now") if now is None else now
+        self.now = seconds("now") if now is None else now
         self._number = dialect.number
         self._relaxed = dialect.relaxed
         self._awaited = dialect.awaited
@@ -122,16 +104,21 @@ class Statements:
             .where(mine, BATCH.c.id == bindparam("batch"))
             .returning(BATCH.c.tasks, self.now)
         )
+        # One that was staged in the future, or at no time at all, is damaged, and old.
+        old = or_(age >= seconds("age"), BATCH.c.staged > self.now + HOUR)
         self.in_doubt = (
             select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks, BATCH.c.number)
-            .where(mine, age >= _seconds("age"), BATCH.c.number > bindparam("after"))
+            .where(mine, old, BATCH.c.number > bindparam("after"))
             .order_by(BATCH.c.number)
             .limit(DOUBTS)
         )
         self.mark = self._mark(insert)
         self.forget_marks = delete(PROMOTED).where(
             PROMOTED.c.queue == bindparam("queue_"),
-            PROMOTED.c.since < self.now - _seconds("remember"),
+            or_(
+                PROMOTED.c.since < self.now - seconds("remember"),
+                PROMOTED.c.since > self.now + HOUR,
+            ),
         )
 
     def _of_consumers(self, serial: bool, many: Any) -> None:
@@ -146,7 +133,7 @@ class Statements:
         self.renew = (
             update(TASK)
             .where(*_HELD)
-            .values(expires=self.now + _seconds("lease"))
+            .values(expires=self.now + seconds("lease"))
             .returning(TASK.c.consumer, self.now.label("now"))
         )
         self.asked = select(TASK.c.cancel).where(*_HELD)
@@ -156,11 +143,12 @@ class Statements:
             .values(progress=bindparam("progress_", type_=Text))
             .returning(TASK.c.cancel)
         )
-        self.finish = self._finish(_many.single(), *_HELD).returning(
-            TASK.c.state, TASK.c.key, self.now.label("now")
-        )
-        self.finish_many = self._finish_many(many, many.given())
-        self.exchange = self._exchange(serial, many) if many.at_once else None
+        ends = Completion(self.now, self._number)
+        self.finish = ends.one(*_HELD).returning(TASK.c.state, TASK.c.key, self.now.label("now"))
+        self.finish_many = ends.many(many, many.given())
+        self.exchange = None
+        if many.at_once:
+            self.exchange = ends.exchange(many, lambda after: self._claim(serial, after=after))
         self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
             HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )
@@ -173,13 +161,15 @@ class Statements:
         self.held = held.order_by(TASK.c.id).with_for_update()
 
     def _of_people(self) -> None:
-        self.get = select(*SHOWN).where(HERE, TASK.c.id == _known())
+        known = HERE, TASK.c.id == _known(), fresh(self.now)
+        self.get = select(*BRIEF, *LARGE).where(*known)
+        self.get_brief = select(*BRIEF).where(*known)
         responded = TASK.c.last.is_not(None).label("responded")
-        self.known = select(TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded).where(
-            HERE, TASK.c.id == _known()
-        )
+        columns = TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded
+        self.known = select(*columns).where(*known)
         self.lock = self.known.with_for_update()
         self.length = select(func.count()).select_from(TASK).where(HERE, one_of(QUEUED))
+        self.pages = Pages(self.now)
 
     def _claim(
         self,
@@ -219,8 +209,8 @@ class Statements:
                 process=bindparam("process_"),
                 claim=_next_claim(),
                 started=self.now,
-                expires=self.now + _seconds("lease"),
-                attempts=TASK.c.attempts + 1,
+                expires=self.now + seconds("lease"),
+                attempts=sane(TASK.c.attempts) + 1,
                 progress=None,
             )
             .returning(*LEASED, *_LENGTHS, *relaxed)
@@ -250,7 +240,7 @@ class Statements:
                 TASK.c.consumer == bindparam("consumer_"),
                 TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
             )
-            .values(expires=self.now + _seconds("lease"))
+            .values(expires=self.now + seconds("lease"))
             .returning(*LEASED)
         )
 
@@ -293,9 +283,13 @@ class Statements:
 
         def soonest(state: State, column: str) -> Any:
             table = TASK.alias(column)
+            # Not the least one: to find that, a database that knows nothing of the table yet
+            # might go through all.
             return (
-                select(func.min(table.c[column]))
+                select(table.c[column])
                 .where(table.c.queue == bindparam("queue_"), one_of(state, table=table))
+                .order_by(table.c[column])
+                .limit(literal_column("1"))
                 .scalar_subquery()
             )
 
@@ -327,53 +321,6 @@ class Statements:
     def _mark(self, insert: Any) -> Any:
         values = {"queue": bindparam("queue_"), "id": bindparam("batch"), "since": self.now}
         return insert(PROMOTED).values(values).on_conflict_do_nothing().returning(PROMOTED.c.id)
-
-    def _finish(self, given: Mapping[str, Any], *held: ColumnElement[bool]) -> Update:
-        """End an attempt if the token matches; cancelled if that was asked for."""
-        asked = given["state_"]
-        state = case((TASK.c.cancel, literal(CANCELLED, Text)), else_=asked)
-        again = and_(~TASK.c.cancel, asked == SCHEDULED)
-        keep = case(
-            (
-                and_(~TASK.c.cancel, asked == SUCCEEDED),
-                _seconds("keep_succeeded"),
-            ),
-            else_=_seconds("keep_failed"),
-        )
-        return (
-            update(TASK)
-            .where(*held)
-            .values(
-                state=state,
-                reason=case(
-                    (TASK.c.cancel, literal("cancelled while running", Text)),
-                    else_=given["reason_"],
-                ),
-                changes=TASK.c.changes + entering(state, self.now),
-                history=TASK.c.history + given["attempt"],
-                token=None,
-                done=given["token_"],
-                place=given.get("place_", self._number),
-                due=case((again, cast(given["due_"], Double)), else_=null()),
-                expires=None,
-                counted=TASK.c.counted + given["counts_"],
-                last=given["last_"],
-                forgotten=false(),
-                forget_at=case((again, null()), else_=self.now + func.coalesce(TASK.c.keep, keep)),
-            )
-        )
-
-    def _finish_many(self, many: Any, given: Mapping[str, Any]) -> Update:
-        """End those that nobody has asked to cancel; of the others its number tells nothing."""
-        # Who has a token runs.
-        held = *many.of(given), TASK.c.token == given["token_"]
-        return self._finish(given, *held, ~TASK.c.cancel)
-
-    def _exchange(self, serial: bool, many: Any) -> Select[Any]:
-        """End many and claim many. The claim sees nothing of the ends: these have no key."""
-        finish = self._finish_many(many, _many.numbered(many.given()))
-        ended = _many.ended(finish)
-        return _many.exchange(ended, self._claim(serial, after=[_many.once(ended)]))
 
 
 def _blocked() -> ColumnElement[bool]:
@@ -408,7 +355,10 @@ def _next_claim() -> Any:
     others = TASK.alias("others")
     newest = select(func.coalesce(func.max(others.c.claim), 0) + 1)
     return newest.where(
-        others.c.queue == bindparam("queue_", type_=Text), one_of(RUNNING, table=others)
+        others.c.queue == bindparam("queue_", type_=Text),
+        one_of(RUNNING, table=others),
+        # One that is damaged may have none after it.
+        others.c.claim < literal_column(CLAIMS),
     ).scalar_subquery()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages._session import Session
-from collective.taskqueue.storages._statements import HOUR
+from collective.taskqueue.storages._states import HOUR
+from collective.taskqueue.storages._states import sane
 from collective.taskqueue.storages._tables import CONSUMER
 from collective.taskqueue.storages._tables import ENDED
 from collective.taskqueue.task import State
@@ -99,8 +100,9 @@ class Statistics:
                     set_={"heard": alive.excluded.heard},
                 )
             )
-            old = CONSUMER.c.queue == queue, CONSUMER.c.heard < now - HOUR
-            connection.execute(delete(CONSUMER).where(*old))
+            old = ~CONSUMER.c.heard.between(now - HOUR, now + HOUR)
+            connection.execute(delete(CONSUMER).where(CONSUMER.c.queue == queue, old))
+        so_far = sane(ENDED.c.number)
         # In one order for everybody, so that no two wait for each other.
         for (minute, state), number in sorted(ended.items()):
             values = {"queue": queue, "minute": minute, "state": state, "number": number}
@@ -108,9 +110,9 @@ class Statistics:
             connection.execute(
                 counted.on_conflict_do_update(
                     index_elements=[ENDED.c.queue, ENDED.c.minute, ENDED.c.state],
-                    set_={"number": ENDED.c.number + counted.excluded.number},
+                    set_={"number": so_far + counted.excluded.number},
                 )
             )
         if ended:
-            old = ENDED.c.queue == queue, ENDED.c.minute <= now // 60 - 60
-            connection.execute(delete(ENDED).where(*old))
+            old = ~ENDED.c.minute.between(now // 60 - 59, now // 60 + 60)
+            connection.execute(delete(ENDED).where(ENDED.c.queue == queue, old))

@@ -1,4 +1,4 @@
-"""The tables of a SQL queue, and how each version of them becomes the next.
+"""The tables of a SQL queue; how each version of them becomes the next is told in _steps.py.
 
 taskqueue_task      every task that is known; the key is the queue and the id
 taskqueue_alias     the id of a task that was skipped for its key → the task that waits
@@ -13,16 +13,25 @@ Many queues share the tables. Times are seconds since the epoch by the clock of 
 ``number`` counts tasks as they were queued, ``place`` orders those of one state: negative
 for what is recovered to the front. ``claim`` counts reservations. What is read while a
 queue works has a partial index, so that a task that has finished stands in none of them.
+
+``body`` is the task without its payload, ``status`` that of the last response, ``last`` the rest
+of it. ``ended`` and ``size`` are of finished tasks: when they came to their end, and how many
+bytes they take. What may be large is at the end of a row, for SQLite reads a row up to the last
+column that it is asked for. The lists of a user have indexes by ``user`` and ``person``, of which
+``user`` and ``key`` are digests if they are long; see `indexed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from hashlib import blake2b
 from sqlalchemy import BigInteger
 from sqlalchemy import Boolean
 from sqlalchemy import Column
 from sqlalchemy import ColumnElement
-from sqlalchemy import Connection
 from sqlalchemy import Double
 from sqlalchemy import ForeignKeyConstraint
 from sqlalchemy import Index
@@ -33,8 +42,13 @@ from sqlalchemy import MetaData
 from sqlalchemy import Sequence
 from sqlalchemy import Table
 from sqlalchemy import Text
-from sqlalchemy import text
 
+
+#: All places are greater, unless they are damaged.
+FIRST = "-9000000000000000000"
+
+#: Bytes of a text that stands in an index as it is.
+LONGEST = 500
 
 METADATA = MetaData()
 
@@ -63,14 +77,12 @@ TASK = Table(
     Column("key", Text),
     Column("mode", Text, nullable=False),
     Column("user", Text),
+    Column("person", Text),
     Column("keep", Double),
     Column("tid", LargeBinary),
-    Column("body", LargeBinary, nullable=False),
     Column("reason", Text, nullable=False),
     # Each one "state seconds;".
     Column("changes", Text, nullable=False),
-    # One line of JSON for each attempt.
-    Column("history", Text, nullable=False),
     Column("token", Text),
     # The token of the attempt that ended last: a repeated call is told what it did.
     Column("done", Text),
@@ -84,9 +96,16 @@ TASK = Table(
     Column("lost", Integer, nullable=False),
     Column("cancel", Boolean, nullable=False),
     Column("progress", Text),
-    Column("last", LargeBinary),
     Column("forgotten", Boolean, nullable=False),
     Column("forget_at", Double),
+    Column("status", Integer),
+    Column("ended", Double),
+    Column("size", BigInteger),
+    Column("body", LargeBinary, nullable=False),
+    # One line of JSON for each attempt.
+    Column("history", Text, nullable=False),
+    Column("last", LargeBinary),
+    Column("payload", LargeBinary),
 )
 
 ALIAS = Table(
@@ -142,6 +161,21 @@ ENDED = Table(
 )
 
 
+def indexed(text: str) -> str:
+    """Return what stands in an index for the name of a user or a key.
+
+    PostgreSQL refuses what is too long for a page of it, and a text with a zero in it.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) <= LONGEST and "\0" not in text:
+        return text
+    return f"blake2b {blake2b(data, digest_size=32).hexdigest()}"
+
+
+def _names(states: Iterable[State]) -> str:
+    return ", ".join(f"'{state}'" for state in states)
+
+
 def _partial(name: str, condition: str, *columns: str) -> None:
     where: ColumnElement[bool] = literal_column(condition)
     Index(
@@ -152,29 +186,20 @@ def _partial(name: str, condition: str, *columns: str) -> None:
     )
 
 
-_partial("waiting", "state = 'queued'", "place")
+# With a bound that all rows are within, as all statements have it that use these two: a planner
+# that knows nothing of a table yet would take them for the tasks of one person, too.
+_partial("waiting", f"state = 'queued' AND place > {FIRST}", "place")
 _partial("scheduled", "state = 'scheduled'", "due", "place")
 _partial("running", "state = 'running'", "expires")
-_partial("finished", "state IN ('succeeded', 'failed', 'cancelled')", "state", "place")
-_partial("expiry", "forget_at IS NOT NULL", "forget_at")
+_partial("finished", f"state IN ({_names(FINISHED)}) AND place > {FIRST}", "state", "place", "size")
+_partial("expiry", "forget_at IS NOT NULL", "forget_at", "state")
 _partial("key", "key IS NOT NULL AND state IN ('queued', 'scheduled', 'running')", "key")
-_partial("user", '"user" IS NOT NULL', "user", "number")
+_partial("person", '"user" IS NOT NULL', "user", "person", "number")
+_partial("person_state", '"user" IS NOT NULL', "user", "person", "state", "place")
+_partial(
+    "person_scheduled",
+    "\"user\" IS NOT NULL AND state = 'scheduled'",
+    *("user", "person", "due", "place"),
+)
+_partial("strange", f"state NOT IN ({_names(STATES)}) OR place <= {FIRST}", "place")
 Index("taskqueue_number_of_task", TASK.c.queue, TASK.c.number)
-
-
-def _first(connection: Connection) -> None:
-    METADATA.create_all(connection)
-    if connection.dialect.name == "postgresql":
-        # Rows change state a few times and then go: room for that in each page, and dead
-        # rows are cleared away long before they are a fifth of a table with a backlog.
-        connection.execute(
-            text(
-                "ALTER TABLE taskqueue_task SET (fillfactor = 70,"
-                " autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500,"
-                " autovacuum_analyze_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0)"
-            )
-        )
-
-
-#: Step n makes version n of what version n - 1 was. Steps are added, never changed.
-STEPS: list[Callable[[Connection], None]] = [_first]

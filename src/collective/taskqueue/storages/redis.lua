@@ -13,8 +13,8 @@ local settings = cjson.decode(ARGV[2])
 local FIELDS = 9        -- strings a staged task consists of
 local ENDS = 9          -- strings the end of an attempt consists of
 local MARKERS = 16      -- most wake-up markers that lie about
-local PORTION = 200     -- most tasks one call changes: few enough for 5 ms
-local LOOKS = 500       -- most entries one call looks at to find a task that may run
+local PORTION = 50      -- most tasks one call changes: few enough for 5 ms
+local LOOKS = 200       -- most entries one call looks at to find a task that may run
 local CHUNK = 1000      -- most values in one command: the stack of Lua is short
 local HISTORY = 100     -- attempts and changes that are kept
 local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
@@ -599,7 +599,7 @@ local function expired()
       end
     end
   end
-  return call('ZRANGEBYSCORE', P .. ':leases', '-inf', text(now), 'LIMIT', 0, CHUNK)
+  return call('ZRANGEBYSCORE', P .. ':leases', '-inf', text(now), 'LIMIT', 0, LOOKS)
 end
 
 local function holds(id, token)

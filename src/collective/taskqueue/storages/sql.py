@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.interfaces import IExchange
 from collective.taskqueue.interfaces import ITaskStorage
@@ -20,6 +21,11 @@ from collective.taskqueue.storages._admission import Admission
 from collective.taskqueue.storages._alarm import Alarm
 from collective.taskqueue.storages._alarm import Debounced
 from collective.taskqueue.storages._claims import Claims
+from collective.taskqueue.storages._damage import counted
+from collective.taskqueue.storages._damage import moment
+from collective.taskqueue.storages._damage import shown
+from collective.taskqueue.storages._damage import sound_id
+from collective.taskqueue.storages._damage import whole
 from collective.taskqueue.storages._dialects import dialect_of
 from collective.taskqueue.storages._finishing import Finishing
 from collective.taskqueue.storages._news import News
@@ -28,6 +34,7 @@ from collective.taskqueue.storages._session import Session
 from collective.taskqueue.storages._states import one_of
 from collective.taskqueue.storages._statistics import Statistics
 from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.storages._tidy import Tidy
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -63,6 +70,10 @@ MARKS = 100
 NOTIFY_INTERVAL = 0.1
 
 
+#: The age in seconds of a batch of which nobody knows when it was staged.
+OLD = 1e9
+
+
 @implementer(ITaskStorage, IExchange)
 class SqlStorage(Finishing):
     """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
@@ -82,7 +93,7 @@ class SqlStorage(Finishing):
         self._statements = self._session.statements
         self._alarm = Alarm(self._session.listen)
         self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
-        self._tidy = _endings.Tidy(self._session)
+        self._tidy = Tidy(self._session, self._changed)
         self._statistics = Statistics(self._session, self._process)
         self._claims = Claims(self._session, self._process, self.recover)
         self._adopted: set[str] = set()
@@ -158,6 +169,7 @@ class SqlStorage(Finishing):
             changes = self._alarm.changes
             rows, now, soonest = self._claims.take(consumer, limit, lease)
             self._statistics.heard(consumer, now)
+            self._tidy.look(now)
             leases = self._leases(consumer, rows)
             rest = deadline - time.monotonic()
             if leases or wakes != self._alarm.wakes or rest <= 0:
@@ -171,19 +183,35 @@ class SqlStorage(Finishing):
 
     def _lease(self, consumer: str, row: Any) -> Lease | None:
         try:
-            task = _wire.decode(bytes(row.body))
-        except TaskDecodeError as exc:
-            reason = f"cannot be decoded: {exc}"
-            attempt = AttemptRecord(row.attempts, consumer, 0.0, 0.0, None, reason)
-            end = self._ending(row.id, row.token, Transition(FAILED, attempt, reason))
-            ended = self._session.single(end)
-            if ended is not None:
-                self._statistics.ended(FAILED, ended.now, busy=True)
-            logger.error("task %s: %s, failed", row.id, reason)
-            self.notify(FAILED, row.id)
+            task = _wire.decode(row.id, row.body, row.payload)
+            if row.tid is not None and not isinstance(row.tid, bytes):
+                raise TaskDecodeError("its transaction is damaged")
+            numbers = counted(row.attempts), counted(row.counted)
+        except (TaskDecodeError, ValueError) as exc:
+            self._fail(consumer, row, f"cannot be decoded: {exc}")
             return None
-        tid = None if row.tid is None else bytes(row.tid)
-        return Lease(task, row.token, consumer, row.attempts, row.counted, row.expires, tid)
+        return Lease(task, row.token, consumer, *numbers, row.expires, row.tid)
+
+    def _fail(self, consumer: str, row: Any, reason: str) -> None:
+        """A task was reserved that nobody can run."""
+
+        def work(connection: Connection, again: bool) -> tuple[str, Any]:
+            task_id = sound_id(self._session, connection, row.id)
+            return task_id, self._ending(task_id, row.token, end)(connection, again)
+
+        attempt = AttemptRecord(whole(row.attempts), consumer, 0.0, 0.0, None, reason)
+        end = Transition(FAILED, attempt, reason)
+        try:
+            task_id, ended = self._session.write(work)
+        except StorageUnavailable as exc:
+            # Its lease expires, and it comes again. Others were reserved with it.
+            logger.warning("task %s: %s, cannot be failed now (%s)", row.id, reason, exc)
+            return
+        if ended is not None:
+            self._statistics.ended(FAILED, ended.now, busy=True)
+            self._tidy.after(FAILED, ended.now)
+        logger.error("task %s: %s, failed", task_id, reason)
+        self.notify(FAILED, task_id)
 
     def _adopt(self, consumer: str) -> None:
         """Recover what this consumer ran in processes of this machine that are dead."""
@@ -192,7 +220,7 @@ class SqlStorage(Finishing):
         mine = TASK.c.consumer == consumer
         query = select(TASK.c.process).where(self._here, one_of(RUNNING), mine).distinct()
         found = self._session.read(lambda connection: list(connection.scalars(query)))
-        dead = [name for name in found if name and _process.is_dead(name)]
+        dead = [name for name in found if isinstance(name, str) and _process.is_dead(name)]
         if dead:
             self._recover(mine & TASK.c.process.in_(dead))
         self._adopted.add(consumer)
@@ -243,7 +271,7 @@ class SqlStorage(Finishing):
         # The tasks come along, so not all at once; and the oldest may be there for long.
         while rows := self._read(self._statements.in_doubt, age=age, after=after):
             after = rows[-1].number
-            found += [StagedBatch(row.id, row.witness, row.age, _ids(row.tasks)) for row in rows]
+            found += [_in_doubt(row) for row in rows]
         return found
 
     # the process
@@ -274,6 +302,15 @@ class SqlStorage(Finishing):
             self._tidy.after(state, now)
         self._alarm.ring()
         self._announce()
+
+
+def _in_doubt(row: Any) -> StagedBatch:
+    age = moment(row.age)
+    # One that is damaged is old enough for whatever is to be decided.
+    age = age if age is not None and 0 <= age < OLD else OLD
+    # No witness at all would be taken for proof that there was none.
+    witness = None if row.witness is None else shown(row.witness)
+    return StagedBatch(row.id, witness, age, _ids(row.tasks))
 
 
 def _ids(batch: bytes) -> tuple[str, ...]:

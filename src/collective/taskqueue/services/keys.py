@@ -1,0 +1,61 @@
+"""The key that a client gives to a task: any text, and only among the client's own tasks.
+
+It is stored behind the person whose it is. One that a storage may not take is stored as its
+hash.
+"""
+
+from __future__ import annotations
+
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import Task
+from hashlib import sha256
+from typing import Any
+
+
+#: Most characters of a key.
+MAX_KEY = 1000
+
+#: Most characters of one that is stored as it is: what is in front of it needs room, too.
+MAX_STORED = 200
+
+#: In the place of the person for what Anonymous adds.
+NOBODY = "0" * 32
+
+
+def own_key(user: Identity | None, key: Any) -> str:
+    """Return the key under which tasks of this user are the same work.
+
+    Else a client could have somebody else's task skipped or replaced. Raises `InvalidTask`.
+    Called for every key that a client gives.
+    """
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY:
+        raise InvalidTask("key", f"key is a text of at most {MAX_KEY} characters")
+    if len(key) <= MAX_STORED and key.isprintable():
+        return f"{_stored_prefix(user)}{key}"
+    return f"{_hashed_prefix(user)}{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def shown_key(task: Task) -> str | None:
+    """Return the key of a task as its client has given it, or the hash of that.
+
+    That of any other task is shown as it is, whatever it begins with.
+    """
+    if task.key is None:
+        return None
+    hashed = _hashed_prefix(task.user)
+    if task.key.startswith(hashed):
+        return f"sha256:{task.key.removeprefix(hashed)}"
+    return task.key.removeprefix(_stored_prefix(task.user))
+
+
+def _stored_prefix(user: Identity | None) -> str:
+    return f"rest {_person(user)} "
+
+
+def _hashed_prefix(user: Identity | None) -> str:
+    return f"rest {_person(user)}# "
+
+
+def _person(user: Identity | None) -> str:
+    return NOBODY if user is None else user.person

@@ -1,0 +1,36 @@
+"""How many tasks of one person wait in a queue, if they come over HTTP."""
+
+from __future__ import annotations
+
+from collective.taskqueue.datamanager import pending
+from collective.taskqueue.services.refusal import Refusal
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import SCHEDULED
+from typing import Any
+
+
+#: Seconds after which a client may ask again whether there is room.
+RETRY_AFTER = 60
+
+
+def require_room(queue: Any, user: Identity | None) -> None:
+    """Raise a `Refusal` if `max_waiting_per_person` tasks of the user wait in the queue.
+
+    No storage knows Anonymous from what else has no user. So Anonymous is refused when that
+    many tasks wait in the queue at all. Called before one more task is made to wait; requests
+    that come at the same time do not see each other, so that a few more may get in.
+    """
+    limit = queue.settings.max_waiting_per_person
+    if not limit:
+        return
+    counts = queue.counts(user)
+    waiting = counts[QUEUED] + counts[SCHEDULED]
+    waiting += sum(user in (None, task.user) for task in pending(queue))
+    if waiting >= limit:
+        whose = "tasks of yours" if user is not None else "tasks"
+        raise Refusal(
+            429,
+            f"{waiting} {whose} wait in the queue, and {limit} may; try again later.",
+            **{"Retry-After": str(RETRY_AFTER)},
+        )
