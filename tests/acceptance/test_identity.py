@@ -78,7 +78,7 @@ class TestSamePerson:
             status = plone.finished(task_id)
             assert status["state"] == state
             assert len(plone.records(id=task_id)) == (state == "succeeded")
-        assert "Unauthorized" in plone.lines("failed", "fixture-secret")[-1]
+            assert bool(plone.lines(task_id, "Unauthorized", "failed")) == (state == "failed")
 
     def test_nobody(self, plone, site):
         """C101: a task of an anonymous request runs as nobody."""

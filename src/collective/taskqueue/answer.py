@@ -10,7 +10,7 @@ from collective.taskqueue.errors import described
 from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
-from collective.taskqueue.redirects import asks_for_a_person
+from collective.taskqueue.redirects import leads_to_login
 from collective.taskqueue.response import clean
 from collective.taskqueue.response import kept
 from collective.taskqueue.response import MAX_BODY
@@ -111,9 +111,9 @@ def _reason(status: int | None, answer: Answer) -> str:
         return ""
     if 300 <= status < 400:
         location = {name.lower(): value for name, value in answer.headers}.get("location", "")
-        if not asks_for_a_person(location, answer.logins):
+        if not leads_to_login(location, answer.logins):
             return ""
-        return f"status {status}, redirected to {shown_url(location)}, which asks for a person"
+        return f"status {status}, redirected to {shown_url(location)} to log in or confirm"
     return f"status {status}"
 
 

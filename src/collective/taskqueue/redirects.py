@@ -1,4 +1,4 @@
-"""Where a view's redirect leads: on, as forms end, or to a page that asks for a person."""
+"""Where a view's redirect leads: on, as forms end, or to a page to log in or to confirm."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def login_pages() -> frozenset[str]:
     return frozenset(_configured(getSite()))
 
 
-def asks_for_a_person(location: str, configured: Collection[str] = ()) -> bool:
-    """Return whether a redirect leads to a login page or to one that asks for confirmation.
+def leads_to_login(location: str, configured: Collection[str] = ()) -> bool:
+    """Return whether a redirect leads to a page to log in, or to confirm what a form does.
 
     `configured` is what `login_pages` returned while the task ran.
     """

@@ -16,15 +16,18 @@ from OFS.DTMLDocument import DTMLDocument
 from OFS.Image import File
 from OFS.interfaces import IApplication
 from OFS.interfaces import IFolder
+from OFS.SimpleItem import Item
 from plone.dexterity.interfaces import IDexterityContent
 from plone.rest.traverse import RESTWrapper
 from Products.CMFCore.interfaces import IContentish
 from Products.CMFCore.interfaces import IFolderish
+from Products.CMFCore.interfaces import ISiteRoot
 from Products.CMFCore.utils import UniqueObject
 from Products.ZCatalog.interfaces import IZCatalog
 from typing import Any
 from zExceptions import BadRequest
 from zExceptions import NotFound
+from zope.component.interfaces import ISite
 from zope.traversing.namespace import nsParse
 
 
@@ -93,10 +96,18 @@ def _is_content(item: Any) -> bool:
     for interface in (IContentish, IDexterityContent, IFolderish, IApplication):
         if interface.providedBy(item):
             return True
-    if not IFolder.providedBy(item) and not isinstance(aq_base(item), (File, DTMLDocument)):
-        return False
+    base = aq_base(item)
+    if not IFolder.providedBy(item) and not isinstance(base, (File, DTMLDocument)):
+        # What is none of the above may be a tool of a site or of the root, but of no folder.
+        # Scripts, methods and templates can be called.
+        return isinstance(base, Item) and not callable(base) and not _is_in_root(item)
     name = item.getId()
     return name != USER_FOLDER and not name.startswith(TOOL_PREFIX)
+
+
+def _is_in_root(item: Any) -> bool:
+    container = aq_parent(aq_inner(item))
+    return any(kind.providedBy(container) for kind in (IApplication, ISite, ISiteRoot))
 
 
 def _stands_in(item: Any, holder: Any) -> bool:

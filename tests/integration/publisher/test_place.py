@@ -7,6 +7,7 @@ from OFS.DTMLMethod import DTMLMethod
 from OFS.Folder import Folder
 from OFS.Image import File
 from OFS.OrderedFolder import OrderedFolder
+from OFS.SimpleItem import SimpleItem
 from plone import api
 from plone.app.testing import logout
 from plone.app.testing import SITE_OWNER_NAME
@@ -35,6 +36,16 @@ SPELLINGS = [
     "/plone/news/about/view",
     "/plone/news/about/more/@@touch",
 ]
+
+
+class OurTool(SimpleItem):
+    """A tool that nothing marks as one."""
+
+    id = "our_tool"
+
+    def answer(self):
+        """Anybody may ask."""
+        return "42"
 
 
 @pytest.fixture
@@ -181,13 +192,36 @@ def test_what_stands_where_the_url_says(site, run, touched, url):
     assert touched == ["/".join(part for part in url.split("/") if "touch" not in part)]
 
 
+def test_items_of_a_folder_are_not_acquired(site, functional, run, touched):
+    """Whatever their class: what is in no root is no tool."""
+    logout()
+    shelf = Folder("shelf")
+    functional["app"]._setObject("shelf", shelf)
+    for name, kind in (("box", Folder), ("thing", SimpleItem)):
+        item = kind()
+        item.id = name
+        shelf._setObject(name, item)
+    transaction.commit()
+    done = run("/shelf/box/thing/@@touch")
+    assert "there is no thing at /shelf/box any more" in done.outcome.reason
+    assert run("/shelf/thing/@@touch").status.state == "succeeded"
+    assert touched == ["/shelf/thing"]
+
+
 def test_code_is_acquired_as_ever(site, functional, run):
     """Scripts and methods act on what they are called on; tools are for all of a site."""
     script = PythonScript("where")
     script.write("return '/'.join(context.getPhysicalPath())")
     site._setObject("where", script)
     functional["app"]._setObject("greet", DTMLMethod("Hello <dtml-var getId>"))
+    functional["app"]._setObject("our_tool", OurTool())
+    functional["app"].our_tool.id = "our_tool"
+    site.news._setObject("say", DTMLMethod("I am <dtml-var getId>"))
+    with api.env.adopt_user(SITE_OWNER_NAME):
+        api.content.create(site.news, "Document", id="item")
     transaction.commit()
+    assert run("/plone/news/our_tool/answer").outcome.body == b"42"
+    assert run("/plone/news/item/say").outcome.body == b"I am item"
     assert run("/plone/news/where").outcome.body == b"/plone/news"
     assert run("/plone/about/more/greet").outcome.body == b"Hello more"
     with api.env.adopt_user(SITE_OWNER_NAME):

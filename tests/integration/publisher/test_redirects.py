@@ -1,4 +1,4 @@
-"""A form ends with a redirect: then its task has succeeded, unless a person is asked for."""
+"""A form ends with a redirect: then its task has succeeded, unless it leads to a login page."""
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.interfaces import ITaskQueueLayer
@@ -72,11 +72,11 @@ def test_a_redirect_of_a_view_is_a_success(run, view, portal, status, location):
         "http://nohost/plone/failsafe_login",
     ],
 )
-def test_a_redirect_to_a_page_that_asks_for_a_person(run, view, location):
+def test_a_redirect_to_log_in_or_to_confirm(run, view, location):
     """Nobody logs in, and nobody confirms."""
     done = run(view("work", leading(location)), max_attempts=3)
     assert (done.status.state, done.outcome.status) == ("failed", 302)
-    assert "which asks for a person" in done.status.reason
+    assert done.status.reason.endswith(" to log in or confirm")
     assert "came_from=" not in done.status.reason
 
 
