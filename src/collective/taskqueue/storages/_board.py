@@ -29,6 +29,7 @@ from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from itertools import count
 from itertools import takewhile
+from typing import cast
 import heapq
 import logging
 
