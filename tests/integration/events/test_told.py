@@ -202,11 +202,15 @@ def test_a_retry_that_is_refused_is_not_told(told, url):
 @pytest.mark.parametrize("witness", [True, False])
 def test_a_task_whose_process_was_lost(told, url, queue, witness, caplog):
     """If its batch is found to be committed; each way it is logged what became of it."""
-    database = getSite().getPhysicalRoot()._p_jar.db()
     task = make_task(queue.settings, url)
-    reference = f"{indoubt.MAIN}:{getSite()._p_oid.hex()}:" if witness else None
+    reference, databases = None, {}
+    if witness:
+        # What the data manager does before the commit.
+        getSite().title = "Changed"
+        testimony = indoubt.testify(transaction.get())
+        reference, databases = testimony.reference, testimony.databases
+        transaction.commit()
     queue.storage.stage("batch", [task], reference)
-    databases = {indoubt.MAIN: database}
     assert indoubt.resolve(queue.storage, databases, 0.0, queue.arrival) == ["batch"]
     assert told.of(task.id) == [TaskQueued if witness else TaskFailed]
     word = "queued late" if witness else "nobody can tell"
