@@ -112,8 +112,8 @@ def storages(names: list[str], folder: Path, stack: ExitStack) -> Iterator[tuple
         if name == "local":
             places = ({}, {})
         elif name == "redis":
-            sockets = [stack.enter_context(redis_server()) for _ in "ab"]
-            places = tuple({"unix_socket_path": socket} for socket in sockets)
+            socket = stack.enter_context(redis_server())
+            places = tuple({"unix_socket_path": socket, "queue": f"bench-{i}"} for i in "ab")
         elif name == "sqlite":
             places = tuple({"url": f"sqlite:///{folder}/{which}.sqlite"} for which in "ab")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from acceptance.instance import wait_for
 from pathlib import Path
+from redis import Redis
 from services import RedisServer
 import os
 import pytest
@@ -60,3 +61,53 @@ def test_worker_killed_in_a_task(zope, redis_server):
     order = [item["gate"] for item in instance.records(event="start") if item.get("gate")]
     assert order == ["a", "a", "a", "b", "c"]
     assert len(instance.lines("WARNING", ids[0], "back to the front")) == 2
+
+
+DOTS = """\
+%import collective.taskqueue
+<taskqueue>
+  queue a
+  type redis
+  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+  keep_succeeded 0
+</taskqueue>
+<taskqueue-server>
+  queue a
+  name b
+  lease 2
+</taskqueue-server>
+<taskqueue>
+  queue a.b
+  type redis
+  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+</taskqueue>
+<taskqueue-server>
+  queue a.b
+  name c.d
+  lease 2
+</taskqueue-server>
+"""
+
+
+def test_two_queues_whose_names_could_be_one(zope, redis_server):
+    """Each runs its own tasks; a record that is lost stops nobody, one that is old is gone."""
+    instance = zope(DOTS, environ={"TASKQUEUE_TEST_REDIS": redis_server.socket}).start()
+    call = {"queue": "a", "url": "/@@fixture-gate?name=lost"}
+    (lost,) = instance.add(call, path="")["ids"]
+    wait_for(lambda: started(instance, "lost"), "the first task to start")
+    calls = [{"queue": name, "url": f"/@@fixture-gate?name={name}"} for name in ("a", "a.b")]
+    ids = instance.add(*calls, path="")["ids"]
+    with Redis(unix_socket_path=redis_server.socket) as client:
+        assert client.lrange("collective.taskqueue.a.b", 0, -1) == [lost.encode()]
+        client.delete(f"collective.taskqueue.a:task:{lost}")
+        for name in ("lost", "a", "a.b"):
+            instance.open(name)
+        assert [instance.finished(task_id)["state"] for task_id in ids[1:]] == ["succeeded"]
+        wait_for(lambda: instance.records(event="end", gate="a"), "the next task to end")
+        wait_for(lambda: instance.lines(lost, "its record is missing"), "a line in the log")
+        # Nothing else ends in this queue.
+        wait_for(
+            lambda: not list(client.scan_iter(f"collective.taskqueue.a:*{ids[0]}*")),
+            "the record to be forgotten",
+        )
+        assert client.zcard("collective.taskqueue.a%2Eb:finished:succeeded") == 1

@@ -39,11 +39,13 @@ def test_a_life(adder, manager, shared):
     """H01, N12: added, hastened, run, read, and looked at from the outside."""
     task_id = adder.add(url=HOOK, delay=3600, key="k", payload_base64="/wA=")
     assert adder.post(f"@tasks/{task_id}/run").json["state"] == "queued"
+    assert manager.get(f"@tasks/{task_id}").json["payload_base64"] == "/wA="
     consumer = Consumer(shared.storage, lambda attempt: Outcome(201), ServerSettings(name="one"))
     assert consumer.step() == 1
     consumer.stop()
     assert adder.get(f"@tasks/{task_id}/response").json["status"] == 201
-    assert manager.get(f"@tasks/{task_id}").json["payload_base64"] == "/wA="
+    # It cannot be retried.
+    assert "payload_base64" not in manager.get(f"@tasks/{task_id}").json
     assert [item["id"] for item in adder.get("@tasks?queue=a-redis").json["items"]] == [task_id]
     found = manager.get("@taskqueues/a-redis").json
     assert (found["type"], found["last_hour"]["succeeded"]) == ("redis", 1)

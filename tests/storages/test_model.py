@@ -8,10 +8,14 @@ from collective.taskqueue.model import QueueMachine
 from collective.taskqueue.storages._board import Board
 from collective.taskqueue.storages._record import Record
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import State
+from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
 from hypothesis import HealthCheck
 from hypothesis import Phase
 from hypothesis import settings
@@ -116,6 +120,55 @@ class NeverGivesUp(LocalStorage):
         return super()._recover(now, news)
 
 
+class ForgetfulBoard(Board):
+    def tidy(self, now: float, limit: int = 100) -> bool:
+        return False
+
+
+class ForgetsNothing(LocalStorage):
+    """What has finished is known until it is too many, whatever the clock says."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._board = ForgetfulBoard(self.settings)
+
+
+class KeepsPayloads(LocalStorage):
+    """What has succeeded could be run again."""
+
+    def finish(self, lease: Lease, transition: Transition) -> State | None:
+        state = super().finish(lease, transition)
+        if state == SUCCEEDED:
+            self._board.records[lease.task.id].task = lease.task
+        return state
+
+
+class MixesPersons(LocalStorage):
+    """Whoever has the same id is the same person."""
+
+    def tasks(
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
+    ) -> list[TaskStatus]:
+        return super().tasks(state, user.id if isinstance(user, Identity) else user, start, size)
+
+
+class ShowsPayloads(LocalStorage):
+    """Its lists are as large as all they tell of."""
+
+    def tasks(
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
+    ) -> list[TaskStatus]:
+        return [self.get(status.id) for status in super().tasks(state, user, start, size)]
+
+
 @pytest.mark.parametrize(
     ("storage", "complaint"),
     [
@@ -125,6 +178,10 @@ class NeverGivesUp(LocalStorage):
         (PromotesAgain, None),
         (OverlooksKeys, None),
         (NeverGivesUp, None),
+        (ForgetsNothing, None),
+        (KeepsPayloads, None),
+        (MixesPersons, None),
+        (ShowsPayloads, None),
     ],
 )
 def test_the_model_catches_a_broken_storage(

@@ -165,7 +165,7 @@ class Task:
                     values[name] = _part(kind, values[name])
             return cls(**values)
         except (TypeError, ValueError) as exc:
-            raise TaskDecodeError(f"malformed task record: {exc}") from exc
+            raise TaskDecodeError(f"malformed task record: {type(exc).__name__}") from exc
 
 
 def _header(pair: Any) -> tuple[str, str]:

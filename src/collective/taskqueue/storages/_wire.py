@@ -24,7 +24,6 @@ from dataclasses import asdict
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from math import isfinite
 from typing import Any
 from typing import NamedTuple
@@ -155,14 +154,6 @@ def decode(task_id: str, head: object, payload: object = b"") -> Task:
     return replace(task, payload=payload)
 
 
-def shown(entry: bytes) -> str:
-    """Return what may be said of an entry that is no task: nothing of its text.
-
-    A task of version 1 has the credentials of its user in it.
-    """
-    return f"of {len(entry)} bytes, sha256 {sha256(entry).hexdigest()[:12]}"
-
-
 def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
     """Return the nine strings that tell Redis of the end of an attempt."""
     status = transition.attempt.status
@@ -239,16 +230,8 @@ def status_of(
     have begun), `progress`, `cancel`, `status` (of HTTP) and `forgotten`; and unless it is
     brief, `payload` and `last` (the response).
     """
-    damaged: list[str] = []
+    read = _Reader()
     brief = history is None
-
-    def read(part: str, decode: Callable[[Any], T], stored: Any, otherwise: T) -> T:
-        try:
-            return decode(stored)
-        except Exception:
-            damaged.append(part)
-            return otherwise
-
     state = read("state", _state, record["state"], FAILED)
     nothing = Task(id=record["id"], queue="?", url="?")
     payload = b"" if brief else record["payload"] or b""
@@ -279,7 +262,7 @@ def status_of(
         truncated=truncated,
         forgotten=bool(record["forgotten"]),
         # Last, since it says what could not be read.
-        reason=_with_damage(read("reason", _text, record["reason"], ""), damaged),
+        reason=read.with_damage(read("reason", _text, record["reason"], "")),
     )
 
 
@@ -290,11 +273,25 @@ def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerSta
     return ConsumerStatus(name, *_process.host_and_pid(process), max(0.0, float(age)), ids)
 
 
-def _with_damage(reason: str, damaged: list[str]) -> str:
-    if not damaged:
-        return reason
-    parts = ", ".join(dict.fromkeys(damaged))
-    return f"{reason}; " * bool(reason) + f"its record is damaged, unreadable: {parts}"
+class _Reader:
+    """Reads the parts of a record, and remembers which ones could not be read."""
+
+    def __init__(self) -> None:
+        self._damaged: dict[str, None] = {}
+
+    def __call__(self, part: str, decode: Callable[[Any], T], stored: Any, otherwise: T) -> T:
+        try:
+            return decode(stored)
+        except Exception:
+            self._damaged[part] = None
+            return otherwise
+
+    def with_damage(self, reason: str) -> str:
+        """Return a reason, and what is damaged besides."""
+        if not self._damaged:
+            return reason
+        parts = ", ".join(self._damaged)
+        return f"{reason}; " * bool(reason) + f"its record is damaged, unreadable: {parts}"
 
 
 def _text(stored: Any) -> str:

@@ -14,7 +14,7 @@ local FIELDS = 9        -- strings a staged task consists of
 local ENDS = 9          -- strings the end of an attempt consists of
 local MARKERS = 16      -- most wake-up markers that lie about
 local PORTION = 50      -- most tasks one call changes: few enough for 5 ms
-local LOOKS = 200       -- most entries one call looks at to find a task that may run
+local LOOKS = 200       -- most entries one call passes over to find tasks that may run
 local CHUNK = 1000      -- most values in one command: the stack of Lua is short
 local HISTORY = 100     -- attempts and changes that are kept
 local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
@@ -782,7 +782,6 @@ local function take(consumer, process, nonce, limit, seconds, careful)
   -- process was lost before is taken alone: all that is lost with it again counts as lost.
   local leases, looked, mine = {}, 0, P .. '.' .. consumer
   while #leases < limit and looked < LOOKS do
-    looked = looked + 1
     local id = call('RPOPLPUSH', P, mine)
     if not id then
       local parked = call('HLEN', P .. ':parked')
@@ -791,6 +790,7 @@ local function take(consumer, process, nonce, limit, seconds, careful)
     end
     local record = record_of(id)
     local suspect = careful and record.lost
+    looked = looked + 1
     if exorcise(id) or record.state ~= 'queued' then
       call('LREM', mine, 1, id)
       if not record.state then
@@ -812,6 +812,7 @@ local function take(consumer, process, nonce, limit, seconds, careful)
     else
       local token = nonce .. '.' .. (#leases + 1)
       table.insert(leases, start(id, record, consumer, process, token, seconds))
+      looked = looked - 1
       if suspect then break end
     end
   end

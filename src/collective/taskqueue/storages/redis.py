@@ -1,35 +1,42 @@
 """The Redis storage: one queue for many processes and machines.
 
-Keys, where P is ``collective.taskqueue.<queue>``. Names of queues and consumers have no dot
-and no colon, so that no two keys can be the same:
+Keys, where P is ``collective.taskqueue.<queue>``, with ``%2E`` for each dot of the name: so the
+first dot behind it begins the name of a consumer, which may have dots itself. Neither has a
+colon. No two keys of two queues can be the same:
 
     P                     list    ids of queued tasks, the oldest at the right end
     P.<consumer>          list    ids of the tasks that consumers of this name run
-    P:task:<id>           hash    the task: body, state, reason, changes, number, counted, lost,
-                                  token, done, consumer, process, started, key, mode, user,
-                                  keep, tid, place, turn, cancel, progress, last, forgotten
+    P:task:<id>           hash    the task: body (without its payload), payload, state, reason,
+                                  changes, number, counted, lost, token, done, consumer, process,
+                                  started, ended, key, mode, user, person, keep, tid, place,
+                                  cancel, progress, status, last, forgotten
     P:history:<id>        list    its attempts, JSON
-    P:all                 zset    id → number, in the order they were queued
-    P:user:<user id>      zset    the same for one user
+    P:all                 zset    id → number, in the order they were added
+    P:queued              zset    id → turn, in the order they will run
     P:scheduled           zset    number:id → when it is due
-    P:leases              zset    id → when its lease expires
     P:running             zset    id → number, in the order they were reserved
     P:finished:<state>    zset    id → number, in the order they finished
+    P:of:<state>:<user>   zset    one of those five, of one user id; without a state, all
+    P:person:<state>:<p>  zset    the same of one person, see Identity.person
+    P:leases              zset    id → when its lease expires
     P:consumers           zset    consumer process → when it was last heard of
     P:ended               hash    minute state → how many tasks came to it
     P:expiry              zset    id → when the record is forgotten
-    P:batch:<batch>       list    a staged batch, seven strings for each task
+    P:sizes               hash    id → bytes of a finished record
+    P:bytes               string  their sum
+    P:batch:<batch>       list    a staged batch: its ids, then nine strings for each task
     P:staged              zset    batch → number, in the order they were staged
     P:witness             hash    batch → when it was staged, and the reference of its witness
     P:promoted:<batch>    string  the batch was promoted; expires
     P:keys                hash    key → ids of the tasks that wait, the newest last
-    P:running-keys        hash    key → number of running tasks
+    P:running-keys        hash    key → ids of the tasks that run
+    P:running-key         hash    id → key, of the tasks that run
     P:parked              hash    key → id of a queued task that waits for its key
     P:aliases             hash    id that was skipped for its key → id of the one that waits
     P:aliases:<id>        list    the same ids for one task, the oldest at the left end
     P:ghosts              hash    id → entries in P that are to be skipped
-    P:ghosts:number       string  their sum
     P:strangers           list    entries that were in P and are no tasks, the newest first
+    P:broken:<name>       any     what lay under a key and could not be read
     P:number              string  the last number that was given out
     P:born                string  when the queue was first used; another one if data was lost
     P:paused              string  exists while the queue is paused
@@ -37,8 +44,9 @@ and no colon, so that no two keys can be the same:
     P:wake:<process>      list    markers for the threads of one process; expires
 
 Times are seconds since the epoch by the clock of the server. All writes are made by the
-script redis.lua, one atomic call for each transition; a repeated call does no harm. What
-people do with a queue is in _redis_oversight.py.
+script redis.lua, one atomic call for each transition; a repeated call does no harm. Calls that
+work off what has piled up do so in portions. Nothing that lies in a key is trusted. What people
+do with a queue is in _redis_oversight.py.
 """
 
 from __future__ import annotations
