@@ -3,6 +3,7 @@
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages import _secrets
+from collective.taskqueue.storages._urls import check_host
 from collective.taskqueue.storages._urls import redis_url
 from collective.taskqueue.storages._urls import server_url
 from collective.taskqueue.storages._urls import sqlite_file
@@ -60,6 +61,7 @@ def test_an_unescaped_password(scheme, user, password):
         ("rediss://[::1]:x/0", PORT),
         ("redis://[::1:1/0", UNREADABLE),
         ("redis://::1/0", PORT),
+        ("redis://jane%3As3cret%40h/0", UNREADABLE),
         ("redis://h/0#1", UNREADABLE),
         ("redis://h /0", UNREADABLE),
         ("redis://h/abc", "the path in its url is the number of a database, like /0"),
@@ -87,6 +89,50 @@ def test_a_malformed_url_of_redis(url, reason):
     assert str(caught.value).startswith(f"{PLACE}: {reason}")
     assert "\n" not in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+HOST = "host is the name or the address of a server; a url is in url"
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"host": "redis://:s3cret@h:1/0"}, HOST),
+        ({"host": "jane:s3cret@h"}, HOST),
+        ({"host": ":s3cret@h"}, HOST),
+        ({"host": "s3cret@h"}, HOST),
+        ({"host": "h/s3cret"}, HOST),
+        ({"host": "h s3cret"}, HOST),
+        ({"host": "h:s3cret"}, HOST),
+        ({"host": "[::1]"}, HOST),
+        (
+            {"unix_socket_path": "unix://:s3cret@/run/redis.sock"},
+            "unix_socket_path is the path of a socket; a url is in url",
+        ),
+    ],
+)
+def test_keys_in_the_place_of_a_url(keys, reason):
+    """D3 of issue 12: a url there is refused before the library quotes it as a host."""
+    with pytest.raises(ConfigurationError) as caught:
+        check_host(QueueSettings(place=PLACE, **keys))
+    assert str(caught.value) == f"{PLACE}: {reason}"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"host": "redis_1.internal."},
+        {"host": "bücher.example"},
+        {"host": "127.0.0.1"},
+        {"host": "::1"},
+        {"host": "fe80::1%eth0"},
+        {"unix_socket_path": "/run/redis@6379/a:b.sock"},
+        {"unix_socket_path": "var/redis.sock"},
+    ],
+)
+def test_keys_that_say_where(keys):
+    """Whatever a resolver or a file system may know."""
+    check_host(QueueSettings(place=PLACE, **keys))
 
 
 @pytest.mark.parametrize(
