@@ -78,6 +78,12 @@ def redis_url(settings: QueueSettings) -> str:
             raise mistake(
                 settings, "the url of a socket has three slashes and a path: unix:///path"
             )
+        if re.search(":.*@", parts.path):
+            # One slash too many; the library would quote the password as a part of the path.
+            raise mistake(
+                settings,
+                "a user and a password of a socket stand before its path: unix://u:p@/path",
+            )
     elif re.fullmatch(r"/?|/[0-9]+/?", parts.path) is None:
         raise mistake(settings, "the path in its url is the number of a database, like /0")
     refuse_options(settings, {name for name in options if not _is_of_redis(name)})
