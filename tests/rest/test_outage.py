@@ -1,6 +1,8 @@
 """The storage is down: 503 and when to come again, never a wrong answer."""
 
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.services.refusal import StorageUnavailableView
+import json
 import pytest
 
 
@@ -88,3 +90,22 @@ def test_what_nobody_has_thought_of(adder, queue, monkeypatch):
     assert {"message", "type"} <= answer.json.keys()
     assert "traceback" not in answer.json
     assert b".py" not in answer.body
+
+
+def test_nothing_is_left_of_what_another_service_promised(site):
+    """G2 of issue 12: one that redirects or sends a file, and whose commit then fails."""
+    request = site["request"].clone()
+    response = request.response
+    response.setHeader("ETag", "x")
+    response.setHeader("Content-Disposition", "attachment")
+    response.setHeader("Cache-Control", "public, max-age=3600")
+    response.redirect("/plone/saved", lock=1)
+    response.setBody("saved", lock=True)
+    body = StorageUnavailableView(StorageUnavailable("secret host"), request)()
+    response.setBody(body)
+    assert response.getStatus() == 503
+    assert json.loads(response.body)["error"]["type"] == "ServiceUnavailable"
+    assert response.getHeader("Cache-Control") == "no-store"
+    assert int(response.getHeader("Retry-After")) > 0
+    for name in ("ETag", "Content-Disposition", "Location"):
+        assert response.getHeader(name) is None

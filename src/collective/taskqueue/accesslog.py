@@ -12,7 +12,8 @@ import re
 access = logging.getLogger("collective.taskqueue.access")
 
 _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
-_QUERY = re.compile(r"\?[^\s'\"]+")
+#: Up to a blank: a quotation mark may be one of the url.
+_QUERY = re.compile(r"\?\S+")
 _VALUE = re.compile(r"(=|%3D).*", re.IGNORECASE | re.DOTALL)
 
 

@@ -220,7 +220,7 @@ class _Section(SectionMatcher):
     place = ""
 
     def addValue(self, key: str, value: str, position: Any) -> None:
-        with self._named():
+        with self._named(key):
             super().addValue(key, value, position)
 
     def finish(self) -> Any:
@@ -232,13 +232,27 @@ class _Section(SectionMatcher):
         return value
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, key: str = "") -> Iterator[None]:
         # ZConfig tells the line of a bad value, but not the section; of a bad key neither.
         try:
             yield
         except ConfigurationError as exc:
-            exc.message = f"{self.place}: {exc.message}"
+            said = getattr(exc, "value", key)
+            exc.message = f"{self.place}: {_without_url(exc.message, said)}"
+            # The error of the datatype, which says the same once more.
+            exc.__suppress_context__ = True
             raise
+
+
+def _without_url(message: str, said: Any) -> str:
+    """Return the text of an error, without the key or value that it quotes if that is a url.
+
+    A url that stands in the wrong key, or in a line of its own, may have a password in it.
+    """
+    for word in str(said).split():
+        if "@" in word or "://" in word:
+            message = message.replace(repr(word), "…").replace(word, "…")
+    return message
 
 
 def _allow_unnamed_sections() -> None:
@@ -333,8 +347,9 @@ def _check_place(settings: QueueSettings) -> None:
     scheme, _, path = settings.url.partition(":///")
     path = path.removeprefix("file:")
     if settings.type == "sql" and scheme.startswith("sqlite") and path[:1] not in ("", "/", ":"):
-        # Else a server and a script of other folders would have a queue each.
-        reason = f"the path {path} depends on where a process is started"
+        # Else a server and a script of other folders would have a queue each. The path is not
+        # quoted: it may be the url of another database, with its password.
+        reason = "the path in its url depends on where a process is started"
         _refuse(settings.place, f"{reason}; write sqlite:////path/to/a/file")
 
 

@@ -6,7 +6,7 @@ more. A page of its own, because that of Plone renders more than an outage may l
 
 from __future__ import annotations
 
-from collective.taskqueue.services.refusal import RETRY_AFTER
+from collective.taskqueue.services.refusal import begin_anew
 from html import escape
 from Products.Five.browser import BrowserView
 from typing import Any
@@ -25,18 +25,6 @@ TEXT = _(
 )
 HINT = _("unavailable_hint", default="If it lasts, tell the people who run this site.")
 
-#: Headers of the answer that the view had in mind; of no page that says it was not to be.
-OUTDATED = (
-    "content-disposition",
-    "content-encoding",
-    "content-length",
-    "content-range",
-    "etag",
-    "expires",
-    "last-modified",
-    "location",
-)
-
 PAGE = """\
 <!DOCTYPE html>
 <html lang="{language}">
@@ -51,13 +39,7 @@ class UnavailablePage(BrowserView):
 
     def __call__(self) -> str:
         response = self.request.response
-        for name in OUTDATED:
-            response.headers.pop(name, None)
-        # A redirect may have locked it; what it was to say has not happened.
-        response._locked_status = response._locked_body = 0
-        response.setStatus(503, lock=1)
-        response.setHeader("Retry-After", str(RETRY_AFTER))
-        response.setHeader("Cache-Control", "no-store")
+        begin_anew(response)
         accept = self.request.getHeader("Accept", "") or ""
         if "json" in accept and "text/html" not in accept:
             response.setHeader("Content-Type", "application/json")

@@ -3,6 +3,7 @@
 from collective.taskqueue import config
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
+from traceback import format_exception
 from ZConfig import ConfigurationError
 from zopeconf import C112_QUEUE
 from zopeconf import C112_SERVER
@@ -11,6 +12,7 @@ from zopeconf import OUR_SERVER
 from zopeconf import SECRET
 from zopeconf import split
 import pytest
+import re
 
 
 MISTAKES = {
@@ -198,3 +200,43 @@ def test_sections_made_by_hand_are_checked_too():
         with pytest.raises(ConfigurationError, match=r"^<taskqueue"):
             config.check(sections)
     assert config.check([QueueSettings(), object(), ServerSettings()]) is None
+
+
+URL = "redis://:s3cret@127.0.0.1/0"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"type {URL}",
+        "type jane:s3cret@host",
+        f"queue {URL}",
+        f"port {URL}",
+        "port s3cret@1",
+        f"max_attempts {URL}",
+        f"stage_timeout {URL}",
+        f"max_payload {URL}",
+        f"backoff {URL}",
+        f"transient_statuses 408 {URL}",
+        "allow_hosts localhost http://jane:s3cret@host",
+        f"copy_headers X-A {URL}",
+        f"url\n {URL}",
+        f"{URL} url",
+        f"type sql\n url sqlite:///{URL}",
+        f"type sql\n url sqlite:///file:{URL}",
+        f"type local\n url {URL}",
+    ],
+)
+def test_a_url_in_the_wrong_place_is_not_shown(load, line):
+    """D3 of issue 12: it may have a password; neither the sentence nor a traceback has it."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(f"<taskqueue>\n {line}\n</taskqueue>")
+    text = "".join(format_exception(caught.value))
+    assert "s3cret" not in text
+    assert re.search(r"<taskqueue> \(line 3 of .*zope.conf\)", text)
+
+
+def test_what_is_no_url_is_quoted(load):
+    """It says what to look for."""
+    with pytest.raises(ConfigurationError, match="unknown type 'reddis'"):
+        load("<taskqueue>\n type reddis\n</taskqueue>")

@@ -3,6 +3,7 @@
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages import _secrets
+from collective.taskqueue.storages._urls import check_host
 from collective.taskqueue.storages._urls import redis_url
 from collective.taskqueue.storages._urls import server_url
 from collective.taskqueue.storages._urls import sqlite_file
@@ -60,6 +61,7 @@ def test_an_unescaped_password(scheme, user, password):
         ("rediss://[::1]:x/0", PORT),
         ("redis://[::1:1/0", UNREADABLE),
         ("redis://::1/0", PORT),
+        ("redis://jane%3As3cret%40h/0", UNREADABLE),
         ("redis://h/0#1", UNREADABLE),
         ("redis://h /0", UNREADABLE),
         ("redis://h/abc", "the path in its url is the number of a database, like /0"),
@@ -74,6 +76,11 @@ def test_an_unescaped_password(scheme, user, password):
         ("unix://", "the url of a socket has three slashes and a path: unix:///path"),
         ("unix:///", "the url of a socket has three slashes and a path: unix:///path"),
         ("unix://run/s3cret", "the url of a socket has three slashes and a path: unix:///path"),
+        ("unix:///:s3cret@/run/redis.sock", "a user and a password of a socket stand before"),
+        (
+            "unix:///jane:s3cret@run/redis.sock?db=1",
+            "a user and a password of a socket stand before",
+        ),
         ("unix:/run/redis", "the url of type redis begins with redis://, rediss:// or unix://"),
         ("h:6379", "the url of type redis begins with redis://, rediss:// or unix://"),
         ("valkey://h", "the url of type redis begins with redis://, rediss:// or unix://"),
@@ -89,6 +96,50 @@ def test_a_malformed_url_of_redis(url, reason):
     assert "s3cret" not in str(caught.value)
 
 
+HOST = "host is the name or the address of a server; a url is in url"
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"host": "redis://:s3cret@h:1/0"}, HOST),
+        ({"host": "jane:s3cret@h"}, HOST),
+        ({"host": ":s3cret@h"}, HOST),
+        ({"host": "s3cret@h"}, HOST),
+        ({"host": "h/s3cret"}, HOST),
+        ({"host": "h s3cret"}, HOST),
+        ({"host": "h:s3cret"}, HOST),
+        ({"host": "[::1]"}, HOST),
+        (
+            {"unix_socket_path": "unix://:s3cret@/run/redis.sock"},
+            "unix_socket_path is the path of a socket; a url is in url",
+        ),
+    ],
+)
+def test_keys_in_the_place_of_a_url(keys, reason):
+    """D3 of issue 12: a url there is refused before the library quotes it as a host."""
+    with pytest.raises(ConfigurationError) as caught:
+        check_host(QueueSettings(place=PLACE, **keys))
+    assert str(caught.value) == f"{PLACE}: {reason}"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"host": "redis_1.internal."},
+        {"host": "bücher.example"},
+        {"host": "127.0.0.1"},
+        {"host": "::1"},
+        {"host": "fe80::1%eth0"},
+        {"unix_socket_path": "/run/redis@6379/a:b.sock"},
+        {"unix_socket_path": "var/redis.sock"},
+    ],
+)
+def test_keys_that_say_where(keys):
+    """Whatever a resolver or a file system may know."""
+    check_host(QueueSettings(place=PLACE, **keys))
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -101,6 +152,7 @@ def test_a_malformed_url_of_redis(url, reason):
         "rediss://u:p@h:1/0?ssl_cert_reqs=none&ssl_ca_certs=/etc/ca.pem",
         "redis://h?db=3&socket_timeout=5",
         "unix:///run/a@b.sock?db=1",
+        "unix:///run/a@b:c.sock",
         "unix:///run/a%23b.sock",
         "unix://u:p@/run/redis.sock?db=1",
         "unix:///s?username=u&password=p",

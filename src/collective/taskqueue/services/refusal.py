@@ -21,6 +21,18 @@ import json
 #: Seconds after which a client may ask a storage again that did not answer.
 RETRY_AFTER = 5
 
+#: Headers of the answer that the view had in mind; of none that says it was not to be.
+OUTDATED = (
+    "content-disposition",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+)
+
 _TYPES = {
     400: "BadRequest",
     403: "Forbidden",
@@ -83,11 +95,23 @@ class StorageUnavailableView(BrowserView):
         if policy is not None:
             policy.process_simple_request()
         response = self.request.response
-        # What the service has promised does not hold any more.
-        response.headers.pop("location", None)
+        begin_anew(response)
         refusal = Refusal(503, "The storage of the queue does not answer, try again later.")
         body = refusal.answer(response)
-        response.setStatus(503, lock=1)
-        response.setHeader("Retry-After", str(RETRY_AFTER))
         response.setHeader("Content-Type", "application/json")
         return json.dumps(body, indent=2, sort_keys=True)
+
+
+def begin_anew(response: Any) -> None:
+    """Make a response a 503 that says when to come again, and forget what it was to be.
+
+    Called for a request whose storage does not answer: then what the view has promised does
+    not hold, be it a service, a page or a file.
+    """
+    for name in OUTDATED:
+        response.headers.pop(name, None)
+    # A redirect may have locked it; what it was to say has not happened.
+    response._locked_status = response._locked_body = 0
+    response.setStatus(503, lock=1)
+    response.setHeader("Retry-After", str(RETRY_AFTER))
+    response.setHeader("Cache-Control", "no-store")

@@ -11,6 +11,7 @@ from collective.taskqueue.storages._secrets import masked
 from collective.taskqueue.storages._secrets import remember
 from collective.taskqueue.storages._secrets import shown
 from collective.taskqueue.storages._urls import check_database
+from collective.taskqueue.storages._urls import check_host
 from collective.taskqueue.storages._urls import mistake
 from collective.taskqueue.storages._urls import redis_url
 from contextlib import contextmanager
@@ -111,6 +112,7 @@ def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
         if not url.startswith("unix:"):
             options |= network
         return _checked(settings, partial(redis.Redis.from_url, url, **options))
+    check_host(settings)
     check_database(settings, settings.db)
     remember(settings.password)
     if settings.unix_socket_path:

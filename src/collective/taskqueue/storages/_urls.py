@@ -10,6 +10,7 @@ from collections.abc import Collection
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages._secrets import remember
+from ipaddress import IPv6Address
 from urllib.parse import parse_qsl
 from urllib.parse import SplitResult
 from urllib.parse import unquote
@@ -50,7 +51,7 @@ def server_url(settings: QueueSettings) -> SplitResult:
         raise mistake(settings, _UNREADABLE)
     user, _, server = authority.rpartition("@")
     host = _HOST.fullmatch(server)
-    if _NOT_ENCODED.search(url) or re.search(r"[\[\]]", user) or host is None:
+    if _NOT_ENCODED.search(url) or re.search(r"[\[\]]", user) or host is None or "%" in host[1]:
         raise mistake(settings, _UNREADABLE)
     port = host[2]
     if port and not (re.fullmatch(r":[0-9]{1,5}", port) and 0 < int(port[1:]) < 65536):
@@ -76,6 +77,12 @@ def redis_url(settings: QueueSettings) -> str:
         if parts.netloc.rpartition("@")[2] or len(parts.path) < 2:
             raise mistake(
                 settings, "the url of a socket has three slashes and a path: unix:///path"
+            )
+        if re.search(":.*@", parts.path):
+            # One slash too many; the library would quote the password as a part of the path.
+            raise mistake(
+                settings,
+                "a user and a password of a socket stand before its path: unix://u:p@/path",
             )
     elif re.fullmatch(r"/?|/[0-9]+/?", parts.path) is None:
         raise mistake(settings, "the path in its url is the number of a database, like /0")
@@ -120,6 +127,18 @@ def sqlite_file(settings: QueueSettings) -> tuple[str, str]:
     return path, mode
 
 
+def check_host(settings: QueueSettings) -> None:
+    """Raise `ConfigurationError` if the keys `host` and `unix_socket_path` have something else.
+
+    A url in one of them may have a password, which the library would quote as a host.
+    """
+    host = settings.host
+    if re.search(r"[\s/@?#\\\[\]]", host) or (":" in host and not _is_ipv6(host)):
+        raise mistake(settings, "host is the name or the address of a server; a url is in url")
+    if "://" in settings.unix_socket_path:
+        raise mistake(settings, "unix_socket_path is the path of a socket; a url is in url")
+
+
 def check_database(settings: QueueSettings, number: str) -> None:
     """Raise `ConfigurationError` unless this is the number of a Redis database."""
     if re.fullmatch(r"[0-9]{1,9}", number) is None:
@@ -144,6 +163,14 @@ def mistake(settings: QueueSettings, reason: str) -> ConfigurationError:
 def _halves(rest: str) -> tuple[str, str]:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     return authority, rest[len(authority) :]
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_of_redis(name: str) -> bool:
