@@ -10,10 +10,16 @@ STEPS = 10
 
 
 class QueueWork(Button):
-    """Queue the work. The body of this form travels along, and so do its fields."""
+    """Queue the work, with the one field of the form that it needs."""
 
     def queue(self):
-        taskqueue.add(self.context, "POST", view="@@demo-work", description="Slow work")
+        seconds = float(self.request.form["seconds"])
+        taskqueue.add(
+            self.context,
+            view="@@demo-work",
+            params={"seconds": seconds},
+            description="Slow work",
+        )
 
 
 class Work(BrowserView):
