@@ -49,7 +49,8 @@ def target_of(target: Any, view: str | None = None) -> Target:
     content = _content(target)
     names = _physical_names(content)
     # A step that is looked up by a request, such as ++conversation++, cannot be followed later.
-    uid = None if any(name[:1] in ("@", "+") for name in names) else uid_of(content)
+    # An id may begin with one of these characters, as in +358-1.
+    uid = None if any(name.startswith(("@@", "++")) for name in names) else uid_of(content)
     called = quoted(_view_names(view))[1:]
     return Target(joined(quoted(names), called), uid, called)
 

@@ -118,6 +118,16 @@ def test_any_id(added, site, name):
     assert (task.url, task.uid) == (path, None)
 
 
+@pytest.mark.parametrize("name", ["+358-1", "@home", "+", "@"])
+def test_an_id_that_looks_like_a_view(added, site, name):
+    """It is none, and the task follows its object."""
+    page = api.content.create(site, "Document", id="page")
+    page.id = name
+    site._setObject(name, page)
+    task = added(site[name])
+    assert (unquote(task.url), task.uid) == (f"/plone/{name}", IUUID(page))
+
+
 def test_the_site(added, site):
     assert taskqueue.path(site) == "/plone"
     task = added(site, view="view")
