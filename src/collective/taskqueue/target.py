@@ -116,7 +116,8 @@ def _content(target: Any) -> Any:
             target = get()
         except (KeyError, AttributeError, NotFound):
             target = None
-        if target is None:
+        # A catalog that is behind may be answered with a namesake, by acquisition.
+        if target is None or "/".join(target.getPhysicalPath()) != where:
             raise InvalidTask("url", f"the catalog knows {where!r}, but there is no such object")
     if not hasattr(aq_base(target), "getPhysicalPath"):
         raise InvalidTask("url", f"a task needs a url or a content object, not {kind.__name__}")

@@ -163,6 +163,18 @@ def test_a_brain_of_what_is_gone(site, news):
     assert not pending(queue())
 
 
+def test_a_brain_of_what_is_gone_while_a_namesake_is_further_up(site, news):
+    """Zope acquires it when the catalog looks up its path."""
+    api.content.create(news, "Document", "about")
+    api.content.create(site, "Document", "about")
+    brains = api.content.find(context=news, id="about")
+    news._delOb("about")
+    for item in (*brains, *IContentListing(brains)):
+        with pytest.raises(InvalidTask, match="the catalog knows '/plone/news/about', but there"):
+            taskqueue.add(item)
+    assert not pending(queue())
+
+
 # not there yet
 
 
