@@ -127,9 +127,10 @@ def _content(target: Any) -> Any:
 def _physical_names(content: Any) -> tuple[str, ...]:
     """The names of the physical path; raises `InvalidTask` if the object does not stand there."""
     first, *names = content.getPhysicalPath()
-    place = "/".join((first, *names))
+    place = "/".join(str(name) for name in (first, *names))
     # The path of an object without a container begins with its id, that of the root is empty.
-    if first:
+    # So is that of an object without either, and that has no root.
+    if first or not all(names) or not callable(getattr(content, "getPhysicalRoot", None)):
         raise InvalidTask("url", f"{place!r} has no place in the database yet: add it first")
     found = stands_at(content.getPhysicalRoot(), tuple(names))
     if found is None or not _are_one(found, content):

@@ -202,6 +202,17 @@ def test_an_object_that_was_just_added(added, site):
     assert {(task.url, task.uid) for task in tasks} == {("/plone/page/publish-it", IUUID(page))}
 
 
+@pytest.mark.parametrize("name", ["", None])
+def test_an_object_without_an_id(site, news, name):
+    """As what was just made has none, inside of a container or not."""
+    page = createContent("Document")
+    page.id = name
+    for nameless in (page, page.__of__(news), createContent("Document")):
+        with pytest.raises(InvalidTask, match="has no place in the database yet: add it first"):
+            taskqueue.add(nameless)
+    assert not pending(queue())
+
+
 def test_an_object_without_a_place(site, news):
     """Nobody could find it."""
     page = createContent("Document", id="page")

@@ -94,6 +94,17 @@ def test_added_in_the_transaction_that_queued_it(site, called):
     assert called[0][0] == "/plone/page"
 
 
+@pytest.mark.parametrize("name", ["view", "sharing"])
+@pytest.mark.parametrize("more", [None, "where"])
+def test_an_id_that_means_something_else_to_its_folder(site, called, name, more):
+    """To a folder these are methods of its own, and the task would act on the folder."""
+    page = api.content.create(site.news, "Document", name)
+    taskqueue.add(page, view=more, max_attempts=3)
+    done = run_one()
+    assert (done.outcome.status, done.status.state, called) == (404, "failed", [])
+    assert done.status.attempts_made == 1
+
+
 def test_deleted(site, about, called, caplog):
     """It is not retried, and no namesake is taken for it."""
     taskqueue.add(about, view="where", max_attempts=3)
