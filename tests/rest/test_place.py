@@ -88,3 +88,15 @@ def test_unauthorized_service(about):
     (done,) = run_tasks()
     assert (done.outcome.status, done.status.state) == (401, "failed")
     assert done.outcome.reason.startswith("Unauthorized")
+
+
+@pytest.mark.parametrize("view", ["@workflow/publish", "++api++/@workflow/publish"])
+def test_services_of_an_object(about, view):
+    """The object is met on the way, whatever is wrapped around it."""
+    with api.env.adopt_user(SITE_OWNER_NAME):
+        taskqueue.add(about, "POST", view=view, payload=None, headers=JSON, queue="default")
+        transaction.commit()
+    (done,) = run_tasks()
+    assert done.outcome.ok, done.outcome
+    transaction.begin()
+    assert api.content.get_state(api.portal.get().about) == "published"

@@ -11,6 +11,7 @@ from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.redirects import leads_to_login
+from collective.taskqueue.resolve import ObjectGone
 from collective.taskqueue.response import clean
 from collective.taskqueue.response import kept
 from collective.taskqueue.response import MAX_BODY
@@ -87,7 +88,7 @@ def outcome_of(
         if isinstance(failure, RetryLater):
             verdict = "retry"
             wait = failure.seconds if failure.seconds is not None else wait
-        elif isinstance(failure, (Discard, Cancelled, Misplaced, ForeignHost)):
+        elif isinstance(failure, (Discard, Cancelled, Misplaced, ForeignHost, ObjectGone)):
             verdict = "discard"
     return Outcome(
         status=status,

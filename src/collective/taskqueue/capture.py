@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from AccessControl import getSecurityManager
 from AccessControl.users import UnrestrictedUser
+from Acquisition import aq_get
 from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collections.abc import Mapping
@@ -313,7 +314,12 @@ def _path(url: str) -> str:
 def _refuse_url_of_this_site(url: str, request: Any) -> None:
     """An absolute url is called from outside, by nobody: it is hardly ever meant."""
     url = url.strip()
-    if request is None or not (url.startswith("//") or _SCHEME.match(url)):
+    if not (url.startswith("//") or _SCHEME.match(url)):
+        return
+    if request is None:
+        # What `absolute_url` of a script goes by: its root is wrapped in a request of its own.
+        request = aq_get(getSite(), "REQUEST", None)
+    if not hasattr(request, "other"):
         return
     server = str(request.other.get("SERVER_URL", "")).partition("://")[2]
     if are_same(url, server, str(request.environ.get("HTTP_HOST", "")).strip()):

@@ -79,9 +79,14 @@ def _is_known(folder: Any, user_id: str) -> bool:
 
 
 def _look_up(folder: Any, user_id: str) -> bool:
-    """Ask as the plugin itself does."""
+    """Ask as the plugin itself does, and believe what the publisher will believe.
+
+    A directory may find somebody else by an id: one that ignores case, or takes it for a
+    beginning. No task is run as them.
+    """
     try:
-        return folder._verifyUser(folder.plugins, user_id=user_id) is not None
+        info = folder._verifyUser(folder.plugins, user_id=user_id)
+        return info is not None and info["id"] == user_id
     except Exception as exc:
         logger.warning("user %r cannot be looked up (%s), taken to be known", user_id, exc)
         return True

@@ -26,6 +26,8 @@ from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
 from collective.taskqueue.traversal import check_added_steps
 from collective.taskqueue.traversal import check_place
+from collective.taskqueue.traversal import is_object
+from collective.taskqueue.traversal import Misplaced
 from io import BytesIO
 from itertools import takewhile
 from plone.protect.interfaces import IDisableCSRFProtection
@@ -83,6 +85,8 @@ class TaskRequest(WSGIRequest):
         self.attempt: Attempt = environ[ATTEMPT]
         # What a view traverses with a clone is not the url of the task.
         self._is_clone = bool(clean)
+        #: Whether the content object that the task was added for is on the way, if any.
+        self.has_met_object = self.attempt.task.uid is None
         self.retry_max_count = self.attempt.retry_max_count
         origin = self.attempt.task.origin
         if origin is not None and origin.root is not None:
@@ -105,6 +109,7 @@ class TaskRequest(WSGIRequest):
             # Looked up afterwards: virtual hosting takes itself out, and what it stands in.
             parents = self.other["PARENTS"]
             check_place(found, parents[-1] if parents else None, name)
+            self.has_met_object = self.has_met_object or is_object(found, self.attempt.task.uid)
         return found
 
 
@@ -299,6 +304,18 @@ def _clean_up() -> None:
     clearRequest()
     if queryInteraction() is not None:
         endInteraction()
+
+
+@adapter(IPubAfterTraversal)
+def check_object(event: Any) -> None:
+    """Raise `Misplaced` if the url leads past the content object that the task was added for.
+
+    A folder may have something of its own for the id of an object: a type says what `view`
+    means. Then the task would act on the folder.
+    """
+    if isinstance(event.request, TaskRequest) and not event.request.has_met_object:
+        path = event.request.attempt.task.url.partition("?")[0]
+        raise Misplaced(f"{path} leads past the object of the task, to something else")
 
 
 @adapter(IPubAfterTraversal)

@@ -23,7 +23,7 @@ logger = logging.getLogger("collective.taskqueue")
 
 
 class ObjectGone(TaskQueueError, NotFound):
-    """The content object that the task was added for is not in its site any more."""
+    """The content object of a task is not in its site any more; a retry cannot change that."""
 
 
 def url_now(root: Any, task: Task) -> str:

@@ -49,7 +49,8 @@ def target_of(target: Any, view: str | None = None) -> Target:
     content = _content(target)
     names = _physical_names(content)
     # A step that is looked up by a request, such as ++conversation++, cannot be followed later.
-    uid = None if any(name[:1] in ("@", "+") for name in names) else uid_of(content)
+    # An id may begin with one of these characters, as in +358-1.
+    uid = None if any(name.startswith(("@@", "++")) for name in names) else uid_of(content)
     called = quoted(_view_names(view))[1:]
     return Target(joined(quoted(names), called), uid, called)
 
@@ -115,7 +116,8 @@ def _content(target: Any) -> Any:
             target = get()
         except (KeyError, AttributeError, NotFound):
             target = None
-        if target is None:
+        # A catalog that is behind may be answered with a namesake, by acquisition.
+        if target is None or "/".join(target.getPhysicalPath()) != where:
             raise InvalidTask("url", f"the catalog knows {where!r}, but there is no such object")
     if not hasattr(aq_base(target), "getPhysicalPath"):
         raise InvalidTask("url", f"a task needs a url or a content object, not {kind.__name__}")
@@ -125,9 +127,10 @@ def _content(target: Any) -> Any:
 def _physical_names(content: Any) -> tuple[str, ...]:
     """The names of the physical path; raises `InvalidTask` if the object does not stand there."""
     first, *names = content.getPhysicalPath()
-    place = "/".join((first, *names))
+    place = "/".join(str(name) for name in (first, *names))
     # The path of an object without a container begins with its id, that of the root is empty.
-    if first:
+    # So is that of an object without either, and that has no root.
+    if first or not all(names) or not callable(getattr(content, "getPhysicalRoot", None)):
         raise InvalidTask("url", f"{place!r} has no place in the database yet: add it first")
     found = stands_at(content.getPhysicalRoot(), tuple(names))
     if found is None or not _are_one(found, content):

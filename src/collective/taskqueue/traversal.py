@@ -12,6 +12,7 @@ from Acquisition import aq_parent
 from Acquisition.interfaces import IAcquirer
 from collective.taskqueue.address import chooses_virtual_host
 from collective.taskqueue.address import steps
+from collective.taskqueue.target import uid_of
 from OFS.DTMLDocument import DTMLDocument
 from OFS.Image import File
 from OFS.interfaces import IApplication
@@ -66,6 +67,11 @@ def check_place(found: Any, holder: Any, name: str) -> None:
         f"there is no {name} at {_path(holder)} any more"
         f" ({found.getId()} was found at {_path(found)} by acquisition)"
     )
+
+
+def is_object(found: Any, uid: str | None) -> bool:
+    """Return whether what a step leads to is the content object of this UID."""
+    return uid is not None and uid_of(_unwrapped(found)) == uid
 
 
 def check_added_steps(path: str, original: str) -> None:

@@ -40,10 +40,11 @@ class SingleSignOn(BasePlugin):
 
 @implementer(IUserEnumerationPlugin)
 class Directory(BasePlugin):
-    """Counts how often it is asked; it may be away."""
+    """Counts how often it is asked; it may be away, or find somebody by any id."""
 
     asked = 0
     away = False
+    found = None
 
     def __init__(self, id):
         self._setId(id)
@@ -52,7 +53,8 @@ class Directory(BasePlugin):
         Directory.asked += 1
         if Directory.away:
             raise ConnectionError("nobody there")
-        return ()
+        name = Directory.found
+        return () if name is None else ({"id": name, "login": name, "pluginid": self.getId()},)
 
 
 def add_plugin(portal, plugin, *interfaces):
@@ -72,7 +74,7 @@ def sso(portal):
 
 @pytest.fixture
 def directory(portal):
-    Directory.asked, Directory.away = 0, False
+    Directory.asked, Directory.away, Directory.found = 0, False, None
     add_plugin(portal, Directory("directory"), IUserEnumerationPlugin)
     transaction.commit()
     return Directory
@@ -181,6 +183,21 @@ def test_a_directory_that_is_away(added, directory, current_request, caplog, por
     directory.away = True
     assert added().headers == ()
     assert any("cannot be looked up (nobody there)" in text for text in caplog.messages)
+
+
+@pytest.mark.parametrize("found", ["Jane", "janet"])
+def test_a_directory_that_finds_somebody_else_by_the_id(
+    added, sso, directory, current_request, caplog, found
+):
+    """One that ignores case, or looks for beginnings: no task is run as them."""
+    directory.found = found
+    current_request(HTTP_COOKIE=TICKET)
+    as_jane(sso)
+    assert headers(added()) == {"Cookie": TICKET}
+    setRequest(None)
+    task = added()
+    (message,) = warned(caplog, task)
+    assert "no plugin finds them by id" in message
 
 
 # anonymous

@@ -118,6 +118,16 @@ def test_any_id(added, site, name):
     assert (task.url, task.uid) == (path, None)
 
 
+@pytest.mark.parametrize("name", ["+358-1", "@home", "+", "@"])
+def test_an_id_that_looks_like_a_view(added, site, name):
+    """It is none, and the task follows its object."""
+    page = api.content.create(site, "Document", id="page")
+    page.id = name
+    site._setObject(name, page)
+    task = added(site[name])
+    assert (unquote(task.url), task.uid) == (f"/plone/{name}", IUUID(page))
+
+
 def test_the_site(added, site):
     assert taskqueue.path(site) == "/plone"
     task = added(site, view="view")
@@ -153,6 +163,18 @@ def test_a_brain_of_what_is_gone(site, news):
     assert not pending(queue())
 
 
+def test_a_brain_of_what_is_gone_while_a_namesake_is_further_up(site, news):
+    """Zope acquires it when the catalog looks up its path."""
+    api.content.create(news, "Document", "about")
+    api.content.create(site, "Document", "about")
+    brains = api.content.find(context=news, id="about")
+    news._delOb("about")
+    for item in (*brains, *IContentListing(brains)):
+        with pytest.raises(InvalidTask, match="the catalog knows '/plone/news/about', but there"):
+            taskqueue.add(item)
+    assert not pending(queue())
+
+
 # not there yet
 
 
@@ -178,6 +200,17 @@ def test_an_object_that_was_just_added(added, site):
     finally:
         registry.unregisterHandler(on_added, (IObjectAddedEvent,))
     assert {(task.url, task.uid) for task in tasks} == {("/plone/page/publish-it", IUUID(page))}
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_an_object_without_an_id(site, news, name):
+    """As what was just made has none, inside of a container or not."""
+    page = createContent("Document")
+    page.id = name
+    for nameless in (page, page.__of__(news), createContent("Document")):
+        with pytest.raises(InvalidTask, match="has no place in the database yet: add it first"):
+            taskqueue.add(nameless)
+    assert not pending(queue())
 
 
 def test_an_object_without_a_place(site, news):

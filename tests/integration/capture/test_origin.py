@@ -10,7 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from integration.capture.conftest import URL
 from OFS.Folder import Folder
+from Testing.makerequest import makerequest
 from unit.test_hosts import ODD_HOSTS
+from zope.component.hooks import getSite
 from zope.component.hooks import setSite
 from zope.globalrequest import setRequest
 import pytest
@@ -83,6 +85,19 @@ def test_a_url_of_the_virtual_host(functional, current_request):
         for url in ("https://www.example.org/plone", "http://backend:8080/plone"):
             with pytest.raises(ValueError, match="of this site"):
                 taskqueue.add(url, queue="q")
+
+
+def test_a_url_of_this_site_in_a_script(functional):
+    """There is no current request, and the one that the root is wrapped in makes the urls."""
+    app = makerequest(functional["app"].aq_base, environ={"SERVER_NAME": "foo"})
+    setRequest(None)
+    setSite(app.plone)
+    with pytest.raises(ValueError, match="of this site: pass the object"):
+        taskqueue.add(app.plone.absolute_url())
+    # Without one they are no urls at all.
+    setSite(functional["app"].aq_base.plone)
+    with pytest.raises(ValueError, match="a url begins with /"):
+        taskqueue.add(getSite().absolute_url())
 
 
 @pytest.mark.parametrize("url", ["https://example.org/", "http://www.example.org:8443/hook"])

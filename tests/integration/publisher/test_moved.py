@@ -2,6 +2,7 @@
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.testing import run_tasks
+from collective.taskqueue.testing import task_queue
 from OFS.Folder import Folder
 from plone import api
 from plone.app.testing import login
@@ -93,6 +94,17 @@ def test_added_in_the_transaction_that_queued_it(site, called):
     assert called[0][0] == "/plone/page"
 
 
+@pytest.mark.parametrize("name", ["view", "sharing"])
+@pytest.mark.parametrize("more", [None, "where"])
+def test_an_id_that_means_something_else_to_its_folder(site, called, name, more):
+    """To a folder these are methods of its own, and the task would act on the folder."""
+    page = api.content.create(site.news, "Document", name)
+    taskqueue.add(page, view=more, max_attempts=3)
+    done = run_one()
+    assert (done.outcome.status, done.status.state, called) == (404, "failed", [])
+    assert done.status.attempts_made == 1
+
+
 def test_deleted(site, about, called, caplog):
     """It is not retried, and no namesake is taken for it."""
     taskqueue.add(about, view="where", max_attempts=3)
@@ -105,6 +117,17 @@ def test_deleted(site, about, called, caplog):
     assert "the object that was /plone/news/about is gone" in done.outcome.reason
     assert done.status.attempts_made == 1
     assert called == []
+
+
+def test_deleted_in_a_queue_that_waits_for_404(about, called):
+    """It may wait for what is not there yet, and this will not come back."""
+    with task_queue("patient", transient_statuses=(404,), max_attempts=5):
+        taskqueue.add(about, view="where", queue="patient")
+        transaction.commit()
+        api.content.delete(about)
+        done = run_one()
+    assert done.status.state == "failed"
+    assert "is gone" in done.outcome.reason
 
 
 def test_moved_to_where_the_path_would_choose_the_public_host(site, about, called):
