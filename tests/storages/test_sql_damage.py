@@ -61,16 +61,11 @@ JANE, JOE = Identity("/Plone/acl_users", "jane"), Identity("/Plone/acl_users", "
 #: How SQLite spells a value that a column is broken with: it takes any in any column.
 ON_SQLITE = {
     "text": "'garbage'",
-    "nothing": "''",
-    "number as text": "'12 apples'",
     "bytes": "x'ff00fe'",
-    "no bytes": "x''",
     "not UTF-8": "CAST(x'ff666f6f' AS TEXT)",
-    "zero": "CAST(x'610062' AS TEXT)",
     "long": "printf('%.*c', 100000, 'x')",
     "largest": "9223372036854775807",
     "smallest": "-9223372036854775808",
-    "huge": "1e308",
     "negative": "-5",
     "infinite": "9e999",
     "negative infinite": "-9e999",
@@ -91,15 +86,21 @@ TABLES = [table.name for table in METADATA.sorted_tables]
 COLUMNS = [column for table in METADATA.sorted_tables for column in table.columns]
 
 
+#: Of what is packed there may be only a part.
+TRUNCATED = 'substr("{}", 1, 10)'
+
+
 def _cases() -> Iterator[tuple[str, Column[Any], str]]:
     for column in COLUMNS:
-        for value in ON_SQLITE.values():
-            if value != "NULL" or column.nullable:
-                yield "sqlite", column, value
         kind = next(kind for kind in type(column.type).__mro__ if kind in ON_POSTGRESQL)
-        for value in ON_POSTGRESQL[kind]:
-            if value != "NULL" or column.nullable:
-                yield "postgresql", column, value
+        values = {"sqlite": list(ON_SQLITE.values()), "postgresql": ON_POSTGRESQL[kind]}
+        for database, ways in values.items():
+            truncated = [TRUNCATED.format(column.name)] if kind is LargeBinary else []
+            for value in ways + truncated:
+                # A queue that is paused is no damage.
+                paused = column is QUEUE.c.paused and database == "postgresql"
+                if not paused and (value != "NULL" or column.nullable):
+                    yield database, column, value
 
 
 CASES = list(_cases())

@@ -49,7 +49,7 @@ class Claims:
         """
         # SQLite would go through all that waits to find that nothing may run.
         rows = []
-        if not self._paused:
+        if not self._is_in_vain():
             rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
         if rows:
             return rows, rows[0].expires - seconds, 0.0
@@ -69,6 +69,10 @@ class Claims:
         moments = [when - look.now for when in _moments(look)]
         soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
         return rows, look.now, soonest
+
+    def _is_in_vain(self) -> bool:
+        """Whether nothing can be claimed, nor was by a call whose answer was lost."""
+        return self._paused and not hasattr(self._local, "nonce")
 
     def _look(self) -> Any:
         return self._session.read(
@@ -92,11 +96,12 @@ class Claims:
     ) -> tuple[T, list[Any]]:
         """Do something, and take tasks in the same transaction; return both results.
 
-        Takes nothing if something else comes first, or a key has to be locked. A task that was
+        Takes nothing if something else comes first, a key has to be locked, or the queue was
+        paused when somebody looked last: `take` looks again. A task that was
         lost is taken alone. `at_once` does both in one statement, given the values of a claim,
         or returns None if nobody knows whether it did.
         """
-        if not limit:
+        if not limit or self._is_in_vain():
             return self._session.write(work), []
         with self._asking() as (nonce, asked):
             values = self._values(nonce, consumer, limit, seconds, False)

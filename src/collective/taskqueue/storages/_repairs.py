@@ -7,6 +7,7 @@ from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages._damage import sound_id
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._states import any_row
 from collective.taskqueue.storages._states import FAR
 from collective.taskqueue.storages._states import name_of
 from collective.taskqueue.storages._states import one_of
@@ -22,7 +23,6 @@ from sqlalchemy import and_
 from sqlalchemy import bindparam
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
-from sqlalchemy import exists
 from sqlalchemy import literal_column
 from sqlalchemy import or_
 from sqlalchemy import select
@@ -47,7 +47,7 @@ def any_damage() -> ColumnElement[bool]:
     """Return the condition that there is something for `repair`: a few looks at indexes."""
     return or_(
         *(
-            exists(select(literal_column("1")).select_from(table).where(*conditions))
+            any_row(_order(part, table), *conditions)
             for part in _PARTS
             for table, conditions in _ways(part)
         )
@@ -59,7 +59,8 @@ def repair(session: Session, connection: Connection, news: News) -> None:
     now = session.now(connection)
     for part in _PARTS:
         for table, conditions in _ways(part):
-            query = select(table.c.id).where(*conditions).limit(PORTION)
+            query = select(table.c.id).where(*conditions).order_by(_order(part, table))
+            query = query.limit(PORTION)
             found = session.execute(connection, query.with_for_update(skip_locked=True)).scalars()
             for stored in list(found):
                 session.dialect.go_on()
@@ -95,6 +96,11 @@ _PARTS: dict[str, State | None] = {
     "forget_at": None,
     "state": None,
 }
+
+
+def _order(part: str, table: Any) -> ColumnElement[Any]:
+    order: ColumnElement[Any] = table.c["place" if part == "state" else part]
+    return order
 
 
 def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:

@@ -14,6 +14,7 @@ from collective.taskqueue.storages._pages import BRIEF
 from collective.taskqueue.storages._pages import LARGE
 from collective.taskqueue.storages._pages import Pages
 from collective.taskqueue.storages._states import ACTIVE
+from collective.taskqueue.storages._states import any_row
 from collective.taskqueue.storages._states import entering
 from collective.taskqueue.storages._states import fresh
 from collective.taskqueue.storages._states import HERE
@@ -293,7 +294,7 @@ class Statements:
                 .scalar_subquery()
             )
 
-        waits = exists().where(HERE, one_of(QUEUED))
+        waits = any_row(TASK.c.place, HERE, one_of(QUEUED))
         return select(
             self.now.label("now"),
             soonest(SCHEDULED, "due").label("due"),

@@ -19,6 +19,8 @@ from sqlalchemy import func
 from sqlalchemy import literal
 from sqlalchemy import literal_column
 from sqlalchemy import or_
+from sqlalchemy import Select
+from sqlalchemy import select
 from sqlalchemy import Text
 from typing import Any
 
@@ -70,6 +72,16 @@ def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
 def name_of(state: State) -> ColumnElement[str]:
     """Return the name of a state as it stands in the text of a statement."""
     return literal_column(f"'{state}'")
+
+
+def any_row(order: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition that there is a row; an index has them in this order.
+
+    Asked whether one exists, a database might expect many of them in the table, and go through
+    all of it to find none.
+    """
+    rows: Select[Any] = select(literal_column("1")).where(*conditions).order_by(order)
+    return rows.limit(literal_column("1")).scalar_subquery().is_not(None)
 
 
 def is_finished() -> ColumnElement[bool]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages import _endings
+from collective.taskqueue.storages._damage import in_order
 from collective.taskqueue.storages._news import News
 from collective.taskqueue.storages._repairs import any_damage
 from collective.taskqueue.storages._repairs import repair
 from collective.taskqueue.storages._session import Session
+from collective.taskqueue.storages._states import any_row
 from collective.taskqueue.storages._states import HERE
 from collective.taskqueue.storages._states import HOUR
 from collective.taskqueue.storages._states import is_finished
@@ -24,11 +26,11 @@ from sqlalchemy import case
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Double
-from sqlalchemy import exists
 from sqlalchemy import func
 from sqlalchemy import Integer
 from sqlalchemy import literal_column
 from sqlalchemy import select
+from sqlalchemy import union_all
 from typing import Any
 import logging
 import math
@@ -69,13 +71,15 @@ class Tidy:
         # Built once: that takes longer than to execute them.
         over = TASK.c.forget_at <= _NOW, is_finished()
         self._chores = select(
-            exists().where(HERE, *over).label("over"), any_damage().label("damage")
+            any_row(TASK.c.forget_at, HERE, *over).label("over"), any_damage().label("damage")
         )
         self._old = _endings.forgetting(TASK.c.forget_at, *over)
         self._surplus = {state: _surplus(state) for state in FINISHED}
         self._total = select(func.sum(_SIZE)).where(HERE, one_of(*FINISHED))
-        self._cut = _cut()
-        self._large = _endings.forgetting(TASK.c.place, *_large())
+        self._oldest = _oldest()
+        self._large = {
+            state: _endings.forgetting(TASK.c.place, *_large(state)) for state in FINISHED
+        }
 
     def look(self, now: float) -> None:
         """Do what the clock asks for; called outside of any transaction."""
@@ -116,14 +120,20 @@ class Tidy:
         try:
             [[total]] = self._read(self._total)
             self._bytes, self._due = 0, math.inf
-            if (total or 0) <= most:
+            surplus = (total or 0) - most
+            if surplus <= 0:
                 return
-            [[last]] = self._read(self._cut, most=most)
+            rows = self._read(self._oldest)
         except StorageUnavailable as exc:
             logger.debug("queue %s: nothing forgotten (%s)", self._session.settings.queue, exc)
             return
-        more = self._forget(self._large, last=last, now_=now)
-        self._due = now if more else now + LINGER
+        last = None
+        for row in sorted(rows, key=lambda row: in_order(row.place))[: _endings.PORTION]:
+            if surplus > 0:
+                last, surplus = row.place, surplus - row.size
+        for statement in self._large:
+            self._forget(statement, last=last, now_=now)
+        self._due = now if surplus > 0 else now + LINGER
 
     def _repair(self) -> None:
         news: News = []
@@ -164,16 +174,22 @@ def _surplus(state: State) -> Any:
     return _endings.forgetting(TASK.c.place, *line[1:], TASK.c.place <= last)
 
 
-def _cut() -> Any:
-    """Return the place of the last that does not go into `most` bytes with all later ones."""
-    total = func.sum(_SIZE).over(order_by=TASK.c.place.desc()).label("total")
-    line = select(TASK.c.place, total).where(HERE, one_of(*FINISHED)).subquery("line")
-    most = bindparam("most", type_=BigInteger)
-    return select(func.max(line.c.place)).where(line.c.total > most)
+def _oldest() -> Any:
+    """Return places and sizes of those that finished first in each of the states."""
+    lines = [
+        select(TASK.c.place, _SIZE.label("size"))
+        .where(HERE, one_of(*FINISHED), one_of(state))
+        .order_by(TASK.c.place)
+        .limit(_endings.PORTION)
+        .subquery(f"first_{state}")
+        for state in FINISHED
+    ]
+    return union_all(*(select(line.c.place, line.c.size) for line in lines))
 
 
-def _large() -> tuple[ColumnElement[bool], ...]:
+def _large(state: State) -> tuple[ColumnElement[bool], ...]:
     # Who is told of an end can look at it for a while. What ended at no time is damaged.
     young = TASK.c.ended.between(_NOW - LINGER, _NOW + HOUR)
     old = ~func.coalesce(young, literal_column("false"))
-    return one_of(*FINISHED), TASK.c.place <= bindparam("last", type_=BigInteger), old
+    last = TASK.c.place <= bindparam("last", type_=BigInteger)
+    return one_of(*FINISHED), one_of(state), last, old
