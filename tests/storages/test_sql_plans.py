@@ -129,7 +129,7 @@ class Plans:
     def slow(self) -> list[str]:
         """The statements that read a whole table, or sort what an index has in order."""
         whole = re.compile(
-            r"Seq Scan on taskqueue_task|^SCAN (?!chosen|given|persons)\w+$", re.MULTILINE
+            r"Seq Scan on taskqueue_task|^SCAN (?!chosen|given|persons|first_)\w+$", re.MULTILINE
         )
         # The indexes that have all tasks of a queue in them.
         every = re.compile(
@@ -140,9 +140,9 @@ class Plans:
         )
         page = re.compile(r"ORDER BY taskqueue_task.number\s+LIMIT")
         sort = re.compile(r"Sort Key|TEMP B-TREE FOR ORDER BY")
-        # Those that run, have a key or are asked for by their ids are few, and where PostgreSQL
-        # says so.
-        few = re.compile(r"taskqueue_(running|key)|Sort .*rows=1 |id = ANY")
+        # Those that run, have a key or are asked for by their ids are few, those that take too much
+        # room are a portion, and where PostgreSQL says so.
+        few = re.compile(r"taskqueue_(running|key)|Sort .*rows=1 |id = ANY|COALESCE\(\(\(ended")
         return [
             f"{asked}\n{plan}"
             for asked, plan in self.plans.items()

@@ -186,12 +186,14 @@ def _partial(name: str, condition: str, *columns: str) -> None:
     )
 
 
-# With a bound that all rows are within, as all statements have it that use these two: a planner
-# that knows nothing of a table yet would take them for the tasks of one person, too.
+# With a condition that is true of all rows, as all statements have it that use these two: a
+# planner that knows nothing of a table yet would take them for the tasks of one person, too.
 _partial("waiting", f"state = 'queued' AND place > {FIRST}", "place")
 _partial("scheduled", "state = 'scheduled'", "due", "place")
 _partial("running", "state = 'running'", "expires")
-_partial("finished", f"state IN ({_names(FINISHED)}) AND place > {FIRST}", "state", "place", "size")
+_partial(
+    "finished", f"state IN ({_names(FINISHED)}) AND place != {FIRST}", "state", "place", "size"
+)
 _partial("expiry", "forget_at IS NOT NULL", "forget_at", "state")
 _partial("key", "key IS NOT NULL AND state IN ('queued', 'scheduled', 'running')", "key")
 _partial("person", '"user" IS NOT NULL', "user", "person", "number")

@@ -77,9 +77,7 @@ class Tidy:
         self._surplus = {state: _surplus(state) for state in FINISHED}
         self._total = select(func.sum(_SIZE)).where(HERE, one_of(*FINISHED))
         self._oldest = _oldest()
-        self._large = {
-            state: _endings.forgetting(TASK.c.place, *_large(state)) for state in FINISHED
-        }
+        self._large = [_endings.forgetting(TASK.c.place, *_large(state)) for state in FINISHED]
 
     def look(self, now: float) -> None:
         """Do what the clock asks for; called outside of any transaction."""
