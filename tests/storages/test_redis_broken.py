@@ -314,3 +314,13 @@ def test_what_has_not_finished_is_not_forgotten(scene, state, way):
     assert storage.get(waiting).state == RUNNING
     assert storage.finish(leases[waiting], ending(leases[waiting])) == SUCCEEDED
     storage.close()
+
+
+def test_ghosts_that_are_none(scene):
+    """A task that would be skipped for ever runs, and who is idle does not look all the time."""
+    storage = scene.restore()
+    scene.client.hset(f"{P}:ghosts", scene.ids["waiting"], 10**9)
+    found = [lease.task.id for _ in range(4) for lease in storage.reserve("x", 9, timeout=0)]
+    assert scene.ids["waiting"] in found
+    assert storage.counts()["queued"] == 1, "only what is parked"
+    storage.close()

@@ -779,6 +779,8 @@ end
 local function relist()
   -- The list is empty, and some are queued: the list, or who is parked, was lost.
   local mine, lost = {}, {}
+  -- Nor is there a ghost in it.
+  call('DEL', P .. ':ghosts')
   local parked = call('HSCAN', P .. ':parked', 0, 'COUNT', CHUNK)[2]
   for i = 1, #parked, 2 do
     local key, id = parked[i], parked[i + 1]
