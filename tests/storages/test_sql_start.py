@@ -209,6 +209,8 @@ CREATE TABLE taskqueue_task (
   lost INTEGER NOT NULL, cancel BOOLEAN NOT NULL, progress TEXT, last {blob},
   forgotten BOOLEAN NOT NULL, forget_at {double}, PRIMARY KEY (queue, id));
 CREATE INDEX taskqueue_waiting ON taskqueue_task (queue, place) WHERE state = 'queued';
+CREATE INDEX taskqueue_scheduled ON taskqueue_task (queue, due, place)
+  WHERE state = 'scheduled';
 CREATE INDEX taskqueue_finished ON taskqueue_task (queue, state, place)
   WHERE state IN ('succeeded', 'failed', 'cancelled');
 CREATE INDEX taskqueue_expiry ON taskqueue_task (queue, forget_at) WHERE forget_at IS NOT NULL;

@@ -11,6 +11,7 @@ from collective.taskqueue.storages._states import any_row
 from collective.taskqueue.storages._states import FAR
 from collective.taskqueue.storages._states import name_of
 from collective.taskqueue.storages._states import one_of
+from collective.taskqueue.storages._states import unbounded
 from collective.taskqueue.storages._tables import FIRST
 from collective.taskqueue.storages._tables import TASK
 from collective.taskqueue.task import FAILED
@@ -136,6 +137,6 @@ def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:
         if state is not None and number == 0:
             conditions.append(one_of(state, table=table))
         elif state is not None and part != "place":
-            conditions.append(table.c.state == name_of(state))
+            conditions.append(unbounded(state, table))
         ways.append((table, conditions))
     return ways

@@ -66,7 +66,15 @@ def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
     if state not in _BOUNDS:
         return table.c.state == name_of(state)
     column, bound = _BOUNDS[state]
-    return and_(table.c.state == name_of(state), table.c[column] > literal_column(bound))
+    return and_(unbounded(state, table), table.c[column] > literal_column(bound))
+
+
+def unbounded(state: State, table: Any = TASK) -> ColumnElement[bool]:
+    """Return the same for one that waits or runs, whatever else is in its row."""
+    condition: ColumnElement[bool] = table.c.state == name_of(state)
+    if state != SCHEDULED:
+        return condition
+    return and_(condition, table.c.place != literal_column(FIRST))
 
 
 def name_of(state: State) -> ColumnElement[str]:

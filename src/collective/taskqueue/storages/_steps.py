@@ -51,7 +51,7 @@ def _second(connection: Connection) -> None:
     for name in ("person", "status", "ended", "size", "payload"):
         kind = TASK.c[name].type.compile(connection.dialect)
         connection.execute(text(f"ALTER TABLE taskqueue_task ADD COLUMN {name} {kind}"))
-    for name in ("user", "waiting", "finished", "expiry"):
+    for name in ("user", "waiting", "scheduled", "finished", "expiry"):
         connection.execute(text(f"DROP INDEX taskqueue_{name}"))
     shown = ("body", "last", "history", "changes", "forget_at", "user", "key")
     for row in _rows(connection, TASK, *shown):

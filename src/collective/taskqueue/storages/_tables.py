@@ -186,10 +186,10 @@ def _partial(name: str, condition: str, *columns: str) -> None:
     )
 
 
-# With a condition that is true of all rows, as all statements have it that use these two: a
+# With a condition that is true of all rows, as all statements have it that use them: a
 # planner that knows nothing of a table yet would take them for the tasks of one person, too.
 _partial("waiting", f"state = 'queued' AND place > {FIRST}", "place")
-_partial("scheduled", "state = 'scheduled'", "due", "place")
+_partial("scheduled", f"state = 'scheduled' AND place != {FIRST}", "due", "place")
 _partial("running", "state = 'running'", "expires")
 _partial(
     "finished", f"state IN ({_names(FINISHED)}) AND place != {FIRST}", "state", "place", "size"
