@@ -15,13 +15,18 @@ from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Progress
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from services import RedisServer
 from uuid import uuid4
@@ -250,4 +255,72 @@ def test_nothing_is_broken(scene, caplog):
     caplog.clear()
     live(scene, storage)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    storage.close()
+
+
+@pytest.mark.parametrize("score", ["inf", "1e300", "1e15"])
+def test_what_is_never_due_has_failed(scene, score):
+    """It would wait for ever, and its record be kept as long."""
+    storage = scene.restore()
+    (place,) = scene.client.zrange(f"{P}:scheduled", 0, -1)
+    scene.client.execute_command("ZADD", f"{P}:scheduled", score, place)
+    while storage.reserve("other", timeout=0):
+        pass
+    later = storage.get(scene.ids["later"])
+    assert (later.state, later.reason) == (
+        FAILED,
+        "its record is damaged: nobody knows when it is due",
+    )
+    assert storage.counts()[SCHEDULED] == 0
+    storage.close()
+
+
+@pytest.mark.parametrize("score", ["inf", "1e300", "1e15"])
+def test_a_lease_without_an_end_is_over_before_long(scene, score):
+    """A task whose process is gone comes again, and so does what waits for its key."""
+    storage = scene.restore()
+    running = scene.ids["running"], scene.ids["keyed"]
+    for task_id in running:
+        scene.client.execute_command("ZADD", f"{P}:leases", score, task_id)
+    while storage.reserve("other", timeout=0):
+        pass
+    scene.clock.advance(60)
+    storage.recover()
+    states = [storage.get(task_id).state for task_id in running]
+    # In place of one with a newer task of its key that one runs.
+    assert states == [QUEUED, CANCELLED]
+    assert scene.ids["parked"] in [lease.task.id for lease in storage.reserve("x", 5, timeout=0)]
+    storage.close()
+
+
+@pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
+@pytest.mark.parametrize("way", ["too many", "too large", "over", "purged"])
+def test_what_has_not_finished_is_not_forgotten(scene, state, way):
+    """A list of what has finished that names a task which waits does not take it away."""
+    scene.restore().close()
+    few = {"too many": {"max_finished": 1}, "too large": {"max_finished_bytes": 0}}
+    settings = replace(scene.settings, **few.get(way, {}))
+    storage = RedisStorage(settings, scene.clock)
+    waiting = scene.ids["waiting"]
+    line = f"{P}:expiry" if way == "over" else f"{P}:finished:{state}"
+    scene.client.zadd(line, {waiting: -1})
+    if way == "purged":
+        storage.purge(state)
+    scene.clock.advance(20)
+    others = [add_one(storage).id for _ in range(2)]
+    leases = {lease.task.id: lease for lease in storage.reserve("other", 10, timeout=0)}
+    for task_id in others:
+        storage.finish(leases[task_id], ending(leases[task_id], state))
+    assert storage.get(waiting).state == RUNNING
+    assert storage.finish(leases[waiting], ending(leases[waiting])) == SUCCEEDED
+    storage.close()
+
+
+def test_ghosts_that_are_none(scene):
+    """A task that would be skipped for ever runs, and who is idle does not look all the time."""
+    storage = scene.restore()
+    scene.client.hset(f"{P}:ghosts", scene.ids["waiting"], 10**9)
+    found = [lease.task.id for _ in range(4) for lease in storage.reserve("x", 9, timeout=0)]
+    assert scene.ids["waiting"] in found
+    assert storage.counts()["queued"] == 1, "only what is parked"
     storage.close()

@@ -67,6 +67,7 @@ ON_SQLITE = {
     "largest": "9223372036854775807",
     "smallest": "-9223372036854775808",
     "negative": "-5",
+    "fraction": "5.5",
     "infinite": "9e999",
     "negative infinite": "-9e999",
     "NULL": "NULL",

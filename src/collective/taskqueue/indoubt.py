@@ -93,10 +93,10 @@ class _Known(NamedTuple):
 
     def is_in(self, record: bytes) -> bool:
         """Return whether a data record of the database is that of this witness."""
-        # Nothing is unpickled: the record may be anybody's, and its class be gone.
-        return (
-            get_pickle_metadata(record) == (Witness.__module__, Witness.__qualname__)
-            and self.uuid.encode() in record
+        # Of what is another object nothing is parsed: its record may be anything.
+        return self.uuid.encode() in record and get_pickle_metadata(record) == (
+            Witness.__module__,
+            Witness.__qualname__,
         )
 
 

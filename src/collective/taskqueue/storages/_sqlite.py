@@ -61,7 +61,11 @@ LIMIT = 2**62
 
 _COUNT = (
     update(QUEUE)
-    .where(QUEUE.c.name == bindparam("name_"), QUEUE.c.number.between(0, LIMIT))
+    .where(
+        QUEUE.c.name == bindparam("name_"),
+        QUEUE.c.number.between(0, LIMIT),
+        func.typeof(QUEUE.c.number) == "integer",
+    )
     .values(number=QUEUE.c.number + bindparam("count"))
     .returning(QUEUE.c.number)
 )

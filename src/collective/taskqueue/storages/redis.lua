@@ -23,6 +23,7 @@ local HOUR = 3600       -- seconds that a consumer is remembered
 local WEEK = 604800     -- seconds that a record is kept that cannot be read
 local WEIGHT = 500      -- bytes of a record besides what may be large
 local LARGEST = 2 ^ 52  -- largest number that is given out
+local FAR = 1e11        -- seconds since the epoch: nothing falls due later
 
 local STATES = { queued = true, scheduled = true, running = true,
                  succeeded = true, failed = true, cancelled = true }
@@ -171,8 +172,8 @@ local function leave(id, state, user, person, place)
 end
 
 local function enter(id, state, score, reason, place)
-  local before, changes = fields(id, 'state', 'changes')
-  local user, person, old = fields(id, 'user', 'person', 'place')
+  local before, changes, user, person, old =
+    fields(id, 'state', 'changes', 'user', 'person', 'place')
   if before then leave(id, before, user, person, old) end
   set(id, 'state', state, 'reason', reason or '', 'changes', changed(changes or '', state))
   unset(id, 'token', 'place')
@@ -279,37 +280,39 @@ local function forget(id)
   call('DEL', task_key(id), P .. ':history:' .. id, P .. ':aliases:' .. id)
 end
 
+local function forget_finished(id, line)
+  -- A list that is damaged may name a task that still waits or runs.
+  local state = get(id, 'state')
+  if FINISHED[state] or not STATES[state] then forget(id) end
+  call('ZREM', line, id)
+end
+
 local function oldest_finished()
-  local first, least
+  local first, least, its
   for state in pairs(FINISHED) do
     local found = call('ZRANGE', line_of(state), 0, 0, 'WITHSCORES')
     local number = num(found[2], -1)
-    if found[1] and (not least or number < least) then first, least = found[1], number end
+    if found[1] and (not least or number < least) then
+      first, least, its = found[1], number, line_of(state)
+    end
   end
-  return first
+  return first, its
 end
 
 local function tidy(limit)
   -- Forgets what was kept long enough, and what is too much; whether there may be more.
   local old = call('ZRANGEBYSCORE', P .. ':expiry', '-inf', text(now), 'LIMIT', 0, limit)
-  for _, id in ipairs(old) do
-    local state = get(id, 'state')
-    if STATES[state] and not FINISHED[state] then
-      call('ZREM', P .. ':expiry', id)
-    else
-      forget(id)
-    end
-  end
+  for _, id in ipairs(old) do forget_finished(id, P .. ':expiry') end
   local number = #old
   while number < limit and num(call('GET', P .. ':bytes'), 0) > settings.max_finished_bytes do
-    local id = oldest_finished()
+    local id, line = oldest_finished()
     if not id then
       call('DEL', P .. ':bytes', P .. ':sizes')
       break
     end
     -- Who is told of the end can look at it, however large it is.
     if num(get(id, 'ended'), 0) + settings.linger > now then break end
-    forget(id)
+    forget_finished(id, line)
     number = number + 1
   end
   return number >= limit
@@ -346,7 +349,8 @@ local function conclude(id, state, reason)
   tidy(PORTION)
   local surplus = math.min(call('ZCARD', line_of(state)) - settings.max_finished, PORTION)
   if surplus > 0 then
-    for _, old in ipairs(call('ZRANGE', line_of(state), 0, surplus - 1)) do forget(old) end
+    local line = line_of(state)
+    for _, old in ipairs(call('ZRANGE', line, 0, surplus - 1)) do forget_finished(old, line) end
   end
 end
 
@@ -624,6 +628,26 @@ local function record_of(id)
   return record
 end
 
+local function mend_moments()
+  -- What never falls due would wait for ever, and under a lease without an end run for ever.
+  local function far(line)
+    return ipairs(call('ZRANGEBYSCORE', line, FAR, '+inf', 'LIMIT', 0, PORTION))
+  end
+  for _, place in far(P .. ':scheduled') do
+    local id = string.sub(place, 18)
+    if is_sound(id) == 'scheduled' then
+      local reason, key = 'its record is damaged: nobody knows when it is due', get(id, 'key')
+      if key then free_key(key, id) end
+      conclude(id, 'failed', reason)
+      tell('failed', id, reason)
+    end
+    call('ZREM', P .. ':scheduled', place)
+  end
+  for _, id in far(P .. ':leases') do
+    call('ZADD', P .. ':leases', text(now + settings.lease), id)
+  end
+end
+
 local function soonest()
   -- Seconds until something falls due or a lease expires, empty if nothing does.
   local least
@@ -755,6 +779,8 @@ end
 local function relist()
   -- The list is empty, and some are queued: the list, or who is parked, was lost.
   local mine, lost = {}, {}
+  -- Nor is there a ghost in it.
+  call('DEL', P .. ':ghosts')
   local parked = call('HSCAN', P .. ':parked', 0, 'COUNT', CHUNK)[2]
   for i = 1, #parked, 2 do
     local key, id = parked[i], parked[i + 1]
@@ -830,7 +856,10 @@ local function reserve(consumer, process, nonce, limit, seconds, careful)
     local number, lease = tonumber(limit), tonumber(seconds)
     leases, done = take(consumer, process, nonce, number, lease, careful)
   end
-  if #leases == 0 then return { done and soonest() or '0', leases, born() } end
+  if #leases == 0 then
+    mend_moments()
+    return { done and soonest() or '0', leases, born() }
+  end
   if call('LLEN', P) > 0 then wake(1) end
   return { '', leases, born() }
 end
@@ -1191,10 +1220,7 @@ end
 
 function operation.purge(state)
   local ids = call('ZRANGE', line_of(state), 0, PORTION - 1)
-  for _, id in ipairs(ids) do
-    forget(id)
-    call('ZREM', line_of(state), id)
-  end
+  for _, id in ipairs(ids) do forget_finished(id, line_of(state)) end
   return ids
 end
 
