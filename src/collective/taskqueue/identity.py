@@ -93,4 +93,6 @@ def _begin_generation(folder: Any, deleted: Identity) -> None:
 def _cancel_tasks(committed: bool, deleted: Identity) -> None:
     if committed:
         for _, queue in getUtilitiesFor(ITaskQueue):
-            unfinished.cancel_later(queue, deleted, f"queued by {deleted.id} of {deleted.folder}, who was deleted")
+            unfinished.cancel_later(
+                queue, deleted, f"queued by {deleted.id} of {deleted.folder}, who was deleted"
+            )
