@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from functools import lru_cache
 from plone.i18n.interfaces import ILanguageUtility
 from plone.i18n.interfaces import INegotiateLanguage
 from typing import Any
 from zope.component import adapter
 from zope.component import getSiteManager
 from zope.component import getUtility
+from zope.interface import Declaration
 from zope.interface import implementer
 from zope.interface import Interface
 from zope.interface import providedBy
@@ -43,22 +45,30 @@ class TaskLanguage:
     """
 
     def __init__(self, site: Any, request: Any) -> None:
-        found = _as_for_others(site, request)
-        self.language = found.language
-        self.default_language = found.default_language
-        self.language_list = list(found.language_list)
         wanted = _wanted(request)
-        if wanted is not None and wanted != self.language:
-            rest = [language for language in self.language_list if language != wanted]
-            self.language_list = [self.language, *rest]
+        if wanted is None:
+            found = _as_for_others(site, request)
+            self.language = found.language
+            self.default_language = found.default_language
+            self.language_list = list(found.language_list)
+        else:
+            # Nothing else is asked for: to negotiate as for others takes long.
             self.language = wanted
+            self.default_language = getUtility(ILanguageUtility).getDefaultLanguage()
+            self.language_list = []
 
 
 def _as_for_others(site: Any, request: Any) -> Any:
     """Negotiate as for a request that is not that of a task."""
-    kind = providedBy(request) - ITaskQueueLayer
+    kind = _without_layer(*providedBy(request).__bases__)
     adapters = getSiteManager().adapters
     return adapters.lookup((providedBy(site), kind), INegotiateLanguage)(site, request)
+
+
+# Made once for all requests of a kind: registries remember what they have found for it.
+@lru_cache(maxsize=100)
+def _without_layer(*interfaces: Any) -> Declaration:
+    return Declaration(*interfaces) - ITaskQueueLayer
 
 
 def _wanted(request: Any) -> str | None:
