@@ -57,7 +57,7 @@ def end_generation(event: Any) -> None:
     """
     user_id = event.principal if isinstance(event.principal, str) else event.principal.getId()
     for folder in _user_folders():
-        if isinstance(aq_base(folder), Persistent) and folder.getUserById(user_id) is None:
+        if isinstance(aq_base(folder), Persistent) and _is_gone(folder, user_id):
             deleted = identity_in(folder, user_id)
             _begin_generation(folder, deleted)
             transaction.get().addAfterCommitHook(_cancel_tasks, (deleted,))
@@ -77,6 +77,15 @@ def _user_folders() -> Iterator[Any]:
                 yield folder
 
 
+def _is_gone(folder: Any, user_id: str) -> bool:
+    try:
+        return folder.getUserById(user_id) is None
+    except Exception as exc:
+        # A directory that is away. The user is deleted all the same, and nobody inherits.
+        logger.warning("user %s: cannot be looked up (%s), taken to be gone", user_id, exc)
+        return True
+
+
 def _begin_generation(folder: Any, deleted: Identity) -> None:
     base = aq_base(folder)
     if getattr(base, GENERATIONS, None) is None:
@@ -92,7 +101,6 @@ def _begin_generation(folder: Any, deleted: Identity) -> None:
 
 def _cancel_tasks(committed: bool, deleted: Identity) -> None:
     if committed:
+        reason = f"queued by {deleted.id} of {deleted.folder}, who was deleted"
         for _, queue in getUtilitiesFor(ITaskQueue):
-            unfinished.cancel_later(
-                queue, deleted, f"queued by {deleted.id} of {deleted.folder}, who was deleted"
-            )
+            unfinished.cancel_later(queue, deleted, reason)

@@ -58,10 +58,13 @@ def check_place(found: Any, holder: Any, name: str) -> None:
     if holder is None or _has_own_place(name):
         return
     found, holder = _unwrapped(found), _unwrapped(holder)
+    # First of all, because it is so for nearly every step, and quickly found out.
+    if aq_base(aq_parent(aq_inner(found))) is aq_base(holder):
+        return
     # A view does not acquire: what it returns is its own decision.
     if not IAcquirer.providedBy(holder) or not _is_content(found):
         return
-    if _stands_in(found, holder) or not _is_held(found):
+    if _has_path_in(found, holder) or not _is_held(found):
         return
     raise Misplaced(
         f"there is no {name} at {_path(holder)} any more"
@@ -116,12 +119,10 @@ def _is_in_root(item: Any) -> bool:
     return any(kind.providedBy(container) for kind in (IApplication, ISite, ISiteRoot))
 
 
-def _stands_in(item: Any, holder: Any) -> bool:
-    parent = aq_parent(aq_inner(item))
-    if parent is None:
-        return False
+def _has_path_in(item: Any, holder: Any) -> bool:
     # Not every container is the same object whenever it is looked up.
-    return aq_base(parent) is aq_base(holder) or _path(parent) == _path(holder)
+    parent = aq_parent(aq_inner(item))
+    return parent is not None and _path(parent) == _path(holder)
 
 
 def _is_held(item: Any) -> bool:

@@ -194,7 +194,7 @@ class Backlog:
                 if not self._busy:
                     self._busy = self._start()
                 return
-        log(job.tasks, "too many batches wait, this one is left to consumers")
+        _leave(job, "too much waits to be done")
 
     def is_behind(self, storage: Any) -> bool:
         """See the function."""
@@ -211,7 +211,7 @@ class Backlog:
         with self._changed:
             jobs = list(self._jobs)
         for job in jobs:
-            log(job.tasks, "its %s is left to consumers, this process ends", job.subject)
+            _leave(job, "this process ends")
 
     def _start(self) -> bool:
         try:
@@ -260,6 +260,13 @@ def _done(jobs: list[_Job]) -> set[_Job]:
             job.leads = False
             _complain(job, described(exc))
     return done
+
+
+def _leave(job: _Job, cause: str) -> None:
+    if job.tasks:
+        log(job.tasks, "its %s is left to consumers, %s", job.subject, cause)
+    else:
+        logger.error("%s: left to consumers, %s", job.subject, cause)
 
 
 def _complain(job: _Job, error: str) -> None:
