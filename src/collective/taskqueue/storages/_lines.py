@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from collective.taskqueue.storages._record import Record
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -34,14 +35,14 @@ class Lines:
 
     def enter(self, record: Record, state: State | None, place: Place) -> None:
         """A task comes into a state; None is for as long as it is known."""
-        for whose in _all_of(record):
+        for whose in _all_of(record.task.user):
             line = state, whose
             self._trees.setdefault(line, OOBTree())[place] = record.id
             self._numbers[line] = self._numbers.get(line, 0) + 1
 
     def leave(self, record: Record, state: State | None, place: Place) -> None:
         """It does not stand there any more."""
-        for whose in _all_of(record):
+        for whose in _all_of(record.task.user):
             line = state, whose
             del self._trees[line][place]
             self._numbers[line] -= 1
@@ -69,8 +70,9 @@ class Lines:
         return islice(() if tree is None else tree.values(), start, stop)
 
 
-def _all_of(record: Record) -> tuple[Whose, ...]:
-    user = record.task.user
+# For each change of a task, and for the same few persons.
+@lru_cache(maxsize=1000)
+def _all_of(user: Identity | None) -> tuple[Whose, ...]:
     return (EVERYBODY,) if user is None else (EVERYBODY, _whose(user.id), _whose(user))
 
 

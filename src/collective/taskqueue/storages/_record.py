@@ -144,7 +144,8 @@ class Record:
         self.cancel_requested = False
 
     def drop_payload(self) -> None:
-        self.task = replace(self.task, payload=b"")
+        if self.task.payload:
+            self.task = replace(self.task, payload=b"")
 
     def weight(self) -> int:
         """Return about how many bytes it takes: of all that may be large."""
