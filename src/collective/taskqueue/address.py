@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl
 from urllib.parse import quote
 from urllib.parse import unquote
+import re
 
 
 #: Steps with which a path tells Zope's virtual hosting what the public urls are.
 VIRTUAL_HOST_STEPS = ("VirtualHostBase", "VirtualHostRoot")
 VIRTUAL_HOST_PREFIX = "_vh_"
+
+# What has none of these is no such step, and no such field, however it is decoded.
+_MAY_CHOOSE = re.compile(f"[%:]|{'|'.join(VIRTUAL_HOST_STEPS)}|{VIRTUAL_HOST_PREFIX}")
 
 #: What is not quoted in a step, besides letters, digits and ``_.-~``.
 _PLAIN = "@+:,="
@@ -27,7 +31,7 @@ def forbidden_step(url: str) -> str | None:
     makes Plone send links to a host of somebody else's choice. The url is decoded as the
     publisher decodes it. A web hook is not traversed, and none of its steps is forbidden.
     """
-    if not url.startswith("/"):
+    if not url.startswith("/") or not _MAY_CHOOSE.search(url):
         return None
     path, _, query = url.partition("?")
     path = unquote(path, errors="replace")
