@@ -58,7 +58,7 @@ POINTS = [
 RESTARTS = 0.25
 
 #: Longest time in seconds that a writer lives if it is killed at a random moment.
-LIFETIME = 0.08
+LIFETIME = 0.15
 
 
 class Veto(Exception):

@@ -347,9 +347,10 @@ def _check_place(settings: QueueSettings) -> None:
     scheme, _, path = settings.url.partition(":///")
     path = path.removeprefix("file:")
     if settings.type == "sql" and scheme.startswith("sqlite") and path[:1] not in ("", "/", ":"):
-        # Else a server and a script of other folders would have a queue each. The path is not
-        # quoted: it may be the url of another database, with its password.
-        reason = "the path in its url depends on where a process is started"
+        # Else a server and a script of other folders would have a queue each. It may as well be
+        # the url of another database, with its password.
+        shown = "in its url" if "@" in path or "://" in path else path
+        reason = f"the path {shown} depends on where a process is started"
         _refuse(settings.place, f"{reason}; write sqlite:////path/to/a/file")
 
 
