@@ -259,7 +259,8 @@ class Statements:
                     other.c.queue == TASK.c.queue,
                     other.c.key == TASK.c.key,
                     one_of(RUNNING, table=other),
-                    other.c.id != TASK.c.id,
+                    # Of those that this claim has taken together none is in the way of another.
+                    other.c.token != bindparam("nonce", type_=Text) + other.c.id,
                 ),
             )
             .limit(1)
