@@ -36,7 +36,7 @@ MANY = 10**9
 
 #: Seconds since the epoch: nothing is due later, and nothing was before minus that. A column that
 #: holds something else than a number compares as greater.
-FAR = "1e11"
+FAR = "1e14"
 
 #: States in which a task has its key.
 ACTIVE: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING)

@@ -23,7 +23,7 @@ local HOUR = 3600       -- seconds that a consumer is remembered
 local WEEK = 604800     -- seconds that a record is kept that cannot be read
 local WEIGHT = 500      -- bytes of a record besides what may be large
 local LARGEST = 2 ^ 52  -- largest number that is given out
-local FAR = 1e11        -- seconds since the epoch: nothing falls due later
+local FAR = 1e14        -- seconds since the epoch: nothing falls due later
 
 local STATES = { queued = true, scheduled = true, running = true,
                  succeeded = true, failed = true, cancelled = true }
