@@ -20,6 +20,8 @@ from collective.taskqueue.storages._tables import PROMOTED
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Identity
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from contextlib import closing
@@ -165,9 +167,9 @@ def test_tables_of_a_newer_version_are_refused(url, monkeypatch):
         add_one(first)
         first.close()
     second = storage(url)
-    with pytest.raises(ConfigurationError, match="of version 3, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 4, made by a newer"):
         second.check()
-    with pytest.raises(ConfigurationError, match="of version 3, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 4, made by a newer"):
         add_one(second)
     second.close()
 
@@ -292,6 +294,7 @@ def test_tables_of_the_first_version_are_migrated(url, tables_of_the_first_versi
     assert "damaged" in queue.get(damaged.id).reason
     assert ids(queue.tasks(user=waiting.user)) == ids(queue.tasks(user="jane"))
     assert ids(queue.tasks(user="jane")) == [waiting.id, failed.id]
+    assert queue.counts() == {**dict.fromkeys(STATES, 0), QUEUED: 1, FAILED: 2}
     assert {one.task.payload for one in queue.tasks()} == {b""}
     [batch] = queue.in_doubt()
     assert list(batch.tasks) == ids(staged)

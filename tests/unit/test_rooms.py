@@ -52,7 +52,7 @@ LIBRARIES |= {"zope.interface"}
 #: What a SQL queue is made of.
 SQL = {"_admission", "_claims", "_dialects", "_endings", "_session", "_statements", "_tables"}
 SQL |= {"_finishing", "_many", "_pages", "_postgresql", "_sql_oversight", "_sqlite", "_states"}
-SQL |= {"_completion", "_damage", "_repairs", "_statistics", "_steps", "_tidy"}
+SQL |= {"_completion", "_counters", "_damage", "_repairs", "_statistics", "_steps", "_tidy"}
 
 #: What only some rooms import, and why these.
 RESERVED = {

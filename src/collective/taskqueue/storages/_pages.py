@@ -6,6 +6,7 @@ Each statement is built once, whatever is asked for: what differs is a parameter
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collective.taskqueue.storages._counters import counters
 from collective.taskqueue.storages._states import fresh
 from collective.taskqueue.storages._states import HERE
 from collective.taskqueue.storages._states import HOUR
@@ -23,6 +24,7 @@ from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
 from sqlalchemy import ColumnElement
 from sqlalchemy import func
+from sqlalchemy import literal
 from sqlalchemy import literal_column
 from sqlalchemy import Select
 from sqlalchemy import select
@@ -69,7 +71,9 @@ class Pages:
         states: tuple[State | None, ...] = (None, *STATES)
         self.pages = {(state, own): self._page(state, own) for state in states for own in (0, 1)}
         self.persons = self._persons()
-        self.counts = select(*(self._number(state) for state in STATES))
+        # Each row says whether it is a counter, or how many are to be forgotten.
+        parts = (counters().subquery("counted"), True), (self._overdue([]).subquery("over"), False)
+        self.counts = union_all(*(select(part, literal(kind)) for part, kind in parts))
         self.counts_of_user = self._counts_of([_USER], [_SAME_USER])
         self.counts_of_person = self._counts_of([_USER, _PERSON], [_SAME_USER, _SAME_PERSON])
         # What is damaged is of no moment.
@@ -135,37 +139,22 @@ class Pages:
         found = found.union_all(select(later).where(found.c.person.is_not(None)))
         return select(found.c.person).where(found.c.person.is_not(None))
 
-    def _number(self, state: State) -> Any:
-        """Return how many tasks are in a state, as the indexes have it."""
-        table = TASK.alias(state)
-        here = table.c.queue == bindparam("queue_", type_=Text)
-        conditions = [here, one_of(state, table=table)]
-        if state not in FINISHED:
-            return select(func.count()).select_from(table).where(*conditions).scalar_subquery()
-        # In the very words of the index, which is all that SQLite understands.
-        conditions.append(one_of(*FINISHED, table=table))
-        every = select(func.count()).select_from(table).where(*conditions).scalar_subquery()
-        old = TASK.alias(f"old_{state}")
-        over = (
-            old.c.queue == bindparam("queue_", type_=Text),
-            old.c.forget_at <= self._now,
-            func.coalesce(old.c.state, "") == name_of(state),
-        )
-        return every - select(func.count()).select_from(old).where(*over).scalar_subquery()
-
     def _counts_of(
         self, whose: Iterable[ColumnElement[bool]], same: Iterable[ColumnElement[bool]]
     ) -> Any:
         """Return the statement that counts tasks by state; a state may come twice."""
         every = select(TASK.c.state, func.count()).where(HERE, *whose).group_by(TASK.c.state)
+        return union_all(every, self._overdue(same))
+
+    def _overdue(self, same: Iterable[ColumnElement[bool]]) -> Any:
+        """Return the statement that counts what is to be forgotten, as negative numbers."""
         state = func.coalesce(TASK.c.state, "")
-        over = (
+        return (
             select(state, -func.count())
             .where(HERE, TASK.c.forget_at <= self._now, *same)
             .where(state.in_([name_of(final) for final in FINISHED]))
             .group_by(state)
         )
-        return union_all(every, over)
 
 
 def order_of(state: State | None) -> list[ColumnElement[Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._counters import recount
 from collective.taskqueue.storages._damage import in_order
 from collective.taskqueue.storages._damage import shown
 from collective.taskqueue.storages._news import News
@@ -29,6 +31,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import TaskStatus
+from decimal import Decimal
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import null
@@ -51,12 +54,13 @@ class Oversight:
         self._mine = QUEUE.c.name == session.settings.queue
 
     def __len__(self) -> int:
-        return int(self._read(self._session.statements.length)[0][0])
+        return self.counts()[QUEUED]
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
-        pages = self._session.statements.pages
         if user is None:
-            return dict(zip(STATES, self._read(pages.counts)[0], strict=True))
+            found = self._session.read(self._counters)
+            return found or self._session.write(self._recounted)
+        pages = self._session.statements.pages
         found = dict.fromkeys(STATES, 0)
         if isinstance(user, Identity):
             rows = self._read(pages.counts_of_person, **_person(user))
@@ -224,6 +228,29 @@ class Oversight:
 
     def paused(self) -> bool:
         return any(row.paused for row in self._read(select(QUEUE.c.paused).where(self._mine)))
+
+    def _counters(self, connection: Connection) -> dict[State, int] | None:
+        """Return how many tasks are in each state; None if a counter is missing or damaged."""
+        found: dict[State, int] = {}
+        overdue: Counter[State] = Counter()
+        rows = self._session.execute(connection, self._session.statements.pages.counts)
+        for state, number, is_counter in rows:
+            if not is_counter:
+                overdue[state] = number
+            elif state in STATES and isinstance(number, (int, Decimal)) and number >= 0:
+                found[state] = int(number)
+        if len(found) < len(STATES):
+            return None
+        return {state: max(0, found[state] + overdue[state]) for state in STATES}
+
+    def _recounted(self, connection: Connection, again: bool) -> dict[State, int]:
+        # Another process may have counted before this one has the lock.
+        self._session.dialect.lock_schema(connection)
+        found = self._counters(connection)
+        if found is None:
+            recount(connection, self._session.settings.queue)
+            found = self._counters(connection)
+        return found or dict.fromkeys(STATES, 0)
 
     def _set_paused(self, paused: bool) -> None:
         # Its row may be gone. The number, if it is needed, is none, so that it is counted anew.

@@ -169,7 +169,6 @@ class Statements:
         columns = TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded
         self.known = select(*columns).where(*known)
         self.lock = self.known.with_for_update()
-        self.length = select(func.count()).select_from(TASK).where(HERE, one_of(QUEUED))
         self.pages = Pages(self.now)
 
     def _claim(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._counters import install
 from collective.taskqueue.storages._tables import BATCH
 from collective.taskqueue.storages._tables import indexed
 from collective.taskqueue.storages._tables import METADATA
@@ -106,4 +107,4 @@ def _staged(batch: bytes) -> list[Any]:
 
 
 #: Step n makes version n of what version n - 1 was. Steps are added, never changed.
-STEPS: list[Callable[[Connection], None]] = [_first, _second]
+STEPS: list[Callable[[Connection], None]] = [_first, _second, install]

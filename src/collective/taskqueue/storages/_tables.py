@@ -7,6 +7,7 @@ taskqueue_promoted  batches that were promoted or condemned; forgotten after two
 taskqueue_consumer  who takes tasks, and when it was last heard of
 taskqueue_ended     how many tasks came to each final state, by minute, for one hour
 taskqueue_queue     a row for each queue: whether it is paused, and SQLite's numbers
+taskqueue_count     how many tasks are in each state; see _counters.py
 taskqueue_schema    one row: the version of these tables
 
 Many queues share the tables. Times are seconds since the epoch by the clock of the database.
