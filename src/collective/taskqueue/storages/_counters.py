@@ -9,15 +9,14 @@ counted anew when they are read.
 
 from __future__ import annotations
 
+from collective.taskqueue.storages._tables import COUNT
 from collective.taskqueue.task import STATES
 from sqlalchemy import bindparam
-from sqlalchemy import column
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import func
 from sqlalchemy import Select
 from sqlalchemy import select
-from sqlalchemy import table
 from sqlalchemy import Text
 from sqlalchemy import text
 from typing import Any
@@ -26,7 +25,8 @@ from typing import Any
 #: PostgreSQL: the share of statements that merge rows, and how many of them at most.
 SHARE, MOST = 1 / 32, 1000
 
-COUNT = table("taskqueue_count", column("queue"), column("state"), column("number"))
+#: No queue has as many tasks; a larger number is damaged.
+LIMIT = 10**12
 
 
 def counters() -> Select[Any]:
@@ -37,7 +37,8 @@ def counters() -> Select[Any]:
 
 
 def install(connection: Connection) -> None:
-    """Create the table of the counters, and the triggers."""
+    """Create the table of the counters, and the triggers; all queues are counted anew."""
+    COUNT.drop(connection, checkfirst=True)
     for statement in _SQLITE if connection.dialect.name == "sqlite" else _POSTGRESQL:
         connection.exec_driver_sql(statement)
 
@@ -50,6 +51,9 @@ def recount(connection: Connection, queue: str) -> None:
     if connection.dialect.name == "sqlite":
         # What is no number cannot be corrected. One transaction at a time writes to a file.
         connection.execute(delete(COUNT).where(COUNT.c.queue == queue))
+    else:
+        damaged = ~COUNT.c.number.between(-LIMIT, LIMIT)
+        connection.execute(delete(COUNT).where(COUNT.c.queue == queue, damaged))
     connection.execute(text(_RECOUNT), {"queue": queue})
 
 
@@ -84,7 +88,7 @@ def _trigger_of_rows(name: str, event: str, *steps: tuple[str, int]) -> list[str
 
 
 _SQLITE = [
-    f"CREATE TABLE IF NOT EXISTS taskqueue_count ({_COLUMNS}, {_KEY}",
+    f"CREATE TABLE taskqueue_count ({_COLUMNS}, {_KEY}",
     *_trigger_of_rows("insert", "INSERT ON taskqueue_task", ("NEW", 1)),
     *_trigger_of_rows("delete", "DELETE ON taskqueue_task", ("OLD", -1)),
     *_trigger_of_rows(
@@ -111,8 +115,8 @@ def _insert_changes(changes: str) -> str:
     """
 
 
-# A table of changes exists in the branch of its own event only. A row that another transaction
-# merges just now is left alone.
+# A table of changes exists in the branch of its own event only. Rows that another transaction
+# merges just now are left alone, and so are damaged ones, of which there may be no sum.
 _FUNCTION = f"""
 CREATE OR REPLACE FUNCTION taskqueue_count_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE changed text;
@@ -126,7 +130,8 @@ BEGIN
   IF changed IS NOT NULL AND random() < {SHARE} THEN
     WITH old AS (
       DELETE FROM taskqueue_count WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM taskqueue_count WHERE queue = changed
+        SELECT ctid FROM taskqueue_count
+        WHERE queue = changed AND number BETWEEN -{LIMIT} AND {LIMIT}
         LIMIT {MOST} FOR UPDATE SKIP LOCKED
       )) RETURNING queue, state, number
     )
@@ -152,8 +157,8 @@ def _trigger_of_statements(event: str, tables: str) -> list[str]:
 _NEW, _OLD = "NEW TABLE AS inserted", "OLD TABLE AS deleted"
 
 _POSTGRESQL = [
-    f"CREATE TABLE IF NOT EXISTS taskqueue_count ({_COLUMNS})",
-    "CREATE INDEX IF NOT EXISTS taskqueue_count_of ON taskqueue_count (queue, state)",
+    f"CREATE TABLE taskqueue_count ({_COLUMNS})",
+    "CREATE INDEX taskqueue_count_of ON taskqueue_count (queue, state)",
     # Most rows are merged after a moment.
     "ALTER TABLE taskqueue_count SET (autovacuum_vacuum_scale_factor = 0.01)",
     "ALTER TABLE taskqueue_count SET (autovacuum_vacuum_threshold = 1000)",

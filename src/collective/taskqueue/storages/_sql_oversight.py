@@ -8,6 +8,7 @@ from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import _endings
 from collective.taskqueue.storages import _process
 from collective.taskqueue.storages import _wire
+from collective.taskqueue.storages._counters import LIMIT
 from collective.taskqueue.storages._counters import recount
 from collective.taskqueue.storages._damage import in_order
 from collective.taskqueue.storages._damage import shown
@@ -237,7 +238,7 @@ class Oversight:
         for state, number, is_counter in rows:
             if not is_counter:
                 overdue[state] = number
-            elif state in STATES and isinstance(number, (int, Decimal)) and number >= 0:
+            elif state in STATES and isinstance(number, int | Decimal) and 0 <= number <= LIMIT:
                 found[state] = int(number)
         if len(found) < len(STATES):
             return None

@@ -161,6 +161,15 @@ ENDED = Table(
     Column("number", BigInteger, nullable=False),
 )
 
+#: Each database has it in a form of its own.
+COUNT = Table(
+    "taskqueue_count",
+    METADATA,
+    Column("queue", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+)
+
 
 def indexed(text: str) -> str:
     """Return what stands in an index for the name of a user or a key.
