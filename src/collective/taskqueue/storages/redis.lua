@@ -16,6 +16,7 @@ local MARKERS = 16      -- most wake-up markers that lie about
 local PORTION = 50      -- most tasks one call changes: few enough for 5 ms
 local LOOKS = 200       -- most entries one call passes over to find tasks that may run
 local CHUNK = 1000      -- most values in one command: the stack of Lua is short
+local NUMBERS = 100     -- numbers that a call takes at once
 local HISTORY = 100     -- attempts and changes that are kept
 local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
 local STRANGERS = 10000 -- entries kept that are no tasks
@@ -54,14 +55,58 @@ local function mended(command, key, ...)
   return redis.call(command, key, ...)
 end
 
+-- Changes of lines that are not written yet: line, member, and its score or false if it leaves.
+-- A call changes the same lines for each of its tasks, so all of them are written together.
+local unwritten
+local write_lines
+local Z = string.byte('Z')
+
 local function call(command, key, ...)
+  -- No sorted set is looked at before what has changed in it is written.
+  if unwritten and string.byte(command) == Z then write_lines() end
   local reply = redis.pcall(command, key, ...)
-  if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
-    return mended(command, key, ...)
+  if type(reply) == 'table' and reply.err then
+    if string.find(reply.err, 'WRONGTYPE', 1, true) then return mended(command, key, ...) end
+    -- Once more, only to raise it.
+    return redis.call(command, key, ...)
   end
-  -- Once more, only to raise it.
-  if type(reply) == 'table' and reply.err then return redis.call(command, key, ...) end
   return reply
+end
+
+local function call_in_chunks(command, key, values)
+  for i = 1, #values, CHUNK do
+    call(command, key, unpack(values, i, math.min(i + CHUNK - 1, #values)))
+  end
+end
+
+local function put(line, score, member)
+  unwritten = unwritten or {}
+  local members = unwritten[line]
+  if members then
+    members[member] = score
+  else
+    unwritten[line] = { [member] = score }
+  end
+end
+
+local function drop(line, member) put(line, false, member) end
+
+write_lines = function()
+  local lines = unwritten
+  unwritten = nil
+  for line, members in pairs(lines) do
+    local gone, come = {}, {}
+    for member, score in pairs(members) do
+      if score then
+        come[#come + 1] = score
+        come[#come + 1] = member
+      else
+        gone[#gone + 1] = member
+      end
+    end
+    call_in_chunks('ZREM', line, gone)
+    call_in_chunks('ZADD', line, come)
+  end
 end
 
 local function num(value, otherwise)
@@ -75,22 +120,54 @@ local time = redis.call('TIME')
 local now = settings.now or tonumber(time[1]) + tonumber(time[2]) / 1000000
 
 local function text(number) return string.format('%.6f', number) end
+local function integer(number) return string.format('%d', number) end
+local NOW = text(now)
 local function task_key(id) return P .. ':task:' .. id end
 local function get(id, field) return call('HGET', task_key(id), field) end
 local function set(id, ...) call('HSET', task_key(id), ...) end
 local function unset(id, ...) call('HDEL', task_key(id), ...) end
-local function fields(id, ...) return unpack(call('HMGET', task_key(id), ...)) end
+
+local there = {}
+local function is_there_any(name)
+  -- Whether a key is there at all that most queues have not; asked once in a call.
+  if there[name] == nil then there[name] = call('EXISTS', P .. ':' .. name) == 1 end
+  return there[name]
+end
+
+local function add(hash, field, number)
+  -- What is no number begins anew.
+  local sum = redis.pcall('HINCRBY', hash, field, number)
+  if type(sum) == 'number' then return sum end
+  call('HSET', hash, field, number)
+  return number
+end
+
+-- The fields of a record that are small, read together.
+local RECORD = { 'state', 'changes', 'user', 'person', 'place', 'key', 'mode', 'tid', 'keep',
+                 'number', 'counted', 'lost', 'token', 'done', 'consumer', 'process', 'started',
+                 'cancel', 'progress', 'forgotten', 'body', 'payload' }
+local SMALL = #RECORD - 2
+
+local function record_of(id, loaded)
+  -- With its id only, if what is there cannot be read; `loaded` with body and payload.
+  local last = loaded and #RECORD or SMALL
+  local found = redis.pcall('HMGET', task_key(id), unpack(RECORD, 1, last))
+  local record = { id = id }
+  if found.err then return record end
+  for i = 1, last do record[RECORD[i]] = found[i] or nil end
+  return record
+end
 
 local function line_of(state)
   if state == '' then return P .. ':all' end
   return FINISHED[state] and P .. ':finished:' .. state or P .. ':' .. state
 end
 
-local function lines_of(state, user, person)
-  local lines = { line_of(state) }
-  if user then table.insert(lines, P .. ':of:' .. state .. ':' .. user) end
-  if person then table.insert(lines, P .. ':person:' .. state .. ':' .. person) end
-  return lines
+local function each_line(record, state, change, ...)
+  -- Changes the lines of a state that a task stands in: of all, of its user, of its person.
+  change(line_of(state), ...)
+  if record.user then change(P .. ':of:' .. state .. ':' .. record.user, ...) end
+  if record.person then change(P .. ':person:' .. state .. ':' .. record.person, ...) end
 end
 
 local function renumber()
@@ -103,18 +180,29 @@ local function renumber()
   most = math.max(most, num(call('ZREVRANGE', P .. ':staged', 0, 0, 'WITHSCORES')[2], 0))
   local front = call('ZRANGEBYSCORE', line_of('queued'), -LARGEST, 0, 'WITHSCORES', 'LIMIT', 0, 1)
   most = math.max(most, -num(front[2], 0)) + 1
-  call('SET', P .. ':number', string.format('%d', most))
-  return most
+  call('SET', P .. ':number', integer(most + NUMBERS))
+  return most + NUMBERS
+end
+
+local next_free, last_free = 1, 0
+
+local function take_numbers()
+  local last = redis.pcall('INCRBY', P .. ':number', NUMBERS)
+  if type(last) == 'table' then
+    if string.find(last.err, 'WRONGTYPE', 1, true) then move_aside(P .. ':number') end
+    return renumber()
+  end
+  if last > NUMBERS and last < LARGEST then return last end
+  return renumber()
 end
 
 local function next_number()
-  local number = redis.pcall('INCR', P .. ':number')
-  if type(number) == 'table' then
-    if string.find(number.err, 'WRONGTYPE', 1, true) then move_aside(P .. ':number') end
-    return renumber()
+  if next_free > last_free then
+    last_free = take_numbers()
+    next_free = last_free - NUMBERS + 1
   end
-  if number > 1 and number < LARGEST then return number end
-  return renumber()
+  next_free = next_free + 1
+  return next_free - 1
 end
 
 local function wake(number)
@@ -130,55 +218,97 @@ local function changed(changes, state)
     local last = string.find(changes, ';', math.max(excess, 30), true) or #changes
     changes = string.sub(changes, last + 1)
   end
-  return changes .. state .. ' ' .. text(now) .. ';'
+  return changes .. state .. ' ' .. NOW .. ';'
 end
+
+local resized
+local bytes
 
 local function resize(id, size)
-  -- How many bytes a finished record takes, and all of them together.
-  local before, sum = num(call('HGET', P .. ':sizes', id), 0), num(call('GET', P .. ':bytes'))
-  if not sum then
-    sum = 0
-    for _, other in ipairs(call('HVALS', P .. ':sizes')) do sum = sum + num(other, 0) end
-  end
-  if size > 0 then
-    call('HSET', P .. ':sizes', id, size)
-  else
-    call('HDEL', P .. ':sizes', id)
-  end
-  call('SET', P .. ':bytes', string.format('%d', math.max(sum + size - before, 0)))
+  -- How many bytes a finished record takes; none if it is gone. Written together, too.
+  resized = resized or {}
+  resized[id] = size
 end
 
-local function weight(id)
-  local size = WEIGHT
-  for _, field in ipairs({ 'body', 'payload', 'reason', 'progress', 'last' }) do
-    size = size + call('HSTRLEN', task_key(id), field)
+local function finished_bytes_before()
+  bytes = bytes or num(call('GET', P .. ':bytes'))
+  if bytes then return bytes end
+  -- The sum was lost or spoilt.
+  bytes = 0
+  for _, size in ipairs(call('HVALS', P .. ':sizes')) do bytes = bytes + num(size, 0) end
+  call('SET', P .. ':bytes', integer(bytes))
+  return bytes
+end
+
+local function write_sizes()
+  local ids, gone, come, difference = {}, {}, {}, 0
+  for id, size in pairs(resized) do
+    ids[#ids + 1] = id
+    difference = difference + size
+    if size > 0 then
+      come[#come + 1] = id
+      come[#come + 1] = integer(size)
+    else
+      gone[#gone + 1] = id
+    end
   end
-  for _, line in ipairs(call('LRANGE', P .. ':history:' .. id, 0, -1)) do size = size + #line end
+  resized = nil
+  local hash, sum = P .. ':sizes', finished_bytes_before()
+  for i = 1, #ids, CHUNK do
+    local before = call('HMGET', hash, unpack(ids, i, math.min(i + CHUNK - 1, #ids)))
+    for _, size in ipairs(before) do difference = difference - num(size, 0) end
+  end
+  call_in_chunks('HSET', hash, come)
+  call_in_chunks('HDEL', hash, gone)
+  bytes = math.max(sum + difference, 0)
+  call('SET', P .. ':bytes', integer(bytes))
+end
+
+local function finished_bytes()
+  if resized then write_sizes() end
+  return finished_bytes_before()
+end
+
+local function weight(record)
+  -- What the call has written itself it need not ask for.
+  local key = task_key(record.id)
+  local size = WEIGHT + #(record.progress or '') + call('HSTRLEN', key, 'body')
+  size = size + (record.reason and #record.reason or call('HSTRLEN', key, 'reason'))
+  size = size + (record.last and #record.last or call('HSTRLEN', key, 'last'))
+  if record.state ~= 'succeeded' then size = size + call('HSTRLEN', key, 'payload') end
+  if record.history then return size + record.history end
+  local history = call('LRANGE', P .. ':history:' .. record.id, 0, -1)
+  for _, line in ipairs(history) do size = size + #line end
   return size
 end
 
-local function leave(id, state, user, person, place)
-  if state and not STATES[state] then
-    -- Nobody knows where it stands.
-    for other in pairs(STATES) do leave(id, other, user, person, place) end
+local function leave(record, state)
+  if not STATES[state] then
+    -- It may stand in any of them.
+    for other in pairs(STATES) do leave(record, other) end
     return
   end
-  local member = state == 'scheduled' and place or id
-  for _, line in ipairs(lines_of(state, user, person)) do call('ZREM', line, member) end
+  each_line(record, state, drop, state == 'scheduled' and record.place or record.id)
   if FINISHED[state] then
-    resize(id, 0)
-    call('ZREM', P .. ':expiry', id)
+    resize(record.id, 0)
+    drop(P .. ':expiry', record.id)
   end
 end
 
-local function enter(id, state, score, reason, place)
-  local before, changes, user, person, old =
-    fields(id, 'state', 'changes', 'user', 'person', 'place')
-  if before then leave(id, before, user, person, old) end
-  set(id, 'state', state, 'reason', reason or '', 'changes', changed(changes or '', state))
-  unset(id, 'token', 'place')
-  if place then set(id, 'place', place) end
-  for _, line in ipairs(lines_of(state, user, person)) do call('ZADD', line, score, place or id) end
+local function enter(record, state, score, reason, more, place)
+  -- `more` are fields and values that are written with it.
+  local values = more or {}
+  if record.state then leave(record, record.state) end
+  if record.place then unset(record.id, 'place') end
+  if place then
+    values[#values + 1] = 'place'
+    values[#values + 1] = place
+  end
+  record.state, record.reason, record.place = state, reason or '', place
+  record.changes = changed(record.changes or '', state)
+  local reason_now, changes = record.reason, record.changes
+  set(record.id, 'state', state, 'reason', reason_now, 'changes', changes, unpack(values))
+  each_line(record, state, put, score, place or record.id)
 end
 
 -- keys, and who waits
@@ -222,41 +352,42 @@ local function waiting_of(key) return ids_of_key(P .. ':keys', key, 'queued', 's
 local function running_of(key) return ids_of_key(P .. ':running-keys', key, 'running') end
 local function free_key(key, id) part_key(P .. ':keys', key, waiting_of(key), id) end
 
-local function claim_key(id)
-  local key = get(id, 'key')
-  if key then join_key(P .. ':keys', key, waiting_of(key), id) end
+local function claim_key(record)
+  local key = record.key
+  if key then join_key(P .. ':keys', key, waiting_of(key), record.id) end
 end
 
-local function queue(id, front)
+local function queue(record, front, more)
   local number = next_number()
-  enter(id, 'queued', front and -number or number)
-  call(front and 'RPUSH' or 'LPUSH', P, id)
-  claim_key(id)
+  enter(record, 'queued', integer(front and -number or number), '', more)
+  call(front and 'RPUSH' or 'LPUSH', P, record.id)
+  claim_key(record)
 end
 
-local function schedule(id, due, reason)
+local function schedule(record, due, reason, more)
   -- The number decides between those that fall due at the same moment.
-  local place = string.format('%016d:%s', next_number(), id)
-  enter(id, 'scheduled', text(due), reason, place)
-  claim_key(id)
+  local place = string.format('%016d:%s', next_number(), record.id)
+  enter(record, 'scheduled', text(due), reason, more, place)
+  claim_key(record)
 end
 
-local function withdraw(id, popped)
+local function withdraw(record, popped)
   -- An entry in the middle of the list is left there as a ghost: to look for it would take
   -- as long as the list is. Ghosts are skipped when their turn comes.
-  local state, key = fields(id, 'state', 'key')
-  if state ~= 'scheduled' and not popped then
+  local id, key = record.id, record.key
+  if record.state ~= 'scheduled' and not popped then
     if key and call('HGET', P .. ':parked', key) == id then
       call('HDEL', P .. ':parked', key)
     else
-      call('HSET', P .. ':ghosts', id, num(call('HGET', P .. ':ghosts', id), 0) + 1)
+      add(P .. ':ghosts', id, 1)
+      there.ghosts = true
     end
   end
   if key then free_key(key, id) end
 end
 
 local function exorcise(id)
-  local ghosts = num(call('HGET', P .. ':ghosts', id))
+  local ghosts = is_there_any('ghosts') and num(call('HGET', P .. ':ghosts', id))
   if not ghosts then return false end
   if ghosts > 1 then
     call('HSET', P .. ':ghosts', id, ghosts - 1)
@@ -267,24 +398,25 @@ local function exorcise(id)
 end
 
 local function forget_names(id)
+  if not is_there_any('aliases') then return end
   for _, alias in ipairs(call('LRANGE', P .. ':aliases:' .. id, 0, -1)) do
     call('HDEL', P .. ':aliases', alias)
   end
 end
 
-local function forget(id)
-  local state, user, person, place = fields(id, 'state', 'user', 'person', 'place')
-  leave(id, state or 'unknown', user, person, place)
-  for _, line in ipairs(lines_of('', user, person)) do call('ZREM', line, id) end
+local function forget(record)
+  local id = record.id
+  leave(record, record.state or 'unknown')
+  each_line(record, '', drop, id)
   forget_names(id)
   call('DEL', task_key(id), P .. ':history:' .. id, P .. ':aliases:' .. id)
 end
 
 local function forget_finished(id, line)
   -- A list that is damaged may name a task that still waits or runs.
-  local state = get(id, 'state')
-  if FINISHED[state] or not STATES[state] then forget(id) end
-  call('ZREM', line, id)
+  local record = record_of(id)
+  if FINISHED[record.state] or not STATES[record.state] then forget(record) end
+  drop(line, id)
 end
 
 local function oldest_finished()
@@ -301,13 +433,14 @@ end
 
 local function tidy(limit)
   -- Forgets what was kept long enough, and what is too much; whether there may be more.
-  local old = call('ZRANGEBYSCORE', P .. ':expiry', '-inf', text(now), 'LIMIT', 0, limit)
+  local old = call('ZRANGEBYSCORE', P .. ':expiry', '-inf', NOW, 'LIMIT', 0, limit)
   for _, id in ipairs(old) do forget_finished(id, P .. ':expiry') end
   local number = #old
-  while number < limit and num(call('GET', P .. ':bytes'), 0) > settings.max_finished_bytes do
+  while number < limit and finished_bytes() > settings.max_finished_bytes do
     local id, line = oldest_finished()
     if not id then
       call('DEL', P .. ':bytes', P .. ':sizes')
+      bytes = 0
       break
     end
     -- Who is told of the end can look at it, however large it is.
@@ -318,12 +451,9 @@ local function tidy(limit)
   return number >= limit
 end
 
-local function count_end(state)
+local function count_ends(state, ends)
   local minute = math.floor(now / 60)
-  local field = string.format('%d %s', minute, state)
-  local number = num(call('HGET', P .. ':ended', field), 0) + 1
-  call('HSET', P .. ':ended', field, number)
-  if number > 1 then return end
+  if add(P .. ':ended', string.format('%d %s', minute, state), ends) > ends then return end
   for _, other in ipairs(call('HKEYS', P .. ':ended')) do
     local its = num(string.match(other, '^%d+'), 0)
     if its <= minute - 60 then call('HDEL', P .. ':ended', other) end
@@ -331,27 +461,40 @@ local function count_end(state)
 end
 
 local function hear_of(consumer, process)
-  if call('ZADD', P .. ':consumers', text(now), consumer .. ' ' .. process) == 1 then
+  if call('ZADD', P .. ':consumers', NOW, consumer .. ' ' .. process) == 1 then
     call('ZREMRANGEBYSCORE', P .. ':consumers', '-inf', text(now - HOUR))
   end
 end
 
-local function conclude(id, state, reason)
-  enter(id, state, next_number(), reason)
+local ended, is_untidy = {}, false
+
+local function keep_house()
+  -- What comes with ends, once for all of a call. As much is forgotten as has come.
+  local all = 0
+  for state, ends in pairs(ended) do
+    count_ends(state, ends)
+    all = all + ends
+    local line = line_of(state)
+    local surplus = math.min(call('ZCARD', line) - settings.max_finished, PORTION + ends)
+    if surplus > 0 then
+      for _, old in ipairs(call('ZRANGE', line, 0, surplus - 1)) do forget_finished(old, line) end
+    end
+  end
+  if all > 0 or is_untidy then tidy(PORTION + all) end
+end
+
+local function conclude(record, state, reason, more)
+  local id, values = record.id, more or {}
+  values[#values + 1] = 'ended'
+  values[#values + 1] = NOW
+  enter(record, state, integer(next_number()), reason, values)
   -- What has succeeded cannot be retried.
   if state == 'succeeded' then unset(id, 'payload') end
-  count_end(state)
-  set(id, 'ended', text(now))
-  resize(id, weight(id))
+  resize(id, weight(record))
   local keep = state == 'succeeded' and settings.keep_succeeded or settings.keep_failed
-  keep = math.max(num(get(id, 'keep'), keep), settings.linger)
-  call('ZADD', P .. ':expiry', text(now + keep), id)
-  tidy(PORTION)
-  local surplus = math.min(call('ZCARD', line_of(state)) - settings.max_finished, PORTION)
-  if surplus > 0 then
-    local line = line_of(state)
-    for _, old in ipairs(call('ZRANGE', line, 0, surplus - 1)) do forget_finished(old, line) end
-  end
+  keep = math.max(num(record.keep, keep), settings.linger)
+  put(P .. ':expiry', text(now + keep), id)
+  ended[state] = (ended[state] or 0) + 1
 end
 
 local function see(id, tid)
@@ -360,21 +503,22 @@ local function see(id, tid)
   if tid and tid ~= '' and tid > (get(id, 'tid') or '') then set(id, 'tid', tid) end
 end
 
-local function supersede(id, newer, quiet)
-  see(newer, get(id, 'tid'))
-  conclude(id, 'cancelled', 'replaced by ' .. newer)
-  if not quiet then tell('cancelled', id, 'replaced by ' .. newer) end
+local function supersede(record, newer, quiet, more)
+  see(newer, record.tid)
+  conclude(record, 'cancelled', 'replaced by ' .. newer, more)
+  if not quiet then tell('cancelled', record.id, 'replaced by ' .. newer) end
 end
 
-local function newer(id)
-  local key, mode = fields(id, 'key', 'mode')
-  if not key or mode == 'skip' then return nil end
+local function newer(record)
+  local key = record.key
+  if not key or record.mode == 'skip' then return nil end
   local ids = waiting_of(key)
   return ids[#ids]
 end
 
 local function is_there(id)
-  return call('EXISTS', task_key(id)) == 1 or call('HEXISTS', P .. ':aliases', id) == 1
+  return call('EXISTS', task_key(id)) == 1
+    or is_there_any('aliases') and call('HEXISTS', P .. ':aliases', id) == 1
 end
 
 local function is_known(id)
@@ -386,22 +530,36 @@ end
 local function skip(id, earlier, tid)
   local names = P .. ':aliases:' .. earlier
   call('HSET', P .. ':aliases', id, earlier)
+  there.aliases = true
   if call('RPUSH', names, id) > ALIASES then call('HDEL', P .. ':aliases', call('LPOP', names)) end
   see(earlier, tid)
   tell('skipped', id, earlier)
 end
 
 local function create(id, body, payload, key, mode, user, person, keep, tid)
-  set(id, 'body', body)
-  if payload ~= '' then set(id, 'payload', payload) end
-  if key ~= '' then set(id, 'key', key, 'mode', mode) end
-  if keep ~= '' then set(id, 'keep', keep) end
-  if tid ~= '' then set(id, 'tid', tid) end
-  if person ~= '' then set(id, 'user', user, 'person', person) end
-  local number = next_number()
-  for _, line in ipairs(lines_of('', person ~= '' and user, person ~= '' and person)) do
-    call('ZADD', line, number, id)
+  -- A record, and its fields and values, which are written when it enters a state.
+  local record, values = { id = id }, { 'body', body }
+  local function keep_field(name, value)
+    values[#values + 1] = name
+    values[#values + 1] = value
+    record[name] = value
   end
+  if payload ~= '' then
+    values[#values + 1] = 'payload'
+    values[#values + 1] = payload
+  end
+  if key ~= '' then
+    keep_field('key', key)
+    keep_field('mode', mode)
+  end
+  if keep ~= '' then keep_field('keep', keep) end
+  if tid ~= '' then keep_field('tid', tid) end
+  if person ~= '' then
+    keep_field('user', user)
+    keep_field('person', person)
+  end
+  each_line(record, '', put, integer(next_number()), id)
+  return record, values
 end
 
 local function admit(tid, id, body, payload, due, key, mode, user, person, keep)
@@ -411,16 +569,21 @@ local function admit(tid, id, body, payload, due, key, mode, user, person, keep)
     skip(id, same[#same], tid)
     return
   end
-  create(id, body, payload, key, mode, user, person, keep, tid)
-  for _, earlier in ipairs(same) do
-    withdraw(earlier)
-    supersede(earlier, id)
-  end
+  local record, values = create(id, body, payload, key, mode, user, person, keep, tid)
   local moment = num(due, 0)
+  if #same > 0 then
+    set(id, unpack(values))
+    values = nil
+  end
+  for _, earlier in ipairs(same) do
+    local its = record_of(earlier)
+    withdraw(its)
+    supersede(its, id)
+  end
   if moment > now then
-    schedule(id, moment)
+    schedule(record, moment, '', values)
   else
-    queue(id)
+    queue(record, false, values)
   end
 end
 
@@ -442,7 +605,7 @@ end
 
 local function free_running(id)
   -- Its key is no longer among those that run; by id, because the record may be lost.
-  local key = call('HGET', P .. ':running-key', id)
+  local key = is_there_any('running-key') and call('HGET', P .. ':running-key', id)
   if not key then return end
   call('HDEL', P .. ':running-key', id)
   if part_key(P .. ':running-keys', key, running_of(key), id) > 0 then return end
@@ -454,17 +617,18 @@ local function free_running(id)
   end
 end
 
-local function release(id)
+local function release(record)
   -- A task runs no more; what becomes of it is said next.
-  local consumer = get(id, 'consumer')
-  if consumer then call('LREM', P .. '.' .. consumer, 1, id) end
-  call('ZREM', P .. ':leases', id)
-  free_running(id)
+  if record.consumer then call('LREM', P .. '.' .. record.consumer, 1, record.id) end
+  drop(P .. ':leases', record.id)
+  free_running(record.id)
 end
 
-local function remember(id, attempt)
-  local line = P .. ':history:' .. id
-  if call('RPUSH', line, attempt) > HISTORY then call('LTRIM', line, -HISTORY, -1) end
+local function remember(record, attempt)
+  local line = P .. ':history:' .. record.id
+  local length = call('RPUSH', line, attempt)
+  if length == 1 then record.history = #attempt end
+  if length > HISTORY then call('LTRIM', line, -HISTORY, -1) end
 end
 
 -- what is broken
@@ -481,61 +645,64 @@ local function take_out(id)
   for _, heard in ipairs(call('ZRANGE', P .. ':consumers', 0, CHUNK)) do
     call('LREM', P .. '.' .. (string.match(heard, '^%S+') or heard), 0, id)
   end
-  call('ZREM', P .. ':leases', id)
+  drop(P .. ':leases', id)
   call('HDEL', P .. ':ghosts', id)
   free_running(id)
   if call('EXISTS', task_key(id)) == 1 then call('EXPIRE', move_aside(task_key(id)), WEEK) end
-  forget(id)
+  forget({ id = id })
   tell('broken', named(id), 'its record is missing, taken out of the queue')
 end
 
 local function is_sound(id)
-  -- Whether there is a record in a known state. Without one the id is taken out of all lines;
-  -- one whose state cannot be read has failed.
-  local found = redis.pcall('HMGET', task_key(id), 'state', 'body')
-  local state = not found.err and found[1]
-  if STATES[state] then return state end
-  if not state and not found[2] then
-    take_out(id)
-    return false
+  -- Its state, and its record; false if there is no record in a known state. Without one the
+  -- id is taken out of all lines; one whose state cannot be read has failed.
+  local record = record_of(id)
+  if STATES[record.state] then return record.state, record end
+  if not record.state then
+    local found = redis.pcall('HEXISTS', task_key(id), 'body')
+    if found ~= 1 then
+      take_out(id)
+      return false
+    end
   end
-  release(id)
+  release(record)
+  record.state = record.state or 'unknown'
   local reason = 'its record is damaged: nobody knows its state'
-  conclude(id, 'failed', reason)
+  conclude(record, 'failed', reason)
   tell('failed', id, reason)
   return false
 end
 
-local function stray(id, state)
+local function stray(record, state)
   -- It stands in the lines of a state that it is not in.
-  call('ZREM', P .. ':leases', id)
-  leave(id, state, fields(id, 'user', 'person', 'place'))
-  tell('broken', named(id), 'it is not ' .. state .. ', taken out of that list')
+  drop(P .. ':leases', record.id)
+  leave(record, state)
+  tell('broken', named(record.id), 'it is not ' .. state .. ', taken out of that list')
 end
 
 local function ripen()
-  local due = call('ZRANGEBYSCORE', P .. ':scheduled', '-inf', text(now), 'LIMIT', 0, PORTION)
+  local due = call('ZRANGEBYSCORE', P .. ':scheduled', '-inf', NOW, 'LIMIT', 0, PORTION)
   for _, place in ipairs(due) do
     local id = string.sub(place, 18)
-    local state = is_sound(id)
+    local state, record = is_sound(id)
     if state == 'scheduled' then
-      queue(id)
+      queue(record)
     elseif state then
       tell('broken', named(id), 'it is not scheduled, taken out of that list')
     end
-    call('ZREM', P .. ':scheduled', place)
+    drop(P .. ':scheduled', place)
   end
   if #due > 0 then wake(#due) end
 end
 
-local function is_pointless(id)
+local function is_pointless(record, more)
   -- A task that was released, and is not to run again: then it is cancelled.
-  local replaced = newer(id)
-  if get(id, 'cancel') then
-    conclude(id, 'cancelled', 'cancelled while running')
-    tell('cancelled', id, 'cancelled while running')
+  local replaced = newer(record)
+  if record.cancel then
+    conclude(record, 'cancelled', 'cancelled while running', more)
+    tell('cancelled', record.id, 'cancelled while running')
   elseif replaced then
-    supersede(id, replaced)
+    supersede(record, replaced, false, more)
   else
     return false
   end
@@ -543,27 +710,26 @@ local function is_pointless(id)
 end
 
 local function lose(id)
-  local state = is_sound(id)
+  local state, record = is_sound(id)
   if state ~= 'running' then
-    if state then stray(id, 'running') end
+    if state then stray(record, 'running') end
     return
   end
-  release(id)
-  local number, consumer, started, lost = fields(id, 'number', 'consumer', 'started', 'lost')
-  started, lost = num(started, now), num(lost, 0) + 1
-  remember(id, cjson.encode({
-    number = num(number, 1), consumer = consumer or '', started = started,
+  local started, lost = num(record.started, now), num(record.lost, 0) + 1
+  remember(record, cjson.encode({
+    number = num(record.number, 1), consumer = record.consumer or '', started = started,
     seconds = now - started, reason = 'its process was lost',
   }))
-  set(id, 'lost', lost)
-  if is_pointless(id) then return end
+  release(record)
+  local more = { 'lost', lost }
+  if is_pointless(record, more) then return end
   if lost >= settings.max_deliveries then
     local reason = 'its process was lost ' .. lost .. ' times'
-    conclude(id, 'failed', reason)
+    conclude(record, 'failed', reason, more)
     tell('failed', id, reason)
   else
-    queue(id, true)
-    tell('recovered', id, consumer or '')
+    queue(record, true, more)
+    tell('recovered', id, record.consumer or '')
     wake(1)
     return true
   end
@@ -585,47 +751,37 @@ local function expired()
   if call('ZCARD', P .. ':leases') ~= call('ZCARD', line_of('running')) then
     -- What runs without a lease would never be found; what does not run has none.
     for _, id in ipairs(call('ZRANGE', line_of('running'), 0, CHUNK)) do
-      local state = not call('ZSCORE', P .. ':leases', id) and is_sound(id)
-      if state == 'running' then
-        call('ZADD', P .. ':leases', text(now + settings.lease), id)
-      elseif state then
-        stray(id, 'running')
+      if not call('ZSCORE', P .. ':leases', id) then
+        local state, record = is_sound(id)
+        if state == 'running' then
+          put(P .. ':leases', text(now + settings.lease), id)
+        elseif state then
+          stray(record, 'running')
+        end
       end
     end
     for _, id in ipairs(call('ZRANGE', P .. ':leases', 0, CHUNK)) do
       if not call('ZSCORE', line_of('running'), id) then
-        local state = is_sound(id)
+        local state, record = is_sound(id)
         if state == 'running' then
-          enter(id, state, next_number())
+          enter(record, state, integer(next_number()))
         elseif state then
-          stray(id, 'running')
+          stray(record, 'running')
         end
       end
     end
   end
-  return call('ZRANGEBYSCORE', P .. ':leases', '-inf', text(now), 'LIMIT', 0, LOOKS)
+  return call('ZRANGEBYSCORE', P .. ':leases', '-inf', NOW, 'LIMIT', 0, LOOKS)
 end
 
-local function holds(id, token)
-  local found = redis.pcall('HMGET', task_key(id), 'state', 'token')
-  return found[1] == 'running' and found[2] == token
+local function holds(record, token)
+  return record.state == 'running' and record.token == token
 end
 
-local function lease_of(id)
-  local body, payload, token, number, counted, tid =
-    fields(id, 'body', 'payload', 'token', 'number', 'counted', 'tid')
-  local expires = num(call('ZSCORE', P .. ':leases', id), now)
-  return { id, body or '', payload or '', token, tostring(num(number, 1)),
-           tostring(num(counted, 0)), text(expires), tid or '' }
-end
-
-local RECORD = { 'state', 'key', 'mode', 'lost' }
-
-local function record_of(id)
-  local found, record = redis.pcall('HMGET', task_key(id), unpack(RECORD)), {}
-  if found.err then return record end
-  for i, value in ipairs(found) do record[RECORD[i]] = value or nil end
-  return record
+local function lease_of(record, expires)
+  return { record.id, record.body or '', record.payload or '', record.token,
+           tostring(num(record.number, 1)), tostring(num(record.counted, 0)), expires,
+           record.tid or '' }
 end
 
 local function mend_moments()
@@ -635,16 +791,17 @@ local function mend_moments()
   end
   for _, place in far(P .. ':scheduled') do
     local id = string.sub(place, 18)
-    if is_sound(id) == 'scheduled' then
-      local reason, key = 'its record is damaged: nobody knows when it is due', get(id, 'key')
-      if key then free_key(key, id) end
-      conclude(id, 'failed', reason)
+    local state, record = is_sound(id)
+    if state == 'scheduled' then
+      local reason = 'its record is damaged: nobody knows when it is due'
+      if record.key then free_key(record.key, id) end
+      conclude(record, 'failed', reason)
       tell('failed', id, reason)
     end
-    call('ZREM', P .. ':scheduled', place)
+    drop(P .. ':scheduled', place)
   end
   for _, id in far(P .. ':leases') do
-    call('ZADD', P .. ':leases', text(now + settings.lease), id)
+    put(P .. ':leases', text(now + settings.lease), id)
   end
 end
 
@@ -658,20 +815,23 @@ local function soonest()
   return least and text(least) or ''
 end
 
-local function start(id, record, consumer, process, token, seconds)
-  local key = record.key
+local function start(record, consumer, process, token, seconds)
+  local id, key, expires = record.id, record.key, text(now + seconds)
   if key then
     free_key(key, id)
     join_key(P .. ':running-keys', key, running_of(key), id)
     call('HSET', P .. ':running-key', id, key)
+    there['running-key'] = true
   end
-  enter(id, 'running', next_number())
-  local number = num(get(id, 'number'), 0) + 1
-  set(id, 'token', token, 'consumer', consumer, 'process', process, 'started', text(now),
-      'number', number)
-  if number > 1 then unset(id, 'progress') end
-  call('ZADD', P .. ':leases', text(now + seconds), id)
-  return lease_of(id)
+  local number = integer(num(record.number, 0) + 1)
+  record.token, record.number = token, number
+  enter(record, 'running', integer(next_number()), '', {
+    'token', token, 'consumer', consumer, 'process', process, 'started', NOW,
+    'number', number,
+  })
+  if record.progress then unset(id, 'progress') end
+  put(P .. ':leases', expires, id)
+  return lease_of(record, expires)
 end
 
 -- operations
@@ -689,7 +849,7 @@ function operation.stage(batch, witness)
     call('RPUSH', key, unpack(ARGV, i, math.min(i + CHUNK - 1, #ARGV)))
   end
   call('ZADD', P .. ':staged', next_number(), batch)
-  call('HSET', P .. ':witness', batch, text(now) .. ' ' .. witness)
+  call('HSET', P .. ':witness', batch, NOW .. ' ' .. witness)
 end
 
 function operation.discard(batch)
@@ -719,9 +879,9 @@ function operation.condemn(batch, reason)
     local id, body, payload, _, key, mode, user, person, keep = unpack(found, i, i + FIELDS - 1)
     if not is_known(id) then
       -- It stands in no line, so it keeps nothing from running.
-      create(id, body, payload, key, mode, user, person, keep, '')
-      enter(id, 'queued', 0)
-      conclude(id, 'failed', reason)
+      local record, values = create(id, body, payload, key, mode, user, person, keep, '')
+      enter(record, 'queued', 0, '', values)
+      conclude(record, 'failed', reason)
       tell('failed', id, reason)
     end
   end
@@ -749,7 +909,7 @@ local function born()
   -- Whoever remembers another one knows that all else is gone, too.
   local found = call('GET', P .. ':born')
   if not found then
-    found = text(now)
+    found = NOW
     call('SET', P .. ':born', found)
   end
   return found
@@ -759,10 +919,11 @@ local function reserved(mine, nonce, seconds)
   -- The oldest is at the right end. Nobody has renewed these, however long ago that was.
   local leases = {}
   for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
-    local token = record_of(id).state == 'running' and get(id, 'token') or ''
+    local record = record_of(id, true)
+    local token = record.state == 'running' and record.token or ''
     if string.sub(token, 1, #nonce) == nonce then
-      call('ZADD', P .. ':leases', text(now + seconds), id)
-      table.insert(leases, 1, lease_of(id))
+      put(P .. ':leases', text(now + seconds), id)
+      table.insert(leases, 1, lease_of(record, text(now + seconds)))
     end
   end
   return leases
@@ -781,6 +942,7 @@ local function relist()
   local mine, lost = {}, {}
   -- Nor is there a ghost in it.
   call('DEL', P .. ':ghosts')
+  there.ghosts = false
   local parked = call('HSCAN', P .. ':parked', 0, 'COUNT', CHUNK)[2]
   for i = 1, #parked, 2 do
     local key, id = parked[i], parked[i + 1]
@@ -792,11 +954,13 @@ local function relist()
     end
   end
   for _, id in ipairs(call('ZRANGE', line_of('queued'), 0, CHUNK)) do
-    local state = not mine[id] and is_sound(id)
-    if state == 'queued' then
-      table.insert(lost, id)
-    elseif state then
-      stray(id, 'queued')
+    if not mine[id] then
+      local state, record = is_sound(id)
+      if state == 'queued' then
+        table.insert(lost, id)
+      elseif state then
+        stray(record, 'queued')
+      end
     end
   end
   for _, id in ipairs(lost) do call('LPUSH', P, id) end
@@ -814,7 +978,7 @@ local function take(consumer, process, nonce, limit, seconds, careful)
       local whole = #leases > 0 or call('ZCARD', line_of('queued')) == parked
       return leases, whole or not relist()
     end
-    local record = record_of(id)
+    local record = record_of(id, true)
     local suspect = careful and record.lost
     looked = looked + 1
     if exorcise(id) or record.state ~= 'queued' then
@@ -837,19 +1001,20 @@ local function take(consumer, process, nonce, limit, seconds, careful)
       break
     else
       local token = nonce .. '.' .. (#leases + 1)
-      table.insert(leases, start(id, record, consumer, process, token, seconds))
+      table.insert(leases, start(record, consumer, process, token, seconds))
       looked = looked - 1
       if suspect then break end
     end
   end
   return leases, looked < LOOKS
 end
+
 local function reserve(consumer, process, nonce, limit, seconds, careful)
   local leases, done = {}, true
   hear_of(consumer, process)
   recover(expired())
   ripen()
-  tidy(PORTION)
+  is_untidy = true
   -- The reply to this very call was lost; its leases are not.
   if settings.again then leases = reserved(P .. '.' .. consumer, nonce, tonumber(seconds)) end
   if #leases == 0 and call('EXISTS', P .. ':paused') == 0 then
@@ -869,35 +1034,36 @@ function operation.reserve(consumer, process, nonce, limit, seconds)
 end
 
 function operation.renew(id, token, seconds)
-  if not holds(id, token) then return 0 end
-  local consumer, process = fields(id, 'consumer', 'process')
-  hear_of(consumer or '', process or '')
-  call('ZADD', P .. ':leases', text(now + tonumber(seconds)), id)
+  local record = record_of(id)
+  if not holds(record, token) then return 0 end
+  hear_of(record.consumer or '', record.process or '')
+  put(P .. ':leases', text(now + tonumber(seconds)), id)
   return 1
 end
 
 function operation.finish(id, token, state, reason, due, attempt, status, last, counts)
+  local record = record_of(id)
   -- The reply to this very call was lost.
-  if settings.again and redis.pcall('HGET', task_key(id), 'done') == token then
-    return get(id, 'state')
-  end
-  if not holds(id, token) then return '' end
-  release(id)
-  remember(id, attempt)
-  set(id, 'status', status, 'last', last, 'done', token)
-  unset(id, 'forgotten')
-  local replaced = newer(id)
-  if get(id, 'cancel') then
+  if settings.again and record.done == token then return record.state end
+  if not holds(record, token) then return '' end
+  remember(record, attempt)
+  release(record)
+  record.last = last
+  local more = { 'status', status, 'last', last, 'done', token }
+  if record.forgotten then unset(id, 'forgotten') end
+  local replaced = newer(record)
+  if record.cancel then
     state = 'cancelled'
-    conclude(id, state, 'cancelled while running')
+    conclude(record, state, 'cancelled while running', more)
   elseif state ~= 'scheduled' then
-    conclude(id, state, reason)
+    conclude(record, state, reason, more)
   elseif replaced then
     state = 'cancelled'
-    supersede(id, replaced, true)
+    supersede(record, replaced, true, more)
   else
-    set(id, 'counted', num(get(id, 'counted'), 0) + counts)
-    schedule(id, num(due, now), reason)
+    table.insert(more, 'counted')
+    table.insert(more, num(record.counted, 0) + counts)
+    schedule(record, num(due, now), reason, more)
     wake(1)
   end
   return state
@@ -916,14 +1082,15 @@ function operation.give_back(...)
   local held, waiting = { ... }, {}
   -- The last one first, so that the first one ends up at the very front.
   for i = #held - 1, 1, -2 do
-    local id = held[i]
-    if holds(id, held[i + 1]) then
-      release(id)
-      set(id, 'number', math.max(num(get(id, 'number'), 1) - 1, 0))
-      unset(id, 'progress')
-      if not is_pointless(id) then
-        queue(id, true)
-        table.insert(waiting, 1, id)
+    local record = record_of(held[i])
+    if holds(record, held[i + 1]) then
+      release(record)
+      if record.progress then unset(record.id, 'progress') end
+      record.progress = nil
+      local more = { 'number', math.max(num(record.number, 1) - 1, 0) }
+      if not is_pointless(record, more) then
+        queue(record, true, more)
+        table.insert(waiting, 1, record.id)
       end
     end
   end
@@ -932,13 +1099,19 @@ function operation.give_back(...)
 end
 
 function operation.report(id, token, progress)
-  if not holds(id, token) then return 1 end
+  local record = record_of(id)
+  if not holds(record, token) then return 1 end
   if progress ~= '' then set(id, 'progress', progress) end
-  return get(id, 'cancel') and 1 or 0
+  return record.cancel and 1 or 0
 end
 
 local function answer()
-  local result = operation[ARGV[1]](unpack(ARGV, 3, math.min(#ARGV, 3 + CHUNK)))
+  local done, result = pcall(operation[ARGV[1]], unpack(ARGV, 3, math.min(#ARGV, 3 + CHUNK)))
+  if done then keep_house() end
+  -- What was done before something failed has been done, too.
+  if resized then write_sizes() end
+  if unwritten then write_lines() end
+  if not done then error(result, 0) end
   if type(result) == 'table' and result.err then return result end
   return { result or '', news }
 end
@@ -969,7 +1142,8 @@ function operation.adopt(consumer, ...)
   local dead, ids = {}, {}
   for _, process in ipairs({ ... }) do dead[process] = true end
   for _, id in ipairs(call('LRANGE', P .. '.' .. consumer, 0, -1)) do
-    if record_of(id).state == 'running' and dead[get(id, 'process')] then table.insert(ids, id) end
+    local record = record_of(id)
+    if record.state == 'running' and dead[record.process] then table.insert(ids, id) end
   end
   return (recover(ids))
 end
@@ -977,7 +1151,7 @@ end
 function operation.processes(consumer)
   local found, seen = {}, {}
   for _, id in ipairs(call('LRANGE', P .. '.' .. consumer, 0, -1)) do
-    local process = record_of(id).state and get(id, 'process')
+    local process = record_of(id).process
     if process and not seen[process] then
       seen[process] = true
       table.insert(found, process)
@@ -1078,7 +1252,7 @@ function operation.tasks(state, kind, who, first, size)
       if status and belongs(status[2], state, kind, who) then
         table.insert(found, status)
       else
-        call('ZREM', line, member)
+        drop(line, member)
         if status then
           tell('broken', named(id), 'it does not belong into a list, taken out of that')
         else
@@ -1096,9 +1270,9 @@ end
 function operation.consumers()
   local running, found = {}, {}
   for _, id in ipairs(call('ZRANGE', line_of('running'), 0, CHUNK - 1)) do
-    if record_of(id).state == 'running' then
-      local consumer, process = fields(id, 'consumer', 'process')
-      local name = (consumer or '') .. ' ' .. (process or '')
+    local record = record_of(id)
+    if record.state == 'running' then
+      local name = (record.consumer or '') .. ' ' .. (record.process or '')
       running[name] = running[name] or {}
       table.insert(running[name], id)
     end
@@ -1135,8 +1309,9 @@ function operation.cancel(id, reason)
     set(name, 'cancel', '1')
     return { state, 1 }
   end
-  withdraw(name)
-  conclude(name, 'cancelled', reason)
+  local record = record_of(name)
+  withdraw(record)
+  conclude(record, 'cancelled', reason)
   return { 'cancelled', 1 }
 end
 
@@ -1144,10 +1319,11 @@ function operation.retry(id)
   local name, state = known(id)
   if not state then return unknown(id) end
   if state ~= 'failed' and state ~= 'cancelled' then return { state, 0, '' } end
-  local replaced = newer(name)
+  local record = record_of(name)
+  local replaced = newer(record)
   if replaced then return { state, 0, replaced } end
   unset(name, 'counted', 'lost', 'cancel', 'ended')
-  queue(name)
+  queue(record)
   wake(1)
   return { 'queued', 1, '' }
 end
@@ -1157,7 +1333,7 @@ function operation.hasten(id)
   if not state then return unknown(id) end
   if state == 'queued' then return { state, 1 } end
   if state ~= 'scheduled' then return { state, 0 } end
-  queue(name)
+  queue(record_of(name))
   wake(1)
   return { 'queued', 1 }
 end
@@ -1168,7 +1344,7 @@ function operation.forget_response(id)
   if not FINISHED[state] or not get(name, 'last') then return { state, 0 } end
   unset(name, 'last', 'status')
   set(name, 'forgotten', '1')
-  resize(name, weight(name))
+  resize(name, weight(record_of(name)))
   return { state, 1 }
 end
 
@@ -1176,25 +1352,27 @@ function operation.remove(id)
   local name, state = known(id)
   if not state then return unknown(id) end
   if STATES[state] and not FINISHED[state] then return { state, 0 } end
-  forget(name)
+  forget(record_of(name))
   return { state, 1 }
 end
 
 function operation.clear()
   local cleared = {}
-  local function drop(id, popped)
-    withdraw(id, popped)
-    forget(id)
-    table.insert(cleared, id)
+  local function take_away(record, popped)
+    withdraw(record, popped)
+    forget(record)
+    table.insert(cleared, record.id)
   end
   local parked = call('HSCAN', P .. ':parked', 0, 'COUNT', PORTION)[2]
   for i = 1, #parked, 2 do
-    if is_sound(parked[i + 1]) == 'queued' then drop(parked[i + 1]) end
+    local state, record = is_sound(parked[i + 1])
+    if state == 'queued' then take_away(record) end
     call('HDEL', P .. ':parked', parked[i])
   end
   for _, place in ipairs(call('ZRANGE', P .. ':scheduled', 0, PORTION - 1)) do
-    if is_sound(string.sub(place, 18)) == 'scheduled' then drop(string.sub(place, 18)) end
-    call('ZREM', P .. ':scheduled', place)
+    local state, record = is_sound(string.sub(place, 18))
+    if state == 'scheduled' then take_away(record) end
+    drop(P .. ':scheduled', place)
   end
   for _ = 1, PORTION do
     local id = call('RPOP', P)
@@ -1203,7 +1381,7 @@ function operation.clear()
     if not exorcise(id) then
       local record = record_of(id)
       if record.state == 'queued' then
-        drop(id, true)
+        take_away(record, true)
       elseif not record.state and not call('ZSCORE', line_of(''), id) then
         put_aside(id)
       else
