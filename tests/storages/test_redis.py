@@ -350,6 +350,16 @@ def test_what_is_no_task_does_not_hide_what_is(storage, server):
         ]
 
 
+def test_what_was_removed_while_others_waited_is_no_stranger(storage, caplog):
+    """Its entry in the list is skipped without a word, though there is no record any more."""
+    gone, task = add(storage, new_task(), new_task())
+    storage.cancel(gone.id)
+    storage.remove(gone.id)
+    caplog.clear()
+    assert take(storage).task == task
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("look", [False, True])
 def test_an_idle_queue_forgets(storage, server, look):
     """Neither the record nor anything that names it is left, without another end."""

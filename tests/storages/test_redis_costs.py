@@ -161,6 +161,28 @@ def test_an_id_costs_the_same_whosever_it_is(server, size):
     queue.storage.close()
 
 
+@pytest.mark.parametrize(("together", "most"), [(1, 45), (10, 14), (100, 11)])
+def test_an_exchange_writes_what_is_common_once(server, together, most):
+    """For each task that is ended and the next one reserved: its record, and little else."""
+    queue = Queue(server)
+    queue.add([new_task(user=JANE) for _ in range(3 * together)])
+    leases = queue.storage.reserve("consumer", limit=together, timeout=0)
+    for _ in range(2):
+        # The first one finds keys that are not there yet.
+        ends = [(lease, ending(lease)) for lease in leases]
+        found: list[Any] = []
+        cost = queue.cost(
+            lambda ends=ends, found=found: found.extend(
+                queue.storage.exchange(ends, "consumer", together, 30.0)
+            )
+        )
+        states, leases = found
+        assert states == [SUCCEEDED] * together
+        assert len(leases) == together
+    assert sum(cost.values()) - cost["cmdstat_evalsha"] <= most * together, cost
+    queue.storage.close()
+
+
 def test_no_call_of_the_script_takes_long(server):
     """Whatever has piled up: it is done in portions, and others are served in between."""
     queue = Queue(server)

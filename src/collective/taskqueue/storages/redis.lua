@@ -13,7 +13,8 @@ local settings = cjson.decode(ARGV[2])
 local FIELDS = 9        -- strings a staged task consists of
 local ENDS = 9          -- strings the end of an attempt consists of
 local MARKERS = 16      -- most wake-up markers that lie about
-local PORTION = 50      -- most tasks one call changes: few enough for 5 ms
+local PORTION = 25      -- most tasks of a kind one call works off: few enough for 5 ms
+local OLDER = 50        -- most tasks at the front that are before one which was parked
 local LOOKS = 200       -- most entries one call passes over to find tasks that may run
 local CHUNK = 1000      -- most values in one command: the stack of Lua is short
 local NUMBERS = 100     -- numbers that a call takes at once
@@ -142,21 +143,23 @@ local function add(hash, field, number)
   return number
 end
 
--- The fields of a record that are small, read together.
-local RECORD = { 'state', 'changes', 'user', 'person', 'place', 'key', 'mode', 'tid', 'keep',
-                 'number', 'counted', 'lost', 'token', 'done', 'consumer', 'process', 'started',
-                 'cancel', 'progress', 'forgotten', 'body', 'payload' }
-local SMALL = #RECORD - 2
+-- The fields of a record: those before WAITING are of no use to reserve it, those after SMALL
+-- may be large.
+local RECORD = { 'place', 'keep', 'token', 'done', 'consumer', 'process', 'started', 'cancel',
+                 'forgotten', 'state', 'changes', 'user', 'person', 'key', 'mode', 'tid',
+                 'number', 'counted', 'lost', 'progress', 'body', 'payload' }
+local WAITING, SMALL = 10, 20
 
-local function record_of(id, loaded)
-  -- With its id only, if what is there cannot be read; `loaded` with body and payload.
-  local last = loaded and #RECORD or SMALL
-  local found = redis.pcall('HMGET', task_key(id), unpack(RECORD, 1, last))
+local function read_record(id, first, last)
+  -- Read once; with its id only, if what is there cannot be read.
+  local found = redis.pcall('HMGET', task_key(id), unpack(RECORD, first, last))
   local record = { id = id }
   if found.err then return record end
-  for i = 1, last do record[RECORD[i]] = found[i] or nil end
+  for i, value in ipairs(found) do record[RECORD[first + i - 1]] = value or nil end
   return record
 end
+
+local function record_of(id) return read_record(id, 1, SMALL) end
 
 local function line_of(state)
   if state == '' then return P .. ':all' end
@@ -419,36 +422,42 @@ local function forget_finished(id, line)
   drop(line, id)
 end
 
-local function oldest_finished()
-  local first, least, its
+local function oldest_finished(limit)
+  -- Of all states together, those that finished first.
+  local found = {}
   for state in pairs(FINISHED) do
-    local found = call('ZRANGE', line_of(state), 0, 0, 'WITHSCORES')
-    local number = num(found[2], -1)
-    if found[1] and (not least or number < least) then
-      first, least, its = found[1], number, line_of(state)
+    local line = line_of(state)
+    local page = call('ZRANGE', line, 0, limit - 1, 'WITHSCORES')
+    for i = 1, #page, 2 do
+      table.insert(found, { id = page[i], line = line, number = num(page[i + 1], -1) })
     end
   end
-  return first, its
+  table.sort(found, function(a, b) return a.number < b.number end)
+  return found
+end
+
+local function forget_surplus_bytes(limit)
+  -- How many were forgotten.
+  if limit == 0 or finished_bytes() <= settings.max_finished_bytes then return 0 end
+  local oldest = oldest_finished(limit)
+  if #oldest == 0 then
+    call('DEL', P .. ':bytes', P .. ':sizes')
+    bytes = 0
+  end
+  for i = 1, math.min(#oldest, limit) do
+    -- Who is told of the end can look at it, however large it is.
+    if finished_bytes() <= settings.max_finished_bytes then return i - 1 end
+    if num(get(oldest[i].id, 'ended'), 0) + settings.linger > now then return i - 1 end
+    forget_finished(oldest[i].id, oldest[i].line)
+  end
+  return math.min(#oldest, limit)
 end
 
 local function tidy(limit)
   -- Forgets what was kept long enough, and what is too much; whether there may be more.
   local old = call('ZRANGEBYSCORE', P .. ':expiry', '-inf', NOW, 'LIMIT', 0, limit)
   for _, id in ipairs(old) do forget_finished(id, P .. ':expiry') end
-  local number = #old
-  while number < limit and finished_bytes() > settings.max_finished_bytes do
-    local id, line = oldest_finished()
-    if not id then
-      call('DEL', P .. ':bytes', P .. ':sizes')
-      bytes = 0
-      break
-    end
-    -- Who is told of the end can look at it, however large it is.
-    if num(get(id, 'ended'), 0) + settings.linger > now then break end
-    forget_finished(id, line)
-    number = number + 1
-  end
-  return number >= limit
+  return #old + forget_surplus_bytes(limit - #old) >= limit
 end
 
 local function count_ends(state, ends)
@@ -468,19 +477,23 @@ end
 
 local ended, is_untidy = {}, false
 
+local function trim(state, ends)
+  -- As much is forgotten as has come.
+  local line = line_of(state)
+  local surplus = math.min(call('ZCARD', line) - settings.max_finished, PORTION + ends)
+  if surplus <= 0 then return end
+  for _, id in ipairs(call('ZRANGE', line, 0, surplus - 1)) do forget_finished(id, line) end
+end
+
 local function keep_house()
-  -- What comes with ends, once for all of a call. As much is forgotten as has come.
+  -- What comes with ends, once for all of a call. What is over makes room for others first.
   local all = 0
+  for _, ends in pairs(ended) do all = all + ends end
+  if all > 0 or is_untidy then tidy(PORTION + all) end
   for state, ends in pairs(ended) do
     count_ends(state, ends)
-    all = all + ends
-    local line = line_of(state)
-    local surplus = math.min(call('ZCARD', line) - settings.max_finished, PORTION + ends)
-    if surplus > 0 then
-      for _, old in ipairs(call('ZRANGE', line, 0, surplus - 1)) do forget_finished(old, line) end
-    end
+    trim(state, ends)
   end
-  if all > 0 or is_untidy then tidy(PORTION + all) end
 end
 
 local function conclude(record, state, reason, more)
@@ -591,7 +604,7 @@ local function unpark(id)
   -- Its turn had come while its key ran, so only what came back to the front since then,
   -- or was unparked just before, can be older.
   local turn, older = num(call('ZSCORE', line_of('queued'), id), 0), {}
-  for _ = 1, PORTION do
+  for _ = 1, OLDER do
     local other = call('LINDEX', P, -1)
     if not other then break end
     local its = num(call('ZSCORE', line_of('queued'), other))
@@ -919,7 +932,7 @@ local function reserved(mine, nonce, seconds)
   -- The oldest is at the right end. Nobody has renewed these, however long ago that was.
   local leases = {}
   for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
-    local record = record_of(id, true)
+    local record = read_record(id, 1, #RECORD)
     local token = record.state == 'running' and record.token or ''
     if string.sub(token, 1, #nonce) == nonce then
       put(P .. ':leases', text(now + seconds), id)
@@ -978,10 +991,14 @@ local function take(consumer, process, nonce, limit, seconds, careful)
       local whole = #leases > 0 or call('ZCARD', line_of('queued')) == parked
       return leases, whole or not relist()
     end
-    local record = record_of(id, true)
+    local is_ghost = exorcise(id)
+    local record = is_ghost and {} or read_record(id, WAITING, #RECORD)
     local suspect = careful and record.lost
     looked = looked + 1
-    if exorcise(id) or record.state ~= 'queued' then
+    if is_ghost then
+      -- Its record may be gone by now.
+      call('LREM', mine, 1, id)
+    elseif record.state ~= 'queued' then
       call('LREM', mine, 1, id)
       if not record.state then
         if call('EXISTS', task_key(id)) == 0 and not call('ZSCORE', line_of(''), id) then
@@ -1369,12 +1386,13 @@ function operation.clear()
     if state == 'queued' then take_away(record) end
     call('HDEL', P .. ':parked', parked[i])
   end
-  for _, place in ipairs(call('ZRANGE', P .. ':scheduled', 0, PORTION - 1)) do
+  local places = call('ZRANGE', P .. ':scheduled', 0, PORTION - 1)
+  for _, place in ipairs(places) do
     local state, record = is_sound(string.sub(place, 18))
     if state == 'scheduled' then take_away(record) end
     drop(P .. ':scheduled', place)
   end
-  for _ = 1, PORTION do
+  for _ = #places + 1, PORTION do
     local id = call('RPOP', P)
     if not id then break end
     -- Others were left there by tasks that were withdrawn, or are none.
