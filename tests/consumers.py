@@ -45,6 +45,7 @@ class FarStorage(Storage):
     """The same, as if it were so far away that a consumer has a clerk."""
 
     nearby = False
+    most = 128
     delay = 0.02
 
     def exchange(self, ends, consumer, limit=1, seconds=30.0):

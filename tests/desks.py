@@ -20,6 +20,7 @@ class FarStorage(LocalStorage):
     """Holds each exchange until it is let go, and fails as it is told."""
 
     nearby = False
+    most = 128
     delay = 0.02
 
     def __init__(self, **settings):

@@ -29,11 +29,8 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Most ends, and most leases, that one call to the storage is about.
-MOST = 128
-
 #: Most tasks that are held.
-HELD = 2 * MOST
+HELD = 256
 
 #: What is reserved ahead is what was done in so many seconds before, without those in which all
 #: threads waited for the storage; or in half as many again as ends wait for others, if more.
@@ -90,6 +87,7 @@ class BusyDesk(Desk):
         #: Seconds that an end waits for others to go with, while there is more to begin; then
         #: somebody goes, the clerk if nobody comes that may.
         self._delay: float = self._storage.delay
+        self._most: int = self._storage.most
         #: Whether the threads go to the storage themselves.
         self._nearby = bool(self._storage.nearby and self._settings.concurrent_limit)
         self._under_way = False
@@ -277,7 +275,7 @@ class BusyDesk(Desk):
     def _errand(self) -> tuple[list[Held], list[Ending], int]:
         """What to give back, what to hand in, and how many to bring."""
         back = self._take_back()
-        ends = [self._ends.popleft() for _ in range(min(len(self._ends), MOST))]
+        ends = [self._ends.popleft() for _ in range(min(len(self._ends), self._most))]
         self._under_way = True
         return back, ends, self._wanted()
 
@@ -304,7 +302,7 @@ class BusyDesk(Desk):
 
     def _is_pressing(self) -> bool:
         """Whether what has ended is to be handed in now."""
-        enough = len(self._ends) >= min(SHARE * len(self._hand), MOST)
+        enough = len(self._ends) >= min(SHARE * len(self._hand), self._most)
         if enough or self._grace.begun.is_set() or self._all_wait():
             return bool(self._ends)
         return bool(self._ends) and time.monotonic() >= self._first + self._delay
@@ -360,7 +358,7 @@ class BusyDesk(Desk):
             # Less the one that ended just now, however long it took.
             ahead = sum(moment > since for moment in self._recent) - 1
         free = threads - len(self._taken) - self._away
-        return max(0, min(MOST, free + max(0, ahead) - len(self._hand)))
+        return max(0, min(self._most, free + max(0, ahead) - len(self._hand)))
 
     def _may_hold(self) -> bool:
         """Whether a task may be lost with the process although it has not begun."""

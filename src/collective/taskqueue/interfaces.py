@@ -250,6 +250,8 @@ class IExchange(Interface):
 
     delay: float = Attribute("Seconds that an end may wait for others; twice that, if nearby.")
 
+    most: int = Attribute("Most ends, and most leases, of one call: so that others are served.")
+
     def exchange(
         ends: Sequence[tuple[Lease, Transition]],
         consumer: str,

@@ -1,6 +1,5 @@
 """How many go together, and how many are brought ahead."""
 
-from collective.taskqueue.clerk import MOST
 from collective.taskqueue.clerk import PATIENCE
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import Consumer
@@ -53,8 +52,8 @@ def test_no_more_than_a_bounded_number_is_brought(make, storage, stored):
     desk = make()
     run(desk, 400)
     stored.wait_for(400)
-    assert max(ends for ends, _ in storage.exchanges) <= MOST
-    assert max(limit for _, limit in storage.exchanges) <= MOST
+    assert max(ends for ends, _ in storage.exchanges) <= storage.most
+    assert max(limit for _, limit in storage.exchanges) <= storage.most
 
 
 def test_an_end_waits_for_nothing(make, storage, stored):

@@ -100,6 +100,8 @@ class RedisStorage(Oversight):
 
     nearby = False
     delay = 0.02
+    # While a script runs the server answers no other client. These take up to five milliseconds.
+    most = 25
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings

@@ -80,6 +80,7 @@ class SqlStorage(Finishing):
 
     # A transaction that lasts takes as long as some small tasks.
     delay = 0.1
+    most = 128
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
