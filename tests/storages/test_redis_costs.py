@@ -27,8 +27,8 @@ OTHERS = Identity("/acl_users", "joe")
 
 FEW, MANY = 200, 2000
 
-#: Commands one call may execute: 5 ms at a microsecond each, with room for slow machines.
-MOST = 5000
+#: Commands that one call of the script may execute: 5 ms at 2.5 microseconds each.
+MOST = 2000
 
 
 @pytest.fixture(scope="module")
