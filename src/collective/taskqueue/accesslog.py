@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collective.taskqueue.address import is_plain
 from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.task import Outcome
 from urllib.parse import quote
@@ -15,6 +16,7 @@ _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
 #: Up to a blank: a quotation mark may be one of the url.
 _QUERY = re.compile(r"\?\S+")
 _VALUE = re.compile(r"(=|%3D).*", re.IGNORECASE | re.DOTALL)
+_BREAK = re.compile(r'[ "\\]')
 
 
 def log_attempt(attempt: Attempt, outcome: Outcome, seconds: float) -> None:
@@ -37,6 +39,8 @@ def shown_url(url: str) -> str:
 
     Of its query the names are left, and neither values, fragment nor credentials.
     """
+    if is_plain(url):
+        return url
     address, _, query = url.partition("#")[0].partition("?")
     names = "&".join(_VALUE.sub("", field) for field in query.split("&") if field)
     address = _CREDENTIALS.sub(r"\1//", address)
@@ -50,7 +54,7 @@ def without_queries(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Percent-encode what would end a word or a line, or show as something else."""
-    if text.isprintable() and not any(c in text for c in ' "\\'):
+    if text.isprintable() and not _BREAK.search(text):
         return text
     return "".join(_escaped_character(c) for c in text)
 

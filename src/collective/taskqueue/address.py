@@ -17,11 +17,19 @@ VIRTUAL_HOST_PREFIX = "_vh_"
 # What has none of these is no such step, and no such field, however it is decoded.
 _MAY_CHOOSE = re.compile(f"[%:]|{'|'.join(VIRTUAL_HOST_STEPS)}|{VIRTUAL_HOST_PREFIX}")
 
+#: A path of which nothing is left out, decoded or quoted, wherever it is read or shown.
+_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9@+,=._~-]+)+")
+
 #: What is not quoted in a step, besides letters, digits and ``_.-~``.
 _PLAIN = "@+:,="
 
 #: Types of form fields that add to the path: `?edit:method=1` calls `edit`.
 _METHOD_TYPES = {"method", "action", "default_method", "default_action"}
+
+
+def is_plain(url: str) -> bool:
+    """Return whether a url is a path that looks the same to everybody, as those of most tasks."""
+    return _PLAIN_PATH.fullmatch(url) is not None
 
 
 def forbidden_step(url: str) -> str | None:

@@ -9,6 +9,7 @@ from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collections.abc import Mapping
 from collective.taskqueue.address import forbidden_step
+from collective.taskqueue.address import is_plain
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.credentials import is_author
 from collective.taskqueue.credentials import is_by_id
@@ -37,6 +38,7 @@ from collective.taskqueue.target import target_of
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Task
 from collective.taskqueue.text import one_line
+from functools import lru_cache
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -108,7 +110,8 @@ def make_task(
     request = _current_request()
     _refuse_url_of_this_site(target.url, request)
     user = current_user()
-    by_id = not is_hook and is_by_id(user)
+    person = user and identity_in(*user)
+    by_id = bool(user and person and not is_hook and is_by_id(user[0], person))
     describe = _web_hook if is_hook else partial(_zope_request, request, user, by_id)
     fields = describe(settings, address, method, params, headers, payload)
     _check(settings, fields, payload is CURRENT and not is_hook)
@@ -117,13 +120,13 @@ def make_task(
     task_id = str(uuid4())
     if not is_hook:
         # Who names languages in a header of their own has the site choose among them.
-        chosen = "accept-language" in own_headers(headers or {})
+        chosen = "accept-language" in own_headers(headers)
         fields["origin"] = _origin(task_id, request, not chosen)
         fields |= {"uid": target.uid, "view": target.view}
     task = Task(
         id=task_id,
         queue=settings.queue,
-        user=user and identity_in(*user),
+        user=person,
         created=now,
         **fields,
         **checked,
@@ -189,7 +192,7 @@ def _zope_request(
     payload: Any,
 ) -> dict[str, Any]:
     verb = _method(method, "GET")
-    own = own_headers(headers or {})
+    own = own_headers(headers)
     copied = {} if request is None else _copied(settings, request, user, by_id)
     if payload is not CURRENT:
         body = _body(payload)
@@ -234,7 +237,7 @@ def _web_hook(
     if verb == "POST" and payload is CURRENT:
         body, query = query.encode("ascii"), ""
     preset = {"content-type": ("Content-Type", CONTENT_TYPE)}
-    own = own_headers(headers or {})
+    own = own_headers(headers)
     for name in CONNECTION:
         if name in own:
             raise InvalidTask("headers", f"header {own[name][0]} is not for a web hook to carry")
@@ -275,6 +278,8 @@ def _current_request() -> Any:
 
 def _address(url: Any) -> str:
     """The url as it is queued: absolute and without its fragment, or a path from Zope's root."""
+    if isinstance(url, str) and is_plain(url):
+        return str.__str__(url)
     if not isinstance(url, str) or not url.strip():
         raise InvalidTask("url", "a task needs a url")
     if _CONTROL.search(url):
@@ -359,7 +364,7 @@ def _origin(task_id: str, request: Any, has_language: bool) -> Origin | None:
     if request is None:
         return None
     url = str(request.other.get("SERVER_URL", ""))
-    server = server_url(url)
+    server = _server_url(url)
     if server is None:
         logger.warning(
             "task %s: the host of the request that queued it cannot be parsed (%a), its urls are"
@@ -369,9 +374,14 @@ def _origin(task_id: str, request: Any, has_language: bool) -> Origin | None:
         )
         return None
     root = request.other.get("VirtualRootPhysicalPath")
-    return Origin(
-        server_url=server,
-        script=unquote("".join(f"/{part}" for part in request._script)),
-        root=None if root is None else "/".join(root),
-        language=current_language(request) if has_language else None,
+    return _made_origin(
+        server,
+        unquote("".join([f"/{part}" for part in request._script])),
+        None if root is None else "/".join(root),
+        current_language(request) if has_language else None,
     )
+
+
+# For each task that is added, and for the same few sites.
+_server_url = lru_cache(maxsize=100)(server_url)
+_made_origin = lru_cache(maxsize=100, typed=True)(Origin)

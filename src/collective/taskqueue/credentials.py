@@ -7,6 +7,7 @@ from Acquisition import aq_base
 from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collective.taskqueue.pasplugin.plugin import is_active
+from collective.taskqueue.task import Identity
 from typing import Any
 from weakref import WeakKeyDictionary
 from zope.component.hooks import getSite
@@ -16,17 +17,16 @@ import logging
 logger = logging.getLogger("collective.taskqueue")
 
 #: Who was looked up, for as long as the user object of a request or script lives.
-_looked_up: WeakKeyDictionary[Any, dict[tuple[str, str], bool]] = WeakKeyDictionary()
+_looked_up: WeakKeyDictionary[Any, dict[Identity, bool]] = WeakKeyDictionary()
 
 
-def is_by_id(user: tuple[Any, str] | None) -> bool:
-    """Return whether the plugin authenticates tasks of this user.
+def is_by_id(folder: Any, person: Identity) -> bool:
+    """Return whether the plugin authenticates tasks of this person of a user folder.
 
-    `user` is a user folder and an id, as `current_user` returns them. Not that of a folder
-    without the plugin; nor one that no plugin of the folder finds by id, because an identity
-    provider lets them in by a cookie.
+    Not in a folder without the plugin; nor who is found by no plugin of the folder by id,
+    because an identity provider lets them in by a cookie.
     """
-    return user is not None and is_active(user[0]) and _is_known(*user)
+    return is_active(folder) and _is_known(folder, person)
 
 
 def is_plugin_here(request: Any) -> bool:
@@ -66,16 +66,15 @@ def warn_of_a_user_who_stays_out(task_id: str, user: tuple[Any, str]) -> None:
     )
 
 
-def _is_known(folder: Any, user_id: str) -> bool:
+def _is_known(folder: Any, person: Identity) -> bool:
     # A directory somewhere else may be asked, so not for each task that is added.
     try:
         known = _looked_up.setdefault(aq_base(getSecurityManager().getUser()), {})
     except TypeError:
         known = {}
-    key = ("/".join(folder.getPhysicalPath()), user_id)
-    if key not in known:
-        known[key] = _look_up(folder, user_id)
-    return known[key]
+    if person not in known:
+        known[person] = _look_up(folder, person.id)
+    return known[person]
 
 
 def _look_up(folder: Any, user_id: str) -> bool:

@@ -72,8 +72,8 @@ def copied_headers(
     for key, value in _environ(request).items():
         if not key.startswith("HTTP_") or not isinstance(value, str):
             continue
-        name = _key(key[5:])
-        if name in without or not _is_copied(name, allowed) or not _TOKEN.fullmatch(name):
+        name = _copied_as(key, allowed, without)
+        if name is None:
             continue
         # These are bytes as latin-1: a no-break space is the end of some other character.
         text = value.strip(" \t")
@@ -84,6 +84,13 @@ def copied_headers(
 
 # For each task that is added, and for the same few names.
 @lru_cache(maxsize=1000)
+def _copied_as(key: str, allowed: tuple[str, ...], without: tuple[str, ...]) -> str | None:
+    """The lower case name of a header by its key in the environment; None if it stays out."""
+    name = _key(key[5:])
+    copied = name not in without and _is_copied(name, allowed) and _TOKEN.fullmatch(name)
+    return name if copied else None
+
+
 def _is_copied(name: str, allowed: tuple[str, ...]) -> bool:
     if _is_among(name, NEVER_COPIED):
         return False
@@ -98,9 +105,11 @@ def _is_among(name: str, patterns: tuple[str, ...]) -> bool:
     )
 
 
-def own_headers(headers: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def own_headers(headers: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
     """Return those that the caller gives, by lower case name; raises `InvalidTask`."""
     own: dict[str, tuple[str, str]] = {}
+    if not headers:
+        return own
     if not isinstance(headers, Mapping):
         raise InvalidTask("headers", f"headers are a mapping of names and values, not {headers!r}")
     for name, value in headers.items():

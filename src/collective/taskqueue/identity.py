@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from collective.taskqueue import unfinished
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.task import Identity
+from functools import lru_cache
 from persistent import Persistent
 from Products.PluggableAuthService.interfaces.events import IPrincipalDeletedEvent
 from typing import Any
@@ -45,7 +46,11 @@ def identity_of(user: Any) -> Identity | None:
 def identity_in(folder: Any, user_id: str) -> Identity:
     """Return the identity of who has that id in the user folder now."""
     generations = getattr(aq_base(folder), GENERATIONS, None) or {}
-    return Identity("/".join(folder.getPhysicalPath()), user_id, generations.get(user_id, 0))
+    return _identity("/".join(folder.getPhysicalPath()), user_id, generations.get(user_id, 0))
+
+
+# Made once for all tasks of a person.
+_identity = lru_cache(maxsize=1000, typed=True)(Identity)
 
 
 @adapter(IPrincipalDeletedEvent)

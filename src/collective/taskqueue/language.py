@@ -62,7 +62,8 @@ def _as_for_others(site: Any, request: Any) -> Any:
     """Negotiate as for a request that is not that of a task."""
     kind = _without_layer(*providedBy(request).__bases__)
     adapters = getSiteManager().adapters
-    return adapters.lookup((providedBy(site), kind), INegotiateLanguage)(site, request)
+    # One for sites of a kind would have come before that of tasks, which is for all of them.
+    return adapters.lookup((Interface, kind), INegotiateLanguage)(site, request)
 
 
 # Made once for all requests of a kind: registries remember what they have found for it.

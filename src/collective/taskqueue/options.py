@@ -37,7 +37,7 @@ def check_options(
     seconds since the epoch. Raises `ValueError` for a value that is out of range and for
     an option that does not exist. Called when a task is added.
     """
-    unknown = options.keys() - OPTIONS.keys()
+    unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         known = ", ".join(OPTIONS)
         raise InvalidTask(min(unknown), f"unknown option {min(unknown)!r} (known: {known})")
@@ -63,7 +63,10 @@ def check_options(
 
 
 def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None
 
 
 def _due(given: dict[str, Any], now: float) -> float | None:

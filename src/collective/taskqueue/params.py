@@ -23,6 +23,8 @@ def query_string(params: Params) -> str:
 
     Raises `InvalidTask`, naming the parameter, for anything that has no such form.
     """
+    if params is None:
+        return ""
     found = []
     for name, value in _pairs(params):
         if not isinstance(name, str):

@@ -100,7 +100,9 @@ class TaskRequest(WSGIRequest):
     def processInputs(self) -> None:
         """Read the form, which may add to the path; raises `ForeignHost`."""
         super().processInputs()
-        check_added_steps(self.get("PATH_INFO", ""), self.environ.get("PATH_INFO", ""))
+        path = self.other.get("PATH_INFO")
+        if path is not None:
+            check_added_steps(path, self.environ.get("PATH_INFO", ""))
 
     def traverseName(self, ob: Any, name: str) -> Any:
         """Take one step of the url; raises `Misplaced` for content that was acquired."""

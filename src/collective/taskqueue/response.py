@@ -63,6 +63,8 @@ def clean(text: str, longest: int = MAX_REASON) -> str:
     """Return a text for a log and a status: one line, printable, and not too long."""
     # Cut before, too: it may be megabytes.
     line = " ".join(text[: 2 * longest].split())[:longest]
+    if line.isprintable():
+        return line
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 

@@ -55,11 +55,11 @@ def check_place(found: Any, holder: Any, name: str) -> None:
     `holder` is the object that `name`, one step of the url, was looked up in. Called for each
     step while Zope traverses, because what a service traverses on its own leaves no trace.
     """
-    if holder is None or _has_own_place(name):
-        return
     found, holder = _unwrapped(found), _unwrapped(holder)
     # First of all, because it is so for nearly every step, and quickly found out.
     if aq_base(aq_parent(aq_inner(found))) is aq_base(holder):
+        return
+    if holder is None or _has_own_place(name):
         return
     # A view does not acquire: what it returns is its own decision.
     if not IAcquirer.providedBy(holder) or not _is_content(found):

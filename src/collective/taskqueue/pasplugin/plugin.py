@@ -71,16 +71,20 @@ InitializeClass(TaskQueueAuthPlugin)
 
 def is_active(folder: Any) -> bool:
     """Return whether tasks of the users of this user folder are authenticated by a plugin."""
-    plugins = getattr(aq_base(folder), "plugins", None)
+    base = aq_base(folder)
+    plugins = getattr(base, "plugins", None)
     if plugins is None:
         return False
-    active = all(
-        any(isinstance(aq_base(plugin), TaskQueueAuthPlugin) for _, plugin in found)
-        for found in (folder.plugins.listPlugins(interface) for interface in INTERFACES)
-    )
-    if not active:
-        _tell_of_broken(folder)
-    return active
+    for interface in INTERFACES:
+        # Not `listPlugins`: that looks up all of them in the user folder, for each task.
+        if not any(_is_ours(base, name) for name in plugins.listPluginIds(interface)):
+            _tell_of_broken(folder)
+            return False
+    return True
+
+
+def _is_ours(folder: Any, name: str) -> bool:
+    return isinstance(aq_base(getattr(folder, name, None)), TaskQueueAuthPlugin)
 
 
 def broken(folder: Any) -> list[str]:

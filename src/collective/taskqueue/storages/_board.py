@@ -21,8 +21,8 @@ from collections import OrderedDict
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages._lines import Lines
-from collective.taskqueue.storages._lines import Place
 from collective.taskqueue.storages._record import ALIASES
+from collective.taskqueue.storages._record import Place
 from collective.taskqueue.storages._record import Record
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
@@ -106,7 +106,7 @@ class Board:
 
     def _create(self, task: Task, tid: bytes | None) -> Record:
         record = self.records[task.id] = Record(task, tid, next(self._number))
-        self.lines.enter(record, None, (0.0, record.born))
+        self.lines.open(record)
         return record
 
     def _enter(
@@ -128,7 +128,7 @@ class Board:
     def queue(self, record: Record, now: float, front: bool = False) -> None:
         """Put a task at the end of the line of waiting tasks, or at its front."""
         turn = -next(self._number) if front else next(self._number)
-        self._enter(record, states.QUEUED, now, (0.0, turn))
+        self._enter(record, states.QUEUED, now, turn)
         self.waiting[record.id] = None
         if front:
             self.waiting.move_to_end(record.id, last=False)
@@ -191,7 +191,7 @@ class Board:
                 self.parked[key] = task_id
                 continue
             self.withdraw(record)
-            self._enter(record, states.RUNNING, now, (0.0, next(self._number)))
+            self._enter(record, states.RUNNING, now, next(self._number))
             if key is not None:
                 self._running_keys[key] += 1
             return record
@@ -218,9 +218,9 @@ class Board:
         for first in (task_id, *reversed(older)):
             self.waiting.move_to_end(first, last=False)
 
-    def _turn(self, task_id: str) -> Place:
+    def _turn(self, task_id: str) -> int:
         # What waits has a place.
-        return cast(Place, self.records[task_id].place)
+        return cast(int, self.records[task_id].place)
 
     def put_back(self, record: Record, now: float, news: News) -> bool:
         """Put a task that was released to the front, unless another run of it is pointless.
@@ -242,7 +242,7 @@ class Board:
 
     def conclude(self, record: Record, state: State, reason: str, now: float) -> None:
         """Give a task its final state, and forget what has been kept long enough."""
-        self._enter(record, state, now, (0.0, next(self._number)), reason)
+        self._enter(record, state, now, next(self._number), reason)
         if state == states.SUCCEEDED:
             # It cannot be retried.
             record.drop_payload()
@@ -255,6 +255,10 @@ class Board:
             keep = self.settings.keep_succeeded if succeeded else self.settings.keep_failed
         record.forget_at = now + max(keep, states.LINGER)
         heapq.heappush(self._expiry, (record.forget_at, next(self._number), record.id))
+        if len(self._expiry) > 2 * len(self.records) + 100:
+            # Records that gave way long before their time have left their entries behind.
+            self._expiry = [entry for entry in self._expiry if self._is_current(entry)]
+            heapq.heapify(self._expiry)
         self.tidy(now)
         while self.lines.number(state) > self.settings.max_finished:
             self.forget(self._oldest(state))
@@ -264,32 +268,30 @@ class Board:
 
         Returns whether there may be more.
         """
-        return all(self._forget_one(now) for _ in range(limit))
-
-    def _forget_one(self, now: float) -> bool:
-        when = self.next_expiry()
-        if when is None or when > now:
-            return False
-        if self._expiry and self._expiry[0][0] <= now:
-            _, _, task_id = heapq.heappop(self._expiry)
-            self.forget(self.records[task_id])
-        else:
-            self.forget(self._oldest(*states.FINISHED))
+        for _ in range(limit):
+            if self._expiry and self._expiry[0][0] <= now:
+                entry = heapq.heappop(self._expiry)
+                if self._is_current(entry):
+                    self.forget(self.records[entry[2]])
+            elif self._size > self.settings.max_finished_bytes and self._gives_way() <= now:
+                self.forget(self._oldest(*states.FINISHED))
+            else:
+                return False
         return True
 
     def next_expiry(self) -> float | None:
         """Return when the next record is to be forgotten, seconds since the epoch."""
         while self._expiry and not self._is_current(self._expiry[0]):
             heapq.heappop(self._expiry)
-        if len(self._expiry) > 2 * len(self.records) + 100:
-            # Records that gave way long before their time have left their entries behind.
-            self._expiry = [entry for entry in self._expiry if self._is_current(entry)]
-            heapq.heapify(self._expiry)
         moments = [self._expiry[0][0]] if self._expiry else []
         if self._size > self.settings.max_finished_bytes:
-            # Who is told of the end can look at it, however large it is.
-            moments.append(self._oldest(*states.FINISHED).changes[-1][1] + states.LINGER)
+            moments.append(self._gives_way())
         return min(moments, default=None)
+
+    def _gives_way(self) -> float:
+        """When the oldest record may be forgotten because all of them are too large."""
+        # Who is told of the end can look at it, however large it is.
+        return self._oldest(*states.FINISHED).changes[-1][1] + states.LINGER
 
     def _oldest(self, *of: State) -> Record:
         firsts = [first for first in map(self.lines.first, of) if first is not None]
@@ -327,7 +329,7 @@ class Board:
         for alias in record.aliases:
             del self.aliases[alias]
         self._leave(record)
-        self.lines.leave(record, None, (0.0, record.born))
+        self.lines.close(record)
 
     # introspection
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Sequence
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
-from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 
 #: Attempts and changes of state a record holds; the oldest give way.
@@ -23,6 +26,10 @@ ALIASES = 1000
 
 #: Bytes of a record besides what may be large.
 WEIGHT = 500
+
+#: Where a task stands in a line: its number, if it is scheduled after the moment it falls due.
+#: No two are at the same place.
+Place = int | tuple[float, int]
 
 
 class Record:
@@ -40,6 +47,7 @@ class Record:
         "forget_at",
         "forgotten",
         "last",
+        "ledgers",
         "lost",
         "number",
         "place",
@@ -61,8 +69,9 @@ class Record:
         self.state: State = QUEUED
         self.reason = ""
         self.changes: list[tuple[State, float]] = []
-        #: Where it stands in the line of its state: by when it is due, and by number.
-        self.place: tuple[float, int] | None = None
+        #: The lists it is in, see _lines.py; and where it stands in the line of its state.
+        self.ledgers: Sequence[Any] = ()
+        self.place: Place | None = None
         #: Bytes that it takes since it has finished.
         self.size = 0
         self.token: str | None = None
@@ -149,15 +158,11 @@ class Record:
 
     def weight(self) -> int:
         """Return about how many bytes it takes: of all that may be large."""
-        texts = [self.task.url, self.reason, *(text for pair in self.task.headers for text in pair)]
+        task, last = self.task, self.last
+        size = WEIGHT + len(task.payload) + len(task.url) + len(self.reason) + _size(task.headers)
         for attempt in self.attempts:
-            texts += [attempt.reason, attempt.error]
-        size = WEIGHT + len(self.task.payload) + sum(len(text) for text in texts)
-        if self.last is not None:
-            size += len(self.last.body) + sum(
-                len(text) for pair in self.last.headers for text in pair
-            )
-        return size
+            size += len(attempt.reason) + len(attempt.error)
+        return size if last is None else size + len(last.body) + _size(last.headers)
 
     def status(self, brief: bool = False) -> TaskStatus:
         last = self.last
@@ -166,7 +171,7 @@ class Record:
             state=self.state,
             reason=self.reason,
             changes=tuple(self.changes),
-            due=self.place[0] if self.place and self.state == SCHEDULED else None,
+            due=self.place[0] if isinstance(self.place, tuple) else None,
             consumer=self.consumer,
             attempts_made=self.number - (self.state == RUNNING),
             progress=self.progress,
@@ -184,3 +189,7 @@ class Record:
     def _remember(self, attempt: AttemptRecord) -> None:
         self.attempts.append(attempt)
         del self.attempts[:-HISTORY]
+
+
+def _size(headers: Iterable[tuple[str, str]]) -> int:
+    return sum(map(len, chain.from_iterable(headers)))

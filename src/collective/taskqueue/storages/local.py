@@ -118,14 +118,12 @@ class LocalStorage(Oversight):
         wakes = self._wakes
         over = False
         leases: list[Lease] = []
-        with self._changed:
-            self._heard[consumer] = self._clock()
         while not leases and not over:
             news: News = []
             with self._changed:
                 try:
                     while not over:
-                        now = self._clock()
+                        now = self._heard[consumer] = self._clock()
                         self._recover(now, news)
                         self._board.ripen(now)
                         self._board.tidy(now)
@@ -263,6 +261,8 @@ class LocalStorage(Oversight):
 
     def _recover(self, now: float, news: News) -> list[str]:
         board = self._board
+        if not board.lines.number(states.RUNNING):
+            return []
         passed = self._passed()
         lost = [one.id for one in board.in_state(states.RUNNING) if one.expires <= passed]
         recovered: list[str] = []
