@@ -418,6 +418,8 @@ end
 local function forget_finished(id, line)
   -- A list that is damaged may name a task that still waits or runs.
   local record = record_of(id)
+  -- A key of another kind is no record: the error lets it be moved aside.
+  if not record.state then call('HGET', task_key(id), 'state') end
   if FINISHED[record.state] or not STATES[record.state] then forget(record) end
   drop(line, id)
 end
@@ -729,11 +731,11 @@ local function lose(id)
     return
   end
   local started, lost = num(record.started, now), num(record.lost, 0) + 1
+  release(record)
   remember(record, cjson.encode({
     number = num(record.number, 1), consumer = record.consumer or '', started = started,
     seconds = now - started, reason = 'its process was lost',
   }))
-  release(record)
   local more = { 'lost', lost }
   if is_pointless(record, more) then return end
   if lost >= settings.max_deliveries then
@@ -853,7 +855,8 @@ local operation = {}
 
 function operation.stage(batch, witness)
   local key = P .. ':batch:' .. batch
-  call('DEL', key)
+  -- Only if it is there: see `answer`.
+  if call('EXISTS', key) == 1 then call('DEL', key) end
   -- Their ids first and together: who looks for what is in doubt need not load the tasks.
   local ids = {}
   for i = 5, #ARGV, FIELDS do table.insert(ids, ARGV[i]) end
@@ -1063,8 +1066,8 @@ function operation.finish(id, token, state, reason, due, attempt, status, last, 
   -- The reply to this very call was lost.
   if settings.again and record.done == token then return record.state end
   if not holds(record, token) then return '' end
-  remember(record, attempt)
   release(record)
+  remember(record, attempt)
   record.last = last
   local more = { 'status', status, 'last', last, 'done', token }
   if record.forgotten then unset(id, 'forgotten') end
@@ -1123,8 +1126,14 @@ function operation.report(id, token, progress)
 end
 
 local function answer()
-  local done, result = pcall(operation[ARGV[1]], unpack(ARGV, 3, math.min(#ARGV, 3 + CHUNK)))
-  if done then keep_house() end
+  -- A server that is full refuses the first write of a script, unless that cannot grow, and carries
+  -- out all others. So nothing is staged; but tasks run and end, people steer, and that makes room.
+  if ARGV[1] ~= 'stage' then call('DEL', P .. ':room') end
+  local done, result = pcall(function()
+    local found = operation[ARGV[1]](unpack(ARGV, 3, math.min(#ARGV, 3 + CHUNK)))
+    keep_house()
+    return found
+  end)
   -- What was done before something failed has been done, too.
   if resized then write_sizes() end
   if unwritten then write_lines() end

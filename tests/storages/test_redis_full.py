@@ -1,0 +1,103 @@
+"""A Redis that has no memory left: nothing is added, and what is there runs and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.contract.base import add
+from collective.taskqueue.contract.base import ending
+from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import SUCCEEDED
+from pathlib import Path
+from services import RedisServer
+import pytest
+import redis
+import tempfile
+import time
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    server = RedisServer(Path(tempfile.mkdtemp(prefix="redis-"))).start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    client = redis.Redis(unix_socket_path=server.socket)
+    client.flushall()
+    yield client
+    client.config_set("maxmemory", 0)
+    client.close()
+
+
+@pytest.fixture
+def storage(server: RedisServer, client: redis.Redis) -> Iterator[RedisStorage]:
+    storage = RedisStorage(QueueSettings(type="redis", unix_socket_path=server.socket))
+    yield storage
+    storage.close()
+
+
+def fill_up(client: redis.Redis) -> None:
+    """Leave the server no memory."""
+    client.config_set("maxmemory", 1)
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        client.set("one", "more")
+
+
+def test_what_is_there_runs_and_ends(storage, client):
+    """One by one, or many together; and its leases are renewed."""
+    tasks = add(storage, *(new_task(payload=b"x" * 1000) for _ in range(8)))
+    leases = storage.reserve("consumer", limit=2, timeout=0)
+    fill_up(client)
+    with pytest.raises(StorageUnavailable):
+        storage.stage("batch", [new_task()])
+    assert storage.renew(leases[0]) is True
+    assert storage.finish(leases[0], ending(leases[0])) == SUCCEEDED
+    later = ending(leases[1], SCHEDULED, due=time.time() + 1000)
+    assert storage.finish(leases[1], later) == SCHEDULED
+    leases = storage.reserve("consumer", limit=2, timeout=0)
+    ends = [(lease, ending(lease, FAILED)) for lease in leases]
+    states, leases = storage.exchange(ends, "consumer", 3)
+    assert states == [FAILED, FAILED]
+    storage.give_back(leases[2:])
+    for lease in leases[:2]:
+        storage.finish(lease, ending(lease))
+    storage.cancel(tasks[-1].id)
+    counts = storage.counts()
+    assert counts == {
+        **dict.fromkeys(counts, 0),
+        QUEUED: 1,
+        SCHEDULED: 1,
+        SUCCEEDED: 3,
+        FAILED: 2,
+        CANCELLED: 1,
+    }
+
+
+def test_what_was_lost_comes_back(storage, client):
+    add(storage, new_task(), new_task())
+    expired, _ = storage.reserve("consumer", limit=2, timeout=0, lease=0.001)
+    fill_up(client)
+    deadline = time.monotonic() + 30
+    while storage.counts()[RUNNING]:
+        storage.recover()
+        assert time.monotonic() < deadline
+    assert storage.counts()[QUEUED] == 2
+    [lease] = storage.reserve("consumer", timeout=0)
+    assert lease.task == expired.task
+    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+
+
+def test_a_queue_that_is_looked_at_for_the_first_time(storage, client):
+    fill_up(client)
+    assert storage.tasks() == []
+    assert len(storage) == 0
