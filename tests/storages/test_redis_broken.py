@@ -316,6 +316,17 @@ def test_what_has_not_finished_is_not_forgotten(scene, state, way):
     storage.close()
 
 
+def test_a_record_of_another_kind_is_moved_aside_and_not_forgotten(scene):
+    """Somebody has put something there; it is not ours to delete."""
+    storage = scene.restore()
+    scene.client.set(f"{P}:task:{scene.ids['failed']}", "of somebody else")
+    storage.purge(FAILED)
+    assert storage.tasks(FAILED) == []
+    aside = scene.client.keys(f"{P}:broken:*")
+    assert [scene.client.get(key) for key in aside] == [b"of somebody else"]
+    storage.close()
+
+
 def test_ghosts_that_are_none(scene):
     """A task that would be skipped for ever runs, and who is idle does not look all the time."""
     storage = scene.restore()

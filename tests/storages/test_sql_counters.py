@@ -212,3 +212,59 @@ def test_a_table_that_is_truncated(server_storage):
     execute(server_storage, "TRUNCATE taskqueue_task CASCADE")
     assert_counted(server_storage)
     assert len(server_storage) == 0
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """A session of an administrator."""
+    return psycopg.connect(url, autocommit=True)
+
+
+def test_a_publication_of_all_tables(server_storage, postgres_server):
+    """Logical replication asks each table for a key, of which there is none here."""
+    add_one(server_storage)
+    url = server_storage._session.engine.url.set(drivername="postgresql")
+    with connect(url.render_as_string(False)) as connection:
+        connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        connection.execute("UPDATE taskqueue_count SET number = number")
+        connection.execute("DELETE FROM taskqueue_count")
+    assert_counted(server_storage)
+
+
+def test_an_administrator_with_another_search_path(postgres_server):
+    """What happens to a task is counted where its table is."""
+    url = postgres_server.new_database()
+    with connect(url) as connection:
+        connection.execute('CREATE SCHEMA "of Plone"')
+        mine = f"{url}&options=-csearch_path%3D%22of%5C%20Plone%22"
+        storage = SqlStorage(QueueSettings(type="sql", url=mine))
+        add(storage, *(new_task() for _ in range(3)))
+        assert len(storage) == 3
+        connection.execute(
+            """DELETE FROM "of Plone".taskqueue_task WHERE id IN
+            (SELECT id FROM "of Plone".taskqueue_task LIMIT 1)"""
+        )
+        assert_counted(storage)
+        connection.execute("SET search_path = ''")
+        connection.execute('DELETE FROM "of Plone".taskqueue_task')
+    assert_counted(storage)
+    assert len(storage) == 0
+    storage.close()
+
+
+def test_the_migration_waits_for_no_reader(postgres_server):
+    """Nor does any task that is added meanwhile."""
+    url = f"{postgres_server.new_database()}&options=-clock_timeout%3D5s"
+    storage = SqlStorage(QueueSettings(type="sql", url=url))
+    add_one(storage)
+    with connect(url) as connection, psycopg.connect(url) as reader:
+        for event in ("insert", "delete", "update", "truncate"):
+            connection.execute(f"DROP TRIGGER taskqueue_count_{event} ON taskqueue_task")
+        connection.execute("DROP TABLE taskqueue_count")
+        connection.execute("UPDATE taskqueue_schema SET version = 2")
+        reader.execute("SELECT * FROM taskqueue_task")
+        newer = SqlStorage(QueueSettings(type="sql", url=url))
+        newer.check()
+        add_one(storage)
+        assert_counted(newer)
+        newer.close()
+    storage.close()

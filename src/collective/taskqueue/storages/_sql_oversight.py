@@ -245,7 +245,9 @@ class Oversight:
         return {state: max(0, found[state] + overdue[state]) for state in STATES}
 
     def _recounted(self, connection: Connection, again: bool) -> dict[State, int]:
-        # Another process may have counted before this one has the lock.
+        # It takes longer the more tasks there are. Another process may have counted before this
+        # one has the lock.
+        self._session.dialect.take_time()
         self._session.dialect.lock_schema(connection)
         found = self._counters(connection)
         if found is None:
