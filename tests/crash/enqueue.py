@@ -57,8 +57,12 @@ POINTS = [
 #: How often the server of the database is restarted before the judge looks.
 RESTARTS = 0.25
 
-#: Longest time in seconds that a writer lives if it is killed at a random moment.
-LIFETIME = 0.15
+#: Longest time in seconds that a writer lives if it is killed at a random moment. One of so many
+#: is killed from its beginning on, the others after their first transaction.
+LIFETIME, EARLY = 0.15, 8
+
+#: Seconds that a first transaction takes at most, on a slow machine.
+PATIENCE = 30.0
 
 
 class Veto(Exception):
@@ -236,17 +240,22 @@ class Harness:
         storage = mortal_storage(self._settings, death)
         queue = (NaiveQueue if self._naive else TaskQueue)(self._settings, storage)
         database = self._open()
+        begun = threading.Event()
         threads = [
             threading.Thread(
                 target=self._transactions,
-                args=(database, queue, name, number, death, random.Random(rng.random())),
+                args=(database, queue, name, number, death, random.Random(rng.random()), begun),
             )
             # Two at a time only if nobody counts their steps.
             for name in ("a" if point else "ab")
         ]
-        os.write(tell, b".")
+        # A slow machine would kill most of them before they have written anything.
+        if point or number % EARLY == 0:
+            begun.set()
         for thread in threads:
             thread.start()
+        begun.wait(PATIENCE)
+        os.write(tell, b".")
         for thread in threads:
             thread.join()
 
@@ -258,6 +267,7 @@ class Harness:
         number: int,
         death: Death,
         rng: random.Random,
+        begun: threading.Event,
     ) -> None:
         connection = database.open()
         fatal = rng.randrange(4)
@@ -276,6 +286,7 @@ class Harness:
                 transaction.commit()
             except Veto:
                 transaction.abort()
+            begun.set()
 
     # the judge
 
