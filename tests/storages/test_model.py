@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.model import QueueMachine
-from collective.taskqueue.storages._board import Board
-from collective.taskqueue.storages._record import Record
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.storages.local.board import Board
+from collective.taskqueue.storages.local.record import Record
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import RUNNING

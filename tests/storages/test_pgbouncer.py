@@ -18,12 +18,12 @@ from collective.taskqueue.contract.keys import Keys
 from collective.taskqueue.contract.races import Races
 from collective.taskqueue.contract.reserving import Reserving
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages import _alarm
-from collective.taskqueue.storages import _postgresql
-from collective.taskqueue.storages import _session
-from collective.taskqueue.storages import sql
-from collective.taskqueue.storages._tables import METADATA
+from collective.taskqueue.storages.sql import session
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql import storage as sql
+from collective.taskqueue.storages.sql import wakeup
+from collective.taskqueue.storages.sql.dialects import postgresql
+from collective.taskqueue.storages.sql.schema import METADATA
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import SUCCEEDED
@@ -193,7 +193,7 @@ def _add(storage: SqlStorage, task: Any) -> None:
 
 def test_a_session_is_given_back_as_it_was(narrow, database, make_storage, monkeypatch):
     """The next one to have it may be RelStorage: no setting, no lock, no channel is left."""
-    monkeypatch.setattr(_session, "POLL", 0.05)
+    monkeypatch.setattr(session, "POLL", 0.05)
     with psycopg.connect(narrow.url(database), autocommit=True) as somebody:
         before = _left_behind(somebody)
         consumer, storage = (make_storage(narrow.url(database)) for _ in range(2))
@@ -232,7 +232,7 @@ def test_who_waits_looks_now_and_then(pooler, database, make_storage):
         timeout=BOUND,
         check=True,
     )
-    [lease] = blocked.result(_session.POLL + 5)
+    [lease] = blocked.result(session.POLL + 5)
     assert lease.task.id == done.stdout.strip()
 
 
@@ -250,7 +250,7 @@ def test_who_listens_without_it_is_told(
     pooler, postgres_server, database, make_storage, monkeypatch
 ):
     """Consumers that are directly connected need not wait for their next look."""
-    for room, name in ((_session, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+    for room, name in ((session, "POLL"), (wakeup, "PAUSE"), (sql, "BLOCK")):
         monkeypatch.setattr(room, name, 1000.0)
     consumer = make_storage(postgres_server.url(database))
     storage = make_storage(pooler.url(database))
@@ -277,7 +277,7 @@ def test_a_running_task_is_cancelled(pooler, database, make_storage):
 
 def test_a_transaction_that_is_frozen(narrow, database, make_storage, monkeypatch):
     """The server ends it and its session; others go on with a new one."""
-    monkeypatch.setattr(_postgresql, "IDLE", 0.5)
+    monkeypatch.setattr(postgresql, "IDLE", 0.5)
     frozen, storage = (make_storage(narrow.url(database), stage_timeout=10.0) for _ in range(2))
     wake_too_late(frozen, storage, monkeypatch)
 

@@ -14,14 +14,14 @@ from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages import _alarm
-from collective.taskqueue.storages import _postgresql
-from collective.taskqueue.storages import _psycopg
-from collective.taskqueue.storages import _session
-from collective.taskqueue.storages import sql
-from collective.taskqueue.storages._admission import Admission
-from collective.taskqueue.storages._alarm import Debounced
+from collective.taskqueue.storages.sql import session
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql import storage as sql
+from collective.taskqueue.storages.sql import wakeup
+from collective.taskqueue.storages.sql.dialects import driver
+from collective.taskqueue.storages.sql.dialects import postgresql
+from collective.taskqueue.storages.sql.promote import Admission
+from collective.taskqueue.storages.sql.wakeup import Debounced
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SUCCEEDED
 from load import until
@@ -64,7 +64,7 @@ def own_server() -> Iterator[PostgresServer]:
 
 def test_a_notification_wakes(make_storage, monkeypatch):
     """Nobody looks by itself within this test."""
-    for room, name in ((_session, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+    for room, name in ((session, "POLL"), (wakeup, "PAUSE"), (sql, "BLOCK")):
         monkeypatch.setattr(room, name, 1000.0)
     consumer, producer = make_storage(), make_storage()
     for _ in range(3):
@@ -78,17 +78,17 @@ def test_a_notification_wakes(make_storage, monkeypatch):
 
 def test_what_is_added_before_somebody_listens(make_storage, monkeypatch):
     """It sleeps already, and is not notified yet."""
-    for room, name in ((_session, "POLL"), (_alarm, "PAUSE"), (sql, "BLOCK")):
+    for room, name in ((session, "POLL"), (wakeup, "PAUSE"), (sql, "BLOCK")):
         monkeypatch.setattr(room, name, 1000.0)
     consumer, producer = make_storage(), make_storage()
     asked, added = threading.Event(), threading.Event()
-    is_pooled = _psycopg._is_pooled
+    is_pooled = driver._is_pooled
 
     def ask(connection: Any) -> bool:
         asked.set()
         return added.wait(BOUND) and is_pooled(connection)
 
-    monkeypatch.setattr(_psycopg, "_is_pooled", ask)
+    monkeypatch.setattr(driver, "_is_pooled", ask)
     blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
     assert asked.wait(BOUND)
     task = add_one(producer)
@@ -120,7 +120,7 @@ def _listening(server: PostgresServer) -> int:
 
 def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
     """N45, T10: as behind a pooler that changes sessions: LISTEN hears nothing."""
-    monkeypatch.setattr(_session, "POLL", 0.2)
+    monkeypatch.setattr(session, "POLL", 0.2)
     consumer, producer = make_storage(), make_storage()
     monkeypatch.setattr(producer._session.dialect, "announce", lambda connection: None)
     blocked = aside(lambda: consumer.reserve("consumer", timeout=None))
@@ -219,8 +219,8 @@ def test_a_server_that_is_not_there(own_server):
 
 def test_an_exhausted_pool(make_storage, monkeypatch):
     """Who gets no connection in time is told so; nobody hangs."""
-    monkeypatch.setattr(_session, "POOL", 1)
-    monkeypatch.setattr(_session, "OVERFLOW", 1)
+    monkeypatch.setattr(session, "POOL", 1)
+    monkeypatch.setattr(session, "OVERFLOW", 1)
     make_storage().check()
     storage = make_storage(stage_timeout=1.0)
     add_one(storage)
@@ -244,13 +244,13 @@ def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
     task = add_one(storage)
     if late:
         storage.close()
-        connect = _psycopg.connect
+        connect = driver.connect
 
         def connect_slowly(*arguments: Any, **options: Any) -> Any:
             time.sleep(late)
             return connect(*arguments, **options)
 
-        monkeypatch.setattr(_psycopg, "connect", connect_slowly)
+        monkeypatch.setattr(driver, "connect", connect_slowly)
     with psycopg.connect(_conninfo(url)) as person:
         person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
         calls: list[Callable[[], Any]] = [lambda: storage.reserve("consumer", timeout=0)]
@@ -292,7 +292,7 @@ def test_a_lock_that_somebody_keeps(make_storage, url, how):
 
 def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
     """The server ends it, and its task runs elsewhere; when it wakes it has changed nothing."""
-    monkeypatch.setattr(_postgresql, "IDLE", 0.5)
+    monkeypatch.setattr(postgresql, "IDLE", 0.5)
     wake_too_late(make_storage(), make_storage(), monkeypatch)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collective.taskqueue.storages import _session
+from collective.taskqueue.storages.sql import session
 from contextlib import ExitStack
 from load import Load
 from load import terminate_sessions
@@ -41,7 +41,7 @@ def terminate_some(server: PostgresServer, load: Load) -> None:
 def exhaust_pools(server: PostgresServer, load: Load) -> None:
     with ExitStack() as held:
         for storage in load.storages.values():
-            for _ in range(_session.POOL + _session.OVERFLOW):
+            for _ in range(session.POOL + session.OVERFLOW):
                 held.enter_context(storage._session.alone.connect())
         time.sleep(EXHAUSTED)
 
@@ -49,8 +49,8 @@ def exhaust_pools(server: PostgresServer, load: Load) -> None:
 def test_outages_under_load(server, monkeypatch):
     """Nothing is lost, hardly anything runs twice, and soon after each one all go on."""
     # So few that somebody else can have them all.
-    monkeypatch.setattr(_session, "POOL", 2)
-    monkeypatch.setattr(_session, "OVERFLOW", 2)
+    monkeypatch.setattr(session, "POOL", 2)
+    monkeypatch.setattr(session, "OVERFLOW", 2)
     load = Load(server.url())
     load.start()
     try:

@@ -7,8 +7,8 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.storages import _psycopg
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.dialects import driver
 from load import until
 from services import PostgresServer
 from typing import Any
@@ -37,14 +37,14 @@ def tcp_server() -> Iterator[PostgresServer]:
 def test_a_firewall_does_not_forget_idle_connections(tcp_server, monkeypatch, query, expected):
     """Neither those of the pool nor the one that listens; the url has the last word."""
     found: list[Any] = []
-    connect = _psycopg.connect
+    connect = driver.connect
 
     def look(*arguments: Any, **options: Any) -> Any:
         connection = connect(*arguments, **options)
         found.append(_keepalives(connection))
         return connection
 
-    monkeypatch.setattr(_psycopg, "connect", look)
+    monkeypatch.setattr(driver, "connect", look)
     settings = QueueSettings(type="sql", url=tcp_server.tcp_url() + query)
     with contextlib.closing(SqlStorage(settings)) as storage:
         blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))

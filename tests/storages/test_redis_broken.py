@@ -13,7 +13,7 @@ from collective.taskqueue.contract.base import ManualClock
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.storages import _process
+from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
@@ -206,7 +206,7 @@ def live(scene: Scene, storage: RedisStorage) -> None:
 
 
 def break_and_live(scene: Scene, key: str, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(_process, "is_dead", lambda name: True)
+    monkeypatch.setattr(processes, "is_dead", lambda name: True)
     caplog.set_level("INFO", "collective.taskqueue")
     scene.restore().close()
     assert scene.client.exists(key), "there is nothing to break"

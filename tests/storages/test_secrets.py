@@ -73,7 +73,7 @@ def test_a_driver_that_tells_all(monkeypatch):
     def connect(*args, **options):
         raise psycopg.OperationalError(f"no conninfo: user=jane password={options['password']}")
 
-    monkeypatch.setattr("collective.taskqueue.storages._psycopg.connect", connect)
+    monkeypatch.setattr("collective.taskqueue.storages.sql.dialects.driver.connect", connect)
     url = f"postgresql://jane:{WRONG}@127.0.0.1:1/postgres"
     text = said(SqlStorage(QueueSettings(type="sql", url=url)))
     assert "no conninfo: user=jane password=***" in text

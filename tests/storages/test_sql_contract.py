@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.contract import ManualClock
 from collective.taskqueue.contract import StorageContract
-from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.schema import METADATA
 from pathlib import Path
 from services import PostgresServer
 from typing import Any

@@ -10,10 +10,10 @@ from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.storages import _wire
-from collective.taskqueue.storages._tables import TASK
-from collective.taskqueue.storages._tidy import Tidy
+from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.retention import Tidy
+from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
@@ -67,7 +67,7 @@ def _row(state: State, user: Identity, number: int) -> dict[str, Any]:
         "mode": "skip",
         "user": user.id,
         "person": user.person,
-        "body": _wire.head(task),
+        "body": codec.head(task),
         "reason": "",
         "changes": f"{state} {now};",
         "history": "",

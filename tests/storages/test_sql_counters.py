@@ -10,8 +10,8 @@ from collective.taskqueue.contract.base import add
 from collective.taskqueue.contract.base import add_one
 from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.storages._counters import SHARE
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.counters import SHARE
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import QUEUED

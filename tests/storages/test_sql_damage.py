@@ -13,11 +13,11 @@ from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import LONG
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.storages._tables import METADATA
-from collective.taskqueue.storages._tables import QUEUE
-from collective.taskqueue.storages._tables import TASK
-from collective.taskqueue.storages._tidy import Tidy
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.retention import Tidy
+from collective.taskqueue.storages.sql.schema import METADATA
+from collective.taskqueue.storages.sql.schema import QUEUE
+from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED

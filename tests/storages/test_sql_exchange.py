@@ -17,9 +17,9 @@ from collective.taskqueue.contract.base import LONG
 from collective.taskqueue.contract.base import near
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages import _endings
-from collective.taskqueue.storages import _finishing
+from collective.taskqueue.storages.sql import finish
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
@@ -325,9 +325,9 @@ def test_connections_die_under_exchanges(make_storage, postgres_server):
 @pytest.mark.parametrize("what", ["too many", "too old"])
 def test_more_has_finished_than_is_forgotten_at_once(make_storage, monkeypatch, what):
     """Nothing grows for ever: the next look follows with the next end."""
-    monkeypatch.setattr(_endings, "PORTION", 2)
-    monkeypatch.setattr(_endings, "LINGER", 0.0)
-    monkeypatch.setattr(_finishing, "LINGER", 0.0)
+    monkeypatch.setattr(transitions, "PORTION", 2)
+    monkeypatch.setattr(transitions, "LINGER", 0.0)
+    monkeypatch.setattr(finish, "LINGER", 0.0)
     # Of hundred it is five that are not worth a look.
     settings = {"max_finished": 100} if what == "too many" else {"keep_succeeded": 0.0}
     storage = make_storage(**settings)

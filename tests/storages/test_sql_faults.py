@@ -11,11 +11,11 @@ from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.storages import _session
-from collective.taskqueue.storages._session import Conflict
-from collective.taskqueue.storages._tables import BATCH
-from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.storages.sql import session
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.schema import BATCH
+from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.session import Conflict
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import SCHEDULED
@@ -85,14 +85,14 @@ def test_who_is_replaced_is_asked_anew_after_a_conflict(make_storage, monkeypatc
         return result
 
     class Clock:
-        monotonic = staticmethod(_session.time.monotonic)
+        monotonic = staticmethod(session.time.monotonic)
 
         @staticmethod
         def sleep(seconds: float) -> None:
             other.cancel(newer.id)
 
     monkeypatch.setattr(storage._session, "execute", conflicting)
-    monkeypatch.setattr(_session, "time", Clock)
+    monkeypatch.setattr(session, "time", Clock)
     assert storage.finish(lease, ending(lease, SCHEDULED, due=2e9)) == SCHEDULED
     assert (storage.get(task.id).state, storage.get(newer.id).state) == (SCHEDULED, CANCELLED)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.model import QueueMachine
-from collective.taskqueue.storages._tables import METADATA
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.schema import METADATA
 from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test

@@ -9,9 +9,9 @@ from collective.taskqueue.contract.base import ending
 from collective.taskqueue.contract.base import LONG
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
-from collective.taskqueue.storages import _wire
-from collective.taskqueue.storages._tables import TASK
+from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
@@ -79,7 +79,7 @@ def full(
 
 def fill(storage: SqlStorage, kind: str, done: int, waiting: int) -> None:
     """Put so many tasks into the table; the first that wait can be run."""
-    body = _wire.head(new_task()).hex()
+    body = codec.head(new_task()).hex()
     values = {
         "done": done,
         "all": done + waiting,
@@ -97,7 +97,7 @@ def fill(storage: SqlStorage, kind: str, done: int, waiting: int) -> None:
         for number in range(done + 1, done + min(waiting, 9) + 1):
             task = new_task(id=f"task-{number}")
             mine = TASK.c.id == task.id
-            connection.execute(TASK.update().where(mine).values(body=_wire.head(task)))
+            connection.execute(TASK.update().where(mine).values(body=codec.head(task)))
 
     storage._session.write(work)
 

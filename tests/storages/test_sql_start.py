@@ -10,14 +10,13 @@ from collective.taskqueue.contract.base import ids
 from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import ConfigurationError
-from collective.taskqueue.storages import _mounts
-from collective.taskqueue.storages import _steps
-from collective.taskqueue.storages._tables import ALIAS
-from collective.taskqueue.storages._tables import CONSUMER
-from collective.taskqueue.storages._tables import ENDED
-from collective.taskqueue.storages._tables import METADATA
-from collective.taskqueue.storages._tables import PROMOTED
+from collective.taskqueue.storages.sql import migrations
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.schema import ALIAS
+from collective.taskqueue.storages.sql.schema import CONSUMER
+from collective.taskqueue.storages.sql.schema import ENDED
+from collective.taskqueue.storages.sql.schema import METADATA
+from collective.taskqueue.storages.sql.schema import PROMOTED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
@@ -79,12 +78,12 @@ def test_a_network_file_system(tmp_path, monkeypatch, kind):
         f"2 1 0:30 / {tmp_path}/far\\040away rw shared:1 - {kind} server:/ rw\n"
         f"3 2 8:2 / {tmp_path}/far\\040away/local rw - xfs /dev/sdb1 rw\n"
     )
-    monkeypatch.setattr(_mounts, "MOUNTS", mounts)
+    monkeypatch.setattr(mounts, "MOUNTS", mounts)
     with pytest.raises(ConfigurationError, match=f"network file system .{kind}."):
         storage(f"sqlite:///{tmp_path}/far away/queue.sqlite")
     storage(f"sqlite:///{tmp_path}/far away/local/queue.sqlite")
     storage(f"sqlite:///{tmp_path}/queue.sqlite")
-    monkeypatch.setattr(_mounts, "MOUNTS", tmp_path / "missing")
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "missing")
     storage(f"sqlite:///{tmp_path}/far away/queue.sqlite")
 
 
@@ -150,7 +149,7 @@ def test_tables_of_an_older_version_are_migrated(url, monkeypatch):
 
         return add_column
 
-    monkeypatch.setattr(_steps, "STEPS", [*_steps.STEPS, step("second"), step("third")])
+    monkeypatch.setattr(migrations, "STEPS", [*migrations.STEPS, step("second"), step("third")])
     storages = [storage(url, queue=f"q{number}") for number in range(4)] + [storage(url)]
     assert at_once([each.check for each in storages]) == [None] * 5
     assert made == ["second", "third"]
@@ -162,7 +161,7 @@ def test_tables_of_an_older_version_are_migrated(url, monkeypatch):
 def test_tables_of_a_newer_version_are_refused(url, monkeypatch):
     """Nothing is written to what this version does not know."""
     with monkeypatch.context() as newer:
-        newer.setattr(_steps, "STEPS", [*_steps.STEPS, lambda connection: None])
+        newer.setattr(migrations, "STEPS", [*migrations.STEPS, lambda connection: None])
         first = storage(url)
         add_one(first)
         first.close()
@@ -185,7 +184,7 @@ def test_a_migration_that_fails_changes_nothing(url, monkeypatch):
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(_steps, "STEPS", [*_steps.STEPS, fail])
+        broken.setattr(migrations, "STEPS", [*migrations.STEPS, fail])
         second = storage(url)
         with pytest.raises(ZeroDivisionError):
             second.check()

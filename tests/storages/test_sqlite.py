@@ -14,8 +14,8 @@ from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.contract.base import take
 from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages import _sqlite
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.dialects import sqlite
 from pathlib import Path
 from sqlalchemy import event
 from typing import Any
@@ -146,7 +146,7 @@ def test_who_waits_for_threads_waits_less_for_processes(make_storage, monkeypatc
         def release(self) -> None:
             """Nobody else is here."""
 
-    monkeypatch.setattr(_sqlite.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sqlite.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(storage._session.dialect, "_gate", Gate())
     rest = storage._session.single(
         lambda connection, again: connection.exec_driver_sql("PRAGMA busy_timeout").scalar()

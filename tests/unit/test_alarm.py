@@ -2,7 +2,7 @@
 
 from collective.taskqueue.contract.base import aside
 from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.storages._alarm import Alarm
+from collective.taskqueue.storages.sql.wakeup import Alarm
 from concurrent.futures import wait
 from load import until
 import pytest

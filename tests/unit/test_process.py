@@ -1,6 +1,6 @@
 """Whether another process is dead: its tasks are taken over only if that is certain."""
 
-from collective.taskqueue.storages import _process
+from collective.taskqueue.storages import processes
 from pathlib import Path
 import os
 import pytest
@@ -30,12 +30,12 @@ def hidden(monkeypatch):
 
 def name_of(pid):
     """The identity of a process, as it would give it itself."""
-    parts = _process.identity().split("|")
-    return "|".join((*parts[:-2], str(pid), _process._started(pid)))
+    parts = processes.identity().split("|")
+    return "|".join((*parts[:-2], str(pid), processes._started(pid)))
 
 
 def test_a_process_that_lives(child):
-    assert not _process.is_dead(name_of(child.pid))
+    assert not processes.is_dead(name_of(child.pid))
 
 
 def test_a_process_that_was_killed(child):
@@ -43,36 +43,36 @@ def test_a_process_that_was_killed(child):
     name = name_of(child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert _process.is_dead(name)
+    assert processes.is_dead(name)
     child.wait()
-    assert _process.is_dead(name)
+    assert processes.is_dead(name)
 
 
 def test_another_process_with_the_same_number():
-    name = _process.identity()
-    assert not _process.is_dead(name)
-    assert _process.is_dead(f"{name}1")
+    name = processes.identity()
+    assert not processes.is_dead(name)
+    assert processes.is_dead(f"{name}1")
 
 
 def test_a_process_that_is_hidden(child, request):
     name = name_of(child.pid)
     request.getfixturevalue("hidden")
-    assert not _process.is_dead(name)
+    assert not processes.is_dead(name)
     child.kill()
     child.wait()
-    assert _process.is_dead(name)
+    assert processes.is_dead(name)
 
 
 def test_a_process_of_somebody_else(hidden, monkeypatch):
     def kill(pid, number):
         raise PermissionError(pid)
 
-    name = _process.identity()
+    name = processes.identity()
     monkeypatch.setattr(os, "kill", kill)
-    assert not _process.is_dead(name)
+    assert not processes.is_dead(name)
 
 
 def test_a_machine_that_nobody_knows(monkeypatch):
     """Without a name of the machine the process may be anywhere."""
-    monkeypatch.setattr(_process, "_machine", lambda: "")
-    assert not _process.is_dead("|999999999|nonce")
+    monkeypatch.setattr(processes, "_machine", lambda: "")
+    assert not processes.is_dead("|999999999|nonce")

@@ -49,10 +49,8 @@ PURE = {
 LIBRARIES = {"BTrees", "ZConfig", "msgpack", "psycopg", "redis", "sqlalchemy", "urllib3"}
 LIBRARIES |= {"zope.interface"}
 
-#: What a SQL queue is made of.
-SQL = {"_admission", "_claims", "_dialects", "_endings", "_session", "_statements", "_tables"}
-SQL |= {"_finishing", "_many", "_pages", "_postgresql", "_sql_oversight", "_sqlite", "_states"}
-SQL |= {"_completion", "_counters", "_damage", "_repairs", "_statistics", "_steps", "_tidy"}
+#: One for each kind of storage; what they share lies beside them.
+FOLDERS = {"local", "redis", "sql"}
 
 #: What only some rooms import, and why these.
 RESERVED = {
@@ -77,11 +75,11 @@ RESERVED = {
     "ZPublisher": {"publisher", "services.unread", "startup"},
     # What a database has for an object whose class is gone.
     "ZODB": {"indoubt", "pasplugin.plugin"},
-    "redis": {"storages._script", "storages._server"},
+    "redis": {"storages.redis.connection", "storages.redis.script"},
     # The steps read what a former version has packed.
-    "msgpack": {"storages._steps", "storages._wire"},
-    "sqlalchemy": {"storages.sql", *(f"storages.{room}" for room in SQL)},
-    "psycopg": {"storages._psycopg"},
+    "msgpack": {"storages.codec", "storages.sql.migrations"},
+    "sqlalchemy": {"storages.sql"},
+    "psycopg": {"storages.sql.dialects.driver"},
     "urllib3": {"webhook"},
     "pytest": {"contract", "model"},
     "hypothesis": {"model"},
@@ -158,7 +156,7 @@ def test_all_rooms_are_found():
     assert {room.split(".")[0] for room in ROOMS} >= PURE
     assert {"", "datamanager", "publisher", "storages.local", "storages.redis"} <= set(ROOMS)
     assert "transaction" in set(imports(SOURCES["datamanager"]))
-    assert any(is_within(name, "redis") for name in foreign("storages._server"))
+    assert any(is_within(name, "redis") for name in foreign("storages.redis.connection"))
     assert reachable("consumer") >= {"", "attempt", "keeper", "policy", "task"}
 
 
@@ -217,14 +215,21 @@ def test_config_imports_zconfig_and_python_alone():
     assert foreign("guard") | foreign("signing") == set()
 
 
-def test_storages_are_imported_by_nobody():
-    """Only when a queue of that type is configured, by the path in config."""
-    for room in ROOMS:
-        for name in imports(SOURCES[room]):
-            loaded = {other for other in rooms_of(name) if other.startswith("storages.")}
-            public = {other for other in loaded if not other.split(".")[1].startswith("_")}
-            if is_within(name, PACKAGE) and room != "testing":
-                assert public <= {room}, f"{room} imports {public}"
+def folder_of(room):
+    """The folder of a storage that a room is in; None for all others."""
+    parts = room.split(".")
+    return parts[1] if parts[0] == "storages" and parts[1:] and parts[1] in FOLDERS else None
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_storage_can_be_read_alone(room):
+    """It is imported only when a queue of that type is configured, by the path in config."""
+    if room == "testing":
+        return
+    for name in imports(SOURCES[room]):
+        if is_within(name, PACKAGE):
+            used = {folder_of(other) for other in rooms_of(name)} - {None}
+            assert used <= {folder_of(room)}, f"{room} imports {name}"
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -22,9 +22,9 @@ from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.policy import judged
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
-from collective.taskqueue.storages._secrets import masked
-from collective.taskqueue.storages._secrets import remember
-from collective.taskqueue.storages._secrets import shown
+from collective.taskqueue.storages.secrets import masked
+from collective.taskqueue.storages.secrets import remember
+from collective.taskqueue.storages.secrets import shown
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook import WebHooks
 from functools import partial

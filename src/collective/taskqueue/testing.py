@@ -30,7 +30,7 @@ from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.policy import judged
 from collective.taskqueue.publisher import publish
 from collective.taskqueue.queue import TaskQueue
-from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.storages.local.storage import LocalStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED

@@ -2,11 +2,11 @@
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
-from collective.taskqueue.storages import _secrets
-from collective.taskqueue.storages._urls import check_host
-from collective.taskqueue.storages._urls import redis_url
-from collective.taskqueue.storages._urls import server_url
-from collective.taskqueue.storages._urls import sqlite_file
+from collective.taskqueue.storages import secrets
+from collective.taskqueue.storages.urls import check_host
+from collective.taskqueue.storages.urls import redis_url
+from collective.taskqueue.storages.urls import server_url
+from collective.taskqueue.storages.urls import sqlite_file
 from urllib.parse import quote
 import pytest
 
@@ -23,7 +23,7 @@ def settings(url):
 
 @pytest.fixture(autouse=True)
 def no_secrets(monkeypatch):
-    monkeypatch.setattr(_secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_known", set())
 
 
 #: Passwords with a sign that means something in a url.
@@ -46,7 +46,7 @@ def test_an_unescaped_password(scheme, user, password):
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     right = settings(f"{scheme}://{user}:{quote(password, safe='')}@{host}/0")
     assert read(right)
-    assert _secrets.masked(f"it is {password!s}.") == "it is ***."
+    assert secrets.masked(f"it is {password!s}.") == "it is ***."
 
 
 @pytest.mark.parametrize(
@@ -228,6 +228,6 @@ def test_a_malformed_url_of_sqlite(url, reason):
 def test_what_is_masked():
     """Passwords of queues, as they are and as they stand in the url, in any sentence."""
     server_url(settings("postgresql://jane:p%40ss@h/db?sslpassword=other"))
-    _secrets.remember("db", "")
+    secrets.remember("db", "")
     said = 'invalid: password=p@ss "p%40ss" other, in brother and db-1'
-    assert _secrets.masked(said) == 'invalid: password=*** "***" ***, in brother and ***-1'
+    assert secrets.masked(said) == 'invalid: password=*** "***" ***, in brother and ***-1'

@@ -1,0 +1,381 @@
+"""How a storage outside of this process holds tasks, attempts and responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.storages import processes
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from dataclasses import asdict
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from functools import partial
+from math import isfinite
+from typing import Any
+from typing import NamedTuple
+from typing import TypeVar
+import json
+import msgpack
+
+
+T = TypeVar("T")
+R = TypeVar("R", AttemptRecord, Progress)
+
+Changes = tuple[tuple[State, float], ...]
+
+Response = tuple[tuple[tuple[str, str], ...], bytes, bool]
+
+NO_RESPONSE: Response = ((), b"", False)
+
+_ATTEMPT = tuple(field.name for field in fields_of(AttemptRecord))
+
+#: What the fields of those must be to be shown.
+_KINDS: dict[str, Any] = {
+    "int": int,
+    "str": str,
+    "float": (int, float),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+}
+
+_SECONDS: Any = (float, int, str)
+
+#: What the fields of a staged task must be.
+_STAGED: tuple[Any, ...] = (str, bytes, bytes, _SECONDS, str, str, str, str, _SECONDS)
+
+
+def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
+    """Yield the nine strings of each task that a storage works with; see `Staged`."""
+    for task in tasks:
+        yield task.id
+        yield head(task)
+        yield task.payload
+        yield "" if task.due is None else task.due
+        yield task.key or ""
+        yield task.on_conflict
+        yield task.user.id if task.user else ""
+        yield task.user.person if task.user else ""
+        yield "" if task.keep is None else task.keep
+
+
+def head(task: Task) -> bytes:
+    """Return the stored form of a task, without its payload: that is stored apart."""
+    record = task.encode()
+    record.pop("payload", None)
+    packed: bytes = msgpack.packb(record)
+    return packed
+
+
+class Staged(NamedTuple):
+    """A task of a staged batch: what `fields` yields; empty texts are nothing."""
+
+    id: str
+    head: bytes
+    payload: bytes
+    due: float | str
+    key: str
+    mode: str
+    user: str
+    person: str
+    keep: float | str
+
+
+def pack_batch(tasks: Sequence[Task]) -> bytes:
+    """Return the stored form of a staged batch."""
+    batch: bytes = msgpack.packb(list(fields(tasks)))
+    return batch
+
+
+def unpack_batch(batch: bytes) -> list[Staged]:
+    """Return the tasks of a staged batch; their heads are not looked at.
+
+    Raises `TaskDecodeError` for anything else.
+    """
+    try:
+        return [_sound(task) for task in _staged(msgpack.unpackb(batch))]
+    except Exception as exc:
+        raise TaskDecodeError(f"no staged batch: {type(exc).__name__}: {exc}") from exc
+
+
+def staged(tasks: Sequence[Task]) -> list[Staged]:
+    """Return tasks as they come out of a staged batch."""
+    return _staged(fields(tasks))
+
+
+def _staged(values: Iterable[Any]) -> list[Staged]:
+    values = iter(values)
+    return [Staged(*task) for task in zip(*[values] * len(Staged._fields), strict=True)]
+
+
+def _sound(task: Staged) -> Staged:
+    for name, value, kind in zip(Staged._fields, task, _STAGED, strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is of type {type(value).__name__}")
+    for moment in (task.due, task.keep):
+        if moment != "":
+            _number(moment)
+    return task
+
+
+def decode(task_id: str, head: object, payload: object = b"") -> Task:
+    """Return the task of a stored head, and of a payload if that was loaded.
+
+    Raises `TaskDecodeError` for anything that is not the stored form of that task.
+    """
+    if not isinstance(head, bytes):
+        raise TaskDecodeError("there is no body")
+    try:
+        record = msgpack.unpackb(head)
+    except Exception as exc:
+        raise TaskDecodeError(f"no msgpack: {type(exc).__name__}") from exc
+    task = Task.decode(record)
+    if task.id != task_id:
+        raise TaskDecodeError("it is the record of another task")
+    if any(isinstance(value, float) and not isfinite(value) for value in record.values()):
+        raise TaskDecodeError("a number of a task record is not finite")
+    if not payload:
+        return task
+    if not isinstance(payload, bytes):
+        raise TaskDecodeError(f"the payload is of type {type(payload).__name__}")
+    return replace(task, payload=payload)
+
+
+def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
+    """Return the nine strings that tell Redis of the end of an attempt."""
+    status = transition.attempt.status
+    return [
+        lease.task.id,
+        lease.token,
+        transition.state,
+        transition.reason,
+        "" if transition.due is None else transition.due,
+        pack_attempt(transition.attempt),
+        "" if status is None else status,
+        pack_response(transition),
+        "1" if transition.counts else "0",
+    ]
+
+
+def pack_attempt(attempt: AttemptRecord) -> str:
+    """Return one line of a history."""
+    return json.dumps({name: getattr(attempt, name) for name in _ATTEMPT})
+
+
+def lost_attempt(number: int, consumer: str, reason: str) -> str:
+    """Return the line of an attempt that never started."""
+    return pack_attempt(AttemptRecord(number, consumer, 0.0, 0.0, None, reason))
+
+
+def pack_progress(progress: Progress) -> str:
+    """Return the stored form of a progress."""
+    return json.dumps(asdict(progress))
+
+
+def pack_response(transition: Transition) -> bytes:
+    """Return the stored form of a response; its status is stored apart, as lists show it."""
+    response: bytes = msgpack.packb([transition.headers, transition.body, transition.truncated])
+    return response
+
+
+def status(
+    task_id: bytes,
+    values: Mapping[str, bytes | None],
+    history: Sequence[bytes] | None,
+    due: bytes | None,
+) -> TaskStatus:
+    """Return the status that a stored record of Redis tells of; without a history, brief."""
+    return status_of(
+        {
+            "id": task_id.decode(errors="replace"),
+            "state": values.get("state"),
+            "reason": values.get("reason") or "",
+            "changes": values.get("changes") or "",
+            "consumer": values.get("consumer"),
+            "head": values.get("body"),
+            "payload": values.get("payload"),
+            "due": due or None,
+            "number": values.get("number"),
+            "progress": values.get("progress"),
+            "cancel": values.get("cancel"),
+            "status": values.get("status"),
+            "last": values.get("last"),
+            "forgotten": values.get("forgotten"),
+        },
+        history,
+    )
+
+
+def status_of(
+    record: Mapping[str, Any], history: Iterable[bytes | str] | None = None
+) -> TaskStatus:
+    """Return the status that a stored record tells of; without a history, a brief one.
+
+    What cannot be read is left out, and the reason says so: no record hides all others of a
+    page. Of a head that cannot be decoded the task has the id only. The record has `id` (a
+    text), `state`, `reason`, `changes`, `consumer`, `head`, `due`, `number` (of attempts that
+    have begun), `progress`, `cancel`, `status` (of HTTP) and `forgotten`; and unless it is
+    brief, `payload` and `last` (the response).
+    """
+    read = _Reader()
+    brief = history is None
+    state = read("state", _state, record["state"], FAILED)
+    nothing = Task(id=record["id"], queue="?", url="?")
+    payload = b"" if brief else record["payload"] or b""
+    task = read("task", lambda head: decode(record["id"], head, payload), record["head"], nothing)
+    lines = read("changes", _text, record["changes"], "").split(";")
+    found = [read("changes", _change, change, None) for change in lines]
+    changes = tuple(change for change in found if change is not None)
+    # Everybody else may count on that: the last change is that to its state.
+    when = changes[-1][1] if changes else 0.0
+    changes = read("changes", partial(_ending_in, state), changes, (*changes, (state, when)))
+    attempts = [read("history", _attempt, line, None) for line in history or ()]
+    begun = read("number", _count, record["number"], 0)
+    last = None if brief else record["last"]
+    headers, body, truncated = read("response", _response, last, NO_RESPONSE)
+    return TaskStatus(
+        task=task,
+        state=state,
+        changes=changes,
+        due=read("due", _moment, record["due"], None),
+        consumer=read("consumer", _name, record["consumer"], None),
+        attempts=tuple(attempt for attempt in attempts if attempt is not None),
+        attempts_made=max(0, begun - (state == RUNNING)),
+        progress=read("progress", _progress, record["progress"], None),
+        cancel_requested=bool(record["cancel"]),
+        status=read("status", _code, record["status"], None),
+        headers=headers,
+        body=body,
+        truncated=truncated,
+        forgotten=bool(record["forgotten"]),
+        # Last, since it says what could not be read.
+        reason=read.with_damage(read("reason", _text, record["reason"], "")),
+    )
+
+
+def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerStatus:
+    """Return the consumer that a member of the set of consumers tells of."""
+    name, _, process = member.decode(errors="replace").partition(" ")
+    ids = tuple(task_id.decode(errors="replace") for task_id in running)
+    seconds = max(0.0, float(age))
+    alive = processes.is_alive(process, seconds, bool(ids))
+    return ConsumerStatus(name, *processes.host_and_pid(process), seconds, ids, alive)
+
+
+class _Reader:
+    """Reads the parts of a record, and remembers which ones could not be read."""
+
+    def __init__(self) -> None:
+        self._damaged: dict[str, None] = {}
+
+    def __call__(self, part: str, decode: Callable[[Any], T], stored: Any, otherwise: T) -> T:
+        try:
+            return decode(stored)
+        except Exception:
+            self._damaged[part] = None
+            return otherwise
+
+    def with_damage(self, reason: str) -> str:
+        """Return a reason, and what is damaged besides."""
+        if not self._damaged:
+            return reason
+        parts = ", ".join(self._damaged)
+        return f"{reason}; " * bool(reason) + f"its record is damaged, unreadable: {parts}"
+
+
+def _text(stored: Any) -> str:
+    if isinstance(stored, bytes):
+        return stored.decode()
+    if not isinstance(stored, str):
+        raise TypeError(stored)
+    return stored
+
+
+def _name(stored: Any) -> str | None:
+    return None if stored is None else _text(stored)
+
+
+def _state(stored: Any) -> State:
+    name = _text(stored)
+    if name not in STATES:
+        raise ValueError(name)
+    state: State = name
+    return state
+
+
+def _number(stored: Any) -> float:
+    number = float(stored)
+    if not isfinite(number):
+        raise ValueError(number)
+    return number
+
+
+def _moment(stored: Any) -> float | None:
+    return None if stored is None else _number(stored)
+
+
+def _count(stored: Any) -> int:
+    count = int(stored or 0)
+    if not 0 <= count < 2**53:
+        raise ValueError(count)
+    return count
+
+
+def _code(stored: Any) -> int | None:
+    return _count(stored) if stored not in (None, b"", "") else None
+
+
+def _change(text: str) -> tuple[State, float] | None:
+    if not text:
+        return None
+    state, _, when = text.partition(" ")
+    return _state(state), _number(when)
+
+
+def _ending_in(state: State, changes: Changes) -> Changes:
+    if not changes or changes[-1][0] != state:
+        raise ValueError(state)
+    return changes
+
+
+def _attempt(line: bytes | str) -> AttemptRecord:
+    values = json.loads(line)
+    return _checked(AttemptRecord(**{"status": None, **values}))
+
+
+def _progress(packed: bytes | str | None) -> Progress | None:
+    return _checked(Progress(**json.loads(packed))) if packed else None
+
+
+def _checked(record: R) -> R:
+    for field in fields_of(record):
+        value = getattr(record, field.name)
+        if not isinstance(value, _KINDS[str(field.type)]):
+            raise TypeError(field.name)
+        if isinstance(value, float):
+            _number(value)
+    return record
+
+
+def _response(packed: bytes | None) -> Response:
+    if not packed:
+        return NO_RESPONSE
+    headers, body, truncated = msgpack.unpackb(packed)
+    found = tuple((name, value) for name, value in headers)
+    texts = all(isinstance(text, str) for header in found for text in header)
+    if not (texts and isinstance(body, bytes)):
+        raise TypeError("no response")
+    return found, body, bool(truncated)

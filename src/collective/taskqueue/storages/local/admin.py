@@ -1,0 +1,192 @@
+"""What people do with a local queue: they look at it and steer it, under the storage's lock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from collective.taskqueue import task as states
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.storages import processes
+from collective.taskqueue.storages.local.board import Board
+from collective.taskqueue.storages.local.record import Record
+from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import State
+from collective.taskqueue.task import TaskStatus
+from math import inf
+import logging
+import os
+import socket
+import threading
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Seconds that a consumer is remembered that is not heard of.
+HEARD = 3600.0
+
+
+class Oversight:
+    """The half of the storage that people use."""
+
+    settings: QueueSettings
+    _clock: Callable[[], float]
+    _changed: threading.Condition
+    _board: Board
+    _paused: bool
+    #: Consumers: when they were last heard of, and how many calls of `reserve` block.
+    _heard: dict[str, float]
+    _blocked: Counter[str]
+
+    def __len__(self) -> int:
+        with self._changed:
+            return self._board.lines.number(states.QUEUED)
+
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
+        with self._changed:
+            self._tidy()
+            return self._board.counts(user)
+
+    def get(self, task_id: str, brief: bool = False) -> TaskStatus:
+        with self._changed:
+            return self._record(task_id).status(brief)
+
+    def tasks(
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
+    ) -> list[TaskStatus]:
+        with self._changed:
+            self._tidy()
+            page = self._board.lines.page(state, user, start, size) if size else ()
+            return [self._board.records[task_id].status(brief=True) for task_id in page]
+
+    def _tidy(self) -> None:
+        # All of it: who looks sees nothing whose time is over.
+        while self._board.tidy(self._clock()):
+            pass
+
+    def consumers(self) -> list[ConsumerStatus]:
+        host, pid = socket.gethostname(), os.getpid()
+        with self._changed:
+            now = self._clock()
+            running: dict[str, list[str]] = {}
+            for record in self._board.in_state(states.RUNNING):
+                running.setdefault(record.consumer or "", []).append(record.id)
+            # Who blocks is asleep, and as well as can be.
+            ages = {
+                name: 0.0 if self._blocked[name] else now - heard
+                for name, heard in self._heard.items()
+            }
+            self._heard = {name: now - age for name, age in ages.items() if age < HEARD}
+            return [
+                ConsumerStatus(
+                    name,
+                    host,
+                    pid,
+                    ages[name],
+                    tuple(running.get(name, ())),
+                    name in running or ages[name] < processes.SILENCE,
+                )
+                for name in sorted(self._heard)
+            ]
+
+    def forget_consumer(self, consumer: str) -> None:
+        with self._changed:
+            self._heard.pop(consumer, None)
+
+    def throughput(self) -> dict[State, int]:
+        with self._changed:
+            return self._board.throughput(self._clock())
+
+    def cancel(self, task_id: str, reason: str = "cancelled") -> State:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state in states.FINISHED:
+                raise ForbiddenTransition(f"task {task_id} has {record.state}, not cancelled")
+            if record.state == states.RUNNING:
+                record.cancel_requested = True
+            else:
+                self._board.withdraw(record)
+                self._board.conclude(record, states.CANCELLED, reason, self._clock())
+                # Its record is to be forgotten in time.
+                self._changed.notify()
+            return record.state
+
+    def retry(self, task_id: str) -> None:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state not in (states.FAILED, states.CANCELLED):
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, not queued again")
+            newer = self._board.newer(record)
+            if newer is not None:
+                raise ForbiddenTransition(f"task {task_id}: {newer.id} of its key already waits")
+            self._board.revive(record, self._clock())
+            self._changed.notify()
+
+    def remove(self, task_id: str) -> None:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state not in states.FINISHED:
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, not removed")
+            self._board.forget(record)
+
+    def hasten(self, task_id: str) -> None:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state == states.SCHEDULED:
+                self._board.queue(record, self._clock())
+                self._changed.notify()
+            elif record.state != states.QUEUED:
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, it does not wait")
+
+    def forget_response(self, task_id: str) -> bool:
+        with self._changed:
+            record = self._record(task_id)
+            if record.state not in states.FINISHED:
+                raise ForbiddenTransition(f"task {task_id} is {record.state}, not finished")
+            return self._board.forget_response(record)
+
+    def clear(self) -> int:
+        with self._changed:
+            board = self._board
+            ids = [*board.lines.page(states.QUEUED), *board.lines.page(states.SCHEDULED)]
+            for task_id in ids:
+                board.withdraw(board.records[task_id])
+                board.forget(board.records[task_id])
+        for task_id in ids:
+            logger.warning("task %s: its queue was reset, dropped", task_id)
+        return len(ids)
+
+    def purge(self, state: State) -> int:
+        if state not in states.FINISHED:
+            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
+        with self._changed:
+            ids = list(self._board.lines.page(state))
+            for task_id in ids:
+                self._board.forget(self._board.records[task_id])
+        for task_id in ids:
+            logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
+        return len(ids)
+
+    def pause(self) -> None:
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def paused(self) -> bool:
+        return self._paused
+
+    def _record(self, task_id: str) -> Record:
+        record = self._board.records.get(self._board.aliases.get(task_id, task_id))
+        if record is None or (record.forget_at or inf) <= self._clock():
+            raise UnknownTask(f"no task {task_id} in queue {self.settings.queue}")
+        return record

@@ -1,0 +1,309 @@
+"""The local storage: the memory of one process, and the reference of the contract.
+
+Volatile by design: a restart loses what waits. Nothing polls: a blocked `reserve` sleeps
+until a task is due or the condition is notified. This file holds the lock; the lines the
+tasks stand in are on the board, and what people do under the lock is in admin.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections import OrderedDict
+from collections.abc import Callable
+from collections.abc import Sequence
+from collective.taskqueue import task as states
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.storages.local.admin import Oversight
+from collective.taskqueue.storages.local.board import Board
+from collective.taskqueue.storages.local.board import News
+from collective.taskqueue.storages.local.record import Record
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import Transition
+from secrets import token_hex
+from zope.interface import implementer
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Promoted batches to remember; a promote is only ever repeated within seconds.
+REMEMBERED_BATCHES = 10_000
+
+
+@implementer(ITaskStorage)
+class LocalStorage(Oversight):
+    """See `ITaskStorage`. `clock` gives seconds since the epoch, `monotonic` seconds that no
+    correction of a clock changes; without it, a `clock` that is not the system's gives both."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        self._clock = clock
+        # Leases follow it: a clock that is set neither ends them nor makes them last.
+        self._passed = monotonic or (time.monotonic if clock is time.time else clock)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._board = Board(self.settings)
+        self._staged: dict[str, tuple[tuple[Task, ...], str | None, float]] = {}
+        self._promoted: OrderedDict[str, None] = OrderedDict()
+        self._wakes = 0
+        self._paused = False
+        self._heard = {}
+        self._blocked = Counter()
+
+    # in
+
+    def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        with self._changed:
+            self._staged[batch_id] = tuple(tasks), witness, self._passed()
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        news: News = []
+        with self._changed:
+            if batch_id in self._promoted:
+                return
+            batch = self._staged.pop(batch_id, (tuple(tasks),))[0]
+            if not batch:
+                # Not used up: who still holds the tasks of a lost batch may come later.
+                return
+            self._remember(batch_id)
+            now = self._clock()
+            for task in batch:
+                self._board.admit(task, tid, now, news)
+            self._changed.notify(len(batch))
+        self._tell(news)
+
+    def discard(self, batch_id: str) -> None:
+        with self._changed:
+            self._staged.pop(batch_id, None)
+
+    def condemn(self, batch_id: str, reason: str) -> None:
+        news: News = []
+        with self._changed:
+            tasks = self._staged.pop(batch_id, ((), None, 0.0))[0]
+            if tasks:
+                # Whoever promotes it later comes too late: a person decides now.
+                self._remember(batch_id)
+            now = self._clock()
+            for task in tasks:
+                self._board.condemn(task, reason, now, news)
+            self._changed.notify()
+        self._tell(news)
+
+    def _remember(self, batch_id: str) -> None:
+        self._promoted[batch_id] = None
+        if len(self._promoted) > REMEMBERED_BATCHES:
+            self._promoted.popitem(last=False)
+
+    # out
+
+    def reserve(
+        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wakes = self._wakes
+        over = False
+        leases: list[Lease] = []
+        while not leases and not over:
+            news: News = []
+            with self._changed:
+                try:
+                    while not over:
+                        now = self._heard[consumer] = self._clock()
+                        self._recover(now, news)
+                        self._board.ripen(now)
+                        self._board.tidy(now)
+                        leases = [] if self._paused else self._take(consumer, limit, lease, now)
+                        if leases or news:
+                            break
+                        pause = self._until_next(now, deadline)
+                        over = wakes != self._wakes or (pause is not None and pause <= 0)
+                        if not over:
+                            self._block(consumer, pause)
+                finally:
+                    # Somebody who still waits has to watch over these leases, and to do what
+                    # a notification was for that came to one who is leaving.
+                    self._changed.notify()
+            # Without the lock, and before anybody waits on.
+            self._tell(news)
+        return leases
+
+    def _block(self, consumer: str, pause: float | None) -> None:
+        self._blocked[consumer] += 1
+        try:
+            self._changed.wait(pause)
+        finally:
+            self._blocked[consumer] -= 1
+            self._heard[consumer] = self._clock()
+
+    def wake(self) -> None:
+        with self._changed:
+            self._wakes += 1
+            self._changed.notify_all()
+
+    def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
+        with self._changed:
+            record = self._holder(lease)
+            if record is None:
+                return False
+            self._heard[lease.consumer] = self._clock()
+            record.expires = self._passed() + seconds
+            return True
+
+    def finish(self, lease: Lease, transition: Transition) -> State | None:
+        news: News = []
+        with self._changed:
+            record = self._holder(lease)
+            if record is None:
+                return None
+            now = self._clock()
+            self._board.release(record)
+            record.end(transition)
+            newer = self._board.newer(record)
+            if record.cancel_requested:
+                self._board.conclude(record, states.CANCELLED, "cancelled while running", now)
+            elif transition.state != states.SCHEDULED:
+                self._board.conclude(record, transition.state, transition.reason, now)
+            elif newer is not None:
+                self._board.supersede(record, newer, now, [])
+            else:
+                record.counted += transition.counts
+                self._board.schedule(record, transition.due or now, now, transition.reason)
+            self._changed.notify()
+            state = record.state
+        self._tell(news)
+        return state
+
+    def give_back(self, leases: Sequence[Lease]) -> list[str]:
+        news: News = []
+        waiting: list[str] = []
+        with self._changed:
+            now = self._clock()
+            # Last first, so that the first one ends up at the very front.
+            for lease in reversed(leases):
+                record = self._holder(lease)
+                if record is not None:
+                    self._board.release(record)
+                    record.unstart()
+                    if self._board.put_back(record, now, news):
+                        waiting.insert(0, record.id)
+            self._changed.notify(len(leases))
+        self._tell(news)
+        return waiting
+
+    def report(self, lease: Lease, progress: Progress | None = None) -> bool:
+        with self._changed:
+            record = self._holder(lease)
+            if record is None:
+                return True
+            if progress is not None:
+                record.progress = progress
+            return record.cancel_requested
+
+    def recover(self) -> list[str]:
+        news: News = []
+        with self._changed:
+            recovered = self._recover(self._clock(), news)
+        self._tell(news)
+        return recovered
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        with self._changed:
+            now = self._passed()
+            return [
+                StagedBatch(batch_id, witness, now - staged, tuple(task.id for task in tasks))
+                for batch_id, (tasks, witness, staged) in self._staged.items()
+                if now - staged >= age
+            ]
+
+    def _take(self, consumer: str, limit: int, lease: float, now: float) -> list[Lease]:
+        leases: list[Lease] = []
+        passed = self._passed()
+        while len(leases) < limit:
+            record = self._board.take(now)
+            if record is None:
+                break
+            leases.append(record.start(consumer, token_hex(16), lease, now, passed))
+        return leases
+
+    def _until_next(self, now: float, deadline: float | None) -> float | None:
+        """Seconds until something may have to be done without being notified of it."""
+        pauses = [] if deadline is None else [deadline - time.monotonic()]
+        moments = [self._board.next_expiry()]
+        first = self._board.lines.first(states.SCHEDULED)
+        if first is not None and not self._paused:
+            moments.append(first[0][0])
+        pauses += [max(moment - now, 0.001) for moment in moments if moment is not None]
+        running = [record.expires for record in self._board.in_state(states.RUNNING)]
+        if running:
+            pauses.append(max(min(running) - self._passed(), 0.001))
+        return min(pauses, default=None)
+
+    def _holder(self, lease: Lease) -> Record | None:
+        record = self._board.records.get(lease.task.id)
+        if record is None or record.state != states.RUNNING or record.token != lease.token:
+            return None
+        return record
+
+    def _recover(self, now: float, news: News) -> list[str]:
+        board = self._board
+        if not board.lines.number(states.RUNNING):
+            return []
+        passed = self._passed()
+        lost = [one.id for one in board.in_state(states.RUNNING) if one.expires <= passed]
+        recovered: list[str] = []
+        # Last first, so that the oldest one ends up at the very front.
+        for task_id in reversed(lost):
+            record = board.records[task_id]
+            board.release(record)
+            record.lose(now)
+            hopeless = record.lost >= self.settings.max_deliveries
+            if hopeless and not record.cancel_requested and board.newer(record) is None:
+                reason = f"its process was lost {record.lost} times"
+                board.conclude(record, states.FAILED, reason, now)
+                news.append((states.FAILED, task_id))
+                logger.error("task %s: %s, failed", task_id, reason)
+            elif board.put_back(record, now, news):
+                recovered.insert(0, task_id)
+                logger.warning(
+                    "task %s: lease of consumer %s expired, back to the front",
+                    task_id,
+                    record.consumer,
+                )
+        if lost:
+            self._changed.notify(len(lost))
+        return recovered
+
+    # the process
+
+    def check(self) -> None:
+        """There is nothing to look at."""
+
+    def after_fork(self) -> None:
+        # What waited in the parent is the parent's to run.
+        self._begin()
+
+    def close(self) -> None:
+        self.wake()
+        with self._changed:
+            board = self._board
+            for record in [*board.in_state(states.QUEUED), *board.in_state(states.SCHEDULED)]:
+                logger.warning("task %s: %s, lost with this process", record.id, record.state)
+
+    def _tell(self, news: News) -> None:
+        for state, task_id in news:
+            self.notify(state, task_id)

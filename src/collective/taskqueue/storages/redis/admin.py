@@ -1,0 +1,155 @@
+"""What people do with a Redis queue: they look at it and steer it, one call of the script each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.storages import codec
+from collective.taskqueue.storages.redis.connection import Server
+from collective.taskqueue.storages.redis.connection import translated
+from collective.taskqueue.storages.redis.script import decoded
+from collective.taskqueue.task import ConsumerStatus
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import TaskStatus
+from typing import Any
+import logging
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+
+class Oversight:
+    """The half of the storage that people use."""
+
+    _prefix: str
+    _process: str
+    _server: Server
+    _call: Callable[..., Any]
+
+    def __len__(self) -> int:
+        return int(self._call("length"))
+
+    def counts(self, user: str | Identity | None = None) -> dict[State, int]:
+        numbers = self._tidied("counts", *_whose(user))
+        return dict(zip(STATES, (int(number) for number in numbers), strict=True))
+
+    def get(self, task_id: str, brief: bool = False) -> TaskStatus:
+        return _status(self._call("get", task_id, "0" if brief else "1"))
+
+    def tasks(
+        self,
+        state: State | None = None,
+        user: str | Identity | None = None,
+        start: int = 0,
+        size: int = 50,
+    ) -> list[TaskStatus]:
+        found = self._tidied("tasks", state or "", *_whose(user), start, size)
+        return [_status(record) for record in found]
+
+    def _tidied(self, *call: Any) -> Any:
+        """Return the answer to a call once all records are forgotten whose time is over."""
+        # In portions, so that the server answers others in between.
+        while (answer := self._call(*call)) == b"":
+            pass
+        return answer
+
+    def consumers(self) -> list[ConsumerStatus]:
+        return sorted(
+            (codec.consumer(*record) for record in self._call("consumers")),
+            key=lambda consumer: (consumer.name, consumer.host, consumer.pid),
+        )
+
+    def forget_consumer(self, consumer: str) -> None:
+        self._call("forget_consumer", consumer, self._process)
+
+    def throughput(self) -> dict[State, int]:
+        numbers = [int(number) for number in self._call("throughput")]
+        return dict(zip(FINISHED, numbers, strict=True))
+
+    def cancel(self, task_id: str, reason: str = "cancelled") -> State:
+        state, done = self._call("cancel", task_id, reason)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} has {state.decode()}, not cancelled")
+        return state.decode()
+
+    def retry(self, task_id: str) -> None:
+        state, done, newer = self._call("retry", task_id)
+        if newer:
+            raise ForbiddenTransition(f"task {task_id}: {newer.decode()} of its key already waits")
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not queued again")
+
+    def remove(self, task_id: str) -> None:
+        state, done = self._call("remove", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not removed")
+
+    def hasten(self, task_id: str) -> None:
+        state, done = self._call("hasten", task_id)
+        if not done:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, it does not wait")
+
+    def forget_response(self, task_id: str) -> bool:
+        state, found = self._call("forget_response", task_id)
+        if state.decode() not in FINISHED:
+            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not finished")
+        return bool(found)
+
+    def clear(self) -> int:
+        # In portions, so that the server answers others in between; not more than there
+        # were, so that it ends even if tasks are added faster.
+        limit = len(self) + self.counts()["scheduled"]
+        number = 0
+        while True:
+            cleared, rest = self._call("clear")
+            for task_id in decoded(cleared):
+                logger.warning("task %s: its queue was reset, dropped", task_id)
+            number += len(cleared)
+            if not rest or number >= limit:
+                return number
+
+    def purge(self, state: State) -> int:
+        if state not in FINISHED:
+            raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
+        number = 0
+        while purged := self._call("purge", state):
+            for task_id in decoded(purged):
+                logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
+            number += len(purged)
+        return number
+
+    def pause(self) -> None:
+        with translated():
+            self._server.client.set(f"{self._prefix}:paused", "1")
+
+    def resume(self) -> None:
+        self._call("resume")
+
+    def paused(self) -> bool:
+        with translated():
+            return bool(self._server.client.exists(f"{self._prefix}:paused"))
+
+
+def _whose(user: str | Identity | None) -> tuple[str, str]:
+    """Return which lists are asked for: of all, of a user id, or of one person."""
+    if user is None:
+        return "", ""
+    return ("of", user) if isinstance(user, str) else ("person", user.person)
+
+
+def _status(record: Any) -> TaskStatus:
+    task_id, values, history, due = record
+    names = BRIEF if history == b"" else (*BRIEF, *LARGE)
+    found = dict(zip(names, values, strict=True))
+    return codec.status(task_id, found, None if history == b"" else history, due)
+
+
+#: The fields of a record that the script returns, in its order, and those of whole ones.
+BRIEF = (
+    *("state", "reason", "changes", "consumer", "body", "number", "progress", "cancel"),
+    *("status", "forgotten", "place", "user", "person"),
+)
+LARGE = ("payload", "last")

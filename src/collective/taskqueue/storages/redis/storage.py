@@ -1,0 +1,337 @@
+"""The Redis storage: one queue for many processes and machines.
+
+Keys, where P is ``collective.taskqueue.<queue>``, with ``%2E`` for each dot of the name: so the
+first dot behind it begins the name of a consumer, which may have dots itself. Neither has a
+colon. No two keys of two queues can be the same:
+
+    P                     list    ids of queued tasks, the oldest at the right end
+    P.<consumer>          list    ids of the tasks that consumers of this name run
+    P:task:<id>           hash    the task: body (without its payload), payload, state, reason,
+                                  changes, number, counted, lost, token, done, consumer, process,
+                                  started, ended, key, mode, user, person, keep, tid, place,
+                                  cancel, progress, status, last, forgotten
+    P:history:<id>        list    its attempts, JSON
+    P:all                 zset    id → number, in the order they were added
+    P:queued              zset    id → turn, in the order they will run
+    P:scheduled           zset    number:id → when it is due
+    P:running             zset    id → number, in the order they were reserved
+    P:finished:<state>    zset    id → number, in the order they finished
+    P:of:<state>:<user>   zset    one of those five, of one user id; without a state, all
+    P:person:<state>:<p>  zset    the same of one person, see Identity.person
+    P:leases              zset    id → when its lease expires
+    P:consumers           zset    consumer process → when it was last heard of
+    P:ended               hash    minute state → how many tasks came to it
+    P:expiry              zset    id → when the record is forgotten
+    P:sizes               hash    id → bytes of a finished record
+    P:bytes               string  their sum
+    P:batch:<batch>       list    a staged batch: its ids, then nine strings for each task
+    P:staged              zset    batch → number, in the order they were staged
+    P:witness             hash    batch → when it was staged, and the reference of its witness
+    P:promoted:<batch>    string  the batch was promoted; expires
+    P:keys                hash    key → ids of the tasks that wait, the newest last
+    P:running-keys        hash    key → ids of the tasks that run
+    P:running-key         hash    id → key, of the tasks that run
+    P:parked              hash    key → id of a queued task that waits for its key
+    P:aliases             hash    id that was skipped for its key → id of the one that waits
+    P:aliases:<id>        list    the same ids for one task, the oldest at the left end
+    P:ghosts              hash    id → entries in P that are to be skipped
+    P:strangers           list    entries that were in P and are no tasks, the newest first
+    P:broken:<name>       any     what lay under a key and could not be read
+    P:number              string  the last number that was given out
+    P:born                string  when the queue was first used; another one if data was lost
+    P:paused              string  exists while the queue is paused
+    P:wake                list    markers; an idle consumer blocks on it
+    P:wake:<process>      list    markers for the threads of one process; expires
+
+Times are seconds since the epoch by the clock of the server. All writes are made by the
+script queue.lua, one atomic call for each transition; a repeated call does no harm. Calls that
+work off what has piled up do so in portions. Nothing that lies in a key is trusted. What people
+do with a queue is in admin.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.interfaces import IExchange
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.storages import codec
+from collective.taskqueue.storages import processes
+from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import tell
+from collective.taskqueue.storages.redis.admin import Oversight
+from collective.taskqueue.storages.redis.connection import at_start
+from collective.taskqueue.storages.redis.connection import BLOCK
+from collective.taskqueue.storages.redis.connection import Server
+from collective.taskqueue.storages.redis.connection import translated
+from collective.taskqueue.storages.redis.connection import WrongKind
+from collective.taskqueue.storages.redis.script import decoded
+from collective.taskqueue.storages.redis.script import Script
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import Transition
+from contextlib import contextmanager
+from contextlib import nullcontext
+from zope.interface import implementer
+import logging
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Oldest server that has all that the script needs.
+MINIMUM_VERSION = (6, 2)
+
+#: Threads of one process that a wake-up reaches.
+WAKE_MARKERS = 64
+
+
+@implementer(ITaskStorage, IExchange)
+class RedisStorage(Oversight):
+    """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
+
+    nearby = False
+    delay = 0.02
+    # While a script runs the server answers no other client. These take up to five milliseconds.
+    most = 25
+
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
+        self.settings = settings
+        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        # Behind a dot comes the name of a consumer.
+        name = settings.queue.replace(".", "%2E")
+        self._prefix = f"collective.taskqueue.{name}"
+        self._clock = clock
+        self._connect()
+
+    def _connect(self) -> None:
+        self._process = processes.identity()
+        self._server = Server(self.settings)
+        self._script = Script(self._server, self.settings, self._prefix, self._clock, self._tell)
+        self._call = self._script.call
+        self._wakes = 0
+        self._born = b""
+        self._adopted: set[str] = set()
+
+    # in
+
+    def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        self._call("stage", batch_id, witness or "", *codec.fields(tasks))
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        commit = tid.hex() if tid else ""
+        if self._call("promote", batch_id, commit) < 0 and tasks:
+            logger.warning("batch %s: lost by the server, %d tasks queued", batch_id, len(tasks))
+            self._call("promote", batch_id, commit, *codec.fields(tasks))
+
+    def discard(self, batch_id: str) -> None:
+        self._call("discard", batch_id)
+
+    def condemn(self, batch_id: str, reason: str) -> None:
+        self._call("condemn", batch_id, reason)
+
+    # out
+
+    def reserve(
+        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        # Without a limit it returns now and then all the same: a consumer has other things
+        # to do as well.
+        deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
+        self._adopt(consumer)
+        wakes = self._wakes
+        while True:
+            soonest, leases = self._take(consumer, limit, lease)
+            rest = deadline - time.monotonic()
+            if leases or wakes != self._wakes or rest <= 0:
+                return leases
+            self._wait(min(rest, soonest, BLOCK))
+
+    def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
+        with self._script.asking() as (nonce, again):
+            found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
+            soonest, reserved, born = found
+            self._notice_loss(born)
+            leases = self._leases(consumer, reserved)
+            # If what was reserved cannot be decoded, others may wait behind it.
+            return 0.0 if reserved else float(soonest or "inf"), leases
+
+    def _notice_loss(self, born: bytes) -> None:
+        before, self._born = self._born, born
+        if before not in (b"", born):
+            logger.error(
+                "queue %s: the server has lost all data since it was asked last (FLUSHALL, or a"
+                " restart without persistence); tasks that waited are gone",
+                self.settings.queue,
+            )
+
+    def _leases(self, consumer: str, reserved: Sequence[Sequence[bytes]]) -> list[Lease]:
+        leases = [self._lease(consumer, *record) for record in reserved]
+        return [lease for lease in leases if lease is not None]
+
+    def _lease(
+        self,
+        consumer: str,
+        task_id: bytes,
+        head: bytes,
+        payload: bytes,
+        token: bytes,
+        number: bytes,
+        counted: bytes,
+        expires: bytes,
+        tid: bytes,
+    ) -> Lease | None:
+        try:
+            task = codec.decode(task_id.decode(), head, payload)
+            commit = bytes.fromhex(tid.decode()) or None
+        except (TaskDecodeError, ValueError) as exc:
+            name = task_id.decode(errors="replace")
+            self._condemn(task_id, name, token.decode(), consumer, int(number), exc)
+            return None
+        return Lease(
+            task, token.decode(), consumer, int(number), int(counted), float(expires), commit
+        )
+
+    def _condemn(
+        self,
+        task_id: bytes,
+        name: str,
+        token: str,
+        consumer: str,
+        number: int,
+        exc: Exception,
+    ) -> None:
+        # The text of other errors may contain what could not be decoded.
+        why = exc if isinstance(exc, TaskDecodeError) else type(exc).__name__
+        reason = f"cannot be decoded: {why}"
+        attempt = codec.lost_attempt(number, consumer, reason)
+        self._call("finish", task_id, token, FAILED, reason, "", attempt, "", b"", "1")
+        logger.error("task %s: %s, failed", name, reason)
+        self.notify(FAILED, name)
+
+    def _wait(self, seconds: float) -> None:
+        markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
+        with self._mended(), translated():
+            self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
+
+    def _adopt(self, consumer: str) -> None:
+        """Recover what this consumer ran in processes of this machine that are dead."""
+        if consumer in self._adopted:
+            return
+        found = decoded(self._call("processes", consumer))
+        dead = [name for name in found if processes.is_dead(name)]
+        while dead and self._call("adopt", consumer, *dead):
+            pass
+        self._adopted.add(consumer)
+
+    def wake(self) -> None:
+        self._wakes += 1
+        marker = f"{self._prefix}:wake:{self._process}"
+        try:
+            with self._mended(), translated(), self._server.client.pipeline() as pipeline:
+                pipeline.lpush(marker, *["1"] * WAKE_MARKERS)
+                pipeline.expire(marker, 60)
+                pipeline.execute()
+        except StorageUnavailable as exc:
+            logger.debug("queue %s: nobody woken (%s)", self.settings.queue, exc)
+
+    @contextmanager
+    def _mended(self) -> Iterator[None]:
+        """Markers that are none are moved aside; to wait or to wake in vain once is no harm."""
+        try:
+            yield
+        except WrongKind:
+            self._call("mend", self._process)
+
+    def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
+        return bool(self._call("renew", lease.task.id, lease.token, seconds))
+
+    def finish(self, lease: Lease, transition: Transition) -> State | None:
+        again = self._script.asked_in_vain(lease.token)
+        # One of many that were asked for together: the others will be, too.
+        with nullcontext() if again else self._script.asking(lease.token):
+            state = self._call("finish", *codec.end(lease, transition), again=again)
+        return state.decode() or None
+
+    def exchange(
+        self,
+        ends: Sequence[tuple[Lease, Transition]],
+        consumer: str,
+        limit: int = 1,
+        seconds: float = 30.0,
+    ) -> tuple[list[State | None], list[Lease]]:
+        fields = [field for end in ends for field in codec.end(*end)]
+        with self._script.asking(*(lease.token for lease, _ in ends)) as (nonce, again):
+            states, reserved, born = self._call(
+                "exchange", consumer, self._process, nonce, limit, seconds, *fields, again=again
+            )
+            self._notice_loss(born)
+            return [state.decode() or None for state in states], self._leases(consumer, reserved)
+
+    def give_back(self, leases: Sequence[Lease]) -> list[str]:
+        held = [part for lease in leases for part in (lease.task.id, lease.token)]
+        return list(decoded(self._call("give_back", *held)))
+
+    def report(self, lease: Lease, progress: Progress | None = None) -> bool:
+        packed = "" if progress is None else codec.pack_progress(progress)
+        return bool(self._call("report", lease.task.id, lease.token, packed))
+
+    def recover(self) -> list[str]:
+        found: list[str] = []
+        more = True
+        while more:
+            more, back = self._call("recover")
+            found += decoded(back)
+        # The oldest was recovered last, to be at the very front.
+        return found[::-1]
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        found: list[StagedBatch] = []
+        after: str | bytes = "-inf"
+        more = True
+        while more:
+            more, after, page = self._call("in_doubt", age, after)
+            for batch in page:
+                name, witness, since, tasks = decoded(batch)
+                ids = tuple(tasks.split())
+                found.append(StagedBatch(name, witness or None, float(since), ids))
+        return found
+
+    # the process
+
+    def check(self) -> None:
+        with at_start(self.settings):
+            server = self._server.client.info("server")
+            policy = self._server.client.info("memory").get("maxmemory_policy", "")
+        version = str(server.get("valkey_version") or server.get("redis_version", "0"))
+        if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
+            logger.error(
+                "queue %s: server version %s is older than %d.%d, it will not work",
+                self.settings.queue,
+                version,
+                *MINIMUM_VERSION,
+            )
+        if policy.startswith("allkeys"):
+            logger.error(
+                "queue %s: the server may evict tasks (maxmemory-policy %s); use noeviction",
+                self.settings.queue,
+                policy,
+            )
+
+    def after_fork(self) -> None:
+        # The sockets are the parent's.
+        self._connect()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _tell(self, news: News) -> None:
+        tell(news, self.notify)

@@ -1,0 +1,163 @@
+"""How one statement is executed for many rows, by each of the databases."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from collections.abc import Sequence
+from collective.taskqueue.storages.sql.schema import NUMBERS
+from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.states import HERE
+from collective.taskqueue.storages.sql.states import one_of
+from collective.taskqueue.task import RUNNING
+from sqlalchemy import BigInteger
+from sqlalchemy import bindparam
+from sqlalchemy import case
+from sqlalchemy import cast
+from sqlalchemy import column
+from sqlalchemy import ColumnElement
+from sqlalchemy import CTE
+from sqlalchemy import Double
+from sqlalchemy import func
+from sqlalchemy import Integer
+from sqlalchemy import LargeBinary
+from sqlalchemy import literal_column
+from sqlalchemy import null
+from sqlalchemy import Select
+from sqlalchemy import select
+from sqlalchemy import Text
+from sqlalchemy import true
+from sqlalchemy import Update
+from sqlalchemy.dialects.postgresql import JSON
+from typing import Any
+import json
+
+
+#: The values of one row, by the name of their parameter, and what stands for them.
+Row = dict[str, Any]
+Given = Mapping[str, ColumnElement[Any]]
+
+
+#: What is said of an attempt that ends, and the type of each. `place_` is for many at once.
+GIVEN: dict[str, Any] = {
+    "id_": Text,
+    "token_": Text,
+    "state_": Text,
+    "reason_": Text,
+    "attempt": Text,
+    "due_": Double,
+    "counts_": Integer,
+    "status_": Integer,
+    "last_": LargeBinary,
+    "place_": BigInteger,
+}
+
+
+class InProcess:
+    """A library in this process, which reads the rows as it goes.
+
+    One call of its driver for all of them: after each call this thread may have to wait for
+    those that compute.
+    """
+
+    #: Whether one statement can end tasks and claim others.
+    at_once = False
+
+    def given(self) -> Given:
+        """Return what stands in a statement for the values of each row."""
+        row = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="row")
+        # There are no bytes in JSON: where in the others they begin, and how many they are.
+        places = {**GIVEN, "last_": Integer, "length": Integer}
+        queue = bindparam("queue_", type_=Text).label("queue_")
+        values = [
+            func.json_extract(row.c.value, literal_column(f"'$[{number}]'"), type_=kind).label(name)
+            for number, (name, kind) in enumerate(places.items())
+        ]
+        # With a limit it is not merged into the statement: the rows come first, and each task
+        # is found by the whole of its key.
+        given = select(queue, *values).limit(literal_column("-1")).subquery("given").c
+        last = func.substr(bindparam("bytes", type_=LargeBinary), given.last_, given.length)
+        return {**given, "last_": last}
+
+    def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions that a task is that of a row."""
+        return TASK.c.queue == given["queue_"], TASK.c.id == given["id_"]
+
+    def packed(self, rows: Sequence[Row]) -> Row:
+        """Return rows as the parameters that they are."""
+        lists, parts, start = [], [], 1
+        for row in rows:
+            last = row["last_"]
+            values = {**row, "last_": start}
+            lists.append([*(values[name] for name in GIVEN), len(last)])
+            parts.append(last)
+            start += len(last)
+        return {"rows": json.dumps(lists, ensure_ascii=False), "bytes": b"".join(parts)}
+
+
+class OnServer:
+    """A server, which is sent all rows in one message."""
+
+    at_once = True
+
+    def given(self) -> Given:
+        """Return what stands in a statement for the values of each row."""
+        columns = [column(n, Text if n == "last_" else kind) for n, kind in GIVEN.items()]
+        rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
+        given = rows.table_valued(*columns).render_derived(name="row", with_types=True).c
+        return {**given, "last_": func.decode(given.last_, "base64")}
+
+    def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions that a task is that of a row."""
+        # A planner that knows nothing of the table yet would read all tasks of the queue if it
+        # were not told that those run: their index is short, and it sees that.
+        return HERE, one_of(RUNNING), TASK.c.id == given["id_"]
+
+    def packed(self, rows: Sequence[Row]) -> Row:
+        """Return rows as the parameters that they are."""
+        return {"rows": json.dumps(rows, default=_base64, ensure_ascii=False)}
+
+
+def single() -> dict[str, ColumnElement[Any]]:
+    """Return what stands in a statement for the end of one attempt."""
+    return {name: bindparam(name, type_=kind) for name, kind in GIVEN.items() if name != "place_"}
+
+
+def numbered(given: Given) -> Given:
+    """Return the same rows, with a number as the place of each, larger than the one before."""
+    rows = select(*(value.label(name) for name, value in given.items()))
+    ordered = rows.order_by(given["place_"]).subquery("ordered").c
+    values = [ordered[name] for name in GIVEN if name != "place_"]
+    found = select(*values, NUMBERS.next_value().label("place_")).cte("given")
+    return dict(found.prefix_with("MATERIALIZED", dialect="postgresql").c)
+
+
+def ended(finish: Update) -> CTE:
+    """Return what ends many tasks, as a part of a statement."""
+    return finish.returning(TASK.c.done).cte("ended")
+
+
+def once(ending: CTE) -> ColumnElement[bool]:
+    """Return what is true once it has ended them: who locks rows does it in this order."""
+    return select(func.count()).select_from(ending).scalar_subquery() >= 0
+
+
+def exchange(ending: CTE, claim: Update) -> Select[Any]:
+    """Return the statement that does both: a row at least, with the tokens of all that ended.
+
+    Without them if these are all: each row has them, and the answer comes in one piece.
+    """
+    every = func.count() == bindparam("count_", type_=Integer)
+    some = func.coalesce(func.json_agg(ending.c.done), cast("[]", JSON))
+    found = case((every, null()), else_=some)
+    tokens = select(found.label("ended")).select_from(ending).subquery("tokens")
+    claimed = claim.cte("claimed")
+    both = select(tokens.c.ended, claimed).select_from(tokens.outerjoin(claimed, true()))
+    # None of them is sent before the last one is there.
+    return both.order_by(claimed.c.place)
+
+
+def _base64(value: object) -> str:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value)} cannot be sent to the database")
+    return b64encode(value).decode()

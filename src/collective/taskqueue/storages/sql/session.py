@@ -1,0 +1,262 @@
+"""The connection to a SQL database: its tables are made, calls are repeated or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.secrets import masked
+from collective.taskqueue.storages.secrets import shown
+from collective.taskqueue.storages.sql import migrations
+from collective.taskqueue.storages.sql.dialects.dialect import Dialect
+from collective.taskqueue.storages.sql.schema import METADATA
+from collective.taskqueue.storages.sql.schema import QUEUE
+from collective.taskqueue.storages.sql.schema import SCHEMA
+from collective.taskqueue.storages.sql.statements import PORTION
+from collective.taskqueue.storages.sql.statements import Statements
+from collective.taskqueue.storages.sql.wakeup import Alarm
+from sqlalchemy import Connection
+from sqlalchemy import delete
+from sqlalchemy import Engine
+from sqlalchemy import select
+from sqlalchemy import update
+from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from typing import Any
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+T = TypeVar("T")
+
+#: Connections that are kept, and those that may be opened on top of them.
+POOL, OVERFLOW = 5, 15
+
+#: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
+POLL = 2.0
+
+#: What a database says to a transaction that others were in the way of: serialization
+#: failure, deadlock, a row that somebody else has just deleted, and one just inserted.
+_CONFLICTS = frozenset(
+    {
+        *("40001", "40P01", "23503", "23505"),
+        *("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"),
+    }
+)
+
+#: Seconds before a transaction that was in the way of another is tried again.
+CONFLICT_PAUSE = 0.002
+
+
+class Conflict(Exception):
+    """Another transaction came first; this one is rolled back, and tried again."""
+
+
+class Session:
+    """See the module. `clock` takes the place of the database's clock; for tests."""
+
+    def __init__(
+        self,
+        settings: QueueSettings,
+        dialect: Dialect,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self.settings = settings
+        self.dialect = dialect
+        self._clock = clock or dialect.clock
+        now = None if clock else dialect.now
+        self.statements = Statements(now, dialect)
+        #: The names of the parameters of each statement, as long as there is the statement.
+        self._needs: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+        self._open()
+
+    def _open(self) -> None:
+        self.engine = self.dialect.engine(POOL, OVERFLOW)
+        # One statement needs no transaction around it, if the database makes it one.
+        self.alone = self.engine.execution_options(alone=True)
+        self._reading = self.alone.execution_options(reads=True)
+        self._lock = threading.Lock()
+        self._ready = False
+
+    def write(self, work: Callable[[Connection, bool], T]) -> T:
+        """Call `work` in a transaction, with whether it may have been carried out before.
+
+        Raises `StorageUnavailable` within `stage_timeout`, or `Conflict` if `work` still does.
+        """
+        return self._run(self.engine, work, True)
+
+    def single(self, work: Callable[[Connection, bool], T]) -> T:
+        """The same for one statement, which needs no transaction around it."""
+        return self._run(self.alone, work, True)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Call `work` to look at something."""
+        return self._run(self._reading, lambda connection, again: work(connection), False)
+
+    def execute(self, connection: Connection, statement: Any, **values: Any) -> Any:
+        """Execute one of `statements`, with the parameters that every one of them has."""
+        needs = self._needs_of(statement)
+        if "now" in needs:
+            values["now"] = self._clock()
+        if "number_" in needs:
+            values["number_"] = self.number(connection)
+        for name, value in self.dialect.parameters.items():
+            if name in needs:
+                values[name] = value()
+        return connection.execute(statement, {"queue_": self.settings.queue, **values})
+
+    def change(
+        self, connection: Connection, statement: Any, rows: Sequence[dict[str, Any]], **values: Any
+    ) -> int:
+        """Execute one of `statements` for each of the rows; return how many were changed."""
+        if "now" in self._needs_of(statement):
+            values["now"] = self._clock()
+        values |= {"queue_": self.settings.queue, **self.dialect.many.packed(rows)}
+        return int(connection.execute(statement, values).rowcount)
+
+    def now(self, connection: Connection) -> float:
+        """Return the time of the database."""
+        now = self._clock()
+        return connection.scalar(self.statements.time) if now is None else now  # type: ignore[return-value]
+
+    def time(self) -> float:
+        """Return the time of the database, asked outside of any transaction."""
+        return self.read(self.now)
+
+    def listen(self, alarm: Alarm) -> None:
+        """Ring whenever another process may have changed something, until stopped."""
+        self.dialect.listen(self.alone, alarm, POLL)
+
+    def announce(self) -> None:
+        """Let other processes look; they do so before long, if this fails."""
+        try:
+            self.single(lambda connection, again: self.dialect.announce(connection))
+        except StorageUnavailable as exc:
+            logger.debug("queue %s: nobody notified (%s)", self.settings.queue, exc)
+
+    def portions(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Yield as many items at a time as one statement takes."""
+        for start in range(0, len(items), PORTION):
+            self.dialect.go_on()
+            yield items[start : start + PORTION]
+        self.dialect.go_on()
+
+    def number(self, connection: Connection) -> int:
+        """Return a number that is larger than all before."""
+        return self.dialect.numbers(connection, 1)[0]
+
+    def check(self) -> None:
+        """Make or migrate the tables; raises `ConfigurationError` for those of a newer version."""
+        self.dialect.check()
+        with self.dialect.turn(True):
+            try:
+                self._prepare()
+            except (DBAPIError, PoolTimeout) as exc:
+                raise _unavailable(exc) from shown(exc)
+
+    def after_fork(self) -> None:
+        """Own nothing of the parent."""
+        self.dialect.after_fork()
+        self._open()
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self.dialect.close()
+
+    def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
+        # The other half of the time is for the answers to the last try.
+        deadline = time.monotonic() + self.settings.stage_timeout / 2
+        again = False
+        try:
+            with self.dialect.turn(writes or not self._ready):
+                while True:
+                    try:
+                        self._prepare()
+                        with engine.begin() as connection:
+                            return work(connection, again)
+                    except (DBAPIError, Conflict) as exc:
+                        if time.monotonic() > deadline or not _may_be_repeated(exc, again):
+                            raise
+                        again = again or _is_disconnect(exc)
+                        time.sleep(CONFLICT_PAUSE)
+        except DataError:
+            # A value that this database cannot hold; later it still could not.
+            raise
+        except (DBAPIError, PoolTimeout) as exc:
+            raise _unavailable(exc) from shown(exc)
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        if not self._lock.acquire(timeout=self.settings.stage_timeout):
+            raise StorageUnavailable("another thread of this process waits for the tables")
+        try:
+            if self._ready:
+                return
+            with self.engine.begin() as connection:
+                self.dialect.lock_schema(connection)
+                self._migrate(connection)
+                new = {"name": self.settings.queue, "paused": False, "number": 0}
+                connection.execute(self.dialect.insert(QUEUE).values(new).on_conflict_do_nothing())
+            self._ready = True
+        finally:
+            self._lock.release()
+
+    def _migrate(self, connection: Connection) -> None:
+        METADATA.create_all(connection, [SCHEMA])
+        found = connection.scalar(select(SCHEMA.c.version))
+        if type(found) is not int or found < 0:
+            # A new database, or nobody knows; each step sees what is there already.
+            found = 0
+            connection.execute(delete(SCHEMA))
+            connection.execute(SCHEMA.insert().values(version=found))
+        steps = migrations.STEPS
+        if found > len(steps):
+            raise ConfigurationError(
+                f"{self.settings.place}: the tables are of version {found}, made by a newer"
+                f" collective.taskqueue; this one knows {len(steps)}"
+            )
+        if found < len(steps):
+            self.dialect.take_time()
+            for step in steps[found:]:
+                step(connection)
+            connection.execute(update(SCHEMA).values(version=len(steps)))
+
+    def _needs_of(self, statement: Any) -> frozenset[str]:
+        needs = self._needs.get(statement)
+        if needs is None:
+            names = statement.compile(dialect=self.engine.dialect).params
+            needs = self._needs[statement] = frozenset(names)
+        return needs
+
+
+def _may_be_repeated(exc: Exception, again: bool) -> bool:
+    if isinstance(exc, Conflict) or _state(exc) in _CONFLICTS:
+        return True
+    # Closed since it was used last, or just now: then nobody knows whether the call was
+    # carried out. Each call can be made twice.
+    return not again and _is_disconnect(exc)
+
+
+def _is_disconnect(exc: Exception) -> bool:
+    return isinstance(exc, DBAPIError) and exc.connection_invalidated
+
+
+def _state(exc: Exception) -> str | None:
+    cause = getattr(exc, "orig", None)
+    return getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+
+
+def _unavailable(exc: Exception) -> StorageUnavailable:
+    cause = getattr(exc, "orig", None) or exc
+    lines = str(cause).split("\n")
+    return StorageUnavailable(masked(f"{type(cause).__name__}: {' '.join(lines[0].split())}"))

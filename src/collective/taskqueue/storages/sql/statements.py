@@ -1,0 +1,371 @@
+"""What a SQL queue says to its database: the statements of the hot path, built once.
+
+`Statements` is the same for all databases; `now` and `number` are expressions of the
+dialect. States stand in the text and not in parameters: that is how a planner knows which
+partial index will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collective.taskqueue.storages.sql.complete import Completion
+from collective.taskqueue.storages.sql.dialects.dialect import Dialect
+from collective.taskqueue.storages.sql.pages import BRIEF
+from collective.taskqueue.storages.sql.pages import LARGE
+from collective.taskqueue.storages.sql.pages import Pages
+from collective.taskqueue.storages.sql.schema import ALIAS
+from collective.taskqueue.storages.sql.schema import BATCH
+from collective.taskqueue.storages.sql.schema import PROMOTED
+from collective.taskqueue.storages.sql.schema import QUEUE
+from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.states import ACTIVE
+from collective.taskqueue.storages.sql.states import any_row
+from collective.taskqueue.storages.sql.states import entering
+from collective.taskqueue.storages.sql.states import fresh
+from collective.taskqueue.storages.sql.states import HERE
+from collective.taskqueue.storages.sql.states import HOUR
+from collective.taskqueue.storages.sql.states import name_of
+from collective.taskqueue.storages.sql.states import one_of
+from collective.taskqueue.storages.sql.states import sane
+from collective.taskqueue.storages.sql.states import seconds
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from sqlalchemy import and_
+from sqlalchemy import bindparam
+from sqlalchemy import Boolean
+from sqlalchemy import ColumnElement
+from sqlalchemy import delete
+from sqlalchemy import exists
+from sqlalchemy import func
+from sqlalchemy import Integer
+from sqlalchemy import literal
+from sqlalchemy import literal_column
+from sqlalchemy import or_
+from sqlalchemy import Select
+from sqlalchemy import select
+from sqlalchemy import Text
+from sqlalchemy import true
+from sqlalchemy import Update
+from sqlalchemy import update
+from typing import Any
+
+
+#: Most tasks that one statement deletes, so that others come in between.
+PORTION = 1000
+
+#: Most batches in doubt that are looked at together.
+DOUBTS = 100
+
+#: No claim has a number that is as large.
+CLAIMS = "4000000000000000000"
+
+_LEASE = ("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "body", "payload")
+
+#: What a lease is made of.
+LEASED = tuple(TASK.c[name] for name in _LEASE)
+
+#: What tells whether the history of a task has to give way.
+_LENGTHS = (
+    func.length(TASK.c.changes).label("changed"),
+    func.length(TASK.c.history).label("past"),
+)
+
+_PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
+
+#: The condition that a token is still good.
+_HELD = (
+    HERE,
+    TASK.c.id == bindparam("id_"),
+    one_of(RUNNING),
+    TASK.c.token == bindparam("token_"),
+)
+
+
+class Statements:
+    """See the module. `now` is an expression, or None for a parameter of that name."""
+
+    def __init__(self, now: ColumnElement[float] | None, dialect: Dialect) -> None:
+        self.now = seconds("now") if now is None else now
+        self._number = dialect.number
+        self._relaxed = dialect.relaxed
+        self._awaited = dialect.awaited
+        self.time = select(self.now)
+        self._of_batches(dialect.insert)
+        self._of_consumers(dialect.serial, dialect.many)
+        self._of_people()
+
+    def _of_batches(self, insert: Any) -> None:
+        mine = BATCH.c.queue == bindparam("queue_")
+        age = self.now - BATCH.c.staged
+        self.stage = self._stage(insert)
+        self.unstage = (
+            delete(BATCH)
+            .where(mine, BATCH.c.id == bindparam("batch"))
+            .returning(BATCH.c.tasks, self.now)
+        )
+        # One that was staged in the future, or at no time at all, is damaged, and old.
+        old = or_(age >= seconds("age"), BATCH.c.staged > self.now + HOUR)
+        self.in_doubt = (
+            select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks, BATCH.c.number)
+            .where(mine, old, BATCH.c.number > bindparam("after"))
+            .order_by(BATCH.c.number)
+            .limit(DOUBTS)
+        )
+        self.mark = self._mark(insert)
+        self.forget_marks = delete(PROMOTED).where(
+            PROMOTED.c.queue == bindparam("queue_"),
+            or_(
+                PROMOTED.c.since < self.now - seconds("remember"),
+                PROMOTED.c.since > self.now + HOUR,
+            ),
+        )
+
+    def _of_consumers(self, serial: bool, many: Any) -> None:
+        self.claim = self._claim(serial, *self._relaxed)
+        # In one transaction with the end of another task, which has to last.
+        self.claim_next = self._claim(serial)
+        self.claim_keyed = self._claim(True)
+        self.claim_others = self._claim(True, first=False)
+        self.overtaken = self._overtaken()
+        self.reserved = self._reserved()
+        self.look = self._look()
+        self.renew = (
+            update(TASK)
+            .where(*_HELD)
+            .values(expires=self.now + seconds("lease"))
+            .returning(TASK.c.consumer, self.now.label("now"))
+        )
+        self.asked = select(TASK.c.cancel).where(*_HELD)
+        self.report = (
+            update(TASK)
+            .where(*_HELD)
+            .values(progress=bindparam("progress_", type_=Text))
+            .returning(TASK.c.cancel)
+        )
+        ends = Completion(self.now, self._number)
+        self.finish = ends.one(*_HELD).returning(TASK.c.state, TASK.c.key, self.now.label("now"))
+        self.finish_many = ends.many(many, many.given())
+        self.exchange = None
+        if many.at_once:
+            self.exchange = ends.exchange(many, lambda after: self._claim(serial, after=after))
+        self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
+            HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
+        )
+
+        several = HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
+        self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
+        # In one order for everybody, so that no two wait for each other.
+        names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
+        held = select(*(TASK.c[name] for name in names)).where(*several)
+        self.held = held.order_by(TASK.c.id).with_for_update()
+
+    def _of_people(self) -> None:
+        known = HERE, TASK.c.id == _known(), fresh(self.now)
+        self.get = select(*BRIEF, *LARGE).where(*known)
+        self.get_brief = select(*BRIEF).where(*known)
+        responded = TASK.c.last.is_not(None).label("responded")
+        columns = TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded
+        self.known = select(*columns).where(*known)
+        self.lock = self.known.with_for_update()
+        self.pages = Pages(self.now)
+
+    def _claim(
+        self,
+        keyed: bool,
+        *relaxed: Any,
+        first: bool = True,
+        after: Sequence[ColumnElement[bool]] = (),
+    ) -> Update:
+        """Move the oldest tasks that may run to running, in one statement.
+
+        Nothing is taken while something else comes `first`: tasks that are due, or whose
+        leases have expired. Unless `keyed`, nothing either if one of them has a key: that
+        has to be locked.
+        """
+        chosen = (
+            select(TASK.c.id, TASK.c.key, TASK.c.place, TASK.c.lost)
+            .where(*self._may_run(first), *after)
+            .order_by(TASK.c.place)
+            .limit(bindparam("limit_", type_=Integer))
+            .with_for_update(skip_locked=True, of=TASK)
+            .cte("chosen")
+            .prefix_with("MATERIALIZED", dialect="postgresql")
+        )
+        wanted = [HERE, TASK.c.id.in_(select(chosen.c.id).where(_harmless(chosen)))]
+        if not keyed:
+            wanted.append(~exists(select(literal(1)).where(chosen.c.key.is_not(None))))
+        return (
+            update(TASK)
+            .where(*wanted)
+            .values(
+                state=RUNNING,
+                reason="",
+                changes=TASK.c.changes + entering(RUNNING, self.now),
+                due=None,
+                token=bindparam("nonce", type_=Text) + TASK.c.id,
+                consumer=bindparam("consumer_"),
+                process=bindparam("process_"),
+                claim=_next_claim(),
+                started=self.now,
+                expires=self.now + seconds("lease"),
+                attempts=sane(TASK.c.attempts) + 1,
+                progress=None,
+            )
+            .returning(*LEASED, *_LENGTHS, *relaxed)
+        )
+
+    def _may_run(self, first: bool) -> list[ColumnElement[bool]]:
+        conditions = [
+            HERE,
+            one_of(QUEUED),
+            ~_PAUSED,
+            *self._awaited,
+            or_(
+                TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
+            ),
+        ]
+        if first:
+            conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
+        return conditions
+
+    def _reserved(self) -> Update:
+        """Renew what a claim has reserved whose answer was lost: nobody else has, since."""
+        return (
+            update(TASK)
+            .where(
+                HERE,
+                one_of(RUNNING),
+                TASK.c.consumer == bindparam("consumer_"),
+                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+            )
+            .values(expires=self.now + seconds("lease"))
+            .returning(*LEASED)
+        )
+
+    def _overtaken(self) -> Select[Any]:
+        """Whether a task that was just claimed may not run: another of its key does."""
+        other = TASK.alias("other")
+        return (
+            select(TASK.c.id)
+            .where(
+                HERE,
+                one_of(RUNNING),
+                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+                TASK.c.mode == literal_column("'after_running'"),
+                exists().where(
+                    other.c.queue == TASK.c.queue,
+                    other.c.key == TASK.c.key,
+                    one_of(RUNNING, table=other),
+                    # Of those that this claim has taken together none is in the way of another.
+                    other.c.token != bindparam("nonce", type_=Text) + other.c.id,
+                ),
+            )
+            .limit(1)
+        )
+
+    def _due(self, table: Any) -> ColumnElement[bool]:
+        return exists().where(
+            table.c.queue == bindparam("queue_", type_=Text),
+            one_of(SCHEDULED, table=table),
+            table.c.due <= self.now,
+        )
+
+    def _expired(self, table: Any) -> ColumnElement[bool]:
+        return exists().where(
+            table.c.queue == bindparam("queue_", type_=Text),
+            one_of(RUNNING, table=table),
+            table.c.expires <= self.now,
+        )
+
+    def _look(self) -> Select[Any]:
+        """What a consumer that was given nothing has to know: what comes next, and when."""
+
+        def soonest(state: State, column: str) -> Any:
+            table = TASK.alias(column)
+            # Not the least one: to find that, a database that knows nothing of the table yet
+            # might go through all.
+            return (
+                select(table.c[column])
+                .where(table.c.queue == bindparam("queue_"), one_of(state, table=table))
+                .order_by(table.c[column])
+                .limit(literal_column("1"))
+                .scalar_subquery()
+            )
+
+        waits = any_row(TASK.c.place, HERE, one_of(QUEUED))
+        return select(
+            self.now.label("now"),
+            soonest(SCHEDULED, "due").label("due"),
+            soonest(RUNNING, "expires").label("expires"),
+            waits.label("waits"),
+            _PAUSED.label("paused"),
+        )
+
+    def _stage(self, insert: Any) -> Any:
+        statement = insert(BATCH).values(
+            queue=bindparam("queue_"),
+            id=bindparam("batch"),
+            staged=self.now,
+            number=self._number,
+            witness=bindparam("witness_"),
+            tasks=bindparam("tasks_"),
+        )
+        # Staged again by a call that nobody knows the end of.
+        columns = ("staged", "number", "witness", "tasks")
+        return statement.on_conflict_do_update(
+            index_elements=[BATCH.c.queue, BATCH.c.id],
+            set_={name: statement.excluded[name] for name in columns},
+        )
+
+    def _mark(self, insert: Any) -> Any:
+        values = {"queue": bindparam("queue_"), "id": bindparam("batch"), "since": self.now}
+        return insert(PROMOTED).values(values).on_conflict_do_nothing().returning(PROMOTED.c.id)
+
+
+def _blocked() -> ColumnElement[bool]:
+    """Whether a task that is queued comes after another one of its key."""
+    keys = TASK.alias("keys")
+    # Of two that one claim would take, the later one waits.
+    earlier = and_(keys.c.state == name_of(QUEUED), keys.c.place < TASK.c.place)
+    other = exists().where(
+        keys.c.queue == TASK.c.queue,
+        keys.c.key == TASK.c.key,
+        one_of(*ACTIVE, table=keys),
+        or_(keys.c.state == name_of(RUNNING), earlier),
+    )
+    serial = TASK.c.mode == literal_column("'after_running'")
+    return and_(TASK.c.key.is_not(None), serial, other)
+
+
+def _harmless(chosen: Any) -> ColumnElement[bool]:
+    """Whether a task of those comes before the first that was lost, or is that and the oldest."""
+    lost = select(func.min(chosen.c.place)).where(chosen.c.lost > literal(0)).scalar_subquery()
+    oldest = select(func.min(chosen.c.place)).scalar_subquery()
+    return or_(
+        bindparam("together", type_=Boolean) == true(),
+        lost.is_(None),
+        chosen.c.place < lost,
+        chosen.c.place == oldest,
+    )
+
+
+def _next_claim() -> Any:
+    """One more than the newest claim of those that run."""
+    others = TASK.alias("others")
+    newest = select(func.coalesce(func.max(others.c.claim), 0) + 1)
+    return newest.where(
+        others.c.queue == bindparam("queue_", type_=Text),
+        one_of(RUNNING, table=others),
+        # One that is damaged may have none after it.
+        others.c.claim < literal_column(CLAIMS),
+    ).scalar_subquery()
+
+
+def _known() -> ColumnElement[str]:
+    """Return the id a task is stored under: its own, or that of the one it was skipped for."""
+    alias = select(ALIAS.c.task).where(
+        ALIAS.c.queue == bindparam("queue_"), ALIAS.c.id == bindparam("id")
+    )
+    return func.coalesce(alias.scalar_subquery(), bindparam("id", type_=Text))

@@ -1,0 +1,118 @@
+"""Who takes tasks from a SQL queue, and how many came to an end: gathered, and stored at times."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.sql.schema import CONSUMER
+from collective.taskqueue.storages.sql.schema import ENDED
+from collective.taskqueue.storages.sql.session import Session
+from collective.taskqueue.storages.sql.states import HOUR
+from collective.taskqueue.storages.sql.states import sane
+from collective.taskqueue.task import State
+from sqlalchemy import Connection
+from sqlalchemy import delete
+import logging
+import threading
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Seconds between two times that something is stored; a process that is killed takes as much
+#: of its numbers with it.
+INTERVAL = 4.0
+
+
+class Statistics:
+    """See the module. All times are in seconds by the clock of the database."""
+
+    def __init__(self, session: Session, process: str) -> None:
+        self._session = session
+        self._process = process
+        self._lock = threading.Lock()
+        self._heard: dict[str, float] = {}
+        self._ended: Counter[tuple[int, State]] = Counter()
+        self._stored = float("-inf")
+
+    def heard(self, consumer: str, now: float) -> None:
+        """A consumer is alive."""
+        with self._lock:
+            if abs(now - self._heard.get(consumer, float("-inf"))) < INTERVAL:
+                return
+            self._heard[consumer] = now
+        self._store({consumer}, now)
+
+    def forget(self, consumer: str) -> None:
+        """A consumer has stopped, and is known no more until it is heard of again."""
+        queue = self._session.settings.queue
+        with self._lock:
+            self._heard.pop(consumer, None)
+        mine = (
+            CONSUMER.c.queue == queue,
+            CONSUMER.c.name == consumer,
+            CONSUMER.c.process == self._process,
+        )
+        self._session.write(
+            lambda connection, again: connection.execute(delete(CONSUMER).where(*mine))
+        )
+
+    def ended(self, state: State, now: float, busy: bool = False, number: int = 1) -> None:
+        """So many tasks have come to a final state; who is `busy` will be back before long."""
+        with self._lock:
+            self._ended[int(now // 60), state] += number
+            if busy and abs(now - self._stored) < INTERVAL:
+                return
+        self._store(set(), now)
+
+    def flush(self) -> None:
+        """Store what is left; called before somebody looks, and at exit."""
+        if self._ended:
+            self._store(set(), max(minute for minute, _ in self._ended) * 60.0)
+
+    def _store(self, consumers: set[str], now: float) -> None:
+        with self._lock:
+            ended, self._ended = self._ended, Counter()
+            self._stored = now
+        try:
+            self._session.write(
+                lambda connection, again: self._write(connection, consumers, ended, now)
+            )
+        except StorageUnavailable as exc:
+            logger.debug("queue %s: no statistics (%s)", self._session.settings.queue, exc)
+            with self._lock:
+                self._ended.update(ended)
+
+    def _write(
+        self,
+        connection: Connection,
+        consumers: set[str],
+        ended: Counter[tuple[int, State]],
+        now: float,
+    ) -> None:
+        queue = self._session.settings.queue
+        insert = self._session.dialect.insert
+        for consumer in sorted(consumers):
+            values = {"queue": queue, "name": consumer, "process": self._process, "heard": now}
+            alive = insert(CONSUMER).values(values)
+            connection.execute(
+                alive.on_conflict_do_update(
+                    index_elements=[CONSUMER.c.queue, CONSUMER.c.name, CONSUMER.c.process],
+                    set_={"heard": alive.excluded.heard},
+                )
+            )
+            old = ~CONSUMER.c.heard.between(now - HOUR, now + HOUR)
+            connection.execute(delete(CONSUMER).where(CONSUMER.c.queue == queue, old))
+        so_far = sane(ENDED.c.number)
+        # In one order for everybody, so that no two wait for each other.
+        for (minute, state), number in sorted(ended.items()):
+            values = {"queue": queue, "minute": minute, "state": state, "number": number}
+            counted = insert(ENDED).values(values)
+            connection.execute(
+                counted.on_conflict_do_update(
+                    index_elements=[ENDED.c.queue, ENDED.c.minute, ENDED.c.state],
+                    set_={"number": so_far + counted.excluded.number},
+                )
+            )
+        if ended:
+            old = ~ENDED.c.minute.between(now // 60 - 59, now // 60 + 60)
+            connection.execute(delete(ENDED).where(ENDED.c.queue == queue, old))

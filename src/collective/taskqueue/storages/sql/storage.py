@@ -1,0 +1,322 @@
+"""The SQL storage: one queue in SQLite or PostgreSQL; the tables are described in schema.py.
+
+Each transition is one transaction, most of them one statement. Where the two databases
+differ is told in dialect.py, and done in sqlite.py and postgresql.py; what people do
+with a queue is in admin.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.interfaces import IExchange
+from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.storages import codec
+from collective.taskqueue.storages import processes
+from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import tell
+from collective.taskqueue.storages.sql import transitions
+from collective.taskqueue.storages.sql.claim import Claims
+from collective.taskqueue.storages.sql.damage import counted
+from collective.taskqueue.storages.sql.damage import moment
+from collective.taskqueue.storages.sql.damage import shown
+from collective.taskqueue.storages.sql.damage import sound_id
+from collective.taskqueue.storages.sql.damage import whole
+from collective.taskqueue.storages.sql.dialects.dialect import dialect_of
+from collective.taskqueue.storages.sql.finish import Finishing
+from collective.taskqueue.storages.sql.promote import Admission
+from collective.taskqueue.storages.sql.retention import Tidy
+from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.session import Session
+from collective.taskqueue.storages.sql.states import one_of
+from collective.taskqueue.storages.sql.statistics import Statistics
+from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.storages.sql.wakeup import Debounced
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import StagedBatch
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import Transition
+from sqlalchemy import Connection
+from sqlalchemy import select
+from typing import Any
+from uuid import uuid4
+from zope.interface import implementer
+import logging
+import threading
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Longest time in seconds that an idle consumer blocks.
+BLOCK = 10.0
+
+#: Seconds that a promoted batch is remembered; a promote may be repeated that long.
+REMEMBER = 7200.0
+
+#: Of so many batches one looks for others that need not be remembered any more.
+MARKS = 100
+
+#: Seconds between two notifications of other processes.
+NOTIFY_INTERVAL = 0.1
+
+
+#: The age in seconds of a batch of which nobody knows when it was staged.
+OLD = 1e9
+
+
+@implementer(ITaskStorage, IExchange)
+class SqlStorage(Finishing):
+    """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
+
+    # A transaction that lasts takes as long as some small tasks.
+    delay = 0.1
+    most = 128
+
+    def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
+        self.settings = settings
+        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        super().__init__(Session(settings, dialect_of(settings), clock))
+        self.nearby = self._session.dialect.nearby
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = processes.identity()
+        self._statements = self._session.statements
+        self._alarm = Alarm(self._session.listen)
+        self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
+        self._tidy = Tidy(self._session, self._changed)
+        self._statistics = Statistics(self._session, self._process)
+        self._claims = Claims(self._session, self._process, self.recover)
+        self._adopted: set[str] = set()
+        self._local = threading.local()
+
+    # in
+
+    def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
+        self._single(
+            self._statements.stage,
+            batch=batch_id,
+            witness_=witness,
+            tasks_=codec.pack_batch(tasks),
+        )
+
+    def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
+        def work(connection: Connection, again: bool) -> News | None:
+            staged, now = self._unstage(connection, batch_id)
+            batch = staged or codec.staged(tasks)
+            # Not used up if there is nothing: who still holds the tasks of a lost batch may
+            # come later.
+            if not batch or not self._mark(connection, batch_id):
+                return None
+            if not staged:
+                logger.warning(
+                    "batch %s: lost by the database, %d tasks queued", batch_id, len(batch)
+                )
+            admission = Admission(self._session, connection, tid, now)
+            admission.admit(batch)
+            return admission.news
+
+        self._changed(self._session.write(work))
+
+    def discard(self, batch_id: str) -> None:
+        self._single(self._statements.unstage, batch=batch_id)
+
+    def condemn(self, batch_id: str, reason: str) -> None:
+        def work(connection: Connection, again: bool) -> News | None:
+            batch, now = self._unstage(connection, batch_id)
+            if not batch or not self._mark(connection, batch_id):
+                return None
+            admission = Admission(self._session, connection, None, now)
+            admission.condemn(batch, reason)
+            return admission.news
+
+        self._changed(self._session.write(work))
+
+    def _unstage(self, connection: Connection, batch_id: str) -> tuple[list[codec.Staged], float]:
+        row = self._session.execute(connection, self._statements.unstage, batch=batch_id).first()
+        if row is None:
+            return [], self._session.now(connection)
+        return codec.unpack_batch(row[0]), row[1]
+
+    def _mark(self, connection: Connection, batch_id: str) -> bool:
+        """Remember that a batch is not staged any more; return whether this was news."""
+        mark = self._session.execute(connection, self._statements.mark, batch=batch_id)
+        marked = mark.first() is not None
+        if uuid4().int % MARKS == 0:
+            self._session.execute(connection, self._statements.forget_marks, remember=REMEMBER)
+        return marked
+
+    # out
+
+    def reserve(
+        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+    ) -> list[Lease]:
+        # Without a limit it returns now and then all the same: a consumer has other things
+        # to do as well.
+        deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
+        self._adopt(consumer)
+        wakes = self._alarm.wakes
+        while True:
+            changes = self._alarm.changes
+            rows, now, soonest = self._claims.take(consumer, limit, lease)
+            self._statistics.heard(consumer, now)
+            self._tidy.look(now)
+            leases = self._leases(consumer, rows)
+            rest = deadline - time.monotonic()
+            if leases or wakes != self._alarm.wakes or rest <= 0:
+                # Somebody who still waits has to watch over these leases.
+                self._alarm.ring()
+                return leases
+            self._alarm.sleep(min(rest, soonest, BLOCK), changes, wakes)
+
+    def _leases(self, consumer: str, rows: Sequence[Any]) -> list[Lease]:
+        return [lease for row in rows if (lease := self._lease(consumer, row)) is not None]
+
+    def _lease(self, consumer: str, row: Any) -> Lease | None:
+        try:
+            task = codec.decode(row.id, row.body, row.payload)
+            if row.tid is not None and not isinstance(row.tid, bytes):
+                raise TaskDecodeError("its transaction is damaged")
+            numbers = counted(row.attempts), counted(row.counted)
+        except (TaskDecodeError, ValueError) as exc:
+            self._fail(consumer, row, f"cannot be decoded: {exc}")
+            return None
+        return Lease(task, row.token, consumer, *numbers, row.expires, row.tid)
+
+    def _fail(self, consumer: str, row: Any, reason: str) -> None:
+        """A task was reserved that nobody can run."""
+
+        def work(connection: Connection, again: bool) -> tuple[str, Any]:
+            task_id = sound_id(self._session, connection, row.id)
+            return task_id, self._ending(task_id, row.token, end)(connection, again)
+
+        attempt = AttemptRecord(whole(row.attempts), consumer, 0.0, 0.0, None, reason)
+        end = Transition(FAILED, attempt, reason)
+        try:
+            task_id, ended = self._session.write(work)
+        except StorageUnavailable as exc:
+            # Its lease expires, and it comes again. Others were reserved with it.
+            logger.warning("task %s: %s, cannot be failed now (%s)", row.id, reason, exc)
+            return
+        if ended is not None:
+            self._statistics.ended(FAILED, ended.now, busy=True)
+            self._tidy.after(FAILED, ended.now)
+        logger.error("task %s: %s, failed", task_id, reason)
+        self.notify(FAILED, task_id)
+
+    def _adopt(self, consumer: str) -> None:
+        """Recover what this consumer ran in processes of this machine that are dead."""
+        if consumer in self._adopted:
+            return
+        mine = TASK.c.consumer == consumer
+        query = select(TASK.c.process).where(self._here, one_of(RUNNING), mine).distinct()
+        found = self._session.read(lambda connection: list(connection.scalars(query)))
+        dead = [name for name in found if isinstance(name, str) and processes.is_dead(name)]
+        if dead:
+            self._recover(mine & TASK.c.process.in_(dead))
+        self._adopted.add(consumer)
+
+    def wake(self) -> None:
+        self._alarm.wake()
+
+    def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
+        held = {"id_": lease.task.id, "token_": lease.token}
+        row = self._session.single(
+            lambda connection, again: self._session.execute(
+                connection, self._statements.renew, lease=seconds, **held
+            ).first()
+        )
+        if row is not None:
+            self._statistics.heard(row.consumer, row.now)
+        return row is not None
+
+    def report(self, lease: Lease, progress: Progress | None = None) -> bool:
+        def work(connection: Connection, again: bool) -> Any:
+            statement = self._statements.asked if progress is None else self._statements.report
+            return self._session.execute(connection, statement, **values).first()
+
+        values = {"id_": lease.task.id, "token_": lease.token}
+        if progress is not None:
+            values["progress_"] = codec.pack_progress(progress)
+        row = self._session.single(work)
+        return True if row is None else bool(row.cancel)
+
+    def recover(self) -> list[str]:
+        return self._recover(None)
+
+    def _recover(self, condition: Any) -> list[str]:
+        news: News = []
+
+        def work(connection: Connection, again: bool) -> list[str]:
+            news.clear()
+            return transitions.recover(self._session, connection, condition, news)
+
+        recovered = self._session.write(work)
+        if recovered or news:
+            self._changed(news)
+        return recovered
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        found: list[StagedBatch] = []
+        after = 0
+        # The tasks come along, so not all at once; and the oldest may be there for long.
+        while rows := self._read(self._statements.in_doubt, age=age, after=after):
+            after = rows[-1].number
+            found += [_in_doubt(row) for row in rows]
+        return found
+
+    # the process
+
+    def check(self) -> None:
+        self._session.check()
+
+    def after_fork(self) -> None:
+        # The connections are the parent's.
+        self._session.after_fork()
+        self._begin()
+
+    def close(self) -> None:
+        self._announce.close()
+        self._statistics.flush()
+        self._alarm.close()
+        self._session.close()
+
+    def _changed(self, news: News | None, *finished: State) -> None:
+        """After a transaction: tell it to whom it may concern."""
+        if news is None:
+            return
+        tell(news, self.notify)
+        ended = [*finished, *(kind for kind, _, _ in news if kind in FINISHED)]
+        now = self._session.time() if ended else 0.0
+        for state in ended:
+            self._statistics.ended(state, now)
+            self._tidy.after(state, now)
+        self._alarm.ring()
+        self._announce()
+
+
+def _in_doubt(row: Any) -> StagedBatch:
+    age = moment(row.age)
+    # One that is damaged is old enough for whatever is to be decided.
+    age = age if age is not None and 0 <= age < OLD else OLD
+    # No witness at all would be taken for proof that there was none.
+    witness = None if row.witness is None else shown(row.witness)
+    return StagedBatch(row.id, witness, age, _ids(row.tasks))
+
+
+def _ids(batch: bytes) -> tuple[str, ...]:
+    try:
+        return tuple(task.id for task in codec.unpack_batch(batch))
+    except TaskDecodeError:
+        # Whoever promotes it is told why it cannot be; the other batches can be decided.
+        return ()

@@ -1,0 +1,275 @@
+"""How a task of a SQL queue stops waiting or running, within a transaction of the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collective.taskqueue.storages import codec
+from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.sql import statements
+from collective.taskqueue.storages.sql.damage import in_order
+from collective.taskqueue.storages.sql.damage import moment
+from collective.taskqueue.storages.sql.damage import shown
+from collective.taskqueue.storages.sql.damage import sound_id
+from collective.taskqueue.storages.sql.damage import storable
+from collective.taskqueue.storages.sql.damage import whole
+from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.session import Session
+from collective.taskqueue.storages.sql.states import ACTIVE
+from collective.taskqueue.storages.sql.states import one_of
+from collective.taskqueue.storages.sql.states import sane
+from collective.taskqueue.storages.sql.states import weight
+from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import LINGER
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from sqlalchemy import bindparam
+from sqlalchemy import case
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import delete
+from sqlalchemy import func
+from sqlalchemy import or_
+from sqlalchemy import select
+from sqlalchemy import Text
+from sqlalchemy import Update
+from sqlalchemy import update
+from typing import Any
+import logging
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Tasks that are deleted, or queued, or recovered at a time.
+PORTION = statements.PORTION
+
+#: Attempts and changes that are kept of one task.
+HISTORY = 100
+
+_LOST = ("id", "key", "mode", "cancel", "attempts", "consumer", "started", "lost", "tid")
+
+#: What has to be known of a task that was lost.
+LOST = tuple(TASK.c[name] for name in _LOST)
+
+
+def of_task(session: Session, task_id: str) -> Update:
+    """Return the update of one task, without values."""
+    return update(TASK).where(TASK.c.queue == session.settings.queue, TASK.c.id == task_id)
+
+
+def entered(state: State, now: float, reason: str = "") -> dict[str, Any]:
+    """Return the values of a task that enters a state."""
+    return {
+        "state": state,
+        "reason": storable(reason),
+        "changes": TASK.c.changes + f"{state} {now:.6f};",
+        "token": None,
+        "due": None,
+        "expires": None,
+        "forget_at": None,
+    }
+
+
+def concluded(
+    session: Session, connection: Connection, state: State, now: float, reason: str
+) -> dict[str, Any]:
+    """Return the values of a task that enters a final state other than succeeded."""
+    return {
+        **entered(state, now, reason),
+        "place": session.number(connection),
+        "forget_at": now + func.coalesce(TASK.c.keep, max(session.settings.keep_failed, LINGER)),
+        "ended": now,
+        "size": weight(TASK.c.history, TASK.c.last, TASK.c.payload),
+    }
+
+
+def supersede(
+    session: Session, connection: Connection, task_id: str, newer: str, now: float
+) -> bytes | None:
+    """Cancel a waiting task for a newer one of its key.
+
+    Returns its transaction, empty if there is none; None if the task does not wait any more.
+    """
+    values = concluded(session, connection, CANCELLED, now, f"replaced by {newer}")
+    waiting = of_task(session, task_id).where(one_of(QUEUED, SCHEDULED))
+    row = connection.execute(waiting.values(values).returning(TASK.c.tid)).first()
+    if row is None:
+        return None
+    return row.tid if isinstance(row.tid, bytes) else b""
+
+
+def see(session: Session, connection: Connection, task_id: str, tid: bytes | None) -> None:
+    """Let a task run only when this transaction, too, can be seen."""
+    if tid:
+        older = or_(TASK.c.tid.is_(None), TASK.c.tid < tid)
+        connection.execute(of_task(session, task_id).where(older).values(tid=tid))
+
+
+def newer(session: Session, connection: Connection, key: str | None, mode: str) -> str | None:
+    """Return the waiting task that makes another run of one of this key pointless."""
+    if key is None or mode == "skip":
+        return None
+    same = waiting_of(session, connection, [key]).get(key)
+    return same[-1] if same else None
+
+
+def waiting_of(
+    session: Session, connection: Connection, keys: Iterable[str]
+) -> dict[str, list[str]]:
+    """Return the ids of the tasks that wait, by key, oldest first; the keys are locked."""
+    rows: list[Any] = []
+    for portion in session.portions(list(keys)):
+        query = select(TASK.c.number, TASK.c.key, TASK.c.id).where(
+            TASK.c.queue == session.settings.queue,
+            TASK.c.key.in_(portion),
+            # The first in the very words of the index.
+            one_of(*ACTIVE),
+            one_of(QUEUED, SCHEDULED),
+        )
+        rows += connection.execute(query)
+    found: dict[str, list[str]] = {}
+    # Not by the database, which has an index for that order and would go through all of it.
+    for row in sorted(rows, key=lambda row: in_order(row.number)):
+        found.setdefault(row.key, []).append(row.id)
+    return found
+
+
+def queue_again(
+    session: Session,
+    connection: Connection,
+    task_id: str,
+    now: float,
+    front: bool = False,
+    **values: Any,
+) -> None:
+    """Put a task at the end of the line of waiting tasks, or at its front."""
+    number = session.number(connection)
+    values |= {**entered(QUEUED, now), "place": -number if front else number}
+    connection.execute(of_task(session, task_id).values(values))
+
+
+def ripen(session: Session, connection: Connection) -> int:
+    """Queue the scheduled tasks that are due, in the order they fell due; return how many."""
+    now = session.now(connection)
+    due = (
+        select(TASK.c.id)
+        .where(TASK.c.queue == session.settings.queue, one_of(SCHEDULED), TASK.c.due <= now)
+        .order_by(TASK.c.due, TASK.c.place)
+        .limit(PORTION)
+        .with_for_update(skip_locked=True)
+    )
+    ids = [sound_id(session, connection, task_id) for task_id in connection.scalars(due)]
+    if ids:
+        numbers = session.dialect.numbers(connection, len(ids))
+        for task_id, number in zip(ids, numbers, strict=True):
+            session.dialect.go_on()
+            values = {**entered(QUEUED, now), "place": number}
+            connection.execute(of_task(session, task_id).values(values))
+    return len(ids)
+
+
+def recover(
+    session: Session, connection: Connection, condition: ColumnElement[bool] | None, news: News
+) -> list[str]:
+    """Return running tasks whose lease has expired to the front, or those of a condition."""
+    now = session.now(connection)
+    lost = TASK.c.expires <= now if condition is None else condition
+    query = (
+        select(*LOST)
+        .where(TASK.c.queue == session.settings.queue, one_of(RUNNING), lost)
+        .order_by(TASK.c.claim.desc(), TASK.c.place.desc())
+        .limit(PORTION)
+    )
+    keys = {row.key for row in connection.execute(query) if row.key is not None}
+    session.dialect.lock_keys(connection, keys)
+    rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+    recovered: list[str] = []
+    # The one reserved last first, so that the oldest ends up at the very front.
+    for row in rows:
+        session.dialect.go_on()
+        # One whose key became known too late to be locked in order waits for the next time.
+        if row.key is None or row.key in keys:
+            task_id = sound_id(session, connection, row.id)
+            if _lose(session, connection, task_id, row, now, news):
+                recovered.insert(0, task_id)
+    return recovered
+
+
+def _lose(
+    session: Session, connection: Connection, task_id: str, row: Any, now: float, news: News
+) -> bool:
+    consumer, lost = shown(row.consumer), whole(row.lost) + 1
+    started = moment(row.started) or now
+    reason = "its process was lost"
+    attempt = AttemptRecord(
+        whole(row.attempts), consumer, started, max(0.0, now - started), None, reason
+    )
+    line = codec.pack_attempt(attempt) + "\n"
+    connection.execute(of_task(session, task_id).values(history=TASK.c.history + line, lost=lost))
+    replaced = newer(session, connection, row.key, row.mode)
+    if row.cancel:
+        end, reason = CANCELLED, "cancelled while running"
+    elif replaced is not None:
+        end, reason = CANCELLED, f"replaced by {replaced}"
+    elif lost >= session.settings.max_deliveries:
+        end, reason = FAILED, f"its process was lost {lost} times"
+    else:
+        queue_again(session, connection, task_id, now, front=True)
+        news.append(("recovered", task_id, consumer))
+        return True
+    if replaced is not None and not row.cancel:
+        see(session, connection, replaced, row.tid)
+    values = concluded(session, connection, end, now, reason)
+    connection.execute(of_task(session, task_id).values(values))
+    news.append((end, task_id, reason))
+    return False
+
+
+def give_back(session: Session, connection: Connection, row: Any, now: float, news: News) -> bool:
+    """Put a running task that has not begun back to the front; return whether it waits again.
+
+    Its key is locked.
+    """
+    # A repeated call finds that token.
+    fewer = case((sane(TASK.c.attempts) > 0, TASK.c.attempts - 1), else_=0)
+    values: dict[str, Any] = {"done": row.token, "attempts": fewer}
+    replaced = newer(session, connection, row.key, row.mode)
+    if not row.cancel and replaced is None:
+        queue_again(session, connection, row.id, now, front=True, **values)
+        return True
+    reason = "cancelled while running"
+    if not row.cancel and replaced is not None:
+        reason = f"replaced by {replaced}"
+        see(session, connection, replaced, row.tid)
+    values |= concluded(session, connection, CANCELLED, now, reason)
+    connection.execute(of_task(session, row.id).values(values))
+    news.append((CANCELLED, row.id, reason))
+    return False
+
+
+def shorten(session: Session, connection: Connection, task_id: str) -> None:
+    """Let the oldest attempts and changes of a task give way."""
+    mine = TASK.c.queue == session.settings.queue, TASK.c.id == task_id
+    row = connection.execute(select(TASK.c.changes, TASK.c.history).where(*mine)).first()
+    if row is None:
+        return
+    changes = shown(row.changes).split(";")[-HISTORY - 1 :]
+    history = shown(row.history).split("\n")[-HISTORY - 1 :]
+    values = {"changes": ";".join(changes), "history": "\n".join(history)}
+    connection.execute(of_task(session, task_id).values(values))
+
+
+def forgetting(order: Any, *conditions: ColumnElement[bool]) -> Any:
+    """Return the statement that deletes a portion of the tasks for which all conditions are true.
+
+    It returns their ids. `order` is the column by which their index has them.
+    """
+    here = TASK.c.queue == bindparam("queue_", type_=Text)
+    ids = select(TASK.c.id).where(here, *conditions).order_by(order).limit(PORTION)
+    # Once: if it were asked again for each row there would be no limit.
+    chosen = ids.with_for_update(skip_locked=True).cte("chosen")
+    chosen = chosen.prefix_with("MATERIALIZED", dialect="postgresql")
+    return delete(TASK).where(here, TASK.c.id.in_(select(chosen.c.id))).returning(TASK.c.id)

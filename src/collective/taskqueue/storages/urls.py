@@ -1,0 +1,177 @@
+"""The urls of storages: refused here, in one sentence, unless they are in order.
+
+The libraries that read a url afterwards quote what they cannot read, and that may be a part
+of a password; or they make something else of it than what was meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ConfigurationError
+from collective.taskqueue.storages.secrets import remember
+from ipaddress import IPv6Address
+from urllib.parse import parse_qsl
+from urllib.parse import SplitResult
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+import re
+
+
+#: Options of a Redis url, besides those that begin with `ssl_`: what they change is the
+#: connection, and not the form of the answers.
+REDIS_OPTIONS = frozenset(
+    {"client_name", "db", "health_check_interval", "password", "socket_connect_timeout"}
+    | {"socket_keepalive", "socket_timeout", "username"}
+)
+
+_UNREADABLE = (
+    "its url cannot be read; in a user, a password and what follows a ?, every sign but letters,"
+    " digits, -, ., _ and ~ is written in its percent-encoding: / is %2F, ? is %3F, # is %23,"
+    " @ is %40, : is %3A, % is %25"
+)
+_NOT_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"(\[[^\[\]@]*\]|[^\[\]@:]*)(:.*)?", re.DOTALL)
+_FILE = "sqlite:////path/to/a/file"
+_FILE_QUERY = re.compile(r"uri=true(?:&mode=(rwc?|ro))?|mode=(rwc?|ro)&uri=true")
+
+
+def server_url(settings: QueueSettings) -> SplitResult:
+    """Return the parts of the url of a server: ``scheme://user:password@host:port/path?query``.
+
+    Raises `ConfigurationError` if it is malformed; what it says quotes nothing of the url.
+    Its passwords are masked from then on.
+    """
+    url = settings.url
+    rest = url.partition("://")[2]
+    # Of a url that cannot be read the password is not known either.
+    authority, tail = _halves(rest)
+    ambiguous = "@" in tail and authority
+    if ambiguous or authority.count("@") > 1 or re.search(r"[\s\\#\x00-\x1f\x7f]", url):
+        raise mistake(settings, _UNREADABLE)
+    user, _, server = authority.rpartition("@")
+    host = _HOST.fullmatch(server)
+    if _NOT_ENCODED.search(url) or re.search(r"[\[\]]", user) or host is None or "%" in host[1]:
+        raise mistake(settings, _UNREADABLE)
+    port = host[2]
+    if port and not (re.fullmatch(r":[0-9]{1,5}", port) and 0 < int(port[1:]) < 65536):
+        raise mistake(settings, "the port in its url is no number from 1 to 65535")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise mistake(settings, _UNREADABLE) from None
+    password = user.partition(":")[2]
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    remember(password, unquote(password), *(v for name, v in query if "password" in name))
+    return parts
+
+
+def redis_url(settings: QueueSettings) -> str:
+    """Return the url of a Redis server; raises `ConfigurationError` if it is malformed."""
+    scheme = settings.url.partition("://")[0]
+    if scheme not in ("redis", "rediss", "unix") or "://" not in settings.url:
+        raise mistake(settings, "the url of type redis begins with redis://, rediss:// or unix://")
+    parts = server_url(settings)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if scheme == "unix":
+        if parts.netloc.rpartition("@")[2] or len(parts.path) < 2:
+            raise mistake(
+                settings, "the url of a socket has three slashes and a path: unix:///path"
+            )
+        if re.search(":.*@", parts.path):
+            # One slash too many; the library would quote the password as a part of the path.
+            raise mistake(
+                settings,
+                "a user and a password of a socket stand before its path: unix://u:p@/path",
+            )
+    elif re.fullmatch(r"/?|/[0-9]+/?", parts.path) is None:
+        raise mistake(settings, "the path in its url is the number of a database, like /0")
+    refuse_options(settings, {name for name in options if not _is_of_redis(name)})
+    check_database(settings, options.get("db", "0"))
+    return settings.url
+
+
+def sqlite_file(settings: QueueSettings) -> tuple[str, str]:
+    """Return the absolute path of the file that the url of SQLite names, and how it is opened.
+
+    The path is what follows ``sqlite:///``; percent-encodings are decoded. The other value is
+    empty, or the mode of a url with a ``file:`` of SQLite's own: ro, rw or rwc. Raises
+    `ConfigurationError` if it is no path, or if it is not clear which.
+    """
+    found = re.fullmatch(r"sqlite(?:\+pysqlite)?://(.*)", settings.url, re.DOTALL)
+    path = found[1] if found else ""
+    if path[:1] not in ("", "/"):
+        raise mistake(settings, f"the url of a file has a path and no host: {_FILE}")
+    path, asked, query = path[1:].partition("?")
+    if not path or path in (":memory:", "file::memory:"):
+        raise mistake(settings, "the url must name a file")
+    mode = ""
+    if path.startswith("file:"):
+        known = _FILE_QUERY.fullmatch(query)
+        if known is None:
+            raise mistake(settings, f"the url of a file is {_FILE}, without file:")
+        path, asked = path.removeprefix("file:").removeprefix("//"), ""
+        mode = known[1] or known[2] or "rwc"
+    if asked:
+        raise mistake(
+            settings,
+            "the url of a file takes no options; write a ? that is a part of the path as %3F",
+        )
+    if _NOT_ENCODED.search(path):
+        raise mistake(settings, "a % that is a part of the path in its url is written %25")
+    path = unquote(path)
+    if re.search(r"[\x00-\x1f\x7f]", path):
+        raise mistake(settings, "the path in its url has control characters")
+    if not path.startswith("/"):
+        raise mistake(settings, f"the path in its url is not absolute; write {_FILE}")
+    return path, mode
+
+
+def check_host(settings: QueueSettings) -> None:
+    """Raise `ConfigurationError` if the keys `host` and `unix_socket_path` have something else.
+
+    A url in one of them may have a password, which the library would quote as a host.
+    """
+    host = settings.host
+    if re.search(r"[\s/@?#\\\[\]]", host) or (":" in host and not _is_ipv6(host)):
+        raise mistake(settings, "host is the name or the address of a server; a url is in url")
+    if "://" in settings.unix_socket_path:
+        raise mistake(settings, "unix_socket_path is the path of a socket; a url is in url")
+
+
+def check_database(settings: QueueSettings, number: str) -> None:
+    """Raise `ConfigurationError` unless this is the number of a Redis database."""
+    if re.fullmatch(r"[0-9]{1,9}", number) is None:
+        raise mistake(settings, "db is the number of a database, 0 or more")
+
+
+def refuse_options(settings: QueueSettings, unknown: Collection[str]) -> None:
+    """Raise `ConfigurationError` if there are unknown options in the url; their names are said.
+
+    Not their values, nor what cannot be a name.
+    """
+    if unknown:
+        names = sorted(name if re.fullmatch(r"\w{1,40}", name) else "…" for name in unknown)
+        raise mistake(settings, f"its url has options that are not known here: {', '.join(names)}")
+
+
+def mistake(settings: QueueSettings, reason: str) -> ConfigurationError:
+    """Return an error to raise, in one sentence that names the section."""
+    return ConfigurationError(f"{settings.place}: {reason}")
+
+
+def _halves(rest: str) -> tuple[str, str]:
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    return authority, rest[len(authority) :]
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_of_redis(name: str) -> bool:
+    return name in REDIS_OPTIONS or name.startswith("ssl_")
