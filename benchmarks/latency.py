@@ -4,7 +4,7 @@ from benchmarks.site import make_consumer
 from benchmarks.views import stamps
 from collections.abc import Iterator
 from collective.taskqueue import taskqueue
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.task import RUNNING
 from contextlib import contextmanager

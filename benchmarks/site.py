@@ -5,9 +5,9 @@ from AccessControl.SecurityManagement import noSecurityManager
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskQueue
-from collective.taskqueue.publisher import publish
+from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.queue import TaskQueue
 from contextlib import contextmanager
 from pathlib import Path

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.services.access import ADD
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import Task
-from collective.taskqueue.webhook import WebHooks
+from collective.taskqueue.webhook.client import WebHooks
 from contextlib import contextmanager
 from importlib.metadata import version
 from io import BytesIO

@@ -1,6 +1,6 @@
 """Attempts that run in a thread of their own, and a storage that remembers their reports."""
 
-from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
 import threading

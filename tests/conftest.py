@@ -1,6 +1,6 @@
 """What all tests need of the process that runs them."""
 
-from collective.taskqueue import unfinished
+from collective.taskqueue.enqueue import outbox
 import pytest
 import signal
 
@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def nothing_unfinished(monkeypatch):
     """What a test leaves to be done in the background is done by nobody after it."""
-    backlog = unfinished.Backlog()
-    monkeypatch.setattr(unfinished, "_backlog", backlog)
+    backlog = outbox.Backlog()
+    monkeypatch.setattr(outbox, "_backlog", backlog)
     yield
     backlog._jobs.clear()

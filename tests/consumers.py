@@ -1,9 +1,9 @@
 """Consumers that a test starts, and storages that fail them as it says."""
 
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import RUNNING
+from collective.taskqueue.testing.contract.base import BOUND
 from contextlib import contextmanager
 import logging
 import threading

@@ -1,17 +1,17 @@
 """A storage that is far away, and what is done at a desk that has it."""
 
 from collections import deque
-from collective.taskqueue.clerk import Held
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import ids
-from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.desk import Ending
+from collective.taskqueue.consumer.clerk import Held
+from collective.taskqueue.consumer.desk import Ending
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import new_task
 import threading
 import time
 

@@ -1,6 +1,6 @@
 """What a keeper of a test watches, and a storage that remembers what is renewed."""
 
-from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import new_task
 from services import PostgresServer
 from typing import Any
 import psycopg

@@ -10,11 +10,11 @@ slowed down. Without the read barrier its tasks start before their objects are t
 from __future__ import annotations
 
 from collections.abc import Callable
-from collective.taskqueue import indoubt
-from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import Outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collective.taskqueue import indoubt
+from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
 from contextlib import contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collective.taskqueue import datamanager
-from collective.taskqueue import indoubt
-from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.enqueue import datamanager
+from collective.taskqueue.enqueue import indoubt
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
 from services import RedisServer
@@ -63,7 +63,7 @@ def add_and_die(
     """
     with monkeypatch.context() as patch:
         # No afterlife: nothing goes on in the background of a dead process.
-        patch.setattr(unfinished.Backlog, "add", lambda self, job: None)
+        patch.setattr(outbox.Backlog, "add", lambda self, job: None)
         patch.setattr(queue.storage, "promote" if committed else "discard", die)
         if committed:
             add(database, queue, url)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from collective.taskqueue import indoubt
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.queue import TaskQueue
 from crash import databases
 from crash.backends import backend
@@ -179,7 +179,7 @@ class _Push(Bomb):
     commit = tpc_vote = tpc_begin
 
     def tpc_finish(self, current: Any) -> None:
-        from collective.taskqueue.capture import make_task
+        from collective.taskqueue.enqueue.capture import make_task
 
         self._queue.put(make_task(self._queue.settings, self._url))
 

@@ -9,9 +9,9 @@ tasks, and no other, has run, and has run once: every outage is shorter than a l
 from __future__ import annotations
 
 from collections import Counter
-from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
@@ -141,7 +141,7 @@ class Harness:
             except StorageUnavailable:
                 transaction.abort()
             time.sleep(0.01)
-        unfinished.flush(PATIENCE)
+        outbox.flush(PATIENCE)
 
     def _drain(self) -> None:
         storage = RedisStorage(self._settings)

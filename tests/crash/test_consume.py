@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from collective.taskqueue.clerk import HELD
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.consumer.clerk import HELD
 from collective.taskqueue.storages.redis import RedisStorage
 from crash import run
 from crash import worker_command

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collective.taskqueue import indoubt
-from collective.taskqueue import unfinished
+from collective.taskqueue.enqueue import indoubt
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.queue import TaskQueue
 from crash import run
 from crash.databases import ZEOServer
@@ -183,13 +183,13 @@ def test_zeo_killed_after_it_committed(zeo_server, through_proxy, queue):
     proxy, database = through_proxy
     commit_and_lose_the_answer(zeo_server, proxy, database, queue)
     assert committed(zeo_server)
-    assert unfinished.flush(PATIENCE)
+    assert outbox.flush(PATIENCE)
     assert (urls(queue.storage), queue.storage.in_doubt()) == (["/a"], [])
 
 
 def test_zeo_killed_and_the_process_too(zeo_server, through_proxy, queue, later, monkeypatch):
     """Guarantee 1: a consumer in another process finds the witness."""
-    monkeypatch.setattr(unfinished.Backlog, "add", lambda self, job: None)
+    monkeypatch.setattr(outbox.Backlog, "add", lambda self, job: None)
     proxy, database = through_proxy
     commit_and_lose_the_answer(zeo_server, proxy, database, queue)
     other = zeo_server.open()

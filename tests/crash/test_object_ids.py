@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collective.taskqueue import indoubt
+from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.task import Task
 from crash.databases import commit_objects
 from crash.databases import file_storage

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collective.taskqueue import indoubt
-from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.enqueue import indoubt
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
@@ -161,7 +161,7 @@ def test_frozen_server_vetoes_in_time(server, storage, root, fresh):
         add(storage, "/before")
     with frozen(server):
         assert commit_without_server(server, storage, root) < STAGE_TIMEOUT + SLOWNESS
-    assert unfinished.flush(PATIENCE)
+    assert outbox.flush(PATIENCE)
     assert storage.in_doubt() == []
 
 
@@ -209,13 +209,13 @@ def test_promote_without_server(server, storage, root):
     assert time.monotonic() - started < STAGE_TIMEOUT + SLOWNESS
     assert root["x"] == 1
     server.start()
-    until(lambda: urls(storage) == ["/a", "/b", "/c"], unfinished.MAX_PAUSE + 5.0)
+    until(lambda: urls(storage) == ["/a", "/b", "/c"], outbox.MAX_PAUSE + 5.0)
     assert storage.in_doubt() == []
 
 
 def test_process_dies_while_the_server_is_away(server, make_storage, root, monkeypatch):
     """D03: nothing is left of the batch but what the server has stored, and the witness."""
-    monkeypatch.setattr(unfinished.Backlog, "add", lambda self, job: None)
+    monkeypatch.setattr(outbox.Backlog, "add", lambda self, job: None)
     storage = make_storage()
     queue = TaskQueue(storage.settings, storage)
     root["x"] = 1
@@ -278,7 +278,7 @@ def test_reply_on_the_way_in_lost(proxy, make_storage, root, word):
     queue.add("/b")
     proxy.lose_reply(word)
     transaction.commit()
-    until(lambda: urls(storage) == ["/a", "/b"], unfinished.MAX_PAUSE + 5.0)
+    until(lambda: urls(storage) == ["/a", "/b"], outbox.MAX_PAUSE + 5.0)
     assert proxy.lost.is_set()
     assert storage.in_doubt() == []
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
 from crash.backends import storage_class

@@ -5,8 +5,8 @@ The add-on is the one in examples/demo: its tasks export a folder and read a fil
 
 from Acquisition import aq_parent
 from App.config import getConfiguration
-from collective.taskqueue import events
 from collective.taskqueue import taskqueue
+from collective.taskqueue.consumer import events
 from collective.taskqueue.testing import isolated
 from collective.taskqueue.testing import run_tasks
 from collective.taskqueue.testing import set_up

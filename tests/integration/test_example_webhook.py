@@ -3,9 +3,9 @@
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.signing import verify
-from collective.taskqueue.webhook import WebHooks
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.webhook.client import WebHooks
+from collective.taskqueue.webhook.signing import verify
 from http.server import BaseHTTPRequestHandler
 from http.server import HTTPServer
 import json

@@ -1,18 +1,18 @@
 """The part of a queue that scripts use: tasks put, taken and done by hand."""
 
-from collective.taskqueue import interrupt
 from collective.taskqueue import queue as module
 from collective.taskqueue import startup
-from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.consumer import interrupt
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.testing.contract.base import new_task
 from io import StringIO
 from types import SimpleNamespace
 from zope.component import getUtilitiesFor
@@ -173,7 +173,7 @@ def test_nothing_of_the_parent_goes_on_in_a_child(queue, taken):
             door.wait(BOUND)
 
     interval = sys.getswitchinterval()
-    unfinished._backlog._jobs.append(unfinished._Job(queue.storage, "batch", lambda: False))
+    outbox._backlog._jobs.append(outbox._Job(queue.storage, "batch", lambda: False))
     thread = threading.Thread(target=hold)
     thread.start()
     assert held.wait(BOUND)
@@ -182,11 +182,11 @@ def test_nothing_of_the_parent_goes_on_in_a_child(queue, taken):
         startup._after_fork()
         queue.after_fork()
         free = interrupt._switching.acquire(timeout=1)
-        return unfinished.flush(0), free, sys.getswitchinterval(), len(queue._reserved)
+        return outbox.flush(0), free, sys.getswitchinterval(), len(queue._reserved)
 
     try:
         assert in_a_child(report) == repr((True, True, interval, 0))
-        assert not unfinished.flush(0)
+        assert not outbox.flush(0)
         assert queue._reserved
     finally:
         door.set()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collective.taskqueue import datamanager
-from collective.taskqueue import indoubt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.enqueue import datamanager
+from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import Outcome

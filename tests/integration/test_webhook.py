@@ -4,8 +4,8 @@ from collective.taskqueue import startup
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.webhook import WebHooks
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.webhook.client import WebHooks
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from http.server import HTTPServer

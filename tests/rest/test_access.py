@@ -2,7 +2,7 @@
 
 from AccessControl.Permission import getPermissions
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.services.access import ADD
 from collective.taskqueue.services.access import ADD_HOOK

@@ -1,7 +1,7 @@
 """``POST /@tasks``: what a client may say, what becomes of it, and what is refused."""
 
-from collective.taskqueue import capture
-from collective.taskqueue.capture import METHODS
+from collective.taskqueue.enqueue import capture
+from collective.taskqueue.enqueue.capture import METHODS
 from collective.taskqueue.services import access
 from collective.taskqueue.testing import run_tasks
 from collective.taskqueue.testing import task_queue

@@ -7,7 +7,7 @@ nothing at all; on every storage, most of it on the local one.
 from collective.taskqueue import services
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.services import envelope

@@ -1,7 +1,7 @@
 """What is inside of a task, for those who may see it: values of headers, reasons, responses."""
 
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
 from rest.conftest import HOOK

@@ -1,9 +1,9 @@
 """Web hooks that are asked for over HTTP: they lend what is the queue's, so few may."""
 
-from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.enqueue.capture import make_task
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.services.access import ADD
 from collective.taskqueue.services.access import ADD_HOOK

@@ -2,7 +2,7 @@
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.services import tasks
 from collective.taskqueue.services.access import ADD
 from collective.taskqueue.services.limits import require_room

@@ -1,7 +1,7 @@
 """``GET /@tasks``: pages, filters, and whose tasks they are."""
 
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.task import Outcome
 import pytest
 

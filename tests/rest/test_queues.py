@@ -1,7 +1,7 @@
 """``@taskqueues``: how queues are doing, and how they are steered."""
 
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.task import Outcome
 from functools import partial
 import os

@@ -1,7 +1,7 @@
 """What the services ask the storages for: what an answer shows, and no more."""
 
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task

@@ -5,7 +5,7 @@ A recording that changes is a change for the clients. If it is meant, remove the
 """
 
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Progress

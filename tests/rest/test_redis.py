@@ -2,7 +2,7 @@
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage

@@ -1,9 +1,9 @@
 """``@tasks/{id}``: look at a task, cancel it, run it, and read what came of it."""
 
-from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.services import waiting
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Progress

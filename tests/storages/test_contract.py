@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract import ManualClock
-from collective.taskqueue.contract import StorageContract
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract import StorageContract
 from typing import Any
 import pytest
 

@@ -1,10 +1,10 @@
 """An example: a storage of one's own, proven by the contract. The documentation quotes it."""
 
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract import ManualClock
-from collective.taskqueue.contract import StorageContract
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract import StorageContract
 from taskqueue_demo.storage import BoundedStorage
 import pytest
 import transaction

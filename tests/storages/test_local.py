@@ -1,21 +1,9 @@
 """What only the local storage promises: it is this process's memory, and wakes for nothing."""
 
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract import ManualClock
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import everything
-from collective.taskqueue.contract.base import ids
-from collective.taskqueue.contract.base import is_blocked
-from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.contract.base import take
-from collective.taskqueue.contract.base import take_all
+from collective.taskqueue.enqueue.options import ON_CONFLICT
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.options import ON_CONFLICT
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -24,6 +12,18 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import everything
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import is_blocked
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take
+from collective.taskqueue.testing.contract.base import take_all
 from contextlib import suppress
 import pytest
 import random

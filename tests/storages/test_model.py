@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.model import QueueMachine
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.storages.local.board import Board
 from collective.taskqueue.storages.local.record import Record
@@ -16,6 +15,7 @@ from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
+from collective.taskqueue.testing.model import QueueMachine
 from hypothesis import HealthCheck
 from hypothesis import Phase
 from hypothesis import settings

@@ -5,18 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract import ManualClock
-from collective.taskqueue.contract.ahead import Ahead
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import at_once
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.contract.base import take
-from collective.taskqueue.contract.keys import Keys
-from collective.taskqueue.contract.races import Races
-from collective.taskqueue.contract.reserving import Reserving
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.sql import session
 from collective.taskqueue.storages.sql import SqlStorage
@@ -27,6 +15,18 @@ from collective.taskqueue.storages.sql.schema import METADATA
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract.ahead import Ahead
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import at_once
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take
+from collective.taskqueue.testing.contract.keys import Keys
+from collective.taskqueue.testing.contract.races import Races
+from collective.taskqueue.testing.contract.reserving import Reserving
 from load import Load
 from load import persist
 from load import terminate_sessions
@@ -238,7 +238,7 @@ def test_who_waits_looks_now_and_then(pooler, database, make_storage):
 
 _ANOTHER = """
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add_one
+from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.storages.sql import SqlStorage
 import sys
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql.dialects import driver
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
 from load import until
 from services import PostgresServer
 from typing import Any

@@ -6,11 +6,6 @@ are reserved and finished, and all lists and numbers answer.
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import ManualClock
-from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import processes
@@ -25,6 +20,11 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import ManualClock
+from collective.taskqueue.testing.contract.base import new_task
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract import ManualClock
-from collective.taskqueue.contract import StorageContract
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract import StorageContract
 from importlib.util import find_spec
 from pathlib import Path
 from services import RedisServer

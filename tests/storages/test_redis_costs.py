@@ -5,9 +5,6 @@ Commands that the script executes count, so that no clock is needed.
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import ManualClock
-from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -15,6 +12,9 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import ManualClock
+from collective.taskqueue.testing.contract.base import new_task
 from pathlib import Path
 from services import RedisServer
 from typing import Any

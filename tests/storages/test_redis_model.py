@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.model import QueueMachine
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.testing.model import QueueMachine
 from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test

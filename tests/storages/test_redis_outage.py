@@ -2,15 +2,15 @@
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.outage import outage_of
+from collective.taskqueue.storages.outage import outage_of
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import new_task
 from pathlib import Path
 from services import RedisServer
 import logging

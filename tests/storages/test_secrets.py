@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.testing.contract.base import new_task
 from pathlib import Path
 from services import RedisServer
 import psycopg

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract import ManualClock
-from collective.taskqueue.contract import StorageContract
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql.schema import METADATA
+from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract import StorageContract
 from pathlib import Path
 from services import PostgresServer
 from typing import Any

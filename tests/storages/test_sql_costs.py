@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.sql import SqlStorage
@@ -21,6 +17,10 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take
 from contextlib import nullcontext
 from itertools import count
 from services import PostgresServer

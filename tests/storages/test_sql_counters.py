@@ -6,10 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql.counters import SHARE
 from collective.taskqueue.task import FAILED
@@ -18,6 +14,10 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import new_task
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from services import PostgresServer

@@ -7,11 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import LONG
-from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql.retention import Tidy
@@ -28,6 +23,11 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import LONG
+from collective.taskqueue.testing.contract.base import new_task
 from contextlib import closing
 from contextlib import suppress
 from services import PostgresServer

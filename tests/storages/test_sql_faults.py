@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.contract.base import take
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.storages.sql import session
@@ -21,6 +17,10 @@ from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take
 from sqlalchemy import text
 from traceback import format_exception
 from typing import Any

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.model import QueueMachine
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql.schema import METADATA
+from collective.taskqueue.testing.model import QueueMachine
 from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test

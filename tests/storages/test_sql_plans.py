@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import LONG
-from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.contract.base import take
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql.schema import TASK
@@ -17,6 +12,11 @@ from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import LONG
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take
 from services import PostgresServer
 from sqlalchemy import Connection
 from sqlalchemy import event

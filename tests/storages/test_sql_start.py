@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import at_once
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import ids
-from collective.taskqueue.contract.base import new_task
-from collective.taskqueue.contract.base import take_all
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages.sql import migrations
 from collective.taskqueue.storages.sql import SqlStorage
@@ -23,6 +17,12 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import at_once
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take_all
 from contextlib import closing
 from pathlib import Path
 from services import PostgresServer

@@ -1,9 +1,9 @@
 """The access log is one parseable line for each attempt, without secrets."""
 
 from attempts import make_attempt
-from collective.taskqueue.accesslog import log_attempt
-from collective.taskqueue.accesslog import shown_url
-from collective.taskqueue.accesslog import without_queries
+from collective.taskqueue.publisher.accesslog import log_attempt
+from collective.taskqueue.publisher.accesslog import shown_url
+from collective.taskqueue.publisher.accesslog import without_queries
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
 import logging

@@ -1,8 +1,8 @@
 """What Zope makes of a url: which steps it traverses, and which would choose a virtual host."""
 
-from collective.taskqueue.address import chooses_virtual_host
-from collective.taskqueue.address import forbidden_step
-from collective.taskqueue.address import steps
+from collective.taskqueue.publisher.address import chooses_virtual_host
+from collective.taskqueue.publisher.address import forbidden_step
+from collective.taskqueue.publisher.address import steps
 import pytest
 
 

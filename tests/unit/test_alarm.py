@@ -1,8 +1,8 @@
 """Who sleeps in a SQL queue, and who listens meanwhile."""
 
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
 from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
 from concurrent.futures import wait
 from load import until
 import pytest

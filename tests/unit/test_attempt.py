@@ -2,9 +2,9 @@
 
 from attempts import make_attempt
 from attempts import Reports
-from collective.taskqueue import attempt as module
+from collective.taskqueue.consumer import attempt as module
+from collective.taskqueue.consumer.response import MAX_REASON
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.response import MAX_REASON
 from collective.taskqueue.task import Progress
 from decimal import Decimal
 from fractions import Fraction

@@ -6,11 +6,11 @@ from attempts import PATIENCE
 from attempts import Reports
 from attempts import Running
 from attempts import taken
-from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.heartbeat import Keeper
+from collective.taskqueue.consumer.interrupt import _set_async_exc
+from collective.taskqueue.consumer.interrupt import raise_in
 from collective.taskqueue.errors import TaskTimeout
-from collective.taskqueue.interrupt import _set_async_exc
-from collective.taskqueue.interrupt import raise_in
-from collective.taskqueue.keeper import Keeper
 from contextlib import contextmanager
 from types import SimpleNamespace
 import logging

@@ -8,7 +8,7 @@ import sys
 BOUND = 60.0
 
 SCRIPT = """\
-from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
 import sys

@@ -31,7 +31,7 @@ WRITTEN_DOWN = {
 }
 
 #: Folders whose files are tests: some of them are there for those who write a storage.
-TESTS = ("tests/", "src/collective/taskqueue/contract/", "src/collective/taskqueue/model/")
+TESTS = ("tests/", "src/collective/taskqueue/testing/")
 
 NOT_KEPT = "What was not kept"
 

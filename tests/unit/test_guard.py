@@ -1,7 +1,7 @@
 """No web hook reaches an address that is not public, however it is spelled (D15)."""
 
-from collective.taskqueue.guard import Guard
-from collective.taskqueue.guard import Refused
+from collective.taskqueue.webhook.guard import Guard
+from collective.taskqueue.webhook.guard import Refused
 import pytest
 import socket
 

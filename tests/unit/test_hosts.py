@@ -1,7 +1,7 @@
 """What is a host, and which two are the same."""
 
-from collective.taskqueue.hosts import are_same
-from collective.taskqueue.hosts import server_url
+from collective.taskqueue.enqueue.hosts import are_same
+from collective.taskqueue.enqueue.hosts import server_url
 from hypothesis import given
 from hypothesis import strategies as st
 from urllib.parse import urlsplit

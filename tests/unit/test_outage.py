@@ -2,9 +2,9 @@
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.outage import Outage
-from collective.taskqueue.outage import outage_of
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.storages.outage import Outage
+from collective.taskqueue.storages.outage import outage_of
 import logging
 import pytest
 import threading

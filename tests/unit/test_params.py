@@ -1,8 +1,8 @@
 """The parameters of a task arrive as what they were, or are refused by name."""
 
 from collections import UserDict
+from collective.taskqueue.enqueue.params import query_string
 from collective.taskqueue.errors import InvalidTask
-from collective.taskqueue.params import query_string
 from datetime import date
 from datetime import datetime
 from datetime import time

@@ -1,10 +1,10 @@
 """What follows from an outcome, as vectors: no clock, no storage, no chance."""
 
 from collective.taskqueue.config import TRANSIENT_STATUSES
-from collective.taskqueue.policy import backoff
-from collective.taskqueue.policy import decide
-from collective.taskqueue.policy import judged
-from collective.taskqueue.policy import LONGEST_PAUSE
+from collective.taskqueue.consumer.policy import backoff
+from collective.taskqueue.consumer.policy import decide
+from collective.taskqueue.consumer.policy import judged
+from collective.taskqueue.consumer.policy import LONGEST_PAUSE
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Outcome

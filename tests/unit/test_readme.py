@@ -1,6 +1,6 @@
 """README.rst says the same as the code."""
 
-from collective.taskqueue.options import OPTIONS
+from collective.taskqueue.enqueue.options import OPTIONS
 from pathlib import Path
 from textwrap import wrap
 from xml.etree import ElementTree

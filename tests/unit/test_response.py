@@ -1,7 +1,7 @@
 """What is kept of a response."""
 
-from collective.taskqueue.response import kept
-from collective.taskqueue.response import MAX_BODY
+from collective.taskqueue.consumer.response import kept
+from collective.taskqueue.consumer.response import MAX_BODY
 import pytest
 
 

@@ -1,8 +1,8 @@
 """Signatures of web hooks: the published vector, and what a receiver must refuse."""
 
-from collective.taskqueue.signing import check_secret
-from collective.taskqueue.signing import sign
-from collective.taskqueue.signing import verify
+from collective.taskqueue.webhook.signing import check_secret
+from collective.taskqueue.webhook.signing import sign
+from collective.taskqueue.webhook.signing import verify
 import pytest
 
 

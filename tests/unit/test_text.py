@@ -1,6 +1,6 @@
 """One line of what people write: nothing is refused, nothing harms, nothing is torn."""
 
-from collective.taskqueue.text import one_line
+from collective.taskqueue.consumer.text import one_line
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest

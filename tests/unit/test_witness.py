@@ -1,11 +1,11 @@
 """Which record of a database is a witness: whatever else lies under its oid is none."""
 
-from collective.taskqueue.indoubt import COMMITTED
-from collective.taskqueue.indoubt import judge
-from collective.taskqueue.indoubt import LONGEST_COMMIT
-from collective.taskqueue.indoubt import UNKNOWN
-from collective.taskqueue.indoubt import Verdict
-from collective.taskqueue.indoubt import Witness
+from collective.taskqueue.enqueue.indoubt import COMMITTED
+from collective.taskqueue.enqueue.indoubt import judge
+from collective.taskqueue.enqueue.indoubt import LONGEST_COMMIT
+from collective.taskqueue.enqueue.indoubt import UNKNOWN
+from collective.taskqueue.enqueue.indoubt import Verdict
+from collective.taskqueue.enqueue.indoubt import Witness
 from contextlib import closing
 from ZODB.MappingStorage import MappingStorage
 from ZODB.utils import z64

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collective.taskqueue.guard import Guard
-from collective.taskqueue.signing import check_secret
+from collective.taskqueue.webhook.guard import Guard
+from collective.taskqueue.webhook.signing import check_secret
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collective.taskqueue import datamanager
-from collective.taskqueue import policy
-from collective.taskqueue.attempt import Attempt
-from collective.taskqueue.capture import CURRENT
-from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.consumer import policy
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.events import announce
+from collective.taskqueue.consumer.heartbeat import Keeper
+from collective.taskqueue.enqueue import datamanager
+from collective.taskqueue.enqueue.capture import CURRENT
+from collective.taskqueue.enqueue.capture import make_task
+from collective.taskqueue.enqueue.params import Params
 from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.events import announce
 from collective.taskqueue.interfaces import ITaskQueue
-from collective.taskqueue.keeper import Keeper
-from collective.taskqueue.params import Params
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
@@ -28,7 +28,12 @@ from collective.taskqueue.task import TaskStatus
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
+from zope.component import getUtilitiesFor
 from zope.interface import implementer
+from zope.interface import provider
+from zope.schema.interfaces import IVocabularyFactory
+from zope.schema.vocabulary import SimpleTerm
+from zope.schema.vocabulary import SimpleVocabulary
 import logging
 import threading
 import time
@@ -245,3 +250,14 @@ def _status(line: str) -> int | None:
     if not (words[0].isascii() and words[0].isdigit() and 100 <= int(words[0]) <= 599):
         raise ValueError(f"no status line: {line!r}")
     return int(words[0])
+
+
+@provider(IVocabularyFactory)
+def queues(context: Any = None) -> SimpleVocabulary:
+    """Return the vocabulary of queues: the token is the name, the value the queue."""
+    return SimpleVocabulary(
+        [
+            SimpleTerm(value=queue, token=name, title=name)
+            for name, queue in sorted(getUtilitiesFor(ITaskQueue))
+        ]
+    )

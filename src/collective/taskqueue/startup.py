@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from App.config import getConfiguration
 from collective.taskqueue import config
-from collective.taskqueue import events
-from collective.taskqueue import indoubt
-from collective.taskqueue import interrupt
-from collective.taskqueue import outage
-from collective.taskqueue import unfinished
-from collective.taskqueue.attempt import Attempt
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.consumer import events
+from collective.taskqueue.consumer import interrupt
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.consumer.policy import judged
+from collective.taskqueue.enqueue import indoubt
+from collective.taskqueue.enqueue import outbox
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.interfaces import ITaskStorage
-from collective.taskqueue.policy import judged
-from collective.taskqueue.publisher import publish
+from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.storages import outage
 from collective.taskqueue.storages.secrets import masked
 from collective.taskqueue.storages.secrets import remember
 from collective.taskqueue.storages.secrets import shown
 from collective.taskqueue.task import Outcome
-from collective.taskqueue.webhook import WebHooks
+from collective.taskqueue.webhook.client import WebHooks
 from functools import partial
 from typing import Any
 from zope.component import adapter
@@ -168,7 +168,7 @@ def _tell_of_uncommitted_tasks() -> None:
 
 
 def _close_storages() -> None:
-    unfinished.close(UNFINISHED_TIMEOUT)
+    outbox.close(UNFINISHED_TIMEOUT)
     events.flush()
     for name, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         try:
@@ -262,7 +262,7 @@ def _after_fork() -> None:
     _process.leaving = []
     _process.forked = _process.serving
     events.after_fork()
-    unfinished.after_fork()
+    outbox.after_fork()
     interrupt.after_fork()
     outage.after_fork()
     # Not of the current site: to look into it would be to use a connection of the parent.

@@ -27,6 +27,9 @@ KEEP_FAILED = 7 * 86400.0
 #: Seconds it is kept at least, so that whoever is told of the end can still look at it.
 LINGER = 10.0
 
+#: Skipped tasks whose ids lead to the one that waits; the oldest give way.
+ALIASES = 1000
+
 State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
 
 QUEUED: State = "queued"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from Acquisition import aq_chain
 from collections.abc import Mapping
-from collective.taskqueue.capture import CURRENT
+from collective.taskqueue.enqueue.capture import CURRENT
+from collective.taskqueue.enqueue.params import Params
 from collective.taskqueue.errors import Cancelled
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownQueue
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
-from collective.taskqueue.params import Params
-from collective.taskqueue.publisher import current_attempt
+from collective.taskqueue.publisher.request import current_attempt
+from collective.taskqueue.publisher.target import target_of
 from collective.taskqueue.services.shape import task_url
-from collective.taskqueue.target import target_of
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Result
 from collective.taskqueue.task import State
@@ -53,7 +53,7 @@ def add(
     :param queue: name of the queue; by default the alphabetically first one.
     :param view: what to call on the content object, such as ``publish-it`` or
         ``@workflow/publish``, unquoted; by default the object itself.
-    :param options: see `collective.taskqueue.options.OPTIONS`.
+    :param options: see `collective.taskqueue.enqueue.options.OPTIONS`.
     :returns: the id of the task, which arrives in the request as ``X-Task-Id``.
     :raises UnknownQueue: no such queue, or none at all.
     :raises ValueError: anything is wrong with the arguments. In both cases nothing has

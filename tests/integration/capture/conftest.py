@@ -1,7 +1,7 @@
 """A task as it would be queued, with the plugin and without it."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from plone.app.testing import applyProfile
 import base64
 import pytest

@@ -1,7 +1,7 @@
 """What `add()` is told of a task, what it refuses, and which queue it means."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import UnknownQueue
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.testing import task_queue

@@ -1,7 +1,7 @@
 """The headers of the current request that a task takes along, and those that it never does."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.testing import task_queue
 from integration.capture.conftest import BASIC
 from integration.capture.conftest import headers

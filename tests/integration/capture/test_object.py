@@ -1,7 +1,7 @@
 """A task for a content object: where it is, what it is called, and what is none."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.interfaces import ITaskQueue
 from OFS.Folder import Folder

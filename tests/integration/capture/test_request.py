@@ -1,7 +1,7 @@
 """What a task takes along of the current request, and what of the call."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.testing import task_queue
 from integration.capture.conftest import FORM
 from integration.capture.conftest import FORM_TYPE

@@ -1,7 +1,7 @@
 """What a web hook takes along: nothing of the current request."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.task import Identity
 from collective.taskqueue.testing import task_queue
 from integration.capture.conftest import BASIC

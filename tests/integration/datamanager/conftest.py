@@ -1,7 +1,7 @@
 """A queue whose storage fails on demand, and a real database beside it."""
 
-from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
@@ -97,7 +97,7 @@ def batch(queue):
 
 def settle():
     """Wait for what goes on in the background with batches."""
-    assert unfinished.flush(TIMEOUT)
+    assert outbox.flush(TIMEOUT)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """What is left to be done when a transaction is over is done in the background."""
 
-from collective.taskqueue import indoubt
-from collective.taskqueue import unfinished
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.enqueue import indoubt
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.local import LocalStorage
@@ -43,9 +43,9 @@ def test_one_bad_batch_does_not_stop_the_queue(caplog):
     queue = TaskQueue(settings, Choosy(settings))
     queue.add("/bad")
     transaction.commit()
-    assert not unfinished.flush(0)
+    assert not outbox.flush(0)
     deadline = time.monotonic() + TIMEOUT
-    while unfinished.is_behind(queue) and time.monotonic() < deadline:
+    while outbox.is_behind(queue) and time.monotonic() < deadline:
         time.sleep(0.001)
     queue.add("/good")
     transaction.commit()
@@ -66,7 +66,7 @@ def test_a_database_that_cannot_be_asked_does_not_stop_the_queue(queue, root, mo
     while urls(queue) != ["/b"] and time.monotonic() < deadline:
         time.sleep(0.001)
     assert urls(queue) == ["/b"]
-    unfinished._backlog._jobs.clear()
+    outbox._backlog._jobs.clear()
 
 
 def test_a_batch_without_a_witness_is_for_a_person_to_decide(queue, root):
@@ -75,7 +75,7 @@ def test_a_batch_without_a_witness_is_for_a_person_to_decide(queue, root):
     queue.add("/a")
     transaction.commit()
     # The process dies, and with it what it had left to do.
-    unfinished._backlog._jobs.clear()
+    outbox._backlog._jobs.clear()
     queue.storage.faults["promote"] = 0
     assert len(indoubt.resolve(queue.storage, root._p_jar.db().databases, grace=0.0)) == 1
     (status,) = queue.tasks(state="failed")
@@ -103,7 +103,7 @@ def test_no_thread_to_be_had(queue, root, monkeypatch, caplog):
 
 
 def test_more_batches_than_can_be_remembered(queue, monkeypatch, caplog):
-    monkeypatch.setattr(unfinished, "MAX_WAITING", 0)
+    monkeypatch.setattr(outbox, "MAX_WAITING", 0)
     queue.storage.faults["promote"] = 1
     task_id = queue.add("/a")
     transaction.commit()
@@ -116,7 +116,7 @@ def test_what_is_left_when_the_process_ends(queue, caplog):
     queue.storage.faults["promote"] = 10**9
     task_id = queue.add("/a")
     transaction.commit()
-    unfinished.close(0.0)
+    outbox.close(0.0)
     assert f"task {task_id}: its batch" in caplog.text
     assert "is left to consumers, this process ends" in caplog.text
     queue.storage.faults["promote"] = 0

@@ -1,6 +1,6 @@
 """Others fail, phase by phase, or the storage does: committed ⇔ queued all the same."""
 
-from collective.taskqueue import indoubt
+from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.errors import StorageUnavailable
 from integration.datamanager.conftest import AFTER_ALL
 from integration.datamanager.conftest import AFTER_DATABASE

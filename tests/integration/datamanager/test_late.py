@@ -1,6 +1,6 @@
 """Whoever adds a task while a transaction ends, or after that, is told."""
 
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import TaskQueueError
 from integration.datamanager.conftest import committed
 from integration.datamanager.conftest import Saboteur

@@ -1,7 +1,7 @@
 """The demo add-on: what somebody with an account, or with another page, can do with it."""
 
 from AccessControl.SpecialUsers import system
-from collective.taskqueue.identity import identity_of
+from collective.taskqueue.pasplugin.identity import identity_of
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Task
 from collective.taskqueue.testing import run_tasks

@@ -1,7 +1,7 @@
 """Subscribers for the duration of a test, and what they are told."""
 
-from collective.taskqueue import events
 from collective.taskqueue import taskqueue
+from collective.taskqueue.consumer import events
 from collective.taskqueue.interfaces import ITaskEvent
 from zope.component import getGlobalSiteManager
 import pytest

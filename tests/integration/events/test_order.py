@@ -3,17 +3,17 @@
 from collective.taskqueue import queue as module
 from collective.taskqueue import startup
 from collective.taskqueue import taskqueue
-from collective.taskqueue import unfinished
-from collective.taskqueue.capture import make_task
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.consumer.events import TaskFailed
+from collective.taskqueue.consumer.events import TaskQueued
+from collective.taskqueue.consumer.events import TaskRetried
+from collective.taskqueue.consumer.events import TaskStarted
+from collective.taskqueue.consumer.events import TaskSucceeded
+from collective.taskqueue.enqueue import outbox
+from collective.taskqueue.enqueue.capture import make_task
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.events import TaskFailed
-from collective.taskqueue.events import TaskQueued
-from collective.taskqueue.events import TaskRetried
-from collective.taskqueue.events import TaskStarted
-from collective.taskqueue.events import TaskSucceeded
-from collective.taskqueue.publisher import publish
+from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Outcome
@@ -207,7 +207,7 @@ def test_a_process_that_ends_tells_first(subscribe, url, queue, monkeypatch):
         told.append(event.status.id)
 
     subscribe(slow)
-    monkeypatch.setattr(unfinished, "close", lambda timeout: None)
+    monkeypatch.setattr(outbox, "close", lambda timeout: None)
     monkeypatch.setattr(queue.storage, "close", lambda: closed.extend(told), raising=False)
     task_id = add(url)
     startup._close_storages()

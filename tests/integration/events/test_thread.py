@@ -1,9 +1,9 @@
 """The thread that tells: what it has room for, how it is waited for, and forks."""
 
-from collective.taskqueue import events
 from collective.taskqueue import taskqueue
-from collective.taskqueue.events import TaskCancelled
-from collective.taskqueue.events import TaskQueued
+from collective.taskqueue.consumer import events
+from collective.taskqueue.consumer.events import TaskCancelled
+from collective.taskqueue.consumer.events import TaskQueued
 from collective.taskqueue.interfaces import ITaskQueued
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing import run_tasks
@@ -92,7 +92,7 @@ def test_flush_without_events(herald):
 
 
 FORK = """
-from collective.taskqueue import events
+from collective.taskqueue.consumer import events
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.interfaces import ITaskEvent
 from collective.taskqueue.storages.local import LocalStorage

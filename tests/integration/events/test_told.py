@@ -1,17 +1,17 @@
 """Subscribers are told what has happened to a task, after the fact."""
 
-from collective.taskqueue import events
-from collective.taskqueue import indoubt
 from collective.taskqueue import taskqueue
-from collective.taskqueue.capture import make_task
+from collective.taskqueue.consumer import events
+from collective.taskqueue.consumer.events import TaskCancelled
+from collective.taskqueue.consumer.events import TaskEvent
+from collective.taskqueue.consumer.events import TaskFailed
+from collective.taskqueue.consumer.events import TaskQueued
+from collective.taskqueue.consumer.events import TaskRetried
+from collective.taskqueue.consumer.events import TaskStarted
+from collective.taskqueue.consumer.events import TaskSucceeded
+from collective.taskqueue.enqueue import indoubt
+from collective.taskqueue.enqueue.capture import make_task
 from collective.taskqueue.errors import ForbiddenTransition
-from collective.taskqueue.events import TaskCancelled
-from collective.taskqueue.events import TaskEvent
-from collective.taskqueue.events import TaskFailed
-from collective.taskqueue.events import TaskQueued
-from collective.taskqueue.events import TaskRetried
-from collective.taskqueue.events import TaskStarted
-from collective.taskqueue.events import TaskSucceeded
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueued
 from collective.taskqueue.task import CANCELLED

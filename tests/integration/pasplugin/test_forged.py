@@ -1,7 +1,7 @@
 """Nobody else can pretend to be a task, and no secret reaches one."""
 
 from collective.taskqueue import taskqueue
-from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease

@@ -2,7 +2,7 @@
 
 from AccessControl.SecurityManagement import newSecurityManager
 from collective.taskqueue import taskqueue
-from collective.taskqueue import unfinished
+from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.services.access import Access
 from collective.taskqueue.testing import run_tasks
@@ -50,13 +50,13 @@ def delete(acl_users):
 
 
 def settle():
-    assert unfinished.flush(TIMEOUT)
+    assert outbox.flush(TIMEOUT)
 
 
 @pytest.fixture
 def only_in_the_database(monkeypatch):
     """The process dies right after the deletion has been committed: nothing is cancelled."""
-    monkeypatch.setattr(unfinished, "cancel_later", lambda *args: None)
+    monkeypatch.setattr(outbox, "cancel_later", lambda *args: None)
 
 
 def test_what_waits_is_cancelled(acl_users, jane, who):
@@ -79,7 +79,7 @@ def test_what_waits_is_cancelled(acl_users, jane, who):
 
 def test_more_than_one_page(acl_users, jane, who, monkeypatch):
     """However many there are."""
-    monkeypatch.setattr(unfinished, "PAGE", 3)
+    monkeypatch.setattr(outbox, "PAGE", 3)
     jane()
     for _ in range(10):
         taskqueue.add(who.url)

@@ -1,11 +1,11 @@
 """A task that runs into a conflict is published again, up to a limit."""
 
-from collective.taskqueue import publisher
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskQueueLayer
-from collective.taskqueue.publisher import publish
+from collective.taskqueue.publisher import request
+from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.testing import run_tasks
 from integration.publisher.conftest import user_id
 from plone.app.testing import TEST_USER_ID
@@ -37,7 +37,7 @@ def test_conflicts_within_the_limit(run, view, delays, conflicts):
     assert (done.outcome.status, done.outcome.body) == (200, b"done")
     assert conflicting.executions == [(True, b"a=1", TEST_USER_ID)] * (conflicts + 1)
     assert len(delays) == conflicts
-    assert all(0 <= seconds <= publisher.MAX_CONFLICT_PAUSE for seconds in delays)
+    assert all(0 <= seconds <= request.MAX_CONFLICT_PAUSE for seconds in delays)
     assert done.outcome.error == ""
     assert done.status.attempts[0].number == len(done.status.attempts) == 1
 

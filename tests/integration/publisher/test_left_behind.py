@@ -5,9 +5,9 @@ from AccessControl.SecurityManagement import newSecurityManager
 from AccessControl.users import nobody
 from AccessControl.users import SimpleUser
 from collective.taskqueue import taskqueue
-from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.errors import TaskTimeout
-from collective.taskqueue.publisher import publish
+from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
 from collective.taskqueue.testing import run_tasks

@@ -1,10 +1,10 @@
 """What a view answers or raises decides what becomes of its task."""
 
-from collective.taskqueue import answer
 from collective.taskqueue import taskqueue
 from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.errors import TaskTimeout
+from collective.taskqueue.publisher import answer
 from collective.taskqueue.testing import task_queue
 from integration.publisher.conftest import raising
 from integration.publisher.conftest import TIMEOUT

@@ -1,6 +1,6 @@
 """What is kept of a response, and what is logged of it."""
 
-from collective.taskqueue import response
+from collective.taskqueue.consumer import response
 from integration.publisher.conftest import BASIC
 from integration.publisher.conftest import raising
 from plone.app.testing import TEST_USER_ID

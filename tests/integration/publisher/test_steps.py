@@ -1,6 +1,6 @@
 """What the real Zope heeds in a path is what `address` forbids."""
 
-from collective.taskqueue.address import forbidden_step
+from collective.taskqueue.publisher.address import forbidden_step
 from OFS.Folder import Folder
 from Products.SiteAccess.VirtualHostMonster import manage_addVirtualHostMonster
 from urllib.parse import unquote

@@ -1,12 +1,12 @@
 """A consumer, its storage near or far, its clock, and what it tells."""
 
-from collective.taskqueue import consumer as consumer_module
-from collective.taskqueue import grace
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.contract import ManualClock
-from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.consumer import consumer as consumer_module
+from collective.taskqueue.consumer import shutdown
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract.base import BOUND
 from consumers import FarStorage
 from consumers import Storage
 from consumers import Told
@@ -32,7 +32,7 @@ def storage(request, clock):
 @pytest.fixture
 def quick(monkeypatch):
     """Pauses after errors are as short as they can be."""
-    for module in (consumer_module, grace):
+    for module in (consumer_module, shutdown):
         monkeypatch.setattr(module, "pause", lambda errors: 0.001)
 
 

@@ -2,7 +2,7 @@
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task

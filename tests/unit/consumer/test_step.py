@@ -1,13 +1,9 @@
 """One step of a consumer, without threads."""
 
-from collective.taskqueue import consumer as consumer_module
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import ids
-from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.consumer import consumer as consumer_module
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.storages.local import LocalStorage
@@ -18,6 +14,10 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import new_task
 import pytest
 import threading
 import time

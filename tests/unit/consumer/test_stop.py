@@ -1,16 +1,16 @@
 """How a consumer stops, and what it waits for."""
 
-from collective.taskqueue import consumer as consumer_module
-from collective.taskqueue import grace
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import is_blocked
-from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.consumer import consumer as consumer_module
+from collective.taskqueue.consumer import shutdown
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import is_blocked
+from collective.taskqueue.testing.contract.base import new_task
 from consumers import messages
 from consumers import NAME
 from consumers import started
@@ -22,7 +22,7 @@ import threading
 @pytest.mark.parametrize("method", ["reserve", "finish"])
 def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, caplog):
     """Nobody waits for a back-off, nor is it cut short; a result that is lost is said to be."""
-    for module in (consumer_module, grace):
+    for module in (consumer_module, shutdown):
         monkeypatch.setattr(module, "pause", lambda errors: 10 * BOUND)
     failed = threading.Event()
 

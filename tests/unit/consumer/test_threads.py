@@ -1,17 +1,17 @@
 """The threads of a consumer: as many as may be, and they never die."""
 
-from collective.taskqueue import grace
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.consumer import shutdown
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.errors import TaskTimeout
-from collective.taskqueue.outage import outage_of
+from collective.taskqueue.storages.outage import outage_of
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import new_task
 from consumers import messages
 from consumers import started
 from desks import eventually
@@ -176,7 +176,7 @@ def test_a_result_outlives_an_outage(make, storage, told, quick, caplog, failure
 
 def test_pauses_grow_up_to_a_limit():
     """O11: and are spread, so that consumers do not march in step."""
-    pauses = [[grace.pause(errors) for _ in range(200)] for errors in (1, 2, 3, 100, 10**6)]
+    pauses = [[shutdown.pause(errors) for _ in range(200)] for errors in (1, 2, 3, 100, 10**6)]
     for found, longest in zip(pauses, (0.2, 0.4, 0.8, 4.0, 4.0), strict=True):
         assert longest / 2 <= min(found) < max(found) <= longest
 

@@ -1,12 +1,12 @@
 """Desks whose storage is far away, or nearby."""
 
-from collective.taskqueue import clerk as clerk_room
-from collective.taskqueue import desk as desk_room
-from collective.taskqueue import grace as pauses
-from collective.taskqueue.clerk import BusyDesk
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.grace import Grace
+from collective.taskqueue.consumer import clerk as clerk_room
+from collective.taskqueue.consumer import desk as desk_room
+from collective.taskqueue.consumer import shutdown as pauses
+from collective.taskqueue.consumer.clerk import BusyDesk
+from collective.taskqueue.consumer.shutdown import Grace
+from collective.taskqueue.testing.contract.base import BOUND
 from desks import FarStorage
 from desks import Stored
 from types import SimpleNamespace

@@ -1,17 +1,17 @@
 """What is not lost when the storage fails, or the consumer stops."""
 
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.contract.base import add_one
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import ids
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import ids
 from desks import end
 from desks import eventually
 from desks import fill

@@ -1,19 +1,19 @@
 """What waits at the desk, and goes back if it cannot begin."""
 
 from collections import deque
-from collective.taskqueue import clerk as clerk_room
-from collective.taskqueue.clerk import PATIENCE
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
-from collective.taskqueue.contract.base import ids
-from collective.taskqueue.contract.base import is_blocked
-from collective.taskqueue.contract.base import new_task
+from collective.taskqueue.consumer import clerk as clerk_room
+from collective.taskqueue.consumer.clerk import PATIENCE
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import is_blocked
+from collective.taskqueue.testing.contract.base import new_task
 from desks import end
 from desks import eventually
 from desks import fill

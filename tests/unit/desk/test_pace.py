@@ -1,12 +1,12 @@
 """How many go together, and how many are brought ahead."""
 
-from collective.taskqueue.clerk import PATIENCE
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.consumer.clerk import PATIENCE
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
 from desks import end
 from desks import eventually
 from desks import fill

@@ -1,12 +1,12 @@
 """Who goes to the storage: a thread, or the clerk."""
 
-from collective.taskqueue import clerk as clerk_room
-from collective.taskqueue.clerk import BusyDesk
-from collective.taskqueue.clerk import MOMENT
-from collective.taskqueue.clerk import PATIENCE
-from collective.taskqueue.contract.base import aside
-from collective.taskqueue.contract.base import BOUND
+from collective.taskqueue.consumer import clerk as clerk_room
+from collective.taskqueue.consumer.clerk import BusyDesk
+from collective.taskqueue.consumer.clerk import MOMENT
+from collective.taskqueue.consumer.clerk import PATIENCE
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
 from dataclasses import replace
 from desks import end
 from desks import eventually

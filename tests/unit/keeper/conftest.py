@@ -1,6 +1,6 @@
 """A keeper that looks when the test tells it to."""
 
-from collective.taskqueue.keeper import Keeper
+from collective.taskqueue.consumer.heartbeat import Keeper
 from keepers import BOUND
 from keepers import LEASE
 from keepers import Renewals

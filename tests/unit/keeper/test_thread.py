@@ -1,10 +1,10 @@
 """The thread that watches: when it sleeps and wakes, and that it lives on."""
 
-from collective.taskqueue.attempt import Attempt
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.heartbeat import CANCEL_INTERVAL
+from collective.taskqueue.consumer.heartbeat import INTERRUPT_INTERVAL
+from collective.taskqueue.consumer.heartbeat import Keeper
 from collective.taskqueue.errors import TaskTimeout
-from collective.taskqueue.keeper import CANCEL_INTERVAL
-from collective.taskqueue.keeper import INTERRUPT_INTERVAL
-from collective.taskqueue.keeper import Keeper
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
 from keepers import BOUND

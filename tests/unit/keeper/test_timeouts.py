@@ -1,8 +1,8 @@
 """The watch over running tasks: their timeouts, at times that the test chooses."""
 
+from collective.taskqueue.consumer.heartbeat import INTERRUPT_INTERVAL
+from collective.taskqueue.consumer.heartbeat import STUCK_INTERVAL
 from collective.taskqueue.errors import TaskTimeout
-from collective.taskqueue.keeper import INTERRUPT_INTERVAL
-from collective.taskqueue.keeper import STUCK_INTERVAL
 from itertools import pairwise
 from keepers import BOUND
 from keepers import make_attempt

@@ -2,10 +2,10 @@
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Task
-from collective.taskqueue.webhook import WebHooks
+from collective.taskqueue.webhook.client import WebHooks
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer

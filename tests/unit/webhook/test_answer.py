@@ -1,6 +1,6 @@
 """What becomes of a task by what the receiver answers, or does not."""
 
-from collective.taskqueue.response import MAX_BODY
+from collective.taskqueue.consumer.response import MAX_BODY
 from receiver import BOUND
 from receiver import free_port
 from receiver import RELEASE

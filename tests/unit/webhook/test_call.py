@@ -2,11 +2,11 @@
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer import Consumer
-from collective.taskqueue.signing import verify
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Task
-from collective.taskqueue.webhook import WebHooks
+from collective.taskqueue.webhook.client import WebHooks
+from collective.taskqueue.webhook.signing import verify
 from receiver import BOUND
 from receiver import hang_up
 from receiver import say

@@ -1,7 +1,7 @@
 """A call that is cancelled: the receiver is told so with a DELETE."""
 
-from collective.taskqueue import webhook
-from collective.taskqueue.signing import verify
+from collective.taskqueue.webhook import client
+from collective.taskqueue.webhook.signing import verify
 from receiver import BOUND
 from receiver import hang_up
 from receiver import RELEASE
@@ -38,7 +38,7 @@ def test_who_was_told_nothing_is_told_of_no_end(run, silent):
     assert accepted.wait(BOUND)
     storage.cancel(task.id)
     # Who accepts one connection only would let a DELETE wait for its whole time.
-    thread.join(webhook.DELETE_TIMEOUT / 2)
+    thread.join(client.DELETE_TIMEOUT / 2)
     assert not thread.is_alive()
     assert storage.get(task.id).state == "cancelled"
 
@@ -74,7 +74,7 @@ def cancelled(run, receiver):
 @pytest.mark.parametrize("end", [hang_up, say(500), say(200)])
 def test_a_call_that_ends_by_itself_when_it_was_cancelled(cancelled, receiver, monkeypatch, end):
     """H15: the DELETE is sent all the same."""
-    monkeypatch.setattr(webhook, "REPORT_INTERVAL", 0.0)
+    monkeypatch.setattr(client, "REPORT_INTERVAL", 0.0)
     cancelled(end, say(204))
     assert [call[0] for call in receiver.calls] == ["POST", "DELETE"]
 
@@ -87,7 +87,7 @@ def test_a_call_that_was_led_astray_when_it_was_cancelled(cancelled, receiver):
 
 def test_the_delete_has_a_total_deadline(run, receiver, monkeypatch):
     """Byte after byte does not hold the thread."""
-    monkeypatch.setattr(webhook, "DELETE_TIMEOUT", 0.5)
+    monkeypatch.setattr(client, "DELETE_TIMEOUT", 0.5)
 
     def answer(handler):
         if handler.command != "DELETE":

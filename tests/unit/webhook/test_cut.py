@@ -1,9 +1,9 @@
 """A call that is cut ends at once, and no other one does."""
 
-from collective.taskqueue import webhook
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.task import Task
-from collective.taskqueue.webhook import WebHooks
+from collective.taskqueue.webhook import client
+from collective.taskqueue.webhook.client import WebHooks
 from contextlib import ExitStack
 from receiver import BOUND
 from receiver import RELEASE
@@ -22,7 +22,7 @@ def test_a_call_that_is_cut_before_it_is_made_is_not_made(receiver, monkeypatch,
     """Also if it waited for a name, which cannot be cut, or there was nothing to shut yet."""
     original = getattr(place, moment)
     hooks = WebHooks(QueueSettings(allow_hosts=f"127.0.0.1:{receiver.port}"))
-    line = webhook._Line(BOUND)
+    line = client._Line(BOUND)
 
     def cut(*args, **kwargs):
         line.cut()
@@ -45,7 +45,7 @@ class Lines:
         self.threads = []
 
     def call(self, url):
-        line, ends = webhook._Line(BOUND), []
+        line, ends = client._Line(BOUND), []
         attempt = SimpleNamespace(
             task=Task(id=str(uuid4()), queue="default", url=url, method="POST", timeout=BOUND),
             number=1,
@@ -53,7 +53,7 @@ class Lines:
 
         def call():
             try:
-                ends.append(webhook._read(self.hooks._follow(attempt, line), line, 0.0, 0.0).status)
+                ends.append(client._read(self.hooks._follow(attempt, line), line, 0.0, 0.0).status)
             except Exception as exc:
                 ends.append(exc)
             finally:

@@ -1,6 +1,6 @@
 """Where a redirect leads, and what is sent there."""
 
-from collective.taskqueue.signing import verify
+from collective.taskqueue.webhook.signing import verify
 from receiver import hops
 from receiver import say
 from receiver import SECRET

@@ -4,9 +4,9 @@ from AccessControl import getSecurityManager
 from collective.taskqueue import taskqueue
 from collective.taskqueue.errors import Discard
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.identity import identity_of
 from collective.taskqueue.interfaces import ITaskFailed
 from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.pasplugin.identity import identity_of
 from collective.taskqueue.task import Task
 from plone import api
 from Products.Five.browser import BrowserView

@@ -2,8 +2,8 @@
 
 from AccessControl import getSecurityManager
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.identity import identity_of
 from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.pasplugin.identity import identity_of
 from collective.taskqueue.task import FINISHED
 from plone.protect import CheckAuthenticator
 from plone.protect import PostOnly

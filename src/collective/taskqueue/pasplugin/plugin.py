@@ -5,8 +5,8 @@ from __future__ import annotations
 from AccessControl.class_init import InitializeClass
 from AccessControl.SecurityInfo import ClassSecurityInfo
 from Acquisition import aq_base
-from collective.taskqueue.identity import identity_in
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.pasplugin.identity import identity_in
 from Products.PageTemplates.PageTemplateFile import PageTemplateFile
 from Products.PluggableAuthService.interfaces.plugins import IAuthenticationPlugin
 from Products.PluggableAuthService.interfaces.plugins import IExtractionPlugin

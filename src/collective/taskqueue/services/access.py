@@ -8,8 +8,8 @@ the permission in the root of Zope. Whoever has queued a task needs none.
 from __future__ import annotations
 
 from AccessControl import getSecurityManager
-from collective.taskqueue.capture import current_user
-from collective.taskqueue.identity import identity_in
+from collective.taskqueue.enqueue.capture import current_user
+from collective.taskqueue.pasplugin.identity import identity_in
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Task

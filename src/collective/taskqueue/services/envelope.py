@@ -5,10 +5,10 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable
 from collections.abc import Mapping
+from collective.taskqueue.enqueue.headers import content_headers
+from collective.taskqueue.enqueue.headers import current_body
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import PayloadTooLarge
-from collective.taskqueue.headers import content_headers
-from collective.taskqueue.headers import current_body
 from collective.taskqueue.services.keys import own_key
 from collective.taskqueue.services.query import query
 from collective.taskqueue.services.query import unknown_field

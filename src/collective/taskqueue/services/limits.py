@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collective.taskqueue.enqueue.headers import current_body
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownQueue
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.headers import current_body
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import MANAGE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collective.taskqueue.datamanager import pending
+from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask

@@ -21,9 +21,9 @@ from collections import OrderedDict
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages.local.indexes import Lines
-from collective.taskqueue.storages.local.record import ALIASES
 from collective.taskqueue.storages.local.record import Place
 from collective.taskqueue.storages.local.record import Record
+from collective.taskqueue.task import ALIASES
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task

@@ -21,9 +21,6 @@ from typing import Any
 #: Attempts and changes of state a record holds; the oldest give way.
 HISTORY = 100
 
-#: Skipped tasks whose ids lead to the one that waits; the oldest give way.
-ALIASES = 1000
-
 #: Bytes of a record besides what may be large.
 WEIGHT = 500
 

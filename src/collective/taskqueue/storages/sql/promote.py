@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.storages.codec import Staged
-from collective.taskqueue.storages.local.record import ALIASES
 from collective.taskqueue.storages.notifier import News
 from collective.taskqueue.storages.sql.damage import storable
 from collective.taskqueue.storages.sql.schema import ALIAS
@@ -16,6 +15,7 @@ from collective.taskqueue.storages.sql.states import WEIGHT
 from collective.taskqueue.storages.sql.transitions import see
 from collective.taskqueue.storages.sql.transitions import supersede
 from collective.taskqueue.storages.sql.transitions import waiting_of
+from collective.taskqueue.task import ALIASES
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import LINGER

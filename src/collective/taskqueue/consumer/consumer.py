@@ -1,0 +1,380 @@
+"""The consumer: threads that take tasks from one queue, run them and finish them.
+
+`step` is one iteration and needs no thread; `run` is what a thread does until `stop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import policy
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.clerk import BusyDesk
+from collective.taskqueue.consumer.desk import Desk
+from collective.taskqueue.consumer.desk import Ending
+from collective.taskqueue.consumer.heartbeat import Keeper
+from collective.taskqueue.consumer.shutdown import Grace
+from collective.taskqueue.consumer.shutdown import pause
+from collective.taskqueue.errors import described
+from collective.taskqueue.errors import LostTransaction
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Any
+import logging
+import threading
+import time
+import traceback
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Seconds a task waits for the transaction that queued it, before it is postponed.
+BARRIER = 30.0
+
+#: Seconds between two looks whether that transaction has arrived.
+BARRIER_INTERVAL = 0.005
+
+#: Seconds between two times that a consumer does its chores.
+CHORES_INTERVAL = 30.0
+
+#: Seconds that `stop` waits for the thread of its keeper, which may be asking the storage.
+KEEPER_TIMEOUT = 1.0
+
+
+class Consumer:
+    """Runs the tasks of one storage.
+
+    `perform` makes the request of an attempt and returns its outcome. `notify` is called
+    with a state and a task id after each change. `clock` gives seconds since the epoch.
+    `ready` tells whether a transaction is visible in this process; `chores` is called now
+    and then, between tasks.
+    """
+
+    def __init__(
+        self,
+        storage: Any,
+        perform: Callable[[Attempt], Outcome],
+        settings: ServerSettings,
+        notify: Callable[[str, str], None] = lambda state, task_id: None,
+        clock: Callable[[], float] = time.time,
+        ready: Callable[[bytes], bool] = lambda tid: True,
+        chores: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self._storage = storage
+        self._outage = outage_of(storage)
+        self._perform = perform
+        self._notify = notify
+        self._clock = clock
+        self._ready = ready
+        self._chores = chores
+        self._next_chores = time.monotonic()
+        self._label = f"taskqueue-{settings.queue}-{settings.name}"
+        self._keeper = Keeper(storage, settings.lease, f"{self._label}-keeper")
+        self._grace = Grace()
+        self._desk = Desk(storage, settings, self._grace, self._stored)
+        #: The one at which `run` takes its tasks.
+        self._busy_desk = self._desk
+        if hasattr(storage, "exchange"):
+            self._busy_desk = BusyDesk(storage, settings, self._grace, self._stored)
+        self._threads: list[threading.Thread] = []
+        self._extra: set[threading.Thread] = set()
+
+    def start(self) -> None:
+        """Start the threads; called once, when the process starts."""
+        for number in range(self.settings.concurrent_limit or 1):
+            thread = threading.Thread(
+                target=self.run, name=f"{self._label}-{number + 1}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        logger.info(
+            "consumer %s of queue %s: started, concurrent limit %s",
+            self.settings.name,
+            self.settings.queue,
+            self.settings.concurrent_limit or "none",
+        )
+
+    def stop(self, grace: float | None = None) -> None:
+        """Take no more tasks, and wait up to `grace` seconds for those that run.
+
+        What still runs then is logged and left alone: its transaction may yet commit, so
+        its lease is not given away before it expires.
+        """
+        self.begin_stop(grace)
+        self.end_stop()
+        self._keeper.join(KEEPER_TIMEOUT)
+
+    def begin_stop(self, grace: float | None = None) -> None:
+        """The first half of `stop`, which does not wait."""
+        self._grace.begin(self.settings.grace if grace is None else grace)
+        self._wake()
+        logger.info(
+            "consumer %s of queue %s: stopping, %d tasks running",
+            self.settings.name,
+            self.settings.queue,
+            len(self._keeper.running()),
+        )
+
+    def end_stop(self) -> None:
+        """The second half: it waits until the grace period that has begun is over."""
+        for thread in self._threads:
+            self._grace.join(thread, self._wake)
+        # Not before: until they have ended, these may start more.
+        for thread in list(self._extra):
+            self._grace.join(thread, self._wake)
+        self._busy_desk.close()
+        for attempt in self._keeper.running():
+            logger.error(
+                "task %s: still running after the grace period, left unfinished", attempt.task.id
+            )
+        self._keeper.stop()
+        self._unregister()
+        logger.info("consumer %s of queue %s: stopped", self.settings.name, self.settings.queue)
+
+    def hurry(self) -> None:
+        """Let a `stop` that waits for running tasks wait no longer."""
+        self._grace.hurry()
+
+    def _unregister(self) -> None:
+        if self._outage.lasts():
+            # It would wait in vain. The storage forgets a consumer that it does not hear of.
+            return
+        try:
+            self._outage.call(self._storage.forget_consumer, self.settings.name)
+        except Exception as exc:
+            logger.debug("consumer %s: not unregistered (%s)", self.settings.name, exc)
+
+    def _wake(self) -> None:
+        self._busy_desk.wake()
+        try:
+            self._storage.wake()
+        except Exception:
+            logger.exception("consumer %s: cannot be woken, stopping", self.settings.name)
+
+    def run(self) -> None:
+        """Take and run tasks until `stop`; whatever happens, the thread lives on."""
+        errors = 0
+        while not self._grace.begun.is_set():
+            try:
+                self._run_next(self._busy_desk, None)
+                self._do_chores()
+                errors = 0
+            except StorageUnavailable:
+                # Logged, once for all threads.
+                errors += 1
+            except BaseException:
+                errors += 1
+                logger.exception(
+                    "consumer %s of queue %s: unexpected error, going on",
+                    self.settings.name,
+                    self.settings.queue,
+                )
+            if errors:
+                self._grace.begun.wait(pause(errors))
+
+    def step(self, timeout: float | None = 0.0) -> int:
+        """Wait up to `timeout` seconds (None: without limit) for a task, and run it.
+
+        Returns how many tasks were taken: 1, or 0 if none came.
+        """
+        return self._run_next(self._desk, timeout)
+
+    def _run_next(self, desk: Desk, timeout: float | None) -> int:
+        leases = desk.take(timeout)
+        for lease in leases:
+            if self.settings.concurrent_limit:
+                self._work(lease, desk)
+            else:
+                self._work_aside(lease, desk)
+        return len(leases)
+
+    def work(self, lease: Lease) -> Outcome | None:
+        """Run one reserved task in this thread, finish it, and return its outcome.
+
+        None if it was given back: the consumer stops, and the task could not begin yet.
+        """
+        return self._work(lease, self._desk)
+
+    def _work(self, lease: Lease, desk: Desk) -> Outcome | None:
+        try:
+            return self._attempt(lease, desk)
+        except _Stopped:
+            desk.drop(lease)
+            desk.give_back([lease])
+            return None
+        except BaseException:
+            desk.drop(lease)
+            raise
+
+    def _attempt(self, lease: Lease, desk: Desk) -> Outcome:
+        attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
+        since = self._since(lease.task)
+        hindrance = self._hindrance(attempt, since)
+        self._notify("running", lease.task.id)
+        watched = self._keeper.watch(attempt)
+        release = partial(self._keeper.end, watched)
+        try:
+            self._keeper.begin(watched)
+            outcome = _storable(hindrance or self._outcome(attempt))
+            transition = policy.decide(lease, outcome, self._clock(), since=since)
+            desk.end(Ending(lease, transition, release))
+        except BaseException:
+            # Or else its lease was renewed for ever.
+            release()
+            raise
+        return outcome
+
+    def _stored(self, ending: Ending, state: State | None) -> None:
+        _log_end(ending.lease, ending.transition, state)
+        if state is not None:
+            self._notify(state, ending.lease.task.id)
+
+    def _do_chores(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_chores:
+            self._next_chores = now + CHORES_INTERVAL
+            self._outage.call(self._chores)
+
+    def _work_aside(self, lease: Lease, desk: Desk) -> None:
+        def work() -> None:
+            try:
+                self._work(lease, desk)
+            except BaseException:
+                logger.exception("task %s: unexpected error, its lease expires", lease.task.id)
+            finally:
+                self._extra.discard(threading.current_thread())
+
+        thread = threading.Thread(target=work, name=f"{self._label}-{lease.task.id}", daemon=True)
+        self._extra.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            logger.warning(
+                "task %s: no thread can be had (%s), other tasks wait for it", lease.task.id, exc
+            )
+            self._extra.discard(thread)
+            self._work(lease, desk)
+
+    def _since(self, task: Task) -> float:
+        """Return when the `max_age` of the task began to count."""
+        if task.max_age is not None:
+            try:
+                status: TaskStatus = self._outage.call(self._storage.get, task.id, brief=True)
+            except Exception as exc:
+                logger.warning(
+                    "task %s: its history cannot be read (%s), its max_age counts from when it"
+                    " was added",
+                    task.id,
+                    exc,
+                )
+            else:
+                return status.since
+        return task.created
+
+    def _hindrance(self, attempt: Attempt, since: float) -> Outcome | None:
+        """Return why the task cannot be dispatched; None if it can.
+
+        Raises `_Stopped` if that is not known yet.
+        """
+        task = attempt.task
+        now = self._clock()
+        if task.max_age is not None and now > since + task.max_age:
+            reason = f"older than its max_age of {task.max_age:g} s"
+            return Outcome(None, reason, verdict="discard", started=now)
+        try:
+            visible = self._visible(attempt)
+        except LostTransaction as exc:
+            # A person decides: whatever it is about may not be there any more.
+            return Outcome(None, str(exc), verdict="discard", started=now)
+        if not visible:
+            if self._grace.begun.is_set():
+                raise _Stopped
+            reason = f"its transaction did not arrive within {BARRIER:g} s"
+            return Outcome(None, reason, verdict="postpone", started=now)
+        return None
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
+        task = attempt.task
+        now = self._clock()
+        try:
+            with attempt:
+                return self._perform(attempt)
+        except BaseException as exc:
+            logger.exception("task %s: could not be dispatched", task.id)
+            seconds = self._clock() - now
+            error = traceback.format_exc()
+            return Outcome(None, described(exc), error=error, started=now, seconds=seconds)
+
+    def _visible(self, attempt: Attempt) -> bool:
+        """Wait until the database of this process has the transaction that queued the task."""
+        tid = attempt.lease.tid
+        if tid is None or self._is_ready(tid):
+            return True
+        deadline = time.monotonic() + BARRIER
+        # The lease is renewed, but the timeout of the task has not begun.
+        with self._keeper.watch(attempt, timed=False):
+            while not self._is_ready(tid):
+                if time.monotonic() > deadline or self._grace.begun.wait(BARRIER_INTERVAL):
+                    return False
+        return True
+
+    def _is_ready(self, tid: bytes) -> bool:
+        try:
+            return self._ready(tid)
+        except LostTransaction:
+            raise
+        except Exception as exc:
+            # Its database is away; the task waits, as for a transaction that is on its way.
+            logger.debug("cannot tell whether a transaction has arrived (%s)", exc)
+            return False
+
+
+class _Stopped(Exception):
+    """The consumer stops before a task could begin."""
+
+
+def _storable(outcome: Outcome) -> Outcome:
+    """The outcome without what no storage can hold: halves of surrogate pairs in a text."""
+    texts = [outcome.reason, outcome.error, *chain.from_iterable(outcome.headers)]
+    if "".join(texts).isascii():
+        return outcome
+    headers = tuple((_encodable(name), _encodable(value)) for name, value in outcome.headers)
+    reason, error = _encodable(outcome.reason), _encodable(outcome.error)
+    return replace(outcome, reason=reason, error=error, headers=headers)
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _log_end(lease: Lease, transition: Transition, state: State | None) -> None:
+    task_id = lease.task.id
+    # A view's exception may have many lines, and whoever it quotes could forge one.
+    reason = " ".join(transition.reason.split())
+    if state is None:
+        logger.warning("task %s: finished after its lease was lost, result dropped", task_id)
+    elif state == CANCELLED:
+        logger.info("task %s: cancelled while running", task_id)
+    elif state == FAILED:
+        logger.error("task %s: %s, failed", task_id, reason)
+    elif state == SCHEDULED:
+        logger.warning(
+            "task %s: %s, attempt %d failed, next one in %.1f s",
+            task_id,
+            reason,
+            lease.attempt,
+            (transition.due or 0.0) - transition.attempt.started - transition.attempt.seconds,
+        )

@@ -1,0 +1,185 @@
+"""The desk of a consumer: where its threads are given tasks, and hand in what has ended.
+
+This one asks the storage each time; the one in `clerk` is for a storage that is far away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer.shutdown import Grace
+from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import State
+from collective.taskqueue.task import Transition
+from dataclasses import replace
+from math import inf
+from typing import Any
+from typing import NamedTuple
+from typing import TypeVar
+import logging
+import time
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+T = TypeVar("T")
+
+
+class Ending(NamedTuple):
+    """The end of an attempt, and what to call once the storage knows it or never will."""
+
+    lease: Lease
+    transition: Transition
+    release: Callable[[], None]
+
+
+class Desk:
+    """See the module. `stored` is called with each ending that the storage has accepted, and
+    the state of the task then, None if its lease was lost."""
+
+    def __init__(
+        self,
+        storage: Any,
+        settings: ServerSettings,
+        grace: Grace,
+        stored: Callable[[Ending, State | None], None],
+    ) -> None:
+        self._storage = storage
+        self._outage = outage_of(storage)
+        self._settings = settings
+        self._grace = grace
+        self._stored = stored
+
+    def take(self, timeout: float | None = None) -> list[Lease]:
+        """Wait up to `timeout` seconds for a task; return its lease, or nothing."""
+        leases: list[Lease] = self._outage.call(
+            self._storage.reserve,
+            self._settings.name,
+            limit=1,
+            timeout=timeout,
+            lease=self._settings.lease,
+        )
+        return leases
+
+    def end(self, ending: Ending) -> None:
+        """Hand in the end of a task that was taken; never raises."""
+        self._finish(ending)
+
+    def _finish(self, ending: Ending, most: float = inf) -> None:
+        transition = ending.transition
+
+        def finish() -> State | None:
+            nonlocal transition
+            try:
+                state: State | None = self._storage.finish(ending.lease, transition)
+            except StorageUnavailable:
+                raise
+            except Exception:
+                # It may be something in the response that this storage cannot hold.
+                transition = _without_response(transition)
+                raise
+            return state
+
+        self._settle([ending], self._until_done([ending], lambda: [finish()], most))
+
+    def drop(self, lease: Lease) -> None:
+        """A task that was taken has no end: an error of ours; its lease expires."""
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """Return tasks that were taken and not begun to the front; never raises."""
+        self._give_back(leases, inf)
+
+    def _give_back(self, leases: Sequence[Lease], until: float) -> None:
+        # Tried again while the storage is away: else no process was lost, but one delivery of
+        # each of them. `until` is the monotonic time at which the leases are over.
+        errors = 0
+        while True:
+            try:
+                self._outage.call(self._storage.give_back, leases)
+                break
+            except Exception as exc:
+                errors += 1
+                away = isinstance(exc, StorageUnavailable) and time.monotonic() < until
+                if not (away and self._grace.may_try_again(errors)):
+                    _log_kept(leases, exc)
+                    return
+        for lease in leases:
+            logger.debug("task %s: not begun, given back", lease.task.id)
+
+    def wake(self) -> None:
+        """Let nobody wait here any more; called when the grace period has begun."""
+
+    def close(self) -> None:
+        """Called once, when all threads have ended or are waited for no longer."""
+
+    def _until_done(
+        self, endings: Sequence[Ending], store: Callable[[], T], most: float = inf
+    ) -> T | None:
+        """Call `store` until it succeeds; return None if the grace period ends before.
+
+        Raises what the storage raises, if it is there, as often as `most`.
+        """
+        errors = refusals = 0
+        while True:
+            try:
+                return self._outage.call(store)
+            except Exception as exc:
+                errors += 1
+                self._log_failure(endings, exc, errors)
+                refusals += not isinstance(exc, StorageUnavailable)
+                if refusals >= most:
+                    raise
+            if not self._grace.may_try_again(errors):
+                return None
+
+    def _log_failure(self, endings: Sequence[Ending], exc: Exception, errors: int) -> None:
+        away = isinstance(exc, StorageUnavailable)
+        if errors > 1 and away:
+            # The outage is logged elsewhere, and what it means for these tasks was.
+            return
+        if errors > 1 and len(endings) > 1:
+            logger.error("queue %s: still (%s), trying again", self._settings.queue, exc)
+            return
+        for ending in endings:
+            logger.log(
+                logging.WARNING if away else logging.ERROR,
+                "task %s: %s, but its storage failed (%s), trying again",
+                ending.lease.task.id,
+                ending.transition.state,
+                exc,
+                exc_info=not away,
+            )
+
+    def _settle(self, endings: Sequence[Ending], states: Sequence[State | None] | None) -> None:
+        for number, ending in enumerate(endings):
+            try:
+                ending.release()
+                if states is not None:
+                    self._stored(ending, states[number])
+                else:
+                    logger.error(
+                        "task %s: %s, but stopped before its storage knew; it will run again",
+                        ending.lease.task.id,
+                        ending.transition.state,
+                    )
+            except Exception:
+                # What else has ended is told all the same, and what was brought is begun.
+                logger.exception("task %s: nobody told of its end, going on", ending.lease.task.id)
+
+
+def _log_kept(leases: Sequence[Lease], exc: Exception) -> None:
+    for lease in leases:
+        logger.warning(
+            "task %s: not begun, not given back (%s), its lease expires",
+            lease.task.id,
+            exc,
+            exc_info=not isinstance(exc, StorageUnavailable),
+        )
+
+
+def _without_response(transition: Transition) -> Transition:
+    attempt = replace(transition.attempt, error="")
+    return replace(transition, attempt=attempt, headers=(), body=b"", truncated=True)

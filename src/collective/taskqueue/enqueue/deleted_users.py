@@ -1,0 +1,75 @@
+"""When a user is deleted, tasks that wait are cancelled, and no later user inherits them."""
+
+from __future__ import annotations
+
+from Acquisition import aq_base
+from Acquisition import aq_chain
+from Acquisition import aq_inner
+from collections.abc import Iterator
+from collective.taskqueue.enqueue import outbox
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.pasplugin.identity import begin_generation
+from collective.taskqueue.pasplugin.identity import identity_in
+from collective.taskqueue.task import Identity
+from persistent import Persistent
+from Products.PluggableAuthService.interfaces.events import IPrincipalDeletedEvent
+from typing import Any
+from zope.component import adapter
+from zope.component import getUtilitiesFor
+from zope.component.hooks import getSite
+from zope.globalrequest import getRequest
+import logging
+import transaction
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+
+@adapter(IPrincipalDeletedEvent)
+def end_generation(event: Any) -> None:
+    """Let nobody inherit what a deleted user has queued, and cancel what waits of it.
+
+    The event does not tell the user folder: it is one on the way to the current site or to the
+    published object in which there is no such user any more.
+    """
+    user_id = event.principal if isinstance(event.principal, str) else event.principal.getId()
+    for folder in _user_folders():
+        if isinstance(aq_base(folder), Persistent) and _is_gone(folder, user_id):
+            deleted = identity_in(folder, user_id)
+            begin_generation(folder, deleted)
+            logger.info(
+                "user %s of %s: deleted, a new user of that id gets none of the tasks",
+                deleted.id,
+                deleted.folder,
+            )
+            transaction.get().addAfterCommitHook(_cancel_tasks, (deleted,))
+
+
+def _user_folders() -> Iterator[Any]:
+    seen = set()
+    request = getRequest()
+    parents = () if request is None else request.get("PARENTS", ())
+    for item in [*aq_chain(aq_inner(getSite())), *parents]:
+        # Of the object itself: any other would be acquired.
+        if hasattr(aq_base(item), "acl_users"):
+            folder = item.acl_users
+            path = folder.getPhysicalPath()
+            if path not in seen:
+                seen.add(path)
+                yield folder
+
+
+def _is_gone(folder: Any, user_id: str) -> bool:
+    try:
+        return folder.getUserById(user_id) is None
+    except Exception as exc:
+        # A directory that is away. The user is deleted all the same, and nobody inherits.
+        logger.warning("user %s: cannot be looked up (%s), taken to be gone", user_id, exc)
+        return True
+
+
+def _cancel_tasks(committed: bool, deleted: Identity) -> None:
+    if committed:
+        reason = f"queued by {deleted.id} of {deleted.folder}, who was deleted"
+        for _, queue in getUtilitiesFor(ITaskQueue):
+            outbox.cancel_later(queue, deleted, reason)

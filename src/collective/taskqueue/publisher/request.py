@@ -1,0 +1,389 @@
+"""One task as one request of Zope's own publisher, through the front door.
+
+Traversal, authentication, browser layers, conflict retry and commit are ZPublisher's; here
+the environment is built, and what may happen to the request of a task is limited.
+"""
+
+from __future__ import annotations
+
+from AccessControl import getSecurityManager
+from AccessControl.SecurityManagement import noSecurityManager
+from collections.abc import Callable
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.response import clean
+from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.pasplugin.identity import identity_in
+from collective.taskqueue.pasplugin.identity import identity_of
+from collective.taskqueue.publisher.accesslog import log_attempt
+from collective.taskqueue.publisher.address import forbidden_step
+from collective.taskqueue.publisher.answer import Answer
+from collective.taskqueue.publisher.answer import outcome_of
+from collective.taskqueue.publisher.redirects import login_pages
+from collective.taskqueue.publisher.resolve import url_now
+from collective.taskqueue.publisher.traversal import check_added_steps
+from collective.taskqueue.publisher.traversal import check_place
+from collective.taskqueue.publisher.traversal import is_object
+from collective.taskqueue.publisher.traversal import Misplaced
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import Origin
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
+from io import BytesIO
+from itertools import takewhile
+from plone.protect.interfaces import IDisableCSRFProtection
+from typing import Any
+from urllib.parse import quote
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+from zExceptions import Unauthorized
+from zope.component import adapter
+from zope.component.hooks import getSite
+from zope.component.hooks import setSite
+from zope.globalrequest import clearRequest
+from zope.globalrequest import getRequest
+from zope.interface import implementer
+from zope.security.management import endInteraction
+from zope.security.management import queryInteraction
+from ZPublisher.HTTPRequest import WSGIRequest
+from ZPublisher.HTTPResponse import WSGIResponse
+from ZPublisher.interfaces import IPubAfterTraversal
+from ZPublisher.interfaces import IPubFailure
+from ZPublisher.WSGIPublisher import get_module_info
+from ZPublisher.WSGIPublisher import load_app
+from ZPublisher.WSGIPublisher import publish as publish_request
+from ZPublisher.WSGIPublisher import publish_module
+import logging
+import random
+import sys
+import time
+import transaction
+
+
+logger = logging.getLogger("collective.taskqueue")
+
+#: Name of the server and of the user agent of every task.
+IDENT = "TaskQueueServer"
+
+#: Key of the environment under which the attempt reaches the request and its retries.
+ATTEMPT = "collective.taskqueue.consumer.attempt"
+
+#: The same for what becomes of its answer.
+ANSWER = "collective.taskqueue.publisher.answer"
+
+#: Longest pause in seconds before a request is retried after a conflict.
+MAX_CONFLICT_PAUSE = 0.5
+
+_ASCII = "".join(map(chr, range(128)))
+
+
+@implementer(ITaskQueueLayer, IDisableCSRFProtection)
+class TaskRequest(WSGIRequest):
+    """The request of a task. Marked as a class, so that it survives a retry."""
+
+    def __init__(self, stdin: Any, environ: Any, response: Any, clean: int = 0) -> None:
+        super().__init__(stdin, environ, response, clean)
+        self.attempt: Attempt = environ[ATTEMPT]
+        # What a view traverses with a clone is not the url of the task.
+        self._is_clone = bool(clean)
+        #: Whether the content object that the task was added for is on the way, if any.
+        self.has_met_object = self.attempt.task.uid is None
+        self.retry_max_count = self.attempt.retry_max_count
+        origin = self.attempt.task.origin
+        if origin is not None and origin.root is not None:
+            # Virtual hosting sets it again, unless the path is outside of the root.
+            self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
+
+    def delay_retry(self) -> None:
+        """Sleep a moment; ZPublisher's own delay grows up to 17 minutes."""
+        time.sleep(random.uniform(0, min(0.01 * 2**self.retry_count, MAX_CONFLICT_PAUSE)))
+
+    def processInputs(self) -> None:
+        """Read the form, which may add to the path; raises `ForeignHost`."""
+        super().processInputs()
+        path = self.other.get("PATH_INFO")
+        if path is not None:
+            check_added_steps(path, self.environ.get("PATH_INFO", ""))
+
+    def traverseName(self, ob: Any, name: str) -> Any:
+        """Take one step of the url; raises `Misplaced` for content that was acquired."""
+        found = super().traverseName(ob, name)
+        if not self._is_clone:
+            # Looked up afterwards: virtual hosting takes itself out, and what it stands in.
+            parents = self.other["PARENTS"]
+            check_place(found, parents[-1] if parents else None, name)
+            self.has_met_object = self.has_met_object or is_object(found, self.attempt.task.uid)
+        return found
+
+
+class TaskResponse(WSGIResponse):
+    """The response of a task. No plugin of a user folder may challenge: nobody would log in."""
+
+    @property
+    def _unauthorized(self) -> Callable[[], None]:
+        return _no_challenge
+
+    @_unauthorized.setter
+    def _unauthorized(self, challenge: Any) -> None:
+        """Each user folder on the way tries."""
+
+    @_unauthorized.deleter
+    def _unauthorized(self) -> None:
+        pass
+
+
+def _no_challenge() -> None:
+    """Leave the response as it is: 401."""
+
+
+def publish(attempt: Attempt) -> Outcome:
+    """Make the request of a task in this thread and return its outcome.
+
+    Raises nothing that the task raises. Afterwards the thread is as clean as before: no
+    request, user, site, interaction or transaction is left. Called by the consumer.
+    """
+    clock = time.perf_counter()
+    outcome = _refused(attempt.task) or _published(attempt)
+    log_attempt(attempt, outcome, time.perf_counter() - clock)
+    return outcome
+
+
+def _refused(task: Task) -> Outcome | None:
+    """The outcome of a task that must not be published; None if it may be."""
+    step = forbidden_step(task.url)
+    if step is None:
+        return None
+    reason = f"its url has the step {step}, which would choose the public host, refused"
+    return Outcome(None, clean(reason), verdict="discard", started=time.time())
+
+
+def _published(attempt: Attempt) -> Outcome:
+    answer = Answer()
+    started = time.time()
+    clock = time.perf_counter()
+    try:
+        environ = make_environ(attempt, _url_now(attempt.task)) | {ANSWER: answer}
+        answer.read(
+            publish_module(
+                environ,
+                answer.start,
+                _publish=_publish_task,
+                _request_factory=TaskRequest,
+                _response_factory=TaskResponse,
+            )
+        )
+    except BaseException as exc:
+        # Also SystemExit: a view must not be able to stop a consumer.
+        answer.status = None
+        if attempt.failure is None:
+            attempt.failure = exc
+    finally:
+        _clean_up()
+    seconds = time.perf_counter() - clock
+    outcome = outcome_of(attempt.task, answer, attempt.failure, started, seconds)
+    attempt.failure = None
+    return outcome
+
+
+def current_attempt() -> Attempt | None:
+    """Return the attempt whose task runs in this thread; None outside of a task."""
+    request = getRequest()
+    return request.attempt if isinstance(request, TaskRequest) else None
+
+
+def _url_now(task: Task) -> str:
+    """Return the url of a task; the path is that of its content object, wherever it is now."""
+    if task.uid is None:
+        return task.url
+    with load_app(get_module_info("Zope2")) as (root, _, _):
+        return url_now(root, task)
+
+
+def make_environ(attempt: Attempt, url: str | None = None) -> dict[str, Any]:
+    """Return the WSGI environment of the request of a task, by default for its own url."""
+    task = attempt.task
+    path, _, query = (task.url if url is None else url).partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": task.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote(path, errors="strict"),
+        "QUERY_STRING": quote(query, safe=_ASCII),
+        "SERVER_NAME": "nohost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_SOFTWARE": IDENT,
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_USER_AGENT": IDENT,
+        "CONTENT_LENGTH": str(len(task.payload)),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": BytesIO(task.payload),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        ATTEMPT: attempt,
+    }
+    if task.origin is not None:
+        _place(environ, task.origin)
+    for name, value in task.headers:
+        key = name.upper().replace("-", "_")
+        environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
+    environ |= {
+        "HTTP_X_TASK_ID": task.id,
+        "HTTP_X_TASK_QUEUE": task.queue,
+        "HTTP_X_TASK_ATTEMPT": str(attempt.number),
+        "HTTP_X_TASK_MAX_ATTEMPTS": str(task.max_attempts),
+    }
+    if task.user is not None:
+        environ["HTTP_X_TASK_USER_ID"] = task.user.id
+    # WSGI wants the bytes of the path as latin-1.
+    environ["PATH_INFO"] = environ["PATH_INFO"].encode("utf-8").decode("latin-1")
+    return environ
+
+
+def _place(environ: dict[str, Any], origin: Origin) -> None:
+    """Make `absolute_url()` what it was where the task was queued."""
+    parts = urlsplit(origin.server_url)
+    environ["HTTP_HOST"] = parts.netloc
+    environ["SERVER_NAME"] = parts.hostname or "nohost"
+    environ["SERVER_PORT"] = str(parts.port or (443 if parts.scheme == "https" else 80))
+    environ["wsgi.url_scheme"] = parts.scheme
+    inside = None if origin.root is None else _below(environ["PATH_INFO"], origin.root)
+    if inside is None:
+        environ["SCRIPT_NAME"] = quote(origin.script)
+        return
+    names = [name for name in origin.script.split("/") if name]
+    prefix = ["", "VirtualHostBase", parts.scheme, parts.netloc]
+    prefix += [name for name in (origin.root or "").split("/") if name]
+    prefix += ["VirtualHostRoot", *(f"_vh_{name}" for name in names)]
+    environ["PATH_INFO"] = f"{'/'.join(prefix)}/{inside}"
+
+
+def _below(path: str, root: str) -> str | None:
+    """The rest of the path below the root; None if it is not below."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    above = [name for name in root.split("/") if name]
+    same = list(takewhile(lambda pair: pair[0] == pair[1], zip(names, above, strict=False)))
+    if len(same) < len(above) or ".." in names:
+        return None
+    return "/".join(names[len(above) :])
+
+
+def _publish_task(request: Any, module_info: Any) -> Any:
+    """Traverse, authenticate and call the view: the part that may be interrupted.
+
+    What comes after it may not: an exception view, the commit or the abort, the return of
+    the connection to its pool.
+    """
+    attempt: Attempt = request.attempt
+    try:
+        response = attempt.call(publish_request, request, module_info)
+        if 300 <= response.status < 400:
+            # While there is a site.
+            request.environ[ANSWER].logins = login_pages()
+        return response
+    except Exception:
+        raise
+    except BaseException as exc:
+        # ZPublisher tells nobody of these, and without an exception view it stumbles over
+        # them at the end of the request: what it raises there is not the cause.
+        attempt.failure = exc
+        raise
+
+
+def _clean_up() -> None:
+    # The publisher leaves the user behind for the next request to clear, and whatever it
+    # was doing when the view tore it apart.
+    try:
+        # Asked like Zope's own publisher does: to abort none, one would have to be made.
+        if transaction.manager.manager._txn is not None:
+            transaction.abort()
+    except Exception:
+        logger.exception("a data manager that a task left behind could not abort, ignored")
+    noSecurityManager()
+    if getSite() is not None:
+        setSite(None)
+    clearRequest()
+    if queryInteraction() is not None:
+        endInteraction()
+
+
+@adapter(IPubAfterTraversal)
+def check_object(event: Any) -> None:
+    """Raise `Misplaced` if the url leads past the content object that the task was added for.
+
+    A folder may have something of its own for the id of an object: a type says what `view`
+    means. Then the task would act on the folder.
+    """
+    if isinstance(event.request, TaskRequest) and not event.request.has_met_object:
+        path = event.request.attempt.task.url.partition("?")[0]
+        raise Misplaced(f"{path} leads past the object of the task, to something else")
+
+
+@adapter(IPubAfterTraversal)
+def check_identity(event: Any) -> None:
+    """Raise `Unauthorized` unless the task is authenticated as who queued it.
+
+    Never as another user, nor as Anonymous because the user is gone.
+    """
+    if not isinstance(event.request, TaskRequest):
+        return
+    expected = event.request.attempt.task.user
+    if expected is None:
+        return
+    if _current_identity() != expected:
+        raise Unauthorized(_stranger(event.request, expected) or _GONE.format(expected))
+
+
+def _current_identity() -> Identity | None:
+    return identity_of(getSecurityManager().getUser())
+
+
+#: Said of who is gone, and of who never was where the task is.
+_GONE = "queued by {0.id} of {0.folder}, who cannot be authenticated any more"
+_REPLACED = "queued by {0.id} of {0.folder}, who was deleted since; who has that id now is another"
+_ELSEWHERE = "queued by {0.id} of {0.folder}, whose users are not known at {1}"
+
+
+def _stranger(request: TaskRequest, user: Identity) -> str:
+    """Why the task could not be authenticated as this user; empty if they are known here."""
+    parents = [item for item in request.get("PARENTS", ()) if hasattr(item, "getPhysicalPath")]
+    if not parents:
+        return ""
+    site = user.folder.rpartition("/")[0]
+    if site and site not in ("/".join(item.getPhysicalPath()) for item in parents):
+        return _ELSEWHERE.format(user, request.attempt.task.url.partition("?")[0])
+    folder = parents[-1].getPhysicalRoot().unrestrictedTraverse(user.folder, None)
+    if folder is None or folder.getUserById(user.id) is None:
+        return _GONE.format(user)
+    return "" if identity_in(folder, user.id) == user else _REPLACED.format(user)
+
+
+@adapter(IPubAfterTraversal)
+def begin_task(event: Any) -> None:
+    """The view is found and is called next: from here on it may be interrupted."""
+    if isinstance(event.request, TaskRequest):
+        event.request.attempt.interruptible()
+
+
+def no_tokens(published: Any, request: Any) -> None:
+    """Take the place of the transform that puts CSRF tokens into pages, and do nothing.
+
+    Nobody submits the forms of a page that a task renders, and tokens of its user must not
+    lie in a queue with its result.
+    """
+
+
+@adapter(IPubFailure)
+def remember_failure(event: Any) -> None:
+    """Keep the exception that an exception view has turned into a page.
+
+    Who is not known is not authorized either, and that is what people should be told.
+    """
+    if not isinstance(event.request, TaskRequest) or event.retry:
+        return
+    failure, user = event.exc_info[1], event.request.attempt.task.user
+    if isinstance(failure, Unauthorized) and user is not None and _current_identity() != user:
+        reason = _stranger(event.request, user)
+        failure = Unauthorized(reason).with_traceback(failure.__traceback__) if reason else failure
+    event.request.attempt.failure = failure

@@ -1,0 +1,160 @@
+"""What a task is for: a path from the root of Zope, or a content object and what to call on it."""
+
+from __future__ import annotations
+
+from Acquisition import aq_base
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.publisher.address import quoted
+from collective.taskqueue.publisher.address import steps
+from dataclasses import dataclass
+from plone.uuid.interfaces import IUUID
+from typing import Any
+from urllib.parse import unquote
+from zExceptions import NotFound
+from zope.component import getGlobalSiteManager
+from zope.component.hooks import getSite
+from zope.interface import Declaration
+from zope.interface import Interface
+from zope.interface import providedBy
+from zope.publisher.interfaces.browser import IBrowserRequest
+from zope.publisher.interfaces.browser import IDefaultBrowserLayer
+import re
+
+
+_NO_VIEW = re.compile(r"[?#\x00-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What `add` was given as its first argument."""
+
+    url: str
+    #: Of the content object; None if it has none, or was given by its path.
+    uid: str | None = None
+    #: The end of the path that is not the object's, quoted.
+    view: str = ""
+
+
+def target_of(target: Any, view: str | None = None) -> Target:
+    """Return what a url, or a content object and a view of it, stand for.
+
+    A brain of a catalog stands for its object. Raises `InvalidTask` for anything else, and for
+    an object that has no place in the database yet. Called when a task is added.
+    """
+    if isinstance(target, (str, bytes, type(None))):
+        if view is not None:
+            raise InvalidTask("view", "view is for a content object; a url has its own path")
+        return Target(target)  # type: ignore[arg-type]
+    content = _content(target)
+    names = _physical_names(content)
+    # A step that is looked up by a request, such as ++conversation++, cannot be followed later.
+    # An id may begin with one of these characters, as in +358-1.
+    uid = None if any(name.startswith(("@@", "++")) for name in names) else uid_of(content)
+    called = quoted(_view_names(view))[1:]
+    return Target(joined(quoted(names), called), uid, called)
+
+
+def joined(path: str, view: str) -> str:
+    """Return the path of what is called on the object of a path; both are quoted."""
+    return f"{path.rstrip('/')}/{view}" if view else path
+
+
+def uid_of(content: Any) -> str | None:
+    """Return the UID of a content object; None if it has none."""
+    # Of its base: else that of its container might be acquired.
+    uid = IUUID(aq_base(content), None)
+    return uid if isinstance(uid, str) and uid else None
+
+
+def stands_at(root: Any, names: tuple[str, ...]) -> Any:
+    """Return the object whose physical path consists of these names; None if there is none.
+
+    `root` is that of Zope. Nothing is acquired, and no permission is asked for.
+    """
+    found = root.unrestrictedTraverse(names, None) if names else root
+    if not hasattr(aq_base(found), "getPhysicalPath"):
+        return None
+    return found if found.getPhysicalPath() == ("", *names) else None
+
+
+def missing_step(url: str, request: Any) -> str | None:
+    """Return the first step of a path if there is nothing of that name in the root of Zope.
+
+    None if there is, by whatever means traversal finds it; or if there is no database at hand.
+    """
+    names = steps(unquote(url.partition("?")[0]))
+    root = _root(request)
+    if root is None or not names or names[0].startswith(("@@", "++")):
+        return None
+    # Asked first because it takes a fraction of the time, and is true of nearly every task.
+    if root.hasObject(names[0]) or root.unrestrictedTraverse((names[0],), None) is not None:
+        return None
+    # A view may be for the requests of tasks alone.
+    kind = Declaration(ITaskQueueLayer, IDefaultBrowserLayer, IBrowserRequest)
+    required = (providedBy(root), kind if request is None else kind + providedBy(request))
+    view = getGlobalSiteManager().adapters.lookup(required, Interface, names[0])
+    return names[0] if view is None else None
+
+
+def _root(request: Any) -> Any:
+    parents = None if request is None else request.other.get("PARENTS")
+    found = parents[-1] if parents else getSite()
+    if not hasattr(found, "getPhysicalRoot"):
+        return None
+    root = found.getPhysicalRoot()
+    connection = getattr(aq_base(root), "_p_jar", None)
+    return None if connection is None or connection.opened is None else root
+
+
+def _content(target: Any) -> Any:
+    # Brains, and what lists of content are made of.
+    kind = type(aq_base(target))
+    if hasattr(kind, "getPath") and hasattr(kind, "getObject"):
+        where = target.getPath()
+        get = getattr(target, "_unrestrictedGetObject", target.getObject)
+        try:
+            target = get()
+        except (KeyError, AttributeError, NotFound):
+            target = None
+        # A catalog that is behind may be answered with a namesake, by acquisition.
+        if target is None or "/".join(target.getPhysicalPath()) != where:
+            raise InvalidTask("url", f"the catalog knows {where!r}, but there is no such object")
+    if not hasattr(aq_base(target), "getPhysicalPath"):
+        raise InvalidTask("url", f"a task needs a url or a content object, not {kind.__name__}")
+    return target
+
+
+def _physical_names(content: Any) -> tuple[str, ...]:
+    """The names of the physical path; raises `InvalidTask` if the object does not stand there."""
+    first, *names = content.getPhysicalPath()
+    place = "/".join(str(name) for name in (first, *names))
+    # The path of an object without a container begins with its id, that of the root is empty.
+    # So is that of an object without either, and that has no root.
+    if first or not all(names) or not callable(getattr(content, "getPhysicalRoot", None)):
+        raise InvalidTask("url", f"{place!r} has no place in the database yet: add it first")
+    found = stands_at(content.getPhysicalRoot(), tuple(names))
+    if found is None or not _are_one(found, content):
+        raise InvalidTask("url", f"there is no such object at {place!r}: add it first")
+    return tuple(names)
+
+
+def _are_one(found: Any, content: Any) -> bool:
+    if aq_base(found) is aq_base(content):
+        return True
+    # In another connection to the database it is another object in memory.
+    oids = [getattr(aq_base(item), "_p_oid", None) for item in (found, content)]
+    return oids[0] == oids[1] and (oids[0] is not None or type(found) is type(content))
+
+
+def _view_names(view: str | None) -> list[str]:
+    if view is None:
+        return []
+    if not isinstance(view, str):
+        raise InvalidTask("view", f"view is the name of a view, not {type(view).__name__}")
+    names = [name for name in view.split("/") if name]
+    if _NO_VIEW.search(view) or {".", ".."} & set(names):
+        raise InvalidTask(
+            "view", "view is a name or a path, unquoted, without a query (see params) or fragment"
+        )
+    return names

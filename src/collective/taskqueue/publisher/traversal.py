@@ -1,0 +1,136 @@
+"""What the request of a task may pass on its way: content only where it physically stands.
+
+Zope acquires: where `news/about` was deleted, the url of `news/about` leads to another `about`
+further up. A browser asks at once for what it was just shown; a task may wait for days.
+"""
+
+from __future__ import annotations
+
+from Acquisition import aq_base
+from Acquisition import aq_inner
+from Acquisition import aq_parent
+from Acquisition.interfaces import IAcquirer
+from collective.taskqueue.publisher.address import chooses_virtual_host
+from collective.taskqueue.publisher.address import steps
+from collective.taskqueue.publisher.target import uid_of
+from OFS.DTMLDocument import DTMLDocument
+from OFS.Image import File
+from OFS.interfaces import IApplication
+from OFS.interfaces import IFolder
+from OFS.SimpleItem import Item
+from plone.dexterity.interfaces import IDexterityContent
+from plone.rest.traverse import RESTWrapper
+from Products.CMFCore.interfaces import IContentish
+from Products.CMFCore.interfaces import IFolderish
+from Products.CMFCore.interfaces import ISiteRoot
+from Products.CMFCore.utils import UniqueObject
+from Products.ZCatalog.interfaces import IZCatalog
+from typing import Any
+from zExceptions import BadRequest
+from zExceptions import NotFound
+from zope.component.interfaces import ISite
+from zope.traversing.namespace import nsParse
+
+
+#: Namespaces that look up attributes or items, and so may acquire. All others look for
+#: something of their own, which stands elsewhere than the url says, or mark the request.
+ACQUIRING_NAMESPACES = ("acquire", "attribute", "item")
+
+#: By convention what CMF and Zope keep in a site for all of its content.
+TOOL_PREFIX = "portal_"
+USER_FOLDER = "acl_users"
+
+
+class Misplaced(NotFound):
+    """The url leads to content that stands somewhere else; a retry cannot change that."""
+
+
+class ForeignHost(BadRequest):
+    """A form field would choose the public host of the task; a retry cannot change that."""
+
+
+def check_place(found: Any, holder: Any, name: str) -> None:
+    """Raise `Misplaced` if `found` is content that was acquired.
+
+    `holder` is the object that `name`, one step of the url, was looked up in. Called for each
+    step while Zope traverses, because what a service traverses on its own leaves no trace.
+    """
+    found, holder = _unwrapped(found), _unwrapped(holder)
+    # First of all, because it is so for nearly every step, and quickly found out.
+    if aq_base(aq_parent(aq_inner(found))) is aq_base(holder):
+        return
+    if holder is None or _has_own_place(name):
+        return
+    # A view does not acquire: what it returns is its own decision.
+    if not IAcquirer.providedBy(holder) or not _is_content(found):
+        return
+    if _has_path_in(found, holder) or not _is_held(found):
+        return
+    raise Misplaced(
+        f"there is no {name} at {_path(holder)} any more"
+        f" ({found.getId()} was found at {_path(found)} by acquisition)"
+    )
+
+
+def is_object(found: Any, uid: str | None) -> bool:
+    """Return whether what a step leads to is the content object of this UID."""
+    return uid is not None and uid_of(_unwrapped(found)) == uid
+
+
+def check_added_steps(path: str, original: str) -> None:
+    """Raise `ForeignHost` if form fields have added steps to a path that choose the host.
+
+    `original` is the path of the url, which was checked before.
+    """
+    step = chooses_virtual_host(steps(path.removeprefix(original.rstrip("/"))))
+    if step is not None:
+        raise ForeignHost(f"a form field adds the step {step} to the path")
+
+
+def _has_own_place(name: str) -> bool:
+    namespace = nsParse(name)[0] if name[:1] in ("@", "+") else ""
+    return name == "." or bool(namespace and namespace not in ACQUIRING_NAMESPACES)
+
+
+def _unwrapped(item: Any) -> Any:
+    while isinstance(item, RESTWrapper):
+        item = item.context
+    return item
+
+
+def _is_content(item: Any) -> bool:
+    """Code, views and skins act on what they are called on; content is what is acted on."""
+    if isinstance(item, UniqueObject) or IZCatalog.providedBy(item):
+        return False
+    for interface in (IContentish, IDexterityContent, IFolderish, IApplication):
+        if interface.providedBy(item):
+            return True
+    base = aq_base(item)
+    if not IFolder.providedBy(item) and not isinstance(base, (File, DTMLDocument)):
+        # What is none of the above may be a tool of a site or of the root, but of no folder.
+        # Scripts, methods and templates can be called.
+        return isinstance(base, Item) and not callable(base) and not _is_in_root(item)
+    name = item.getId()
+    return name != USER_FOLDER and not name.startswith(TOOL_PREFIX)
+
+
+def _is_in_root(item: Any) -> bool:
+    container = aq_parent(aq_inner(item))
+    return any(kind.providedBy(container) for kind in (IApplication, ISite, ISiteRoot))
+
+
+def _has_path_in(item: Any, holder: Any) -> bool:
+    # Not every container is the same object whenever it is looked up.
+    parent = aq_parent(aq_inner(item))
+    return parent is not None and _path(parent) == _path(holder)
+
+
+def _is_held(item: Any) -> bool:
+    """Whether the container has it: a skin layer passes off its own as that of the site."""
+    has_object = getattr(aq_parent(aq_inner(item)), "hasObject", None)
+    return has_object is None or bool(has_object(item.getId()))
+
+
+def _path(item: Any) -> str:
+    path = getattr(item, "getPhysicalPath", None)
+    return ("/".join(path()) or "/") if path is not None else f"a {type(aq_base(item)).__name__}"

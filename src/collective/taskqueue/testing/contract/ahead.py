@@ -1,0 +1,226 @@
+"""What a consumer reserves ahead: many at once, and given back if it cannot begin them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import Transition
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import Base
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import exchange
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import is_blocked
+from collective.taskqueue.testing.contract.base import LONG
+from collective.taskqueue.testing.contract.base import lose
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take
+from collective.taskqueue.testing.contract.base import take_all
+from collective.taskqueue.testing.contract.base import unchanged
+from typing import Any
+import pytest
+
+
+def take_some(storage: Any, number: int) -> list[Lease]:
+    """Reserve so many tasks, which must be there."""
+    leases: list[Lease] = storage.reserve("consumer", limit=number, timeout=0, lease=LONG)
+    assert len(leases) == number
+    return leases
+
+
+class Ahead(Base):
+    """Who takes many tasks at once changes neither their order nor their number."""
+
+    def test_what_is_given_back_was_never_taken(self, storage: Any) -> None:
+        """It stands where it stood, with all of its attempts, and nothing in its history."""
+        tasks = add(storage, *(new_task() for _ in range(4)))
+        leases = take_some(storage, 3)
+        assert storage.give_back(leases[1:]) == ids(tasks[1:3])
+        assert ids(storage.tasks(QUEUED)) == ids(tasks[1:])
+        assert storage.counts()[RUNNING] == 1
+        assert len(storage) == 3
+        status = storage.get(tasks[1].id)
+        assert status.attempts == ()
+        assert [state for state, _ in status.changes] == [QUEUED, RUNNING, QUEUED]
+        again = take_some(storage, 3)
+        assert ids([lease.task for lease in again]) == ids(tasks[1:])
+        assert {(lease.attempt, lease.counted) for lease in again} == {(1, 0)}
+
+    def test_it_is_no_lost_delivery(self, make_storage: Callable[..., Any]) -> None:
+        """However often: no process was lost."""
+        storage = make_storage(max_deliveries=1)
+        task = add_one(storage)
+        for _ in range(3):
+            assert storage.give_back([take(storage)]) == [task.id]
+        lease = take(storage)
+        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+
+    def test_an_attempt_before_it_stays(self, storage: Any, clock: Any) -> None:
+        """Only the one that has not begun is taken out of the count."""
+        add_one(storage, max_attempts=3)
+        lease = take(storage)
+        storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+        lease = take(storage)
+        assert (lease.attempt, lease.counted) == (2, 1)
+        storage.give_back([lease])
+        lease = take(storage)
+        assert (lease.attempt, lease.counted) == (2, 1)
+
+    def test_only_the_holder_gives_back(self, storage: Any, clock: Any) -> None:
+        """A lease that somebody else has by now, one that has ended, and one given back."""
+        lost, done, back = add(storage, new_task(), new_task(), new_task())
+        stale = [lose(storage, clock)]
+        storage.recover()
+        assert take(storage).task == lost
+        stale += take_some(storage, 2)
+        storage.finish(stale[1], ending(stale[1]))
+        assert storage.give_back(stale[2:]) == [back.id]
+        with unchanged(storage):
+            assert storage.give_back(stale) == []
+        assert storage.finish(stale[2], ending(stale[2])) is None
+        assert storage.get(done.id).state == SUCCEEDED
+
+    def test_what_was_cancelled_meanwhile_is_cancelled(self, storage: Any) -> None:
+        """It does not run again to learn that; and the queue is told."""
+        told: list[tuple[str, str]] = []
+        storage.notify = lambda state, task_id: told.append((state, task_id))
+        task = add_one(storage)
+        lease = take(storage)
+        storage.cancel(task.id)
+        assert storage.give_back([lease]) == []
+        assert storage.get(task.id).state == CANCELLED
+        assert told == [(CANCELLED, task.id)]
+
+    @pytest.mark.parametrize("mode", ["replace", "after_running"])
+    def test_what_a_newer_one_replaces_is_cancelled(self, storage: Any, mode: str) -> None:
+        """As if it had waited all the time."""
+        task = add_one(storage, key="k", on_conflict=mode)
+        lease = take(storage)
+        newer = add_one(storage, key="k", on_conflict=mode)
+        assert storage.give_back([lease]) == []
+        assert storage.get(task.id).reason == f"replaced by {newer.id}"
+        assert take_all(storage) == [newer.id]
+
+    def test_a_parked_task_comes_when_the_other_goes_back(self, storage: Any) -> None:
+        """One that skips waits like any other: of one key never two run."""
+        task = add_one(storage, key="k", on_conflict="skip")
+        lease = take(storage)
+        serial = add_one(storage, key="k", on_conflict="after_running")
+        assert take_all(storage) == []
+        assert storage.give_back([lease]) == [task.id]
+        assert take(storage).task == task
+        assert take_all(storage) == []
+        assert storage.get(serial.id).state == QUEUED
+
+    def test_a_blocked_reserve_gets_what_is_given_back(self, storage: Any) -> None:
+        """Nobody waits for a task that could run."""
+        task = add_one(storage)
+        lease = take(storage)
+        blocked = aside(lambda: storage.reserve("blocked", timeout=2 * BOUND))
+        assert is_blocked(blocked)
+        storage.give_back([lease])
+        (again,) = blocked.result(BOUND)
+        assert again.task == task
+
+    def test_a_paused_queue_takes_back(self, storage: Any) -> None:
+        """And hands it out once it is resumed."""
+        task = add_one(storage)
+        lease = take(storage)
+        storage.pause()
+        assert storage.give_back([lease]) == [task.id]
+        assert take_all(storage) == []
+        storage.resume()
+        assert take_all(storage) == [task.id]
+
+    def test_many_end_and_many_begin(self, storage: Any, clock: Any) -> None:
+        """Each as by itself, the oldest first, and a stale one is told that it is."""
+        tasks = add(storage, *(new_task() for _ in range(8)))
+        done, failed, retried, stale = take_some(storage, 4)
+        storage.finish(stale, ending(stale))
+        ends = [
+            (done, ending(done)),
+            (failed, ending(failed, FAILED)),
+            (stale, ending(stale, FAILED)),
+            (retried, ending(retried, SCHEDULED, due=clock() + 1000)),
+        ]
+        states, leases = exchange(storage, ends, limit=3)
+        assert states == [SUCCEEDED, FAILED, None, SCHEDULED]
+        assert ids([lease.task for lease in leases]) == ids(tasks[4:7])
+        assert len({lease.token for lease in leases}) == 3
+        assert [storage.get(task.id).state for task in tasks] == [
+            *(SUCCEEDED, FAILED, SCHEDULED, SUCCEEDED),
+            *[RUNNING] * 3,
+            QUEUED,
+        ]
+        states, leases = exchange(storage, [(lease, ending(lease)) for lease in leases], limit=9)
+        assert states == [SUCCEEDED] * 3
+        assert ids([lease.task for lease in leases]) == [tasks[7].id]
+
+    def test_many_may_end_and_none_begin(self, storage: Any) -> None:
+        """Who has no hand free takes nothing."""
+        task = add(storage, new_task(), new_task())[1]
+        lease = take(storage)
+        assert exchange(storage, [(lease, ending(lease))], limit=0) == ([SUCCEEDED], [])
+        assert take_all(storage) == [task.id]
+
+    def test_one_retry_after_the_other(self, storage: Any, clock: Any) -> None:
+        """Those that end together and fall due together run in the order of their ends."""
+        add(storage, new_task(), new_task(), new_task())
+        leases = take_some(storage, 3)
+        ends = [(lease, ending(lease, SCHEDULED, due=clock() - 1)) for lease in leases]
+        _, again = exchange(storage, ends, limit=3)
+        assert [lease.task for lease in again] == [lease.task for lease in leases]
+        assert {(lease.attempt, lease.counted) for lease in again} == {(2, 1)}
+
+    def test_a_parked_task_begins_with_the_end_of_the_other(self, storage: Any) -> None:
+        """And of one key only one, however many may begin."""
+        fields = {"key": "k", "on_conflict": "after_running"}
+        add_one(storage, **fields)
+        lease = take(storage)
+        following = add_one(storage, **fields)
+        other = add_one(storage)
+        _, leases = exchange(storage, [(lease, ending(lease))], limit=5)
+        assert ids([lease.task for lease in leases]) == ids([following, other])
+        add_one(storage, **fields)
+        _, none = exchange(storage, [(leases[1], ending(leases[1]))], limit=5)
+        assert none == []
+
+    def test_a_task_that_was_lost_before_is_reserved_alone(self, storage: Any, clock: Any) -> None:
+        """D35: it may take down the next process, too, and each loss counts for all."""
+        suspects = add(storage, new_task(), new_task())
+        storage.reserve("lost", limit=2, timeout=0, lease=30.0)
+        clock.advance(60)
+        storage.recover()
+        others = add(storage, new_task(), new_task(), new_task())
+        order: list[Task] = []
+        ends: list[tuple[Lease, Transition]] = []
+        for expected in (1, 1, 3):
+            states, leases = exchange(storage, ends, limit=10)
+            assert len(leases) == expected
+            assert states == [SUCCEEDED] * len(ends)
+            order += [lease.task for lease in leases]
+            ends = [(lease, ending(lease)) for lease in leases]
+        assert ids(order) == ids([*suspects, *others])
+
+    def test_a_suspect_in_the_midst_waits_for_its_turn(self, storage: Any, clock: Any) -> None:
+        """Those before it are reserved, those after it not yet."""
+        first, suspect, last = add(storage, new_task(), new_task(), new_task())
+        held = take(storage)
+        lose(storage, clock)
+        storage.recover()
+        storage.give_back([held])
+        _, leases = exchange(storage, [], limit=10)
+        assert ids([lease.task for lease in leases]) == [first.id]
+        _, leases = exchange(storage, [(lease, ending(lease)) for lease in leases], limit=10)
+        assert ids([lease.task for lease in leases]) == [suspect.id]
+        assert ids(storage.tasks(QUEUED)) == [last.id]

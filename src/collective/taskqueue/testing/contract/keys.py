@@ -1,0 +1,317 @@
+"""Tasks of one key: skip, replace and after_running, decided when they are promoted."""
+
+from __future__ import annotations
+
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import Base
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import bring_to
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import everything
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import is_blocked
+from collective.taskqueue.testing.contract.base import lose
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import refused
+from collective.taskqueue.testing.contract.base import take
+from collective.taskqueue.testing.contract.base import take_all
+from typing import Any
+import pytest
+
+
+SKIP = {"key": "k", "on_conflict": "skip"}
+REPLACE = {"key": "k", "on_conflict": "replace"}
+AFTER = {"key": "k", "on_conflict": "after_running"}
+
+
+class Keys(Base):
+    """Tasks of one key are the same work; at most one of them waits."""
+
+    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
+    def test_skip_leaves_the_earlier_one(self, storage: Any, clock: Any, state: State) -> None:
+        """The later one is another name of it, for every question."""
+        earlier = bring_to(storage, clock, state, **SKIP)
+        later = add_one(storage, **SKIP)
+        assert ids(everything(storage)) == [earlier.id]
+        assert storage.get(later.id) == storage.get(earlier.id)
+        assert storage.cancel(later.id) == CANCELLED
+        assert storage.get(earlier.id).state == CANCELLED
+        storage.retry(later.id)
+        assert storage.get(earlier.id).state == QUEUED
+        assert take_all(storage) == [earlier.id]
+        lease = storage.get(later.id)
+        assert lease.state == RUNNING
+
+    def test_the_names_of_a_task_go_with_it(self, storage: Any, clock: Any) -> None:
+        """Removing it by another name removes all names."""
+        earlier = add_one(storage, **SKIP)
+        others = [add_one(storage, **SKIP) for _ in range(3)]
+        lease = take(storage)
+        storage.finish(lease, ending(lease))
+        storage.remove(others[1].id)
+        for task in (earlier, *others):
+            with refused(storage, UnknownTask, task.id):
+                storage.get(task.id)
+
+    @pytest.mark.parametrize("state", [RUNNING, SUCCEEDED, FAILED, CANCELLED])
+    @pytest.mark.parametrize("key", [SKIP, REPLACE])
+    def test_what_does_not_wait_is_no_conflict(
+        self, storage: Any, clock: Any, state: State, key: dict[str, str]
+    ) -> None:
+        """Only a waiting task is the same work: a running one has already begun."""
+        earlier = bring_to(storage, clock, state, **key)
+        later = add_one(storage, **key)
+        assert storage.get(earlier.id).state == state
+        assert take_all(storage) == [later.id]
+
+    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
+    @pytest.mark.parametrize("key", [REPLACE, AFTER])
+    def test_the_newest_one_replaces_what_waits(
+        self, storage: Any, clock: Any, state: State, key: dict[str, str]
+    ) -> None:
+        """htq's: the earlier one is cancelled, and the queue is told."""
+        told: list[tuple[str, str]] = []
+        storage.notify = lambda state, task_id: told.append((state, task_id))
+        earlier = bring_to(storage, clock, state, **key)
+        between = add_one(storage)
+        later = add_one(storage, **key)
+        status = storage.get(earlier.id)
+        assert status.state == CANCELLED
+        assert later.id in status.reason
+        assert told == [(CANCELLED, earlier.id)]
+        assert take_all(storage) == ids([between, later])
+
+    def test_a_task_without_a_key_conflicts_with_nothing(self, storage: Any) -> None:
+        """Deduplication is explicit only."""
+        tasks = add(storage, *(new_task() for _ in range(3)))
+        assert take_all(storage) == ids(tasks)
+
+    def test_other_keys_are_other_work(self, storage: Any) -> None:
+        """Also a key that begins the same."""
+        tasks = add(storage, *(new_task(key=key) for key in ("k", "kk", "K", "k ")))
+        assert take_all(storage) == ids(tasks)
+
+    def test_the_key_is_decided_when_it_is_promoted(self, storage: Any) -> None:
+        """A transaction that aborts does not count; of two, the first to commit is first."""
+        aborted, late, early = new_task(**SKIP), new_task(**SKIP), new_task(**SKIP)
+        for batch, task in (("aborted", aborted), ("late", late), ("early", early)):
+            storage.stage(batch, [task])
+        storage.discard("aborted")
+        storage.promote("early")
+        storage.promote("late")
+        assert storage.get(late.id).id == early.id
+        with refused(storage, UnknownTask, aborted.id):
+            storage.get(aborted.id)
+        assert take_all(storage) == [early.id]
+
+    def test_tasks_of_one_batch_conflict_like_any_others(self, storage: Any) -> None:
+        """Within one transaction the add order decides."""
+        skipped = add(storage, new_task(**SKIP), new_task(**SKIP))
+        assert storage.get(skipped[1].id).id == skipped[0].id
+        replaced = add(storage, new_task(**REPLACE), new_task(**REPLACE))
+        assert [storage.get(task.id).state for task in replaced] == [CANCELLED, QUEUED]
+        assert take_all(storage) == [replaced[1].id]
+
+    @pytest.mark.parametrize("key", [SKIP, REPLACE, AFTER])
+    def test_who_waits_must_see_all_that_it_stands_for(
+        self, storage: Any, key: dict[str, str]
+    ) -> None:
+        """Guarantee 4: batches may be promoted in another order than they were committed in."""
+        tids = [number.to_bytes(8, "big") for number in (0x7F, 0xA0FF, 0x9AFF)]
+        for tid in (*tids, None):
+            batch = str(tid)
+            storage.stage(batch, [new_task(**key)])
+            storage.promote(batch, tid)
+        assert take(storage).tid == tids[1]
+
+    def test_who_replaces_a_lost_task_must_see_what_that_had_to(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """The work of both is left to the newer one."""
+        for number in (2, 1):
+            storage.stage(str(number), [new_task(**AFTER)])
+            storage.promote(str(number), bytes([number]) * 8)
+            if number == 2:
+                lose(storage, clock)
+        assert take(storage).tid == b"\x02" * 8
+
+    def test_the_names_of_a_task_are_not_too_many(self, storage: Any) -> None:
+        """A thousand of those that were skipped for it; the oldest give way."""
+        earlier, *others = add(storage, *(new_task(**SKIP) for _ in range(1201)))
+        with refused(storage, UnknownTask, others[0].id):
+            storage.get(others[0].id)
+        for other in others[-1000:]:
+            assert storage.get(other.id).id == earlier.id
+
+    @pytest.mark.parametrize("free", ["cancel", "clear", "reserve"])
+    def test_a_key_is_free_again_once_nothing_of_it_waits(self, storage: Any, free: str) -> None:
+        """Nobody is skipped for a task that will not run any more."""
+        earlier = add_one(storage, **SKIP)
+        if free == "cancel":
+            storage.cancel(earlier.id)
+        elif free == "clear":
+            storage.clear()
+        else:
+            take(storage)
+        later = add_one(storage, **SKIP)
+        assert storage.get(later.id).id == later.id
+        assert take_all(storage) == [later.id]
+
+    def test_a_key_is_taken_again_by_a_task_that_comes_back(self, storage: Any, clock: Any) -> None:
+        """A retried or a lost task waits like any other."""
+        task = add_one(storage, **SKIP)
+        lease = take(storage)
+        storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 100))
+        assert storage.get(add_one(storage, **SKIP).id).id == task.id
+        clock.advance(200)
+        lose(storage, clock)
+        storage.recover()
+        assert storage.get(add_one(storage, **SKIP).id).id == task.id
+        lease = take(storage)
+        storage.finish(lease, ending(lease, FAILED))
+        storage.retry(task.id)
+        assert storage.get(add_one(storage, **SKIP).id).id == task.id
+
+    def test_after_running_waits_for_the_running_one(self, storage: Any) -> None:
+        """At most one runs and one waits, newest wins; other tasks pass by."""
+        add_one(storage, **AFTER)
+        running = take(storage)
+        second = add_one(storage, **AFTER)
+        other = add_one(storage)
+        assert take_all(storage) == [other.id]
+        third = add_one(storage, **AFTER)
+        assert storage.get(second.id).state == CANCELLED
+        assert take_all(storage) == []
+        assert len(storage) == 1
+        assert ids(storage.tasks(QUEUED)) == [third.id]
+        storage.finish(running, ending(running))
+        assert take_all(storage) == [third.id]
+
+    def test_after_running_does_not_wait_for_another_key(self, storage: Any) -> None:
+        """Two keys run side by side."""
+        tasks = add(storage, *(new_task(key=key, on_conflict="after_running") for key in "abc"))
+        assert take_all(storage) == ids(tasks)
+
+    @pytest.mark.parametrize("end", [SUCCEEDED, FAILED, CANCELLED, SCHEDULED])
+    def test_after_running_comes_however_the_running_one_ends(
+        self, storage: Any, clock: Any, end: State
+    ) -> None:
+        """What would be retried is not: the newer one does the same work."""
+        first = add_one(storage, **AFTER)
+        running = take(storage)
+        second = add_one(storage, **AFTER)
+        assert take_all(storage) == []
+        if end == CANCELLED:
+            storage.cancel(first.id)
+        expected = CANCELLED if end == SCHEDULED else end
+        state = SUCCEEDED if end == CANCELLED else end
+        assert storage.finish(running, ending(running, state, due=clock() + 10)) == expected
+        status = storage.get(first.id)
+        assert status.state == expected
+        assert len(status.attempts) == 1
+        if end == SCHEDULED:
+            assert second.id in status.reason
+        assert take_all(storage) == [second.id]
+
+    def test_after_running_comes_when_the_running_one_is_lost(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """The lost one is replaced by the newer one, and the queue is told."""
+        told: list[tuple[str, str]] = []
+        storage.notify = lambda state, task_id: told.append((state, task_id))
+        first = add_one(storage, **AFTER)
+        lose(storage, clock)
+        second = add_one(storage, **AFTER)
+        assert take_all(storage) == [second.id]
+        assert storage.get(first.id).state == CANCELLED
+        assert told == [(CANCELLED, first.id)]
+
+    def test_parked_tasks_keep_their_order(self, storage: Any) -> None:
+        """What had to wait for its key comes before all that was added later."""
+        fields = {"on_conflict": "after_running"}
+        add(storage, *(new_task(key=key, **fields) for key in "ab"))
+        running = [take(storage), take(storage)]
+        parked = add(storage, *(new_task(key=key, **fields) for key in "ab"))
+        assert take_all(storage) == []
+        later = add_one(storage)
+        for lease in running:
+            storage.finish(lease, ending(lease))
+        assert take_all(storage) == ids([*parked, later])
+
+    def test_a_parked_task_does_not_overtake_a_recovered_one(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """Which was there before it, and has come back to the front."""
+        lost = add_one(storage)
+        add_one(storage, **AFTER)
+        take(storage, lease=30.0)
+        running = take(storage)
+        parked = add_one(storage, **AFTER)
+        assert take_all(storage) == []
+        clock.advance(60)
+        storage.recover()
+        storage.finish(running, ending(running))
+        assert take_all(storage) == ids([lost, parked])
+
+    def test_a_blocked_reserve_gets_the_parked_task(self, storage: Any) -> None:
+        """The end of the running one wakes who waits for the next."""
+        add_one(storage, **AFTER)
+        running = take(storage, lease=1000.0)
+        parked = add_one(storage, **AFTER)
+        blocked = aside(lambda: storage.reserve("blocked", timeout=2 * BOUND))
+        assert is_blocked(blocked)
+        storage.finish(running, ending(running))
+        (lease,) = blocked.result(BOUND)
+        assert lease.task == parked
+
+    def test_a_parked_task_can_be_cancelled_and_cleared(self, storage: Any) -> None:
+        """It waits; that it waits for its key makes no difference."""
+        add_one(storage, **AFTER)
+        running = take(storage)
+        first = add_one(storage, **AFTER)
+        assert take_all(storage) == []
+        assert storage.cancel(first.id) == CANCELLED
+        add_one(storage, **AFTER)
+        assert take_all(storage) == []
+        assert storage.clear() == 1
+        last = add_one(storage, **AFTER)
+        assert take_all(storage) == []
+        storage.finish(running, ending(running))
+        assert take_all(storage) == [last.id]
+
+    def test_one_that_comes_back_waits_like_the_other(self, storage: Any, clock: Any) -> None:
+        """The next one replaces both, or is skipped as long as one of them waits."""
+        back = bring_to(storage, clock, FAILED, **SKIP)
+        other = add_one(storage, **SKIP)
+        storage.retry(back.id)
+        assert take(storage).task == other
+        assert storage.get(add_one(storage, **SKIP).id).id == back.id
+        again = add_one(storage, **REPLACE)
+        assert storage.get(back.id).state == CANCELLED
+        storage.retry(back.id)
+        last = add_one(storage, **REPLACE)
+        states = [storage.get(task.id).state for task in (back, again)]
+        assert states == [CANCELLED, CANCELLED]
+        assert take_all(storage) == [last.id]
+
+    @pytest.mark.parametrize("key", [REPLACE, AFTER])
+    def test_what_was_replaced_is_not_retried(
+        self, storage: Any, clock: Any, key: dict[str, str]
+    ) -> None:
+        """While the newer one waits; once that has run, the older one may."""
+        older = bring_to(storage, clock, FAILED, **key)
+        newer = add_one(storage, **key)
+        with refused(storage, ForbiddenTransition, newer.id):
+            storage.retry(older.id)
+        assert take_all(storage) == [newer.id]

@@ -1,0 +1,195 @@
+"""Lists: what they show of each task, and whose tasks they show."""
+
+from __future__ import annotations
+
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import Progress
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import assert_consistent
+from collective.taskqueue.testing.contract.base import Base
+from collective.taskqueue.testing.contract.base import brief_of
+from collective.taskqueue.testing.contract.base import bring_to
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import lose
+from collective.taskqueue.testing.contract.base import take
+from dataclasses import replace
+from typing import Any
+import pytest
+
+
+ORDER: tuple[State, ...] = (SUCCEEDED, FAILED, CANCELLED, RUNNING, SCHEDULED, QUEUED)
+
+JANE = Identity("/Plone/acl_users", "jane")
+
+#: Others, however much they look like her, or like the name of an index.
+OTHERS = (
+    Identity("/acl_users", "jane"),
+    Identity("/Plone/acl_users", "jane", 1),
+    Identity("/Plone/acl_users", "Jane"),
+    Identity("/Plone/acl_users", "jane "),
+    Identity("/Plone/acl_users", "queued:jane"),
+    Identity("/Plone/acl_users", "of:queued:jane"),
+    Identity("/Plone/acl_users", "j\N{LATIN SMALL LETTER A WITH DIAERESIS}ne%'\\_\"*"),
+    Identity("/Plone/acl_users", "j" * 5000),
+)
+
+
+class Persons(Base):
+    """A user id alone is nobody: a person is the user folder, the id, and which one of it."""
+
+    def test_tasks_of_one_person(self, storage: Any, clock: Any) -> None:
+        """In each state, with pages, in the order of the state, and nobody else's."""
+        expected = dict.fromkeys(STATES, 0)
+        tasks = []
+        for state in ORDER:
+            for user in (OTHERS[0], JANE, OTHERS[1], None):
+                tasks.append(bring_to(storage, clock, state, user=user))
+            expected[state] += 1
+            assert storage.counts(JANE) == expected
+        hers = [task for task in tasks if task.user == JANE]
+        assert ids(storage.tasks(user=JANE)) == ids(hers)
+        assert ids(storage.tasks(None, JANE, 2, 2)) == ids(hers[2:4])
+        for state, task in zip(ORDER, hers, strict=True):
+            assert ids(storage.tasks(state, JANE)) == [task.id]
+            assert storage.tasks(state, JANE, 1) == []
+        assert_consistent(storage)
+
+    @pytest.mark.parametrize("other", OTHERS, ids=range(len(OTHERS)))
+    def test_one_person_is_not_another(self, storage: Any, other: Identity) -> None:
+        """Neither by the list nor by the numbers; by user id, the folder is of no interest."""
+        task = add_one(storage, user=other)
+        assert storage.tasks(user=JANE) == storage.tasks(QUEUED, JANE) == []
+        assert storage.counts(JANE) == dict.fromkeys(STATES, 0)
+        assert ids(storage.tasks(user=other)) == ids(storage.tasks(QUEUED, other)) == [task.id]
+        assert storage.counts(other) == {**dict.fromkeys(STATES, 0), QUEUED: 1}
+        assert ids(storage.tasks(user=other.id)) == [task.id]
+        assert storage.counts(other.id)[QUEUED] == 1
+        assert storage.counts("jane")[QUEUED] == (other.id == "jane")
+        assert take(storage).task.user == other
+
+    def test_nobody_has_no_tasks(self, storage: Any) -> None:
+        """A task without a user is in the lists of all tasks only."""
+        add_one(storage)
+        for user in ("", Identity("", "")):
+            assert storage.tasks(user=user) == storage.tasks(QUEUED, user) == []
+            assert storage.counts(user) == dict.fromkeys(STATES, 0)
+
+    def test_the_tasks_of_a_person_follow_every_change(self, storage: Any, clock: Any) -> None:
+        """Delayed, hastened, reserved, given back, lost, retried, cancelled and removed."""
+        task = add_one(storage, user=JANE, due=clock() + 100)
+        add_one(storage, user=OTHERS[0], due=clock() + 100)
+
+        def found() -> list[State]:
+            assert_consistent(storage)
+            assert ids(storage.tasks(user=JANE)) == [task.id]
+            return [state for state in STATES if ids(storage.tasks(state, JANE)) == [task.id]]
+
+        assert found() == [SCHEDULED]
+        storage.hasten(task.id)
+        assert found() == [QUEUED]
+        storage.give_back([take(storage)])
+        assert found() == [QUEUED]
+        lose(storage, clock)
+        assert found() == [RUNNING]
+        storage.recover()
+        assert found() == [QUEUED]
+        lease = take(storage)
+        storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 1000))
+        assert found() == [SCHEDULED]
+        storage.cancel(task.id)
+        assert found() == [CANCELLED]
+        storage.retry(task.id)
+        assert found() == [QUEUED]
+        storage.cancel(task.id)
+        storage.remove(task.id)
+        assert storage.tasks(user=JANE) == []
+        assert storage.counts(JANE) == dict.fromkeys(STATES, 0)
+
+    def test_the_key_of_a_person(self, storage: Any) -> None:
+        """What waits for its key, and what gives way to another, is in the right list."""
+        fields: dict[str, Any] = {"key": "k", "on_conflict": "after_running", "user": JANE}
+        first, second = add_one(storage, **fields), None
+        lease = take(storage)
+        second = add_one(storage, **fields)
+        assert storage.reserve("consumer", timeout=0) == []
+        assert ids(storage.tasks(QUEUED, JANE)) == [second.id]
+        third = add_one(storage, **{**fields, "on_conflict": "replace"})
+        assert ids(storage.tasks(QUEUED, JANE)) == [third.id]
+        assert ids(storage.tasks(CANCELLED, JANE)) == [second.id]
+        storage.finish(lease, ending(lease))
+        assert ids(storage.tasks(SUCCEEDED, JANE)) == [first.id]
+        assert take(storage).task == third
+
+    def test_a_batch_that_failed_is_in_the_lists_of_its_persons(self, storage: Any) -> None:
+        """They want to know."""
+        task = add_one(storage)
+        failed = replace(task, id="another", user=JANE)
+        storage.stage("batch", [failed])
+        storage.condemn("batch", "nobody knows")
+        assert ids(storage.tasks(FAILED, JANE)) == ids(storage.tasks(user="jane")) == ["another"]
+        assert storage.counts(JANE)[FAILED] == 1
+
+    def test_a_list_is_brief(self, storage: Any, clock: Any) -> None:
+        """Without payload, response and history; with all that is small."""
+        task = add_one(storage, user=JANE, payload=b"in" * 1000, description="Ä", max_attempts=9)
+        lose(storage, clock)
+        storage.recover()
+        lease = take(storage)
+        storage.report(lease, Progress(1.0, 2.0, "half", clock()))
+        response: dict[str, Any] = {"headers": (("A", "b"),), "body": b"out", "truncated": True}
+        storage.finish(lease, ending(lease, FAILED, **response))
+        status = storage.get(task.id)
+        assert (status.task, status.attempts_made, status.status) == (task, 2, 503)
+        assert {name: getattr(status, name) for name in response} == response
+        assert [attempt.number for attempt in status.attempts] == [1, 2]
+        brief = brief_of(status)
+        assert (brief.task.payload, brief.attempts, brief.headers, brief.body) == (b"", (), (), b"")
+        assert brief.result is None
+        assert storage.get(task.id, brief=True) == brief
+        lists = [(None, None), (FAILED, None), (None, "jane"), (FAILED, JANE)]
+        assert [storage.tasks(*each) for each in lists] == [[brief]] * 4
+
+    def test_how_many_attempts_have_ended(self, storage: Any, clock: Any) -> None:
+        """Lost ones included; one that runs has not ended, and one that is given back never was."""
+        task = add_one(storage)
+        made = []
+
+        def look() -> None:
+            statuses = (storage.get(task.id), *storage.tasks())
+            assert len({status.attempts_made for status in statuses}) == 1
+            made.append(statuses[0].attempts_made)
+
+        look()
+        lease = take(storage)
+        look()
+        storage.give_back([lease])
+        look()
+        lose(storage, clock)
+        look()
+        storage.recover()
+        look()
+        for state in (SCHEDULED, FAILED):
+            lease = take(storage)
+            look()
+            storage.finish(lease, ending(lease, state, due=clock()))
+            look()
+        storage.retry(task.id)
+        look()
+        assert made == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
+    def test_who_cancels_may_say_why(self, storage: Any, clock: Any, state: State) -> None:
+        """It is the reason of the state, in the lists as well."""
+        task = bring_to(storage, clock, state, user=JANE)
+        assert storage.cancel(task.id, "the user jane was deleted") == CANCELLED
+        for status in (storage.get(task.id), *storage.tasks(CANCELLED, JANE)):
+            assert (status.state, status.reason) == (CANCELLED, "the user jane was deleted")

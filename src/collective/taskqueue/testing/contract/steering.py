@@ -1,0 +1,366 @@
+"""Changes made from outside: cancel, retry, remove, clear, purge; what is forbidden; fork."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import Base
+from collective.taskqueue.testing.contract.base import BOUND
+from collective.taskqueue.testing.contract.base import bring_to
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import everything
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import is_blocked
+from collective.taskqueue.testing.contract.base import near
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import refused
+from collective.taskqueue.testing.contract.base import take
+from collective.taskqueue.testing.contract.base import take_all
+from collective.taskqueue.testing.contract.base import unchanged
+from contextlib import contextmanager
+from typing import Any
+import os
+import pytest
+import select
+import signal
+import threading
+
+
+FORBIDDEN = [
+    *(("cancel", state) for state in FINISHED),
+    *(("retry", state) for state in (QUEUED, SCHEDULED, RUNNING, SUCCEEDED)),
+    *(("remove", state) for state in (QUEUED, SCHEDULED, RUNNING)),
+]
+
+
+class Steering(Base):
+    """What may be asked of a task in which state, and what follows."""
+
+    @pytest.mark.parametrize(("method", "state"), FORBIDDEN)
+    def test_a_forbidden_request_changes_nothing(
+        self, storage: Any, clock: Any, method: str, state: State
+    ) -> None:
+        """D55: it is refused with the task and its state in the message."""
+        task = bring_to(storage, clock, state)
+        with refused(storage, ForbiddenTransition, f"{task.id}.*{state}"):
+            getattr(storage, method)(task.id)
+
+    @pytest.mark.parametrize(
+        "method", ["get", "cancel", "retry", "remove", "hasten", "forget_response"]
+    )
+    def test_an_unknown_task_is_refused(self, storage: Any, method: str) -> None:
+        """With its id in the message."""
+        add_one(storage)
+        with refused(storage, UnknownTask, "no-such-task"):
+            getattr(storage, method)("no-such-task")
+
+    @pytest.mark.parametrize("state", [state for state in STATES if state not in FINISHED])
+    def test_only_final_states_are_purged(self, storage: Any, clock: Any, state: State) -> None:
+        """The state is named in the message."""
+        bring_to(storage, clock, state)
+        with refused(storage, ForbiddenTransition, state):
+            storage.purge(state)
+
+    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
+    def test_a_waiting_task_that_is_cancelled_never_runs(
+        self, storage: Any, clock: Any, state: State
+    ) -> None:
+        """H14: not even when it would be due; its record says when and that it was."""
+        task = bring_to(storage, clock, state)
+        other = add_one(storage)
+        assert storage.cancel(task.id) == CANCELLED
+        status = storage.get(task.id)
+        assert (status.state, status.due) == (CANCELLED, None)
+        assert "cancelled" in status.reason
+        assert status.time_of(CANCELLED) == near(clock())
+        assert status.attempts == ()
+        clock.advance(2000)
+        assert take_all(storage) == [other.id]
+
+    @pytest.mark.parametrize("state", [FAILED, CANCELLED])
+    def test_a_retried_task_is_queued_again(self, storage: Any, clock: Any, state: State) -> None:
+        """At the end of the line, due at once."""
+        task = bring_to(storage, clock, state)
+        other = add_one(storage)
+        assert storage.retry(task.id) is None
+        status = storage.get(task.id)
+        assert status.state == QUEUED
+        assert [name for name, _ in status.changes][-2:] == [state, QUEUED]
+        assert take_all(storage) == ids([other, task])
+
+    def test_a_retried_task_keeps_its_history(self, storage: Any, clock: Any) -> None:
+        """And gets all its attempts and losses anew."""
+        task = add_one(storage, max_attempts=2)
+        lease = take(storage)
+        storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+        lease = take(storage)
+        assert lease.counted == 1
+        storage.finish(lease, ending(lease, FAILED))
+        storage.retry(task.id)
+        assert len(storage.get(task.id).attempts) == 2
+        lease = take(storage)
+        assert (lease.attempt, lease.counted) == (3, 0)
+        storage.finish(lease, ending(lease))
+        assert [attempt.number for attempt in storage.get(task.id).attempts] == [1, 2, 3]
+
+    def test_the_life_of_a_retried_task_begins_anew(self, storage: Any, clock: Any) -> None:
+        """Its `max_age` counts from then, also in later attempts."""
+        created = clock() - 500
+        task = add_one(storage, created=created, max_age=60.0)
+        lease = take(storage)
+        assert storage.get(task.id).since == created
+        storage.finish(lease, ending(lease, FAILED))
+        clock.advance(100)
+        storage.retry(task.id)
+        retried = storage.get(task.id).time_of(QUEUED)
+        clock.advance(10)
+        for _ in range(2):
+            lease = take(storage)
+            assert storage.get(task.id).since == retried > created + 500
+            storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+
+    def test_a_retried_task_may_be_lost_as_often_as_before(
+        self, make_storage: Callable[..., Any], clock: Any
+    ) -> None:
+        """Who retries a poisonous task has done something about it."""
+        storage = make_storage(max_deliveries=2)
+        task = add_one(storage)
+        for _ in range(2):
+            for expected in ([task.id], []):
+                take(storage, lease=30.0)
+                clock.advance(60)
+                assert storage.recover() == expected
+            assert storage.get(task.id).state == FAILED
+            storage.retry(task.id)
+
+    def test_a_retried_task_is_not_cancelled_any_more(self, storage: Any) -> None:
+        """The wish to cancel it was fulfilled."""
+        task = add_one(storage)
+        lease = take(storage)
+        storage.cancel(task.id)
+        storage.finish(lease, ending(lease))
+        storage.retry(task.id)
+        assert storage.get(task.id).cancel_requested is False
+        lease = take(storage)
+        assert storage.report(lease) is False
+        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+
+    def test_a_hastened_task_is_queued_before_it_is_due(self, storage: Any, clock: Any) -> None:
+        """N12: at the end of the line; a queued one stays where it is."""
+        late = add_one(storage, due=clock() + 1000)
+        first, last = add(storage, new_task(), new_task())
+        assert storage.hasten(late.id) is None
+        status = storage.get(late.id)
+        assert (status.state, status.due) == (QUEUED, None)
+        assert status.time_of(QUEUED) == near(clock())
+        with unchanged(storage):
+            storage.hasten(first.id)
+        assert take_all(storage) == ids([first, last, late])
+
+    def test_a_task_is_hastened_for_its_next_attempt(self, storage: Any, clock: Any) -> None:
+        """Its pause is over; the history stays."""
+        task = add_one(storage, max_attempts=2, key="one", on_conflict="after_running")
+        lease = take(storage)
+        storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 1000))
+        storage.hasten(task.id)
+        lease = take(storage)
+        assert (lease.task.id, lease.attempt, lease.counted) == (task.id, 2, 1)
+
+    @pytest.mark.parametrize("state", [RUNNING, *FINISHED])
+    def test_only_what_waits_is_hastened(self, storage: Any, clock: Any, state: State) -> None:
+        """D55: what has finished does not run again."""
+        task = bring_to(storage, clock, state)
+        with refused(storage, ForbiddenTransition, state):
+            storage.hasten(task.id)
+
+    def test_a_hastened_task_wakes_a_consumer(self, storage: Any, clock: Any) -> None:
+        """It does not wait until the task would have been due."""
+        task = add_one(storage, due=clock() + 1000)
+        blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))
+        assert is_blocked(blocked)
+        storage.hasten(task.id)
+        assert [lease.task.id for lease in blocked.result(BOUND)] == [task.id]
+
+    @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
+    def test_a_response_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:
+        """H17: once, and nothing else of the task is."""
+        task = add_one(storage)
+        lease = take(storage)
+        headers = (("Content-Type", "text/plain"),)
+        storage.finish(lease, ending(lease, state, body=b"said", headers=headers))
+        before = storage.get(task.id)
+        assert before.result is not None
+        assert storage.forget_response(task.id) is True
+        status = storage.get(task.id)
+        assert (status.result, status.status, status.headers) == (None, None, ())
+        assert (status.body, status.forgotten) == (b"", True)
+        assert (status.state, status.changes) == (before.state, before.changes)
+        assert status.attempts == before.attempts
+        with unchanged(storage):
+            assert storage.forget_response(task.id) is False
+
+    def test_the_next_response_is_kept(self, storage: Any) -> None:
+        """Only the one that was there is forgotten."""
+        task = add_one(storage)
+        for body in (b"one", b"two"):
+            lease = take(storage)
+            storage.finish(lease, ending(lease, FAILED, body=body))
+            assert storage.get(task.id).result.body == body
+            storage.forget_response(task.id)
+            storage.retry(task.id)
+
+    @pytest.mark.parametrize("state", [QUEUED, SCHEDULED, RUNNING])
+    def test_a_response_of_an_unfinished_task_is_not_forgotten(
+        self, storage: Any, clock: Any, state: State
+    ) -> None:
+        """There may be none, or another one soon."""
+        task = bring_to(storage, clock, state)
+        with refused(storage, ForbiddenTransition, state):
+            storage.forget_response(task.id)
+
+    @pytest.mark.parametrize("state", FINISHED)
+    def test_a_removed_task_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:
+        """T04: it alone, and for good."""
+        task = bring_to(storage, clock, state)
+        other = bring_to(storage, clock, state)
+        assert storage.remove(task.id) is None
+        assert ids(everything(storage)) == [other.id]
+        with refused(storage, UnknownTask, task.id):
+            storage.remove(task.id)
+
+    def test_clear_touches_only_what_waits(self, storage: Any, clock: Any) -> None:
+        """D25, T05: running tasks end as usual, finished ones are kept, staged ones come."""
+        kept = [bring_to(storage, clock, state) for state in (*FINISHED, RUNNING)]
+        waiting = [*add(storage, new_task(), new_task()), add_one(storage, due=clock() + 100)]
+        staged = new_task()
+        storage.stage("batch", [staged])
+        assert storage.clear() == 3
+        assert sorted(ids(everything(storage))) == sorted(ids(kept))
+        for task in waiting:
+            with refused(storage, UnknownTask, task.id):
+                storage.get(task.id)
+        clock.advance(20)
+        assert storage.clear() == 0
+        storage.promote("batch")
+        assert take_all(storage) == [staged.id]
+
+    def test_a_running_task_ends_as_usual_after_a_clear(self, storage: Any) -> None:
+        """Its lease is as good as before."""
+        task = add_one(storage)
+        lease = take(storage)
+        storage.clear()
+        assert storage.renew(lease) is True
+        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+        assert storage.get(task.id).state == SUCCEEDED
+
+    @pytest.mark.parametrize("state", FINISHED)
+    def test_purge_forgets_one_state(self, storage: Any, clock: Any, state: State) -> None:
+        """All of it, and nothing else."""
+        purged = [bring_to(storage, clock, state) for _ in range(3)]
+        others = [name for name in FINISHED if name != state]
+        kept = [bring_to(storage, clock, name) for name in (*others, RUNNING, SCHEDULED)]
+        assert storage.purge(state) == 3
+        assert sorted(ids(everything(storage))) == sorted(ids(kept))
+        assert storage.purge(state) == 0
+        with refused(storage, UnknownTask, purged[0].id):
+            storage.get(purged[0].id)
+
+    def test_what_is_dropped_is_logged(
+        self, storage: Any, clock: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Guarantee 6: one line for each task, with its id, the cause and what follows."""
+        finished = [bring_to(storage, clock, SUCCEEDED) for _ in range(3)]
+        waiting = add(storage, *(new_task(due=due) for due in (None, None, clock() + 100)))
+        caplog.set_level("INFO", "collective.taskqueue")
+        for call, tasks, words in (
+            (storage.clear, waiting, "reset, dropped"),
+            (lambda: storage.purge(SUCCEEDED), finished, "purged, forgotten"),
+        ):
+            caplog.clear()
+            call()
+            lines = [line for line in caplog.messages if words in line]
+            assert sorted(line.split()[1].rstrip(":") for line in lines) == sorted(ids(tasks))
+
+    def test_pausing_is_no_change_of_any_task(self, storage: Any, clock: Any) -> None:
+        """And may be asked for twice."""
+        for state in (SUCCEEDED, SCHEDULED, QUEUED):
+            bring_to(storage, clock, state)
+        before = everything(storage)
+        for method, expected in (("pause", True), ("resume", False)):
+            getattr(storage, method)()
+            with unchanged(storage):
+                getattr(storage, method)()
+            assert storage.paused() is expected
+        assert everything(storage) == before
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_forked_child_uses_the_storage(self, make_storage: Callable[..., Any]) -> None:
+        """While other threads of the parent use it, and without running a task twice."""
+        storage = make_storage()
+        with _in_use(storage):
+            for _ in range(10):
+                waiting = add_one(storage)
+                taken = _in_child(lambda: _run_after_fork(storage)) + take_all(storage)
+                assert taken.count(waiting.id) == 1
+                assert len(taken) == 2
+
+
+@contextmanager
+def _in_use(storage: Any) -> Iterator[None]:
+    stopped = threading.Event()
+
+    def use() -> None:
+        while not stopped.is_set():
+            storage.counts()
+
+    users = [aside(use) for _ in range(4)]
+    try:
+        yield
+    finally:
+        stopped.set()
+        for user in users:
+            user.result(BOUND)
+
+
+def _run_after_fork(storage: Any) -> list[str]:
+    """What the child of a fork may do: own tasks, and none that the parent owns."""
+    storage.after_fork()
+    task = add_one(storage)
+    taken = []
+    while leases := storage.reserve("child", timeout=0):
+        taken.append(leases[0].task.id)
+        assert storage.finish(leases[0], ending(leases[0])) == SUCCEEDED
+    assert task.id in taken
+    return taken
+
+
+def _in_child(call: Callable[[], list[str]]) -> list[str]:
+    """Make the call in a forked child; return what it returns, or nothing if it fails."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        # Whatever happens, the child must not return into the tests of its parent.
+        try:
+            os.write(writer, " ".join(call()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    if not select.select([reader], [], [], BOUND)[0]:
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with open(reader) as answer:
+        return answer.read().split()

@@ -1,0 +1,177 @@
+"""One act, done to the storage and to the model alike, and what a machine knows between two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.task import Transition
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.contract.base import ManualClock
+from collective.taskqueue.testing.model.expected import Entry
+from collective.taskqueue.testing.model.expected import ExpectedQueue
+from contextlib import contextmanager
+from dataclasses import replace
+from hypothesis.stateful import RuleBasedStateMachine
+from typing import Any
+from uuid import UUID
+import pytest
+import transaction
+
+
+#: Small, so that every limit is reached within a few steps.
+SETTINGS: dict[str, Any] = {
+    "max_deliveries": 2,
+    "max_finished": 4,
+    "keep_succeeded": 630.0,
+    "keep_failed": 930.0,
+}
+
+#: Of a task: its key and mode, seconds until it is due, how long it is kept, and whose it is.
+Fields = tuple[tuple[str | None, str], float | None, float | None, Identity | None]
+
+
+class Acts(RuleBasedStateMachine):
+    """The hands and the memory of a machine."""
+
+    def make_storage(self, clock: Any, **settings: Any) -> Any:
+        """Return an `ITaskStorage` for an empty queue with these `QueueSettings`."""
+        raise NotImplementedError
+
+    def make_clock(self) -> Any:
+        """Return the clock of the storage; see `collective.taskqueue.testing.contract`."""
+        return ManualClock()
+
+    def __init__(self) -> None:
+        super().__init__()
+        transaction.begin()
+        self.clock = self.make_clock()
+        self.storage = self.make_storage(self.clock, **SETTINGS)
+        settings = QueueSettings(**SETTINGS)
+        self.queue = TaskQueue(settings, self.storage)
+        self.told: list[tuple[str, str]] = []
+        self.storage.notify = lambda state, task_id: self.told.append((state, task_id))
+        self.expected = ExpectedQueue(settings)
+        self.made = 0
+        #: What was seen last of each task.
+        self.seen: dict[str, TaskStatus] = {}
+        #: What the current transaction has added, and savepoints with its length then.
+        self.added: list[Task] = []
+        self.savepoints: list[tuple[Any, int]] = []
+        #: Batches of other processes, and those of them that were promoted.
+        self.staged: dict[str, list[Task]] = {}
+        self.promoted: dict[str, list[Task]] = {}
+        #: Leases by token: those a consumer knows of, and all others there were.
+        self.held: dict[str, Lease] = {}
+        self.dead: dict[str, Lease] = {}
+
+    def teardown(self) -> None:
+        transaction.abort()
+        self.storage.close()
+
+    # acts
+
+    def _promote(self, batch: str, tasks: list[Task], again: list[Task]) -> None:
+        with self._act():
+            self.storage.promote(batch, None, again)
+            self.expected.admit(tasks, self.clock())
+        self.promoted[batch] = tasks
+
+    def _reserve(self, consumer: str, limit: int, seconds: float) -> None:
+        with self._act():
+            leases = self.storage.reserve(consumer, limit=limit, timeout=0, lease=seconds)
+            self._hold(leases)
+            self.expected.reserve(leases, consumer, limit, seconds, self.clock())
+
+    def _hold(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            known = lease.token in self.held or lease.token in self.dead
+            assert not known, "a token is given out twice"
+            self.held[lease.token] = lease
+
+    def _finish(self, lease: Lease, transition: Transition) -> None:
+        with self._act():
+            state = self.storage.finish(lease, transition)
+            expected = self.expected.finish(lease, transition, self.clock())
+            assert state == expected, "finished with a stale token" if state else "not finished"
+
+    @contextmanager
+    def _act(self) -> Iterator[None]:
+        """The block is one call, and the queue is told what nobody asked for."""
+        self.told.clear()
+        self.expected.begin_act()
+        yield
+        assert sorted(self.told) == sorted(self.expected.told), "the queue is told otherwise"
+
+    @contextmanager
+    def _refused(self, error: type[Exception] | None) -> Iterator[None]:
+        """The block raises the error, if there is one to raise."""
+        if error is None:
+            yield
+        else:
+            with pytest.raises(error):
+                yield
+
+    # what is known
+
+    def _make(self, tasks: list[Fields]) -> list[Task]:
+        now = self.clock()
+        return [
+            Task(
+                id=self._new_id(),
+                queue=self.queue.name,
+                url="/view",
+                created=now,
+                due=None if delay is None else now + delay,
+                key=key,
+                on_conflict=mode,
+                keep=keep,
+                user=user,
+                payload=b"large",
+            )
+            for (key, mode), delay, keep, user in tasks
+        ]
+
+    def _new_id(self) -> str:
+        self.made += 1
+        return str(UUID(int=self.made))
+
+    def _forget_added(self, length: int) -> None:
+        self.expected.gone.extend(ids(self.added[length:]))
+        del self.added[length:]
+
+    def _knows(self, task: Task) -> bool:
+        try:
+            return bool(self.storage.get(task.id))
+        except UnknownTask:
+            return False
+
+    def _names(self) -> list[str]:
+        """Every id that a task is known by."""
+        known = self.expected.entries.keys()
+        aliases = self.expected.aliases.items()
+        return [*known, *(name for name, others in aliases if others <= known)]
+
+    def _entry(self, name: str) -> Entry:
+        return self.expected.entries[self.storage.get(name).id]
+
+    def _unknown(self) -> list[str]:
+        """Ids that are not in use any more, or not yet, or never were."""
+        staged = [task for batch in self.staged.values() for task in batch]
+        return ["never", *self.expected.gone, *ids(self.added), *ids(staged)]
+
+    def _held_from(self, which: int) -> Iterator[Lease]:
+        """The leases in use, in any order, each once."""
+        held = list(self.held.values())
+        return (held[(which + number) % len(held)] for number in range(len(held)))
+
+    def _stale(self) -> list[Lease]:
+        """Leases that give no right: any more, or because somebody has made them up."""
+        leases = [*self.held.values(), *self.dead.values()]
+        stale = [lease for lease in leases if self.expected.holder(lease) is None]
+        return [*stale, *(replace(lease, token="forged") for lease in leases[:1])]

@@ -1,0 +1,155 @@
+"""What is always true of a storage, seen from outside and compared with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.task import Identity
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskStatus
+from collective.taskqueue.testing.contract.base import brief_of
+from collective.taskqueue.testing.contract.base import ids
+from collective.taskqueue.testing.model.expected import Entry
+from collective.taskqueue.testing.model.expected import ExpectedQueue
+from collective.taskqueue.testing.model.expected import near
+from dataclasses import replace
+from typing import Any
+
+
+#: Keys whose tasks all are `after_running`.
+SERIAL = ("this", "that")
+
+#: Of one id, and not the same.
+PERSONS = (
+    Identity("/acl_users", "jane"),
+    Identity("/Plone/acl_users", "jane"),
+    Identity("/Plone/acl_users", "jane", 1),
+)
+
+#: Changes and attempts that are compared; a storage need not keep more than that.
+HISTORY = 50
+
+#: More tasks than there ever are.
+EVERYTHING = 1_000_000
+
+
+def check_all(
+    storage: Any,
+    expected: ExpectedQueue,
+    staged: Mapping[str, Sequence[Task]],
+    seen: dict[str, TaskStatus],
+    now: float,
+) -> None:
+    """Compare all that can be seen; called after each step.
+
+    `seen` has what lists have shown after the step before.
+    """
+    known = {status.id: status for status in storage.tasks(size=EVERYTHING)}
+    # First of all, because the model may only know now what the storage has forgotten.
+    expected.notice_forgotten(known, now)
+    _check_tasks(known, expected.entries)
+    _check_whole(storage, known, seen, expected.entries)
+    _check_persons(storage, expected)
+    lines = {state: ids(storage.tasks(state, size=EVERYTHING)) for state in STATES}
+    _check_lines(storage, expected, lines)
+    _check_order(expected, lines)
+    _check_serial_tasks(known)
+    _check_skipped_tasks(storage, expected)
+    assert storage.paused() is expected.paused
+    found = {batch.id: batch.tasks for batch in storage.in_doubt()}
+    assert found == {batch: tuple(ids(tasks)) for batch, tasks in staged.items()}
+
+
+def _check_whole(
+    storage: Any,
+    known: dict[str, TaskStatus],
+    seen: dict[str, TaskStatus],
+    expected: Mapping[str, Entry],
+) -> None:
+    """Compare what no list shows, of the tasks that have changed."""
+    for task_id, status in known.items():
+        if status != seen.get(task_id):
+            whole = storage.get(task_id)
+            assert brief_of(whole) == storage.get(task_id, brief=True) == status
+            assert whole.task == expected[task_id].task
+            attempts = [(attempt.number, attempt.status) for attempt in whole.attempts]
+            assert attempts[-HISTORY:] == expected[task_id].attempts[-HISTORY:]
+    seen.clear()
+    seen.update(known)
+
+
+def _check_persons(storage: Any, expected: ExpectedQueue) -> None:
+    for user in (*PERSONS, PERSONS[0].id):
+        entries = expected.of(user)
+        counts = expected.counts(user)
+        assert storage.counts(user) == counts
+        assert ids(storage.tasks(None, user, 0, EVERYTHING)) == ids(entries)
+        for state in STATES:
+            # An empty list is as good as said by the numbers.
+            if counts[state]:
+                mine = [entry.id for entry in entries if entry.state == state]
+                found = ids(storage.tasks(state, user, 0, EVERYTHING))
+                assert sorted(found) == sorted(mine)
+
+
+def _check_tasks(known: Mapping[str, TaskStatus], expected: Mapping[str, Entry]) -> None:
+    assert known.keys() <= expected.keys(), "there are tasks that should not be"
+    assert known.keys() >= expected.keys(), "tasks are lost"
+    for task_id, entry in expected.items():
+        _compare(known[task_id], entry)
+
+
+def _compare(status: TaskStatus, entry: Entry) -> None:
+    assert (status.id, status.state) == (entry.id, entry.state)
+    assert status.task == replace(entry.task, payload=b"")
+    assert status.consumer == entry.consumer
+    assert near(status.due, entry.due)
+    assert status.attempts_made == len(entry.attempts)
+    pairs = zip(status.changes[-HISTORY:], entry.changes[-HISTORY:], strict=True)
+    for (state, when), (expected, expected_when) in pairs:
+        assert state == expected, "the history is not what has happened"
+        assert near(when, expected_when), "it happened at another time"
+    if entry.state == RUNNING:
+        assert status.cancel_requested is entry.cancel_requested
+        assert status.progress == entry.progress
+
+
+def _check_lines(storage: Any, expected: ExpectedQueue, lines: Mapping[State, list[str]]) -> None:
+    counts = expected.counts()
+    assert storage.counts() == counts
+    assert len(storage) == counts[QUEUED]
+    for state, line in lines.items():
+        assert sorted(line) == sorted(ids(expected.line(state)))
+
+
+def _check_order(expected: ExpectedQueue, lines: Mapping[State, list[str]]) -> None:
+    assert lines[SCHEDULED] == ids(expected.line(SCHEDULED)), "not in the order of dues"
+    queued = [expected.entries[task_id] for task_id in lines[QUEUED]]
+    ready = [entry for entry in queued if not expected.blocked(entry)]
+    for place, entry in enumerate(ready):
+        late = [other.id for other in ready[place:] if other.precedes(entry)]
+        assert not late, f"{late} should come before {entry.id}"
+
+
+def _check_serial_tasks(known: Mapping[str, TaskStatus]) -> None:
+    for key in SERIAL:
+        found = [status.state for status in known.values() if status.task.key == key]
+        assert found.count(RUNNING) <= 1, "two tasks of one key run"
+        assert found.count(QUEUED) + found.count(SCHEDULED) <= 1, "two tasks of one key wait"
+
+
+def _check_skipped_tasks(storage: Any, expected: ExpectedQueue) -> None:
+    known = expected.entries.keys()
+    for name, others in expected.aliases.items():
+        try:
+            found = storage.get(name).id
+        except UnknownTask:
+            assert not others <= known, "a skipped task is lost"
+        else:
+            assert found in others & known
