@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.contract.base import add
-from collective.taskqueue.contract.base import ending
-from collective.taskqueue.contract.base import new_task
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import CANCELLED
@@ -15,6 +12,9 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import new_task
 from pathlib import Path
 from services import RedisServer
 import pytest
