@@ -75,6 +75,7 @@ lint: $(STAMP) ## Style and types
 	$(BIN)/ruff check src tests benchmarks examples setup.py
 	$(BIN)/ruff format --check src tests benchmarks examples setup.py
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .PHONY: format
 format: $(STAMP) ## Bring the code into its form

@@ -79,7 +79,7 @@ setup(
             "waitress",
             "Zope[wsgi]",
         ],
-        "lint": ["mypy", "ruff", "towncrier", "types-docutils"],
+        "lint": ["import-linter", "mypy", "ruff", "towncrier", "types-docutils"],
         "bench": [
             "celery[redis]",
             "dramatiq[redis]",

@@ -1,4 +1,6 @@
-"""The rooms of docs/design.rst: who imports whom, and how large a room may be.
+"""The rooms of docs/design.rst: what they import of others, and how large a room may be.
+
+Which folder may import which is said in pyproject.toml, and `make lint` asks it.
 
 Read from the source, not from what happens to be loaded: an import inside a function counts
 like any other.
@@ -204,27 +206,11 @@ def test_the_package_itself_imports_nothing():
 def test_config_imports_zconfig_and_python_alone():
     """It is imported while zope.conf is parsed, before anything else is."""
     assert {name.split(".")[0] for name in foreign("config")} == {"ZConfig"}
-    # What allow_hosts and secret may be, is told by who uses them.
-    used = {"webhook.guard", "webhook.signing"}
-    assert reachable("config") == {"", "config", "webhook", *used}
-    assert set().union(*map(foreign, used)) == set()
-
-
-def folder_of(room):
-    """The folder of a storage that a room is in; None for all others."""
-    parts = room.split(".")
-    return parts[1] if parts[0] == "storages" and parts[1:] and parts[1] in FOLDERS else None
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_each_storage_can_be_read_alone(room):
-    """It is imported only when a queue of that type is configured, by the path in config."""
-    if is_within(room, "testing"):
-        return
-    for name in imports(SOURCES[room]):
-        if is_within(name, PACKAGE):
-            used = {folder_of(other) for other in rooms_of(name)} - {None}
-            assert used <= {folder_of(room)}, f"{room} imports {name}"
+    assert reachable("config") == {"", "config"}
+    # So are these, for the datatypes that they know.
+    for room in ("webhook.guard", "webhook.signing"):
+        assert reachable(room) == {"", "webhook", room}
+        assert foreign(room) == set()
 
 
 @pytest.mark.parametrize("room", ROOMS)

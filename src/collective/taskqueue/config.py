@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collective.taskqueue.webhook.guard import Guard
-from collective.taskqueue.webhook.signing import check_secret
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
@@ -176,13 +174,6 @@ def client_errors(value: str) -> tuple[int, ...]:
     return found
 
 
-def web_hook_secrets(value: str) -> str:
-    """Datatype: secrets of web hooks, separated by blanks."""
-    for secret in value.split():
-        check_secret(secret)
-    return value
-
-
 def header_names(value: str) -> tuple[str, ...]:
     """Datatype: names of headers, separated by blanks, each with an asterisk at its end or not."""
     for name in value.split():
@@ -190,12 +181,6 @@ def header_names(value: str) -> tuple[str, ...]:
             raise ValueError(f"{name!r} is not the name of a header, nor its beginning and *")
     # WSGI does not tell an underscore from a dash.
     return tuple(name.lower().replace("_", "-") for name in value.split())
-
-
-def allowed_hosts(value: str) -> str:
-    """Datatype: hosts, addresses and networks, separated by blanks."""
-    Guard(value.split())
-    return value
 
 
 def positive_integer(value: str) -> int:

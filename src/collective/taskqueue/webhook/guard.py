@@ -52,6 +52,15 @@ _NOT_PUBLIC = (
 )
 
 
+def allowed_hosts(value: str) -> str:
+    """Datatype of zope.conf: hosts, addresses and networks, separated by blanks.
+
+    Raises `ValueError` for what is none of these.
+    """
+    Guard(value.split())
+    return value
+
+
 class Refused(ValueError):
     """A url or an address that web hooks may not be sent to.
 

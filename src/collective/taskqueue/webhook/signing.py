@@ -54,11 +54,12 @@ def verify(
     )
 
 
-def check_secret(secret: str) -> str:
-    """Return the secret if it is one; raises `ValueError` otherwise."""
-    if not 24 <= len(_key(secret)) <= 64:
-        raise ValueError("the key of a web hook secret has 24 to 64 bytes")
-    return secret
+def secrets(value: str) -> str:
+    """Datatype of zope.conf: secrets separated by blanks; raises `ValueError` for what is none."""
+    for secret in value.split():
+        if not 24 <= len(_key(secret)) <= 64:
+            raise ValueError("the key of a web hook secret has 24 to 64 bytes")
+    return value
 
 
 def _key(secret: str) -> bytes:
