@@ -1,4 +1,4 @@
-"""README.rst says the same as the code."""
+"""The pages of reference say the same as the code."""
 
 from collective.taskqueue.enqueue.options import OPTIONS
 from pathlib import Path
@@ -10,7 +10,7 @@ import re
 
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.rst").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
 COMPONENT = Path(collective.taskqueue.__path__[0]) / "component.xml"
 
 
@@ -18,11 +18,13 @@ COMPONENT = Path(collective.taskqueue.__path__[0]) / "component.xml"
 def test_configuration_table(section):
     """Every key with its default, described in the words of component.xml."""
     table = configuration_table(section)
-    assert f".. {section}\n\n{table}\n\n" in README, f"README.rst must say:\n\n{table}"
+    page = DOCS / "reference-configuration.rst"
+    text = page.read_text(encoding="utf-8")
+    assert f".. {section}\n\n{table}\n\n" in text, f"{page.name} must say:\n\n{table}"
 
 
 def configuration_table(section):
-    """Return the table of a section type, as README.rst has to show it."""
+    """Return the table of a section type, as the page has to show it."""
     (found,) = (
         item
         for item in ElementTree.parse(COMPONENT).iter("sectiontype")
@@ -41,5 +43,6 @@ def configuration_table(section):
 
 def test_options():
     """Every option of `add()`, in the order of the code."""
-    table = README.partition(".. options\n")[2].partition("\n\n\n")[0]
+    text = (DOCS / "reference-options.rst").read_text(encoding="utf-8")
+    table = text.partition(".. options\n")[2]
     assert re.findall(r"^   \* - ``(\w+)``$", table, re.MULTILINE) == list(OPTIONS)
