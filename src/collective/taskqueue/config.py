@@ -25,17 +25,17 @@ import re
 import sys
 
 
-#: What `type` may be, besides a dotted path.
+#: Values of `type`, besides a dotted path.
 STORAGES = {
     "local": "collective.taskqueue.storages.local.LocalStorage",
     "redis": "collective.taskqueue.storages.redis.RedisStorage",
     "sql": "collective.taskqueue.storages.sql.SqlStorage",
 }
 
-#: The extra that a type needs, and the module that tells whether it is installed.
+#: The modules that a type needs; the extra of that name installs them.
 EXTRAS = {"redis": ("redis", "msgpack"), "sql": ("sqlalchemy", "msgpack")}
 
-#: Client errors that time may heal; after every other 4xx a task fails at once.
+#: Client errors that may be gone after a while; after every other 4xx a task fails at once.
 TRANSIENT_STATUSES = (408, 423, 425, 429, 449)
 
 #: The section types of component.xml.
@@ -48,7 +48,7 @@ class QueueSettings:
 
     queue: str = "default"
     type: str = "local"
-    #: May have a password in it.
+    #: May contain a password.
     url: str = field(default="", repr=False)
     host: str = "localhost"
     port: int = 6379
@@ -72,14 +72,14 @@ class QueueSettings:
     stage_timeout: float = 3.0
     secret: str = field(default="", repr=False)
     allow_hosts: str = ""
-    #: Lower case; one that ends with an asterisk stands for all that begin so.
+    #: Lower case; a name that ends with an asterisk is a prefix.
     copy_headers: tuple[str, ...] = ()
-    #: Unique name of the section in the configuration, and how to tell it to people.
+    #: Unique name of the section in the configuration, and its place as error messages tell it.
     section: str = "taskqueue"
     place: str = "<taskqueue>"
 
     def getSectionName(self) -> str:
-        """The key in `product_config`; asked for by Zope."""
+        """The key in `product_config`; called by Zope."""
         return self.section
 
 
@@ -97,7 +97,7 @@ class ServerSettings:
     place: str = "<taskqueue-server>"
 
     def getSectionName(self) -> str:
-        """The key in `product_config`; asked for by Zope."""
+        """The key in `product_config`; called by Zope."""
         return self.section
 
 
@@ -175,11 +175,11 @@ def client_errors(value: str) -> tuple[int, ...]:
 
 
 def header_names(value: str) -> tuple[str, ...]:
-    """Datatype: names of headers, separated by blanks, each with an asterisk at its end or not."""
+    """Datatype: header names, or prefixes that end with an asterisk, separated by blanks."""
     for name in value.split():
         if not re.fullmatch(r"[A-Za-z0-9_-]*\*?", name):
             raise ValueError(f"{name!r} is not the name of a header, nor its beginning and *")
-    # WSGI does not tell an underscore from a dash.
+    # WSGI does not distinguish an underscore from a dash.
     return tuple(name.lower().replace("_", "-") for name in value.split())
 
 
@@ -200,7 +200,7 @@ def size(value: str) -> int:
 
 
 class _Section(SectionMatcher):
-    """A section of ours that knows where in the file it stands."""
+    """A section of one of our types that knows its place in the file."""
 
     place = ""
 
@@ -218,13 +218,13 @@ class _Section(SectionMatcher):
 
     @contextmanager
     def _named(self, key: str = "") -> Iterator[None]:
-        # ZConfig tells the line of a bad value, but not the section; of a bad key neither.
+        # ZConfig names the line of a bad value, but not the section; for a bad key neither.
         try:
             yield
         except ConfigurationError as exc:
             said = getattr(exc, "value", key)
             exc.message = f"{self.place}: {_without_url(exc.message, said)}"
-            # The error of the datatype, which says the same once more.
+            # Hides the error of the datatype, which says the same once more.
             exc.__suppress_context__ = True
             raise
 
@@ -232,7 +232,7 @@ class _Section(SectionMatcher):
 def _without_url(message: str, said: Any) -> str:
     """Return the text of an error, without the key or value that it quotes if that is a url.
 
-    A url that stands in the wrong key, or in a line of its own, may have a password in it.
+    A url in the wrong key, or in a line of its own, may contain a password.
     """
     for word in str(said).split():
         if "@" in word or "://" in word:
@@ -244,8 +244,8 @@ def _allow_unnamed_sections() -> None:
     """Let sections of our types be unnamed, and check them when the file is complete.
 
     The only slot for add-ons in Zope's schema takes named sections alone. While a
-    configuration is parsed, a section of ours without a name is given a unique one;
-    sections of all other types are left as they are.
+    configuration is parsed, an unnamed section of ours gets a unique name; sections of all
+    other types are left as they are.
     """
     original = BaseMatcher.createChildMatcher
     if getattr(original, "of_taskqueue", False):
@@ -264,7 +264,7 @@ def _allow_unnamed_sections() -> None:
         self._taskqueue_sections = number
         if number == 1:
             self.finish = _checked(self, self.finish)
-        # Nobody can give a section a name with a space in it.
+        # Unique: zope.conf cannot give a section a name with a space in it.
         found = original(self, type_, name or f"{type_.name} {number}")
         matcher = _Section(found.info, type_, found.name, self.handlers)
         matcher.place = place
@@ -275,8 +275,8 @@ def _allow_unnamed_sections() -> None:
 
 
 def _position() -> tuple[str, int]:
-    # The parser tells the line to nobody, and errors that show only when the whole file
-    # has been read would otherwise not say where.
+    # Read from the frame of the parser, which passes the line to no method: errors that show
+    # only when the whole file has been read would not name it otherwise.
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         parser = frame.f_locals.get("self")
@@ -296,11 +296,11 @@ def _checked(matcher: BaseMatcher, finish: Callable[[], Any]) -> Callable[[], An
 
 
 def check(sections: Any) -> None:
-    """Check what no section can know alone.
+    """Check what cannot be checked within one section.
 
     Raises ZConfig's `ConfigurationError`, in one sentence that names section and line,
     for two queues of one name, for a server without its queue, for two consumers of one
-    name on one queue, and for a queue that would be somewhere else than its keys say.
+    name on one queue, and for a queue whose storage would be elsewhere than its keys say.
     Called when zope.conf has been read.
     """
     values = sections.values() if hasattr(sections, "values") else sections
@@ -332,8 +332,8 @@ def _check_place(settings: QueueSettings) -> None:
     scheme, _, path = settings.url.partition(":///")
     path = path.removeprefix("file:")
     if settings.type == "sql" and scheme.startswith("sqlite") and path[:1] not in ("", "/", ":"):
-        # Else a server and a script of other folders would have a queue each. It may as well be
-        # the url of another database, with its password.
+        # Otherwise a server and a script started in different folders would have a queue each.
+        # The path may also belong to the url of another database, with its password.
         shown = "in its url" if "@" in path or "://" in path else path
         reason = f"the path {shown} depends on where a process is started"
         _refuse(settings.place, f"{reason}; write sqlite:////path/to/a/file")
@@ -344,7 +344,7 @@ def _refuse(place: str, reason: str) -> None:
 
 
 def _keep_values_to_ourselves() -> None:
-    """Let no error quote the value of a key of ours: what follows a $ may be of a password."""
+    """Keep values of our keys out of error messages: a password may have a $ in it."""
     original = ZConfigParser.handle_key_value
     if getattr(original, "of_taskqueue", False):
         return

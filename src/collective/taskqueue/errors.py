@@ -10,7 +10,7 @@ class ConfigurationError(TaskQueueError):
 
 
 class InvalidTask(TaskQueueError, ValueError):
-    """An argument of `add` is wrong, the one named by `field`; nothing has joined."""
+    """The argument of `add` named by `field` is wrong; nothing has joined the transaction."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class InvalidTask(TaskQueueError, ValueError):
 
 
 class PayloadTooLarge(InvalidTask):
-    """The payload is larger than ``max_payload`` of the queue; nothing has joined."""
+    """The payload is larger than the queue's ``max_payload``; nothing has joined."""
 
 
 class UnknownQueue(TaskQueueError, LookupError):
@@ -34,28 +34,28 @@ class ForbiddenTransition(TaskQueueError):
 
 
 class StorageUnavailable(TaskQueueError):
-    """The storage does not answer; the caller may try again later."""
+    """The storage is unavailable; the caller may try again later."""
 
 
 class TaskDecodeError(TaskQueueError):
-    """What lies in the storage is not a task that this version can read."""
+    """A record in the storage is not a task that this version can read."""
 
 
 class LostTransaction(TaskQueueError):
-    """The database has not, and never will have, the transaction that queued the task.
+    """The database does not have, and never will have, the transaction that queued the task.
 
-    It was restored from a backup that is older than the queue.
+    The database was restored from a backup that is older than the queue.
     """
 
 
 class RetryLater(TaskQueueError):
     """Raised by a view: end this attempt, and make the next one after `seconds`.
 
-    The attempt counts. Without `seconds` the task's own back-off decides.
+    The attempt counts. Without `seconds` the back-off of the task decides.
     """
 
     def __init__(self, seconds: float | None = None, reason: str = "") -> None:
-        # Refused in the view, where it can be seen. NaN is not even equal to itself.
+        # Raised in the view, where the mistake is. `not ... >=` refuses NaN, too.
         if seconds is not None and not seconds >= 0:
             raise ValueError(f"seconds must not be negative: {seconds!r}")
         super().__init__(reason or "the task asked to be retried later")
@@ -67,7 +67,7 @@ class Discard(TaskQueueError):
 
 
 class Cancelled(TaskQueueError):
-    """Raised by `taskqueue.checkpoint()` once cancellation was asked for."""
+    """Raised by `taskqueue.checkpoint()` once cancellation was requested."""
 
 
 class TaskTimeout(BaseException):
@@ -78,9 +78,9 @@ class TaskTimeout(BaseException):
 
 
 def described(exc: BaseException) -> str:
-    """Return the type and the text of an exception, also of one that has none.
+    """Return the type and the text of an exception, also of one that has no text.
 
-    Called wherever code of others has raised: its `__str__` may raise as well.
+    Called wherever code outside of this package has raised: its `__str__` may raise as well.
     """
     try:
         text = str(exc)

@@ -1,13 +1,13 @@
 """The contracts. The life of a task:
 
 * `add()` checks everything that can be wrong with a task, and joins the transaction;
-* the commit begins: the storage *stages* the batch, durably and invisibly, or vetoes;
-* the commit has ended: the storage *promotes* the batch, one atomic act, in add order;
+* when the commit begins, the storage *stages* the batch, durably and invisibly, or vetoes;
+* when the commit has ended, the storage *promotes* the batch, one atomic act, in add order;
 * a consumer *reserves* the task: it moves to running under a lease with a fresh token;
-* the publisher makes the request, and policy decides from its outcome what follows;
+* the publisher makes the request, and policy derives the next transition from the outcome;
 * the storage *finishes* the attempt if, and only if, the token still matches.
 
-What a consumer has reserved ahead and cannot begin soon it *gives back*.
+A consumer *gives back* prefetched tasks that it cannot begin soon.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class ITaskStorage(Interface):
     """The backend of one queue. All methods may be called from any thread.
 
     Every method may raise `StorageUnavailable`; those that take a task id raise
-    `UnknownTask` if there is none, and `ForbiddenTransition` if its state does not
-    allow the request. A refused request changes nothing.
+    `UnknownTask` for an unknown id, and `ForbiddenTransition` if the state of the task does
+    not allow the request. A refused request changes nothing.
 
-    A class is made a storage of a queue by its dotted path in zope.conf; it is called
-    with the queue's `QueueSettings`.
+    zope.conf names the class of a storage by its dotted path; the class is called with the
+    queue's `QueueSettings`.
     """
 
     notify: Callable[[State, str], None] = Attribute(
@@ -52,34 +52,34 @@ class ITaskStorage(Interface):
     )
 
     def stage(batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
-        """Hold the batch durably and invisibly, together with the reference of its witness.
+        """Store the batch durably and invisibly, together with the reference of its witness.
 
-        Called before the ZODB votes, outside its commit lock. All serialisation and all
-        that can fail happens here: whatever is raised aborts the transaction.
+        Called before the ZODB votes, outside its commit lock. Everything that can fail happens
+        here, serialisation included: an exception aborts the transaction.
         """
 
     def promote(batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         """Make a staged batch visible in add order, in one atomic act.
 
-        `tid` is the ZODB transaction the batch was committed in, if known. Of a task that
-        makes another one pointless, and of one that others were skipped for, the latest
-        transaction of all of them counts. Idempotent: a batch that was promoted or condemned
-        before stays as it is, and so does a task that is there already. If the storage has
-        lost the staged batch, `tasks` take its place.
+        `tid` is the ZODB transaction that committed the batch, if known. A task that makes
+        another one pointless, or that others were skipped for, keeps the latest `tid` of all
+        of them. Idempotent: a batch that was promoted or condemned before stays as it is, and
+        so does a task that is there already. If the storage has lost the staged batch, it
+        uses `tasks`.
 
-        A skipped task goes by the id of the one that waits. Of its names, a thousand are
-        remembered; the oldest give way.
+        The id of a skipped task resolves to the waiting task. The last 1000 such aliases are
+        kept.
         """
 
     def discard(batch_id: str) -> None:
-        """Forget a staged batch; nothing happens if there is none."""
+        """Delete a staged batch; nothing happens if there is none."""
 
     def condemn(batch_id: str, reason: str) -> None:
         """Make the tasks of a staged batch visible as failed, for a person to decide.
 
-        They were queued, says their history, but they stand in no line: nothing is skipped
-        or replaced for them.
-        For a batch of which nobody can know whether its transaction has committed.
+        Their history says that they were queued, but they are not queued, and they do not
+        count for deduplication.
+        For a batch of which it cannot be known whether its transaction has committed.
         """
 
     def reserve(
@@ -88,49 +88,48 @@ class ITaskStorage(Interface):
         """Move up to `limit` tasks, oldest first, to running and return their leases.
 
         Blocks until a task is due, `timeout` seconds (None: without limit) have passed
-        or `wake` is called; returns an empty list for the latter two, and without a limit
-        may return one at any time. A storage that processes share must do so now and then,
-        every 30 seconds at least: between two calls a consumer looks after the batches that
-        another process has lost. Scheduled tasks that are due and tasks whose lease
-        expired come along. Records whose time is over are removed, a bounded number in each
-        call. An entry that is no task, or a record that cannot be read, is put out of the way
-        with one log line, and keeps no other task from being reserved.
+        or `wake` is called. In the latter two cases it returns an empty list; without a limit
+        it may do so at any time. A storage that processes share must do so at least every 30
+        seconds: between two calls a consumer resolves the batches that another process has
+        lost. Reserves scheduled tasks that are due and tasks whose lease has expired, too.
+        Removes expired records, a bounded number in each call. An entry that is no task, or a
+        record that cannot be read, is put aside with one log line, and does not keep any other
+        task from being reserved.
         """
 
     def wake() -> None:
-        """Make every `reserve` that blocks in this process return now."""
+        """Make every blocked `reserve` in this process return now."""
 
     def renew(lease: Lease, seconds: float = 30.0) -> bool:
         """Extend the lease to `seconds` from now; return whether it was still valid."""
 
     def finish(lease: Lease, transition: Transition) -> State | None:
-        """End the attempt as policy decided.
+        """End the attempt with the transition that policy chose.
 
-        The record of a task that ends so is kept for `LINGER` seconds at least.
+        The record of a task that is finished by it is kept for `LINGER` seconds at least.
 
-        Returns the state the task is in now — cancelled, if that was asked for in the
+        Returns the state the task is in now — cancelled, if that was requested in the
         meantime — or None if the token does not match any more: then nothing changed.
         """
 
     def give_back(leases: Sequence[Lease]) -> list[str]:
-        """Return tasks that were reserved and not begun to the front, in this order.
+        """Return reserved tasks that have not begun to the front, in this order.
 
-        As if they had not been reserved: no attempt is counted. What a reserved task may not
-        be any more is cancelled instead: one that was asked to stop, or that a newer one of
-        its key makes pointless. A stale lease changes nothing. Returns the ids of those that
-        wait again.
+        They are as if never reserved: no attempt is counted. A task is cancelled instead if
+        its cancellation was requested, or if a newer task of its key makes it pointless. A
+        stale lease changes nothing. Returns the ids of the tasks that wait again.
         """
 
     def report(lease: Lease, progress: Progress | None = None) -> bool:
-        """Store the progress, and return whether cancellation was asked for.
+        """Store the progress, and return whether cancellation was requested.
 
-        Nothing is stored for a stale token; its holder is told that it is cancelled.
+        With a stale token nothing is stored, and the result is True.
         """
 
     def recover() -> list[str]:
         """Return tasks whose lease expired to the front of the queue; return their ids.
 
-        The lost attempt stands in the history. A task lost `max_deliveries` times is
+        The history keeps the lost attempt. A task that was lost `max_deliveries` times is
         failed instead. `reserve` does the same by itself.
         """
 
@@ -138,17 +137,17 @@ class ITaskStorage(Interface):
         """Return the batches that were staged at least `age` seconds ago, oldest first."""
 
     def __len__() -> int:
-        """Return how many tasks wait: queued, not scheduled, not running."""
+        """Return how many tasks are waiting: queued, neither scheduled nor running."""
 
     def counts(user: str | Identity | None = None) -> dict[State, int]:
-        """Return the number of tasks in each state: of all, of a user id, or of one person."""
+        """Return the number of tasks in each state: of all, of a user id, or of one identity."""
 
     def get(task_id: str, brief: bool = False) -> TaskStatus:
         """Return what is known about a task.
 
-        With `brief`, without what may be large; see `TaskStatus`. Then the cost does not
-        depend on the size of the task. The payload of a succeeded task is not kept. A
-        record whose time is over is unknown.
+        With `brief`, large parts are left out; see `TaskStatus`. Then the cost does not depend
+        on the size of the task. The payload of a succeeded task is not kept. An expired record
+        is unknown.
         """
 
     def tasks(
@@ -159,90 +158,90 @@ class ITaskStorage(Interface):
     ) -> list[TaskStatus]:
         """Return one page of tasks, each one brief; see `TaskStatus`.
 
-        `user` is a user id, whatever the user folder, or one person. The cost grows with
+        `user` is a user id in any user folder, or one identity. The cost grows with
         `start + size` only, whatever else is in the queue, and whatever is asked for.
 
-        Waiting tasks come in the order they will run, scheduled ones in the order they
-        fall due, all others oldest first. Records whose time is over are left out.
+        Waiting tasks come in the order in which they will run, scheduled ones in the order of
+        their due times, all others oldest first. Expired records are left out.
         """
 
     def consumers() -> list[ConsumerStatus]:
-        """Return the consumers that were heard of within the last hour, by name.
+        """Return the consumers that were seen within the last hour, by name.
 
-        A consumer is heard of whenever it calls `reserve` or `renew`. One whose process is
-        known to be dead, or that was silent for a minute and runs nothing, is not alive.
+        A consumer is seen whenever it calls `reserve` or `renew`. A consumer is not alive if
+        its process is known to be dead, or if it was silent for a minute and runs nothing.
         """
 
     def forget_consumer(consumer: str) -> None:
-        """The consumer of this process has stopped: `consumers` does not return it any more.
+        """Remove the consumer of this process from `consumers`: it has stopped.
 
-        Nothing happens if it is unknown. It is known again as soon as it is heard of.
+        Nothing happens if it is unknown. It is listed again as soon as it is seen.
         """
 
     def throughput() -> dict[State, int]:
-        """Return how many tasks have come to each final state in the last 60 minutes."""
+        """Return how many tasks have reached each final state in the last 60 minutes."""
 
     def cancel(task_id: str, reason: str = "cancelled") -> State:
         """Cancel a waiting task, or ask a running one to stop; return its state now.
 
-        `reason` is that of the state of a task that waited.
+        `reason` becomes the reason of a task that was waiting.
         """
 
     def retry(task_id: str) -> None:
         """Queue a failed or cancelled task again; its history stays.
 
-        From then on, says `TaskStatus.since`, its `max_age` counts.
+        Its `max_age` counts from then on; see `TaskStatus.since`.
         """
 
     def remove(task_id: str) -> None:
-        """Forget a finished task."""
+        """Delete the record of a finished task."""
 
     def hasten(task_id: str) -> None:
-        """Queue a scheduled task now, at the end of the line, whenever it would be due.
+        """Run a scheduled task now: queue it at the end of the queue, before it is due.
 
-        Nothing happens to a queued one; a task in any other state does not wait.
+        Nothing happens to a queued one; a task in any other state is not waiting.
         """
 
     def forget_response(task_id: str) -> bool:
-        """Forget the last response of a finished task, and keep all else of its record.
+        """Delete the last response of a finished task, and keep the rest of its record.
 
         Returns whether there was one.
         """
 
     def clear() -> int:
-        """Forget all waiting and scheduled tasks, log the id of each; return how many.
+        """Delete all waiting and scheduled tasks, log the id of each; return how many.
 
-        Running tasks end as usual, finished ones are kept.
+        Running tasks finish as usual, finished ones are kept.
         """
 
     def purge(state: State) -> int:
-        """Forget all finished tasks of one state, log the id of each; return how many."""
+        """Delete all finished tasks of one state, log the id of each; return how many."""
 
     def pause() -> None:
-        """Hand out no task until `resume`; running ones go on."""
+        """Reserve no task until `resume`; running ones go on."""
 
     def resume() -> None:
-        """Hand out tasks again."""
+        """Reserve tasks again."""
 
     def paused() -> bool:
         """Return whether the queue is paused."""
 
     def check() -> None:
-        """Look whether the backend can be used, and log what is not as it should be.
+        """Check whether the backend can be used, and log what is not as it should be.
 
         Called once, when the process starts. Raises `StorageUnavailable`.
         """
 
     def after_fork() -> None:
-        """Called in a forked child before any other method: own no lock, no socket and
-        no task of the parent."""
+        """Called in a forked child before any other method: drop all locks, sockets and
+        tasks of the parent."""
 
     def close() -> None:
-        """Let go of connections; called once, at exit."""
+        """Close connections; called once, at exit."""
 
 
 class IExchange(Interface):
-    """A storage may provide this, too, if to ask it takes much longer than what it does."""
+    """Optional, for a storage whose round trips take much longer than the work they request."""
 
     settings: Any = Attribute("The `QueueSettings` that it was made with.")
 
@@ -260,12 +259,12 @@ class IExchange(Interface):
     ) -> tuple[list[State | None], list[Lease]]:
         """`finish` each of these, then `reserve` up to `limit` tasks without waiting.
 
-        All in one round trip. A task whose process was lost before is reserved alone or not
-        at all: it may take down the next one, too, and all that is reserved with it.
+        All in one round trip. A redelivered task is reserved alone or not at all: it may crash
+        this process, too, and the tasks reserved with it would be lost.
 
-        Returns what `finish` returns for each, and the leases. If an error is raised nobody
-        knows how much of it was done; the same call, repeated by the same thread, returns
-        what had been done and reserved then.
+        Returns what `finish` returns for each, and the leases. After an error it is unknown how
+        much was done; the same call, repeated by the same thread, returns what had been done
+        and reserved then.
         """
 
 
@@ -293,21 +292,21 @@ class ITaskQueue(Interface):
     ) -> str:
         """Queue a task when the current transaction commits; see `taskqueue.add`.
 
-        Without `payload` a POST, PUT or PATCH takes the body of the current request along,
-        with None nothing.
+        Without `payload` a POST, PUT or PATCH copies the body of the current request; with
+        None the body is empty.
         """
 
     def put(task: Task) -> None:
         """Make a task visible at once, outside of any transaction.
 
-        One that is there already stays as it is.
+        A task that is there already stays as it is.
         """
 
     def get(consumer_name: str = "script") -> Task | None:
         """Reserve the oldest task, without waiting; None if there is none.
 
-        For scripts: the lease is held by this process, and renewed, until `task_done`. Its
-        holder is listed by this name among the consumers.
+        For scripts: this process holds the lease, and renews it, until `task_done`. The process
+        is listed by this name among the consumers.
         """
 
     def task_done(
@@ -318,15 +317,15 @@ class ITaskQueue(Interface):
     ) -> None:
         """Finish a task that `get` returned, by a status line like ``HTTP/1.1 200 OK``.
 
-        Raises `ValueError` for anything else; the task stays reserved then, as it does if
-        the storage fails.
+        Raises `ValueError` for any other text. The task stays reserved then, and also if the
+        storage fails.
         """
 
     def after_fork() -> None:
-        """Begin anew in a forked child; called by `startup`."""
+        """Drop what belongs to the parent, in a forked child; called by `startup`."""
 
     def reset() -> int:
-        """Forget all waiting and scheduled tasks of this queue; return how many."""
+        """Delete all waiting and scheduled tasks of this queue; return how many."""
 
     def status(task_id: str, brief: bool = False) -> TaskStatus:
         """Return what is known about a task; see `ITaskStorage.get`."""
@@ -343,7 +342,7 @@ class ITaskQueue(Interface):
         """
 
     def counts(user: str | Identity | None = None) -> dict[State, int]:
-        """Return the number of tasks in each state: of all, of a user id, or of one person."""
+        """Return the number of tasks in each state: of all, of a user id, or of one identity."""
 
     def cancel(task_id: str, reason: str = "cancelled") -> State:
         """Cancel a waiting task, or ask a running one to stop; return its state now."""
@@ -352,48 +351,48 @@ class ITaskQueue(Interface):
         """Queue a failed or cancelled task again."""
 
     def remove(task_id: str) -> None:
-        """Forget a finished task."""
+        """Delete the record of a finished task."""
 
     def hasten(task_id: str) -> None:
-        """Queue a scheduled task now, whenever it would be due."""
+        """Run a scheduled task now: queue it before it is due."""
 
     def forget_response(task_id: str) -> bool:
-        """Forget the last response of a finished task; return whether there was one."""
+        """Delete the last response of a finished task; return whether there was one."""
 
     def purge(state: State) -> int:
-        """Forget all finished tasks of one state; return how many."""
+        """Delete all finished tasks of one state; return how many."""
 
     def pause() -> None:
-        """Run no task until `resume`; those that run end as usual."""
+        """Start no task until `resume`; running tasks finish as usual."""
 
     def resume() -> None:
-        """Run tasks again."""
+        """Start tasks again."""
 
     def announce(state: State, task_id: str) -> None:
-        """Tell the subscribers of task events that a task has entered a state.
+        """Publish the event that a task has entered a state.
 
         Never raises. Called by the consumer, the storage and the queue itself.
         """
 
     def arrival(task_ids: Collection[str]) -> AbstractContextManager[None]:
-        """Tell the subscribers that these tasks are queued, once the block has promoted
-        them, and before anything else is told of them by this process.
+        """Publish `ITaskQueued` for these tasks once the block has promoted them, and before
+        this process publishes any other event of them.
 
         Called by the data manager.
         """
 
 
 class ITaskEvent(Interface):
-    """Something has happened to a task.
+    """A change in the life of a task.
 
-    Subscribers run after the fact, in a thread of their own, each in a transaction of its
-    own that is committed when it returns. There is no site, user or request. What a
-    subscriber raises is logged and harms nothing. One process tells the events of a task
-    in the order in which they happened; they are told where they happen.
+    Subscribers run after the change, in a thread of their own. Each runs in its own
+    transaction, which is committed when it returns. There is no site, user or request. An
+    exception of a subscriber is logged, and has no other effect. One process publishes the
+    events of a task in the order of the changes; each event is published where it happens.
 
     Subscribers are registered as any other, by ``<subscriber handler="…" />`` in ZCML, and
-    globally: those of a site are not called. An event is told once, but for `ITaskQueued` of
-    a task whose process was lost: if two processes find it at the same time, each tells.
+    globally: those of a site are not called. An event is published once, except `ITaskQueued`
+    of a task whose process was lost: two processes that find it at once both publish it.
     """
 
     status: TaskStatus = Attribute("All that was known about the task at that moment.")

@@ -45,7 +45,7 @@ logger = logging.getLogger("collective.taskqueue")
 #: Seconds of a lease that `get` takes; it is renewed as long as this process lives.
 LEASE = 30.0
 
-#: Name of the consumer that a script is, unless it says another one.
+#: Consumer name of a script that gives no other one.
 SCRIPT = "script"
 
 
@@ -61,11 +61,11 @@ class TaskQueue:
         self._begin()
 
     def _begin(self) -> None:
-        #: What `get` has handed out, and who renews its leases.
+        #: What `get` has returned, with the attempts whose leases the keeper renews.
         self._reserved: dict[str, Any] = {}
         self._keeper = Keeper(self.storage, LEASE, f"taskqueue-{self.name}-keeper")
-        #: Tasks that are promoted right now, and whose arrival nobody was told of yet; with
-        #: what happened last to one that is queued again.
+        #: Tasks that are promoted right now, and whose `ITaskQueued` is not published yet; with
+        #: the last change of a task before it was queued again.
         self._arriving: dict[str, tuple[State, float] | None] = {}
         self._telling = threading.Lock()
 
@@ -73,7 +73,7 @@ class TaskQueue:
         return len(self.storage)
 
     def __bool__(self) -> bool:
-        # An empty queue is a queue; without this a lookup `or` a default would miss it.
+        # An empty queue is a queue: without this, a lookup `or` a default would drop it.
         return True
 
     def add(
@@ -178,7 +178,7 @@ class TaskQueue:
         return state
 
     def retry(self, task_id: str) -> None:
-        # The id may be that of a task that was skipped for this one.
+        # The id may be an alias: that of a task that was skipped for this one.
         status = self.storage.get(task_id, brief=True)
         task_id = status.id
         arriving = task_id in self._arriving
@@ -232,8 +232,9 @@ class TaskQueue:
             self._announce_arrival(task_id)
 
     def _announce_arrival(self, task_id: str) -> None:
-        # A consumer may be faster than the thread that promotes; whoever comes first tells. It
-        # is forgotten only when it is told, so that the other one cannot tell more before.
+        # A consumer may start the task before the promoting thread gets here: the first of them
+        # publishes `ITaskQueued`. The entry is deleted only after that, so that the other one
+        # cannot publish a later event first.
         if task_id not in self._arriving:
             return
         with self._telling:

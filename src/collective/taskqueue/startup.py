@@ -1,4 +1,4 @@
-"""Queues when the database is open, consumers when the server starts."""
+"""Builds queues when the database is opened, and starts consumers with the server."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Seconds at the end of the process for what transactions have left to be done.
+#: Seconds at the end of the process for batches that the outbox relay has not finished yet.
 UNFINISHED_TIMEOUT = 5.0
 
 
 class _Process:
-    """The consumers of this process, and whether a fork left it without them."""
+    """The consumers of this process, and whether it is a fork that has to start its own."""
 
     def __init__(self) -> None:
         self.database: Any = None
-        #: What the main database had when it was opened.
+        #: Detects lost transactions by what the main database had when it was opened.
         self.restored: indoubt.Restored | None = None
         self.consumers: list[Consumer] = []
-        #: Those that have been told to stop and wait for their tasks.
+        #: Consumers that were told to stop, and wait for their tasks.
         self.leaving: list[Consumer] = []
         self.lock = threading.Lock()
         self.forked = False
         self.hooked = False
-        #: Of the process that has read zope.conf; a fork has another one.
+        #: Id of the process that has read zope.conf; a fork has another id.
         self.pid = 0
         self.serving = False
 
@@ -112,9 +112,9 @@ def start_consumers(event: Any) -> None:
 
 @adapter(IPubStart)
 def start_consumers_after_fork(event: Any) -> None:
-    """Start the consumers of a worker that a server forked, at its first request.
+    """Start the consumers of a worker that a server has forked, at its first request.
 
-    Not right after the fork: the child may just as well be no server at all.
+    Not right after the fork: the child may be no server at all.
     """
     if not _process.forked or ITaskQueueLayer.providedBy(event.request):
         return
@@ -136,10 +136,10 @@ def _warn_of_queues_that_nobody_serves(servers: list[ServerSettings]) -> None:
 
 
 def stop_consumers() -> None:
-    """Stop taking tasks and let those that run finish; called at exit and on SIGTERM."""
+    """Stop taking tasks and let running tasks finish; called at exit and on SIGTERM."""
     _process.leaving, _process.consumers = _process.consumers, []
-    # All are told before one is waited for, so that together they take no longer than the
-    # longest grace period. In this thread: at exit no other can be started.
+    # All consumers are told first and waited for afterwards, so that together they take no
+    # longer than the longest grace period. In this thread: at exit no other can be started.
     for consumer in _process.leaving:
         consumer.begin_stop()
     for consumer in _process.leaving:
@@ -154,9 +154,8 @@ def _at_exit() -> None:
 
 
 def _tell_of_uncommitted_tasks() -> None:
-    # At exit this is the main thread: it is a script or a person at a prompt that leaves a
-    # transaction behind there, while a server has ended each of its own. What a child of a
-    # fork finds is its parent's.
+    # At exit this is the main thread. A script or a prompt may leave a transaction open in it;
+    # a server has ended each of its own. The transaction in a forked child is its parent's.
     if os.getpid() != _process.pid:
         return
     queues = getGlobalSiteManager().getUtilitiesFor(ITaskQueue)
@@ -203,7 +202,7 @@ def _storage(settings: QueueSettings) -> Any:
     try:
         return factory(settings)
     except (TypeError, ValueError) as exc:
-        # Whoever has written the class does not know where its settings stand.
+        # Add the place of the settings in zope.conf: the class of the storage does not know it.
         raise ConfigurationError(f"{settings.place}: {masked(str(exc))}") from shown(exc)
 
 
@@ -211,7 +210,7 @@ def _check(queue: TaskQueue) -> None:
     try:
         outage.outage_of(queue.storage).call(queue.storage.check)
     except StorageUnavailable as exc:
-        # A site in production comes up, and its queue when the storage does.
+        # A site in production starts; its queue works once the storage is available.
         if getattr(getConfiguration(), "debug_mode", False):
             raise ConfigurationError(f"{queue.settings.place}: {exc}") from exc
         logger.warning("queue %s: tasks are refused until its storage is available", queue.name)
@@ -250,7 +249,7 @@ def _reached(database: Any, tid: bytes) -> bool:
 
 
 def _is_script() -> bool:
-    # zconsole starts Zope just as a server does; this module is all that tells it apart.
+    # zconsole starts Zope just as a server does; only its module shows the difference.
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = "Zope2.utilities.zconsole"
     return name in sys.modules or getattr(main, "name", None) == name
@@ -265,14 +264,14 @@ def _after_fork() -> None:
     outbox.after_fork()
     interrupt.after_fork()
     outage.after_fork()
-    # Not of the current site: to look into it would be to use a connection of the parent.
+    # The global registry, not the current site: a site would use a connection of the parent.
     for _, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
         queue.after_fork()
 
 
 def _stop_on_signals() -> None:
-    # The server closes the database as soon as the signal reaches it. So the tasks that
-    # use the database have to end first, and then the signal goes where it went before.
+    # The server closes the database as soon as it gets the signal. So first the tasks that use
+    # the database have to end, and then the previous handler is called.
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -284,7 +283,7 @@ def _stop_on_signals() -> None:
 def _handler(previous: Any) -> Any:
     def stop(number: int, frame: Any) -> None:
         if _process.leaving:
-            # Told twice: the first call, interrupted while it waits, goes on at once.
+            # Second signal: the first call, interrupted while it waits, goes on at once.
             for consumer in _process.leaving:
                 consumer.hurry()
             return

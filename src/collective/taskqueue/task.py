@@ -1,6 +1,6 @@
 """The task, its options and its status: frozen, pure data, with a wire form.
 
-Nothing here knows Zope, a storage or a clock.
+Nothing here imports Zope or a storage, or reads a clock.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import get_args
 from typing import Literal
 
 
-#: Version of the wire form; a reader refuses what it does not know.
+#: Version of the wire form; a reader refuses any other version.
 FORMAT = 1
 
 #: Seconds a finished record is kept unless the queue or the task says otherwise.
 KEEP_SUCCEEDED = 3600.0
 KEEP_FAILED = 7 * 86400.0
 
-#: Seconds it is kept at least, so that whoever is told of the end can still look at it.
+#: Minimum number of seconds, so that a client that is notified of the end can still read it.
 LINGER = 10.0
 
-#: Skipped tasks whose ids lead to the one that waits; the oldest give way.
+#: Ids of skipped tasks kept as aliases of the waiting task; older ones are dropped.
 ALIASES = 1000
 
 State = Literal["queued", "scheduled", "running", "succeeded", "failed", "cancelled"]
@@ -44,30 +44,30 @@ FINISHED: tuple[State, ...] = (SUCCEEDED, FAILED, CANCELLED)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who queued a task: a user id means nothing without its user folder."""
+    """The user that queued a task; a user id is only unique within its user folder."""
 
     #: Physical path of the user folder, such as ``/Plone/acl_users``.
     folder: str
     #: The user id in that folder.
     id: str
-    #: Grows when a user of this id is deleted: who gets the id afterwards is somebody else.
+    #: Grows when a user of this id is deleted: a later user of the same id is another one.
     generation: int = 0
 
     @property
     def person(self) -> str:
-        """A short text that no two persons share, for the indexes of a storage."""
+        """A short text that is unique for each user, for the indexes of a storage."""
         return _digest(self.folder, self.id, self.generation)
 
 
 @lru_cache(maxsize=1000)
 def _digest(*parts: str | int) -> str:
-    # Of fixed length, whatever the id: an index of PostgreSQL refuses what is too long for a page.
+    # Fixed length, whatever the id: PostgreSQL refuses index entries too long for a page.
     return blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a task was queued: what it takes to build the same public urls."""
+    """Where a task was queued: the data needed to build the same public urls."""
 
     #: Scheme, host and port, such as ``https://www.example.org``.
     server_url: str
@@ -81,7 +81,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One request to be made later; complete, so that any process can make it."""
+    """One request to be made later, with all data, so that any process can make it."""
 
     #: ``str(uuid.uuid4())``, known before the commit.
     id: str
@@ -89,38 +89,38 @@ class Task:
     queue: str
     #: Physical path from the Zope root, or an absolute url; with the query string.
     url: str
-    #: The object that the path began with when the task was added; it may move meanwhile.
+    #: UID of the object that the path began with when the task was added; it may move later.
     uid: str | None = None
-    #: The end of the path that is not the object's, quoted: what is called on it.
+    #: The quoted rest of the path after the object: the view that is called on the object.
     view: str = ""
     method: str = "GET"
     #: Header names and values; names are unique without regard to case.
     headers: tuple[tuple[str, str], ...] = ()
     payload: bytes = b""
-    #: Who it runs as; None runs as whoever the headers authenticate.
+    #: The user it runs as; None: the user that its headers authenticate.
     user: Identity | None = None
     #: Where it was queued; None for a task queued without a request.
     origin: Origin | None = None
     #: Seconds since the epoch, UTC.
     created: float = 0.0
-    #: Not before this moment, seconds since the epoch; None is at once.
+    #: Earliest start in seconds since the epoch; None: at once.
     due: float | None = None
-    #: Seconds one attempt may take; None is without limit.
+    #: Seconds that one attempt may take; None: no limit.
     timeout: float | None = None
     #: Dispatches before the task is given up.
     max_attempts: int = 1
     #: ``exponential`` or ``linear``.
     backoff: str = "exponential"
-    #: Seconds before the second attempt, and the longest pause between two.
+    #: Seconds before the second attempt, and the longest pause between two attempts.
     min_backoff: float = 2.0
     max_backoff: float = 7200.0
-    #: Seconds after it was added, or queued again, from which on no further attempt is made.
+    #: No attempt begins later than so many seconds after the task was added, or queued again.
     max_age: float | None = None
-    #: Tasks of one key in one queue are the same work.
+    #: Deduplication key: tasks of one key in one queue are the same work.
     key: str | None = None
-    #: What to do if a task of that key waits: ``skip``, ``replace``, ``after_running``.
+    #: What to do if a task of that key is waiting: ``skip``, ``replace``, ``after_running``.
     on_conflict: str = "skip"
-    #: A label for people.
+    #: A label that is shown to people.
     description: str = ""
     #: Seconds the record is kept once finished, `LINGER` at least; None is the queue's default.
     keep: float | None = None
@@ -133,7 +133,7 @@ class Task:
     def encode(self) -> dict[str, Any]:
         """Return the wire form: a mapping of str, bytes, numbers and lists.
 
-        What is at its default is left out.
+        Fields at their default are left out.
         """
         record: dict[str, Any] = {"format": FORMAT}
         for name, default in _DEFAULTS:
@@ -161,7 +161,7 @@ class Task:
         if not _TYPES.keys() >= values.keys() >= _REQUIRED:
             raise TaskDecodeError("unknown or missing fields in a task record")
         for name, value in values.items():
-            # What comes out of msgpack is of these very types; and True is no number.
+            # msgpack returns exactly these types; `isinstance` would take True for a number.
             if type(value) not in _TYPES[name]:
                 raise TaskDecodeError(f"field {name!r} of a task record is no {_TYPES[name]}")
         try:
@@ -179,7 +179,7 @@ def _header(pair: Any) -> tuple[str, str]:
         name, value = pair
         if type(name) is str is type(value):
             return name, value
-    # Its value may be a secret.
+    # Do not quote the header: its value may be a secret.
     raise TypeError("a header is no pair of texts")
 
 
@@ -210,18 +210,18 @@ _TYPES |= {f.name: _TEXT for f in fields(Task) if f.name not in _TYPES}
 _REQUIRED = {"id", "queue", "url"}
 _DEFAULTS = tuple((f.name, f.default) for f in fields(Task))
 _PARTS: tuple[tuple[str, type[Any]], ...] = (("user", Identity), ("origin", Origin))
-#: The names of their fields, and the types that each may have.
+#: The annotations of their fields, and the types that each allows.
 _KINDS = {"str": _TEXT, "int": _INTEGER, "str | None": _TEXT | _NONE}
 _FIELDS = {kind: [(f.name, _KINDS[str(f.type)]) for f in fields(kind)] for _, kind in _PARTS}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one dispatch led to, before policy decides what follows from it."""
+    """The result of one dispatch, from which policy derives the next transition."""
 
     #: HTTP status of the response; None if there was none.
     status: int | None
-    #: One sentence saying what went wrong; empty if nothing did.
+    #: One sentence that says what went wrong; empty if nothing did.
     reason: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     #: The response body, capped.
@@ -229,23 +229,23 @@ class Outcome:
     truncated: bool = False
     #: Traceback of a failure, capped.
     error: str = ""
-    #: Seconds the other side asked to wait (`Retry-After`, `RetryLater`).
+    #: Seconds to wait, as the server or the view has asked for (`Retry-After`, `RetryLater`).
     retry_after: float | None = None
-    #: What the task itself has decided, ``postpone`` if it could not even start; else policy does.
+    #: What the task itself decided, ``postpone`` if it could not start; empty: policy decides.
     verdict: Literal["", "retry", "discard", "postpone"] = ""
-    #: Seconds since the epoch, and seconds it took.
+    #: Start in seconds since the epoch, and duration in seconds.
     started: float = 0.0
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether this is a success: any 2xx or 3xx, and no reason why it is none."""
+        """Whether the attempt succeeded: a status of 2xx or 3xx, and no reason."""
         return self.status is not None and 200 <= self.status < 400 and not self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One line of a task's history."""
+    """One ended attempt in the history of a task."""
 
     #: The first attempt is 1.
     number: int
@@ -261,11 +261,11 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What policy decided after an attempt; the storage carries it out."""
+    """The change of state that policy chose after an attempt; the storage applies it."""
 
     #: succeeded, failed or scheduled.
     state: State
-    #: The history line of the attempt that ended.
+    #: The record of the attempt that ended.
     attempt: AttemptRecord
     #: One sentence: why this state.
     reason: str = ""
@@ -284,25 +284,25 @@ class Lease:
     """A consumer's time-limited right to finish one attempt of one task."""
 
     task: Task
-    #: The fence: only its holder may renew, report and finish.
+    #: The fencing token: only its holder may renew, report and finish.
     token: str
     consumer: str
     #: Number of this attempt; the first is 1.
     attempt: int
-    #: Attempts that already counted against `max_attempts`.
+    #: Earlier attempts that count against `max_attempts`.
     counted: int
-    #: Seconds since the epoch at which the right ends unless renewed.
+    #: Seconds since the epoch at which the lease ends unless renewed.
     expires: float
-    #: The transaction that queued the task, if known: the task must see it.
+    #: The transaction that queued the task, if known; the task must see its changes.
     tid: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StagedBatch:
-    """A batch whose transaction has not ended, or died on the way."""
+    """A staged batch whose transaction has not ended, or was lost before it ended."""
 
     id: str
-    #: How to find the witness in the database; None if nothing was written there.
+    #: The key of the witness in the database; None if nothing was written there.
     witness: str | None
     #: Seconds since it was staged.
     age: float
@@ -312,23 +312,23 @@ class StagedBatch:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStatus:
-    """A process that takes tasks under the name of a consumer."""
+    """A process that reserves tasks under the name of a consumer."""
 
     name: str
-    #: The machine and the process id; empty and 0 if nobody knows.
+    #: Host name and process id; empty and 0 if unknown.
     host: str
     pid: int
-    #: Seconds since the storage has heard of it.
+    #: Seconds since the storage last heard from it.
     age: float
     #: Ids of the tasks that it runs, oldest first.
     running: tuple[str, ...] = ()
-    #: Whether it takes tasks, as far as the storage can know.
+    #: Whether it is alive, as far as the storage can know.
     alive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running task says it has come."""
+    """The progress that a running task has reported."""
 
     done: float
     total: float | None
@@ -359,7 +359,7 @@ class Result:
 class TaskStatus:
     """All that is known about a task at one moment.
 
-    A *brief* one, as lists have, has no payload, no `attempts`, no `headers` and no `body`.
+    A *brief* status, as in lists, has no payload, no `attempts`, no `headers` and no `body`.
     """
 
     task: Task
@@ -376,14 +376,14 @@ class TaskStatus:
     #: How many attempts have ended; `attempts` has the last hundred of them.
     attempts_made: int = 0
     progress: Progress | None = None
-    #: Somebody asked for cancellation while it ran.
+    #: Cancellation was requested while it ran.
     cancel_requested: bool = False
     #: The last response.
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = field(default=b"", repr=False)
     truncated: bool = False
-    #: There was one, but somebody has removed it.
+    #: There was a response, but it was removed.
     forgotten: bool = False
 
     @property
@@ -402,9 +402,9 @@ class TaskStatus:
 
     @property
     def since(self) -> float:
-        """When its life began: it was added, or last queued again by a person.
+        """When the task was added, or last queued again by a person.
 
-        Seconds since the epoch; what counts for `max_age`.
+        Seconds since the epoch; `max_age` counts from here.
         """
         for before, (_, when) in zip(self.changes[-2::-1], self.changes[::-1], strict=False):
             if before[0] in FINISHED:

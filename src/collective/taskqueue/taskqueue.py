@@ -63,21 +63,21 @@ def add(
 
 
 def path(obj: Any, view: str | None = None) -> str:
-    """Return the physical path of a content object, and of a view on it, as a url has it.
+    """Return the physical path of a content object, and of a view on it, quoted for a url.
 
-    For `add`, wherever a text is needed: what an id may have in it, and a url may not, is
-    quoted. `view` is as for `add`. Raises `ValueError` for what is no content object, or
-    has no place in the database yet.
+    For `add`, wherever a text is needed: characters that are allowed in an id, but not in a
+    url, are quoted. `view` is as for `add`. Raises `ValueError` for what is no content object,
+    or has no place in the database yet.
     """
     return target_of(obj, view).url
 
 
 def accepted(task_id: str) -> dict[str, str]:
-    """Answer the current request with 202, and with the url that tells how the task is doing.
+    """Answer the current request with 202, and with the url of the status of the task.
 
-    Called by a view or a service after `add`, for work that nobody should wait for.
-    Returns the body, to be sent as JSON: the url as ``@id``, and the id. Whoever queued the
-    task may ask there.
+    Call it in a view or a service after `add`, so that the client need not wait.
+    Returns the body, to be sent as JSON: the url as ``@id``, and the id. The user that queued
+    the task may read that url.
 
     Raises `RuntimeError` without a request or without a site.
     """
@@ -126,15 +126,15 @@ def retry(task_id: str, queue: str | None = None) -> None:
 
 
 def hasten(task_id: str, queue: str | None = None) -> None:
-    """Queue a scheduled task now, whenever it would be due; a queued one stays queued.
+    """Run a scheduled task now: queue it before it is due; a queued one stays queued.
 
-    Raises `UnknownTask`, and `ForbiddenTransition` for a task that does not wait.
+    Raises `UnknownTask`, and `ForbiddenTransition` for a task that is not waiting.
     """
     _find(task_id, queue).hasten(task_id)
 
 
 def remove(task_id: str, queue: str | None = None) -> None:
-    """Forget a finished task.
+    """Delete the record of a finished task.
 
     Raises `UnknownTask`, and `ForbiddenTransition` for a task that has not finished.
     """
@@ -163,7 +163,7 @@ def counts(queue: str | None = None) -> dict[State, int]:
 
 
 def pause(queue: str | None = None) -> None:
-    """Run no task of a queue until `resume`; those that run end as usual.
+    """Start no task of a queue until `resume`; running tasks finish as usual.
 
     Raises `UnknownQueue`.
     """
@@ -171,12 +171,12 @@ def pause(queue: str | None = None) -> None:
 
 
 def resume(queue: str | None = None) -> None:
-    """Run the tasks of a queue again. Raises `UnknownQueue`."""
+    """Start tasks of a queue again. Raises `UnknownQueue`."""
     _queue(queue).resume()
 
 
 def purge(queue: str | None = None, state: State = "succeeded") -> int:
-    """Forget all tasks of a queue in one final state; return how many.
+    """Delete all tasks of a queue in one final state; return how many.
 
     Raises `UnknownQueue`, and `ForbiddenTransition` for a state that is not final.
     """
@@ -184,19 +184,19 @@ def purge(queue: str | None = None, state: State = "succeeded") -> int:
 
 
 def reset(queue: str | None = None) -> int:
-    """Forget all waiting and scheduled tasks of one queue, at once; return how many.
+    """Delete all waiting and scheduled tasks of one queue, at once; return how many.
 
-    Running tasks end as usual. Raises `UnknownQueue`.
+    Running tasks finish as usual. Raises `UnknownQueue`.
     """
     return _queue(queue).reset()
 
 
 def progress(done: float, total: float | None = None, message: str = "") -> None:
-    """Tell how far the running task has come; visible at once, before it commits.
+    """Report how far the running task has come; visible at once, before it commits.
 
-    Called by a view as often as it likes; stored twice a second at most. Does nothing
-    outside of a task, so that a view can be used both ways. Of the message one line of 500
-    characters is kept. Raises `TypeError` or `ValueError` for what is no number.
+    A view may call it as often as it likes: it is stored at most twice a second. Outside of a
+    task it does nothing, so that a view can be used both ways. One line of 500 characters of
+    the message is kept. Raises `TypeError` or `ValueError` if `done` or `total` is no number.
     """
     attempt = current_attempt()
     if attempt is not None:
@@ -204,13 +204,13 @@ def progress(done: float, total: float | None = None, message: str = "") -> None
 
 
 def cancelled() -> bool:
-    """Return whether somebody asked for the running task to be cancelled."""
+    """Return whether cancellation of the running task was requested."""
     attempt = current_attempt()
     return attempt is not None and attempt.cancelled()
 
 
 def checkpoint() -> None:
-    """Raise `Cancelled` if somebody asked for the running task to be cancelled."""
+    """Raise `Cancelled` if cancellation of the running task was requested."""
     if cancelled():
         raise Cancelled("cancelled while running")
 
@@ -239,7 +239,7 @@ def _find(task_id: str, name: str | None) -> Any:
         except UnknownTask:
             continue
         except StorageUnavailable as exc:
-            # The task may be in another queue.
+            # Another queue may have the task.
             away = exc
             continue
         return candidate

@@ -1,8 +1,7 @@
-"""What happens to a task that is queued.
+"""Runs queued tasks.
 
-``consumer.py`` takes tasks, has them run and stores what became of them. ``desk.py`` and
-``clerk.py`` talk to the storage, ``heartbeat.py`` keeps leases and enforces timeouts.
-``attempt.py`` is one dispatch, which ``interrupt.py`` can end; ``policy.py`` decides what follows,
-``events.py`` tells subscribers. ``response.py`` and ``text.py`` bound what is kept, ``shutdown.py``
-ends it all.
+``consumer.py`` takes tasks, runs them and reports the results. ``desk.py`` and ``clerk.py`` talk to
+the storage, ``heartbeat.py`` renews leases and enforces timeouts. ``attempt.py`` is one dispatch,
+which ``interrupt.py`` can end; ``policy.py`` decides the next transition, ``events.py`` publishes
+events. ``response.py`` and ``text.py`` bound what is kept, ``shutdown.py`` is the deadline.
 """

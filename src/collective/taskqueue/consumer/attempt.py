@@ -1,4 +1,4 @@
-"""One dispatch of a task, as the code that runs it sees it."""
+"""One dispatch of a task, for the code that runs it: progress, cancellation, interruption."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Seconds between two writes of progress, and between two questions for cancellation.
+#: Seconds between two writes of progress, and between two checks for cancellation.
 REPORT_INTERVAL = 0.5
 
-#: How often `interrupt` looks whether the task is where it can be interrupted, and the
-#: longest pause in seconds between two looks.
+#: How often `interrupt` checks whether the task can be interrupted, and the longest pause in
+#: seconds between two checks.
 LOOKS = 40
 LONGEST_PAUSE = 0.001
 
 
 class Attempt:
-    """A lease in use: how the running task reports, and how it can be interrupted.
+    """A lease in use: it reports the progress of the task, and can interrupt the task.
 
-    The consumer makes one for every dispatch; the publisher hands it to the request.
+    The consumer makes one for every dispatch; the publisher attaches it to the request.
     """
 
     def __init__(self, lease: Lease, storage: Any, retry_max_count: int = 0) -> None:
@@ -48,7 +48,7 @@ class Attempt:
         #: The exception that ended the last execution, set by the publisher.
         self.failure: BaseException | None = None
         self.started = time.time()
-        #: The task is done, whatever becomes of its outcome.
+        #: The task has ended, whatever happens to its outcome.
         self.ended = False
         self._storage = storage
         self._reported = 0.0
@@ -68,10 +68,10 @@ class Attempt:
         return self.lease.attempt
 
     def report(self, done: float, total: float | None, message: str) -> None:
-        """Store how far the task has come, at most twice a second.
+        """Store the progress of the task, at most twice a second.
 
-        What is held back is stored by the next call or by `flush`. Raises `TypeError` or
-        `ValueError` for what is no number.
+        A value that is held back is stored by the next call or by `flush`. Raises `TypeError`
+        or `ValueError` if `done` or `total` is no number.
         """
         now = time.time()
         done, total = float(done), None if total is None else float(total)
@@ -88,9 +88,9 @@ class Attempt:
             self._ask(progress.time, progress)
 
     def cancelled(self, fresh: bool = False) -> bool:
-        """Return whether cancellation was asked for; asks the storage twice a second.
+        """Return whether cancellation was requested; asks the storage at most twice a second.
 
-        With `fresh` it is asked in any case: for whoever asks once, at the end.
+        With `fresh` it asks the storage in any case: for a single check at the end.
         """
         now = time.time()
         if not self._cancelled and (fresh or not 0 <= now - self._asked < REPORT_INTERVAL):
@@ -98,10 +98,10 @@ class Attempt:
         return self._cancelled
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call the function; `interrupt` raises in what it does, and nowhere else.
+        """Call the function; `interrupt` raises within this call, and nowhere else.
 
-        Raises `TaskTimeout` also if that could not be raised in time, or was swallowed.
-        Called by the publisher around traversal and view, and not around the commit.
+        Raises `TaskTimeout` also if `interrupt` could not raise in time, or if the task has
+        swallowed it. The publisher calls traversal and view with it, but not the commit.
         """
         try:
             result = function(*args)
@@ -115,7 +115,7 @@ class Attempt:
         """Let `interrupt` raise in this thread; until then, and after `call`, it does not.
 
         Raises `TaskTimeout` if the time is already up. Called by the publisher before the
-        view, and not before traversal: that works for all, on what all threads share.
+        view, and not before traversal: traversal changes what all threads share.
         """
         with self._gate:
             if self._overdue:
@@ -126,8 +126,8 @@ class Attempt:
     def cut_by(self, cut: Callable[[], None]) -> Iterator[None]:
         """While the block runs, `interrupt` calls `cut` and raises nothing.
 
-        For a task that waits for somebody else, and can be told to stop waiting from another
-        thread. It is cut as well as soon as cancellation is asked for.
+        For a task that waits for a remote server: another thread can end the wait by `cut`.
+        `cut` is also called once cancellation is requested.
         """
         with self._gate:
             self._cut = cut
@@ -138,16 +138,16 @@ class Attempt:
                 self._cut = None
 
     def cut_if_cancelled(self) -> None:
-        """Cut what waits if cancellation was asked for; called by the watchdog."""
+        """Call `cut`, if set, when cancellation was requested; called by the watchdog."""
         if self._cut is not None and self.cancelled():
             self.interrupt()
 
     def interrupt(self) -> bool:
         """Raise `TaskTimeout` in the thread that runs the task; called by the watchdog.
 
-        Returns False if that is not possible at this moment: not started, committing, or
-        in code that must not be torn apart. Then, and if the task has swallowed the
-        exception, it may be called again.
+        Returns False if that is not possible at this moment: the task has not started, is
+        committing, or runs code that must not be interrupted. Then, and if the task has
+        swallowed the exception, it may be called again.
         """
         with self._gate:
             if self._cut is not None:
@@ -170,11 +170,11 @@ class Attempt:
                 with self._gate:
                     self._thread = None
                     overdue = self._overdue
-                # Else it would strike after the task, in somebody else's code.
+                # Otherwise a pending exception would be raised after the task, in other code.
                 let_strike()
                 return overdue
             except TaskTimeout:
-                # It struck just here; the next round is undisturbed.
+                # The exception was raised just here; the next round is undisturbed.
                 continue
 
     def _ask(self, now: float, progress: Progress | None = None) -> None:
@@ -184,7 +184,7 @@ class Attempt:
             self._cancelled = bool(call(self._storage.report, self.lease, progress))
             self._unheard = False
         except Exception as exc:
-            # The task can do without; it must not fail for want of an audience.
+            # The task can run without: a failing storage must not make the task fail.
             if not (self._unheard and isinstance(exc, StorageUnavailable)):
                 logger.warning("task %s: progress not stored (%s), going on", self.task.id, exc)
             self._unheard = True
@@ -205,5 +205,5 @@ class Attempt:
         self.flush()
 
 
-#: Only what is called from here is ever interrupted.
+#: `interrupt` raises only in code that is called from this function.
 _CALL = Attempt.call.__code__

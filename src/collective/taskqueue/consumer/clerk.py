@@ -1,12 +1,12 @@
-"""The desk of a consumer whose storage is far away.
+"""The desk of a consumer whose storage is remote.
 
-It has a clerk, a thread that hands in many ends at once and brings as many new tasks, while
-the others go on. What has ended is on its way in a moment; what is brought ahead is what the
-consumer began within the last moments, and goes back if it cannot begin soon.
+A background thread, the clerk, reports completed attempts and prefetches tasks, both in batches.
+It flushes a completed attempt within a moment. It prefetches as many tasks as the consumer has
+completed within the last moments, and releases those that cannot begin soon.
 
-If the storage is a library in this process, a thread that comes for its next task goes there
-itself: two that compute would only take the interpreter's lock from each other. The clerk goes
-if nobody comes.
+If the storage is a library in this process, a thread that comes for its next task does the flush:
+two computing threads would only take the interpreter's lock from each other. The clerk does the
+flush if no thread comes.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Most tasks that are held.
+#: Maximum number of prefetched tasks.
 HELD = 256
 
-#: What is reserved ahead is what was done in so many seconds before, without those in which all
-#: threads waited for the storage; or in half as many again as ends wait for others, if more.
+#: Prefetch window in seconds, by the clock of `_busy`: prefetch as many tasks as were completed in
+#: it. The window is 1.5 times the delay of a completion if that is longer.
 HORIZON = 0.1
 
-#: Somebody goes to the storage when so many have ended for each that is still held.
+#: Flush when completed >= SHARE * prefetched.
 SHARE = 3
 
-#: Seconds that a thread sleeps for the clerk before its next task: nearly none.
+#: Seconds that a thread sleeps before its next task, to let the clerk run: nearly none.
 MOMENT = 1e-5
 
-#: Seconds that a task which was brought ahead waits for a thread before it is given back.
+#: Seconds that a prefetched task waits for a thread before it is released.
 PATIENCE = 0.25
 
-#: How often the clerk tries to hand in what the storage refuses, before somebody else does.
+#: How often the clerk reports a completion that the storage refuses; then a new thread does.
 REFUSALS = 2
 
 
 class Held(NamedTuple):
-    """A task that waits at the desk, and two moments of the monotonic clock."""
+    """A prefetched task, and two times of the monotonic clock."""
 
     lease: Lease
-    #: Its lease has not begun before.
+    #: The lease did not begin earlier.
     since: float
-    #: When it came to the desk.
+    #: When the task was prefetched.
     arrived: float
 
 
@@ -65,30 +65,30 @@ class BusyDesk(Desk):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         lock = threading.Lock()
-        #: For the clerk: there is work. For the others: the clerk has been at the storage.
+        #: `_work` wakes the clerk; `_news` wakes the other threads after a round trip.
         self._work = threading.Condition(lock)
         self._news = threading.Condition(lock)
-        #: What was brought ahead, oldest first.
+        #: Prefetched tasks, oldest first.
         self._hand: deque[Held] = deque()
         self._ends: deque[Ending] = deque()
-        #: The tokens of all that the threads have in their hands.
+        #: Tokens of the leases that the threads hold, and whether each is redelivered.
         self._taken: dict[str, bool] = {}
-        #: How many threads wait at the storage and not here.
+        #: How many threads wait in the storage and not here.
         self._away = 0
         #: How many threads wait for the storage, and the seconds that all together have waited,
-        #: less the moments at which those that still wait began to.
+        #: minus the times at which the threads that still wait began to.
         self._waiting = 0
         self._waited = 0.0
-        #: When the last tasks ended, by the clock of `_busy`.
+        #: When the last attempts were completed, by the clock of `_busy`.
         self._recent: deque[float] = deque(maxlen=HELD + 1)
-        #: When the first of the ends was handed in, by the monotonic clock.
+        #: When the oldest completion in `_ends` was added, by the monotonic clock.
         self._first = 0.0
         self._deliveries: int = self._storage.settings.max_deliveries
-        #: Seconds that an end waits for others to go with, while there is more to begin; then
-        #: somebody goes, the clerk if nobody comes that may.
+        #: Seconds that a completion waits for others while more tasks are prefetched. Then a
+        #: thread flushes; the clerk does it if no thread comes that may flush.
         self._delay: float = self._storage.delay
         self._most: int = self._storage.most
-        #: Whether the threads go to the storage themselves.
+        #: Whether the threads flush by themselves.
         self._nearby = bool(self._storage.nearby and self._settings.concurrent_limit)
         self._under_way = False
         self._closed = False
@@ -104,9 +104,9 @@ class BusyDesk(Desk):
             self._away += away
         if not away:
             if clerk_works:
-                # It waits for the interpreter's lock again after each call of a driver, and
-                # begins to wait anew whenever this thread gives up the lock for a system call:
-                # that is too short to get it.
+                # The clerk waits for the interpreter's lock again after each call of a driver,
+                # and starts its wait anew whenever this thread gives up the lock for a system
+                # call. Those moments are too short for the clerk to get the lock.
                 time.sleep(MOMENT)
             return [] if lease is None else [lease]
         leases: list[Lease] = []
@@ -121,7 +121,7 @@ class BusyDesk(Desk):
         return leases
 
     def _go(self) -> None:
-        """Do what the clerk would do now."""
+        """Do the flush that the clerk would do now."""
         with self._work:
             if self._under_way or not self._is_pressing():
                 return
@@ -136,16 +136,16 @@ class BusyDesk(Desk):
                 self._return_with(brought)
 
     def _from_hand(self) -> Lease | None:
-        """Return what is next, None if there is nothing, and nothing on its way."""
+        """Return the next prefetched lease; None if there is none and none is on its way."""
         while not self._grace.begun.is_set():
             if self._hand and self._may_begin(self._hand[0]):
                 lease = self._hand.popleft().lease
                 self._note_taken(lease)
                 return lease
-            # Without a limit the clerk brings nothing that could be waited for.
+            # Without `concurrent_limit` the clerk prefetches nothing to wait for.
             if not self._hand and not (self._settings.concurrent_limit and self._has_unsaid()):
                 break
-            # It may press now, by what was taken, or because nobody else is expected.
+            # A flush may be due: a task was taken, or no other completion is expected.
             self._work.notify()
             self._wait()
         return None
@@ -166,7 +166,7 @@ class BusyDesk(Desk):
         self._waited += time.monotonic()
 
     def _busy(self) -> float:
-        """The clock that stands still while all threads wait for the storage."""
+        """Return monotonic time minus the mean seconds that a thread waited for the storage."""
         now = time.monotonic()
         waited = self._waited + self._waiting * now
         return now - waited / (self._settings.concurrent_limit or 1)
@@ -176,13 +176,13 @@ class BusyDesk(Desk):
 
     def _may_begin(self, held: Held) -> bool:
         if time.monotonic() - held.since > self._settings.lease / 3:
-            # The storage was away for so long that the lease may be over before it is renewed.
+            # The storage was unavailable for so long that the lease may expire before renewal.
             return False
-        # Should it take down the process, then nothing that has ended is lost with it.
+        # A redelivered task may crash the process: flush all completions before it begins.
         return not (_is_suspect(held.lease) and self._has_unsaid())
 
     def _holds_back(self, lease: Lease) -> bool:
-        """Whether a task that came past the clerk waits here, too: see `_may_begin`."""
+        """Whether a lease that a thread reserved itself has to wait, too: see `_may_begin`."""
         limited = bool(self._settings.concurrent_limit)
         if not (limited and _is_suspect(lease) and self._has_unsaid()):
             return False
@@ -206,7 +206,7 @@ class BusyDesk(Desk):
                 if len(self._ends) == 1:
                     self._first = time.monotonic()
                 if len(self._ends) == 1 or (self._is_pressing() and not self._nearby):
-                    # Else it looks by itself, soon enough.
+                    # Otherwise the timeout of the clerk ends soon enough.
                     self._work.notify()
                 return
         self.drop(ending.lease)
@@ -219,7 +219,7 @@ class BusyDesk(Desk):
     def give_back(self, leases: Sequence[Lease]) -> None:
         with self._work:
             if self._is_staffed():
-                # In its order with what the clerk gives back.
+                # The clerk releases these in order with its own.
                 self._put_in_hand(leases)
                 return
         super().give_back(leases)
@@ -273,14 +273,14 @@ class BusyDesk(Desk):
                     self._return_with(brought)
 
     def _errand(self) -> tuple[list[Held], list[Ending], int]:
-        """What to give back, what to hand in, and how many to bring."""
+        """Return what to release, what to report, and how many tasks to reserve."""
         back = self._take_back()
         ends = [self._ends.popleft() for _ in range(min(len(self._ends), self._most))]
         self._under_way = True
         return back, ends, self._wanted()
 
     def _visit(self, back: Sequence[Held], ends: Sequence[Ending], limit: int) -> list[Held]:
-        """Go to the storage with that, and return what was brought."""
+        """Make that round trip to the storage, and return the prefetched tasks."""
         try:
             if back:
                 until = min(held.since for held in back) + self._settings.lease
@@ -289,7 +289,7 @@ class BusyDesk(Desk):
                 return self._exchange(ends, limit)
         except BaseException:
             logger.exception("the ends of %d tasks may be lost, going on", len(ends))
-            # Or else their leases were renewed for ever.
+            # Otherwise their leases would be renewed for ever.
             for ending in ends:
                 ending.release()
         return []
@@ -301,40 +301,40 @@ class BusyDesk(Desk):
         self._news.notify_all()
 
     def _is_pressing(self) -> bool:
-        """Whether what has ended is to be handed in now."""
+        """Whether completed attempts are to be flushed now."""
         enough = len(self._ends) >= min(SHARE * len(self._hand), self._most)
         if enough or self._grace.begun.is_set() or self._all_wait():
             return bool(self._ends)
         return bool(self._ends) and time.monotonic() >= self._first + self._delay
 
     def _all_wait(self) -> bool:
-        """Whether nothing else will end: for one, a task that was lost before is next."""
+        """Whether no other attempt will complete: for one, a redelivered task is next."""
         return self._waiting + self._away >= (self._settings.concurrent_limit or inf)
 
     def _is_its_turn(self) -> bool:
-        """Whether the clerk is to hand in now what has ended."""
+        """Whether the clerk is to flush completed attempts now."""
         if self._may_expect_others():
             return bool(self._ends) and time.monotonic() >= self._first + self._longest()
         return self._is_pressing()
 
     def _may_expect_others(self) -> bool:
-        """Whether a thread may come for its next task, and go to the storage itself."""
+        """Whether a thread may come for its next task, and flush by itself."""
         return self._nearby and not self._waiting and not self._grace.begun.is_set()
 
     def _longest(self) -> float:
-        """Seconds after which the clerk hands in what has ended, whatever else happens."""
+        """Return the seconds after which the clerk flushes a completion in any case."""
         return self._delay * (2 if self._may_expect_others() else 1)
 
     def _is_late(self) -> bool:
-        """Whether what was reserved ahead has waited too long."""
+        """Whether the oldest prefetched task has waited too long."""
         if not self._hand:
             return False
         return self._grace.begun.is_set() or time.monotonic() >= self._hand[0].arrived + PATIENCE
 
     def _pause(self) -> float | None:
-        """Seconds until one of both is true, whatever happens; None if neither will be."""
+        """Return the seconds until the clerk must flush or release; None if neither is due."""
         if self._under_way:
-            # A thread is there, and tells when it is back.
+            # A thread is on a round trip, and notifies the clerk when it is back.
             return None
         moments = [self._first + self._longest()] if self._ends else []
         if self._hand:
@@ -348,20 +348,20 @@ class BusyDesk(Desk):
         return late
 
     def _wanted(self) -> int:
-        """How many tasks to reserve: one for each thread that waits here, and some ahead."""
+        """Return how many tasks to reserve: one for each free thread, and some to prefetch."""
         threads = self._settings.concurrent_limit
         if not threads or self._grace.begun.is_set():
             return 0
         ahead = 0
         if self._may_hold():
             since = self._busy() - max(HORIZON, 1.5 * self._delay)
-            # Less the one that ended just now, however long it took.
+            # Minus the one that was completed just now, however long it took.
             ahead = sum(moment > since for moment in self._recent) - 1
         free = threads - len(self._taken) - self._away
         return max(0, min(self._most, free + max(0, ahead) - len(self._hand)))
 
     def _may_hold(self) -> bool:
-        """Whether a task may be lost with the process although it has not begun."""
+        """Whether to prefetch: a prefetched task loses a delivery if the process crashes."""
         held = any(_is_suspect(held.lease) for held in self._hand)
         return not held and not any(self._taken.values()) and self._deliveries > 1
 
@@ -386,7 +386,7 @@ class BusyDesk(Desk):
 
         found = self._until_done(ends, exchange)
         if found is not None and len(found[0]) < len(ends):
-            # One that the storage cannot hold harms no other.
+            # One by one: a completion that the storage cannot hold must not block the others.
             for ending in ends:
                 self._hand_in_alone(ending)
             return []
@@ -407,5 +407,5 @@ class BusyDesk(Desk):
 
 
 def _is_suspect(lease: Lease) -> bool:
-    # Not all of its attempts have come to an end that counts: its process may have been lost.
+    # Redelivered: an earlier attempt has not ended as counted; its process may have crashed.
     return lease.attempt - lease.counted > 1

@@ -1,6 +1,6 @@
-"""The consumer: threads that take tasks from one queue, run them and finish them.
+"""The consumer: threads that take tasks from one queue, run them and report the results.
 
-`step` is one iteration and needs no thread; `run` is what a thread does until `stop`.
+`step` is one iteration and needs no thread; `run` is the loop of a thread until `stop`.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ logger = logging.getLogger("collective.taskqueue")
 #: Seconds a task waits for the transaction that queued it, before it is postponed.
 BARRIER = 30.0
 
-#: Seconds between two looks whether that transaction has arrived.
+#: Seconds between two checks whether that transaction has arrived.
 BARRIER_INTERVAL = 0.005
 
-#: Seconds between two times that a consumer does its chores.
+#: Seconds between two runs of the chores of a consumer.
 CHORES_INTERVAL = 30.0
 
-#: Seconds that `stop` waits for the thread of its keeper, which may be asking the storage.
+#: Seconds that `stop` waits for the heartbeat thread, which may be in a round trip.
 KEEPER_TIMEOUT = 1.0
 
 
@@ -58,8 +58,8 @@ class Consumer:
 
     `perform` makes the request of an attempt and returns its outcome. `notify` is called
     with a state and a task id after each change. `clock` gives seconds since the epoch.
-    `ready` tells whether a transaction is visible in this process; `chores` is called now
-    and then, between tasks.
+    `ready` tells whether a transaction is visible in this process; `chores` is called at
+    intervals, between tasks.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Consumer:
         self._keeper = Keeper(storage, settings.lease, f"{self._label}-keeper")
         self._grace = Grace()
         self._desk = Desk(storage, settings, self._grace, self._stored)
-        #: The one at which `run` takes its tasks.
+        #: The desk of `run`.
         self._busy_desk = self._desk
         if hasattr(storage, "exchange"):
             self._busy_desk = BusyDesk(storage, settings, self._grace, self._stored)
@@ -108,17 +108,17 @@ class Consumer:
         )
 
     def stop(self, grace: float | None = None) -> None:
-        """Take no more tasks, and wait up to `grace` seconds for those that run.
+        """Take no more tasks, and wait up to `grace` seconds for running tasks.
 
-        What still runs then is logged and left alone: its transaction may yet commit, so
-        its lease is not given away before it expires.
+        A task that still runs then is logged and left alone: its transaction may yet commit,
+        so its lease is not released before it expires.
         """
         self.begin_stop(grace)
         self.end_stop()
         self._keeper.join(KEEPER_TIMEOUT)
 
     def begin_stop(self, grace: float | None = None) -> None:
-        """The first half of `stop`, which does not wait."""
+        """The first half of `stop`: begin the grace period, and do not wait."""
         self._grace.begin(self.settings.grace if grace is None else grace)
         self._wake()
         logger.info(
@@ -129,10 +129,10 @@ class Consumer:
         )
 
     def end_stop(self) -> None:
-        """The second half: it waits until the grace period that has begun is over."""
+        """The second half of `stop`: wait until the grace period that has begun is over."""
         for thread in self._threads:
             self._grace.join(thread, self._wake)
-        # Not before: until they have ended, these may start more.
+        # Only now: until they have ended, the threads may start more.
         for thread in list(self._extra):
             self._grace.join(thread, self._wake)
         self._busy_desk.close()
@@ -145,12 +145,12 @@ class Consumer:
         logger.info("consumer %s of queue %s: stopped", self.settings.name, self.settings.queue)
 
     def hurry(self) -> None:
-        """Let a `stop` that waits for running tasks wait no longer."""
+        """End the wait of a `stop` for running tasks."""
         self._grace.hurry()
 
     def _unregister(self) -> None:
         if self._outage.lasts():
-            # It would wait in vain. The storage forgets a consumer that it does not hear of.
+            # The call would fail after a wait. The storage drops a consumer that is silent.
             return
         try:
             self._outage.call(self._storage.forget_consumer, self.settings.name)
@@ -165,7 +165,7 @@ class Consumer:
             logger.exception("consumer %s: cannot be woken, stopping", self.settings.name)
 
     def run(self) -> None:
-        """Take and run tasks until `stop`; whatever happens, the thread lives on."""
+        """Take and run tasks until `stop`; no error ends the thread."""
         errors = 0
         while not self._grace.begun.is_set():
             try:
@@ -173,7 +173,7 @@ class Consumer:
                 self._do_chores()
                 errors = 0
             except StorageUnavailable:
-                # Logged, once for all threads.
+                # The outage is logged once for all threads.
                 errors += 1
             except BaseException:
                 errors += 1
@@ -204,7 +204,7 @@ class Consumer:
     def work(self, lease: Lease) -> Outcome | None:
         """Run one reserved task in this thread, finish it, and return its outcome.
 
-        None if it was given back: the consumer stops, and the task could not begin yet.
+        None if the task was released: the consumer stops, and the task could not begin yet.
         """
         return self._work(lease, self._desk)
 
@@ -232,7 +232,7 @@ class Consumer:
             transition = policy.decide(lease, outcome, self._clock(), since=since)
             desk.end(Ending(lease, transition, release))
         except BaseException:
-            # Or else its lease was renewed for ever.
+            # Otherwise its lease would be renewed for ever.
             release()
             raise
         return outcome
@@ -285,9 +285,9 @@ class Consumer:
         return task.created
 
     def _hindrance(self, attempt: Attempt, since: float) -> Outcome | None:
-        """Return why the task cannot be dispatched; None if it can.
+        """Return the outcome of a task that cannot be dispatched; None if it can be.
 
-        Raises `_Stopped` if that is not known yet.
+        Raises `_Stopped` if the consumer stops before that is known.
         """
         task = attempt.task
         now = self._clock()
@@ -297,7 +297,7 @@ class Consumer:
         try:
             visible = self._visible(attempt)
         except LostTransaction as exc:
-            # A person decides: whatever it is about may not be there any more.
+            # A person decides: the objects that the task is about may be lost as well.
             return Outcome(None, str(exc), verdict="discard", started=now)
         if not visible:
             if self._grace.begun.is_set():
@@ -337,17 +337,17 @@ class Consumer:
         except LostTransaction:
             raise
         except Exception as exc:
-            # Its database is away; the task waits, as for a transaction that is on its way.
+            # Its database is unavailable; the task waits, as for a transaction on its way.
             logger.debug("cannot tell whether a transaction has arrived (%s)", exc)
             return False
 
 
 class _Stopped(Exception):
-    """The consumer stops before a task could begin."""
+    """The consumer stops before the task could begin."""
 
 
 def _storable(outcome: Outcome) -> Outcome:
-    """The outcome without what no storage can hold: halves of surrogate pairs in a text."""
+    """Return the outcome without lone surrogates in its texts, which no storage can hold."""
     texts = [outcome.reason, outcome.error, *chain.from_iterable(outcome.headers)]
     if "".join(texts).isascii():
         return outcome
@@ -362,7 +362,7 @@ def _encodable(text: str) -> str:
 
 def _log_end(lease: Lease, transition: Transition, state: State | None) -> None:
     task_id = lease.task.id
-    # A view's exception may have many lines, and whoever it quotes could forge one.
+    # The message of an exception may have many lines, and text quoted in it could forge one.
     reason = " ".join(transition.reason.split())
     if state is None:
         logger.warning("task %s: finished after its lease was lost, result dropped", task_id)

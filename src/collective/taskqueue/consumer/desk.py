@@ -1,6 +1,6 @@
-"""The desk of a consumer: where its threads are given tasks, and hand in what has ended.
+"""The desk of a consumer: gives tasks to its threads, and takes their completed attempts.
 
-This one asks the storage each time; the one in `clerk` is for a storage that is far away.
+This one makes a round trip each time; the one in `clerk` is for a remote storage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Ending(NamedTuple):
-    """The end of an attempt, and what to call once the storage knows it or never will."""
+    """A completed attempt, and what to call once it is stored or never will be."""
 
     lease: Lease
     transition: Transition
@@ -37,8 +37,8 @@ class Ending(NamedTuple):
 
 
 class Desk:
-    """See the module. `stored` is called with each ending that the storage has accepted, and
-    the state of the task then, None if its lease was lost."""
+    """See the module. `stored` is called with each completion that the storage has accepted,
+    and with the state of the task then: None if its lease was lost."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Desk:
         self._stored = stored
 
     def take(self, timeout: float | None = None) -> list[Lease]:
-        """Wait up to `timeout` seconds for a task; return its lease, or nothing."""
+        """Wait up to `timeout` seconds for a task; return its lease, or an empty list."""
         leases: list[Lease] = self._outage.call(
             self._storage.reserve,
             self._settings.name,
@@ -65,7 +65,7 @@ class Desk:
         return leases
 
     def end(self, ending: Ending) -> None:
-        """Hand in the end of a task that was taken; never raises."""
+        """Report the completed attempt of a task that was taken; never raises."""
         self._finish(ending)
 
     def _finish(self, ending: Ending, most: float = inf) -> None:
@@ -78,7 +78,7 @@ class Desk:
             except StorageUnavailable:
                 raise
             except Exception:
-                # It may be something in the response that this storage cannot hold.
+                # This storage may be unable to hold something in the response: try without.
                 transition = _without_response(transition)
                 raise
             return state
@@ -86,15 +86,15 @@ class Desk:
         self._settle([ending], self._until_done([ending], lambda: [finish()], most))
 
     def drop(self, lease: Lease) -> None:
-        """A task that was taken has no end: an error of ours; its lease expires."""
+        """Called for a task that has no completion, by an error of ours; its lease expires."""
 
     def give_back(self, leases: Sequence[Lease]) -> None:
-        """Return tasks that were taken and not begun to the front; never raises."""
+        """Release tasks that were taken, but have not begun, to the front; never raises."""
         self._give_back(leases, inf)
 
     def _give_back(self, leases: Sequence[Lease], until: float) -> None:
-        # Tried again while the storage is away: else no process was lost, but one delivery of
-        # each of them. `until` is the monotonic time at which the leases are over.
+        # Tried again while the storage is unavailable: otherwise each task would lose a delivery
+        # though no process was lost. `until` is the monotonic time at which the leases expire.
         errors = 0
         while True:
             try:
@@ -110,17 +110,17 @@ class Desk:
             logger.debug("task %s: not begun, given back", lease.task.id)
 
     def wake(self) -> None:
-        """Let nobody wait here any more; called when the grace period has begun."""
+        """Unblock all waiting threads; called when the grace period has begun."""
 
     def close(self) -> None:
-        """Called once, when all threads have ended or are waited for no longer."""
+        """Called once, when all threads have ended or the wait for them is over."""
 
     def _until_done(
         self, endings: Sequence[Ending], store: Callable[[], T], most: float = inf
     ) -> T | None:
         """Call `store` until it succeeds; return None if the grace period ends before.
 
-        Raises what the storage raises, if it is there, as often as `most`.
+        An available storage may fail `most` times: then its last error is raised.
         """
         errors = refusals = 0
         while True:
@@ -138,7 +138,7 @@ class Desk:
     def _log_failure(self, endings: Sequence[Ending], exc: Exception, errors: int) -> None:
         away = isinstance(exc, StorageUnavailable)
         if errors > 1 and away:
-            # The outage is logged elsewhere, and what it means for these tasks was.
+            # The outage is logged elsewhere; its effect on these tasks was logged here.
             return
         if errors > 1 and len(endings) > 1:
             logger.error("queue %s: still (%s), trying again", self._settings.queue, exc)
@@ -166,7 +166,7 @@ class Desk:
                         ending.transition.state,
                     )
             except Exception:
-                # What else has ended is told all the same, and what was brought is begun.
+                # Other completions are still published, and prefetched tasks still begin.
                 logger.exception("task %s: nobody told of its end, going on", ending.lease.task.id)
 
 

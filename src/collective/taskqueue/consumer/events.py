@@ -1,4 +1,4 @@
-"""Task events: told after the fact, in a thread of their own, harming nothing."""
+"""Task events: published after the change, in a thread of their own, without harm to tasks."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ import zope.event
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Events that wait for slow subscribers; what comes on top is dropped. Of tasks that were
-#: queued hardly more than the id waits.
+#: Most events that wait for slow subscribers; further events are dropped. More may wait for
+#: queued tasks, because such an event needs hardly more memory than the id.
 MAX_WAITING = 10_000
 MAX_ARRIVALS = 100_000
 
@@ -47,7 +47,7 @@ FLUSH_TIMEOUT = 5.0
 @implementer(ITaskEvent)
 @dataclass(frozen=True)
 class TaskEvent:
-    """Something has happened to a task; see `ITaskEvent`."""
+    """A change in the life of a task; see `ITaskEvent`."""
 
     status: TaskStatus
 
@@ -82,7 +82,7 @@ class TaskCancelled(TaskEvent):
     """See `ITaskCancelled`."""
 
 
-#: The event that tells of a task that has entered a state.
+#: The event to publish for a task that has entered a state.
 EVENTS: dict[State, type[TaskEvent]] = {
     "queued": TaskQueued,
     "running": TaskStarted,
@@ -96,7 +96,7 @@ EVENTS: dict[State, type[TaskEvent]] = {
 def announce(
     storage: Any, state: State, task_id: str, after: tuple[State, float] | None = None
 ) -> None:
-    """Tell the subscribers that a task has entered a state; see `ITaskQueue.announce`.
+    """Publish the event that a task has entered a state; see `ITaskQueue.announce`.
 
     `after` is the last change of a task before it was queued again. Without a subscriber for
     that event this costs a dictionary lookup.
@@ -105,7 +105,7 @@ def announce(
         return
     look = partial(_event, storage, state, task_id, after)
     if state == QUEUED:
-        # A transaction may add thousands, and whoever commits should not wait for the looks.
+        # A transaction may add thousands, and the commit should not wait for their statuses.
         _herald.tell(task_id, look, MAX_ARRIVALS)
         return
     event = look()
@@ -119,10 +119,10 @@ def _event(
     try:
         status = storage.get(task_id)
     except Exception as exc:
-        # The transaction that queued the task may be in its very last phase.
+        # Must not raise: the transaction that queued the task may be in its very last phase.
         logger.warning("task %s: %s, but nobody was told (%s)", task_id, state, exc)
         return None
-    # A task skipped for its key goes by the id of the one that waits: nothing happened to it.
+    # The id of a skipped task is an alias of the waiting one: nothing happened to that one.
     if status.id != task_id:
         return None
     moment = _arrival(status, after) if state == QUEUED else _last(status, state)
@@ -135,7 +135,7 @@ def _as_of(status: TaskStatus, moment: int) -> TaskStatus:
         return status
     changes = status.changes[: moment + 1]
     state = changes[-1][0]
-    # Counted from the end: of a long history the beginning is not there any more.
+    # Counted from the end: a long history has lost its beginning.
     later = sum(name == RUNNING for name, _ in status.changes[moment:])
     later -= status.changes[-1][0] == RUNNING
     attempts = status.attempts[: max(0, len(status.attempts) - later)]
@@ -151,7 +151,7 @@ def _as_of(status: TaskStatus, moment: int) -> TaskStatus:
 
 
 def _arrival(status: TaskStatus, after: tuple[State, float] | None) -> int:
-    """Where in its history the task came to wait: when it was added, or after that change."""
+    """Return the index of the change to waiting: when added, or after the change `after`."""
     start = status.changes.index(after) + 1 if after in status.changes else 0
     moments = enumerate(status.changes[start:], start)
     return next((n for n, (name, _) in moments if name in (QUEUED, SCHEDULED)), -1)
@@ -163,18 +163,18 @@ def _last(status: TaskStatus, state: State) -> int:
 
 
 def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
-    """Wait up to `timeout` seconds until all events are told; return whether they are."""
+    """Wait up to `timeout` seconds until all events are published; return whether they are."""
     return _herald.flush(timeout)
 
 
 def after_fork() -> None:
-    """Called in a forked child: the thread and its events are the parent's."""
+    """Called in a forked child: drop the thread and its events, which are the parent's."""
     global _herald
     _herald = _Herald()
 
 
 class _Herald:
-    """A thread that tells one event after the other, started with the first."""
+    """A thread that publishes one event after the other, started with the first event."""
 
     def __init__(self) -> None:
         self._events: queue.Queue[tuple[str, Callable[[], TaskEvent | None]]] = queue.Queue()
@@ -182,7 +182,7 @@ class _Herald:
         self._thread: threading.Thread | None = None
 
     def tell(self, task_id: str, look: Callable[[], TaskEvent | None], limit: int) -> None:
-        """Tell what `look` returns, unless `limit` events wait already. Never raises."""
+        """Publish what `look` returns, unless `limit` events wait already. Never raises."""
         if self._events.qsize() < limit:
             self._events.put((task_id, look))
         else:
@@ -226,15 +226,15 @@ class _Herald:
 def _subscribers(kind: type[TaskEvent]) -> Sequence[Callable[[TaskEvent], object]]:
     adapters = getGlobalSiteManager().adapters
     found: Sequence[Any] = adapters.subscriptions([implementedBy(kind)], None)
-    # Those of `zope.event` want them all; the dispatcher among them is what was just asked.
+    # Subscribers of `zope.event` get all events; the dispatcher among them was asked above.
     return [*found, *(each for each in zope.event.subscribers if each is not dispatch)]
 
 
 def _tell(subscriber: Callable[[TaskEvent], object], event: TaskEvent) -> None:
-    # Each in a transaction of its own: none undoes what another one has done.
+    # Each subscriber has its own transaction: none undoes the work of another one.
     try:
-        # The registry of a thread is the one that was in place when it last had a site; the
-        # layers of tests put others in its place.
+        # Resets the registry of this thread: it is the one of the last `setSite`, and test
+        # layers replace registries.
         setSite(None)
         transaction.begin()
         subscriber(event)

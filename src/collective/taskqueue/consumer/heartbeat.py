@@ -1,6 +1,6 @@
-"""The watch over running tasks: renews leases, enforces timeouts, reports what is stuck.
+"""The heartbeat of leases and the watchdog of timeouts: renews, interrupts, reports stuck tasks.
 
-One thread per consumer. It sleeps without a limit while nothing runs, and otherwise wakes
+One thread per consumer. It sleeps without a limit while no task runs, and otherwise wakes
 once per renewal, not once per task.
 """
 
@@ -26,11 +26,11 @@ STUCK_INTERVAL = 60.0
 #: Seconds between two tries to interrupt a task that cannot be interrupted right now.
 INTERRUPT_INTERVAL = 0.2
 
-#: How often a lease that could not be renewed is tried again before it expires, or so.
+#: About how often a failed renewal is tried again before the lease expires.
 RETRIES = 12
 
-#: Seconds between two looks whether a web hook was cancelled while it runs. A task of Zope
-#: asks for itself.
+#: Seconds between two checks whether a running web hook was cancelled. A task of Zope checks by
+#: itself.
 CANCEL_INTERVAL = 1.0
 
 
@@ -48,18 +48,18 @@ class Keeper:
         self._running: dict[str, _Watched] = {}
         self._thread: threading.Thread | None = None
         self._stopped = False
-        #: Monotonic time of the next look; None while asleep without a limit.
+        #: Monotonic time of the next check; None while the thread sleeps without a limit.
         self._next: float | None = None
 
     def watch(self, attempt: Attempt, timed: bool = True) -> _Watched:
-        """Watch over the attempt while the block runs; called by the consumer.
+        """Return a context manager that watches the attempt; called by the consumer.
 
-        Unless `timed`, its lease is renewed but its timeout does not count.
+        Without `timed` the lease is renewed, but the timeout is not enforced.
         """
         return _Watched(self, attempt, attempt.task.timeout if timed else None)
 
     def begin(self, watched: _Watched) -> None:
-        """Called when the block is entered."""
+        """Start to watch; called when the block is entered."""
         with self._changed:
             self._running[watched.attempt.lease.token] = watched
             if self._thread is None:
@@ -72,7 +72,7 @@ class Keeper:
         try:
             thread.start()
         except RuntimeError as exc:
-            # At a limit, or at the end of the process; the next task tries again.
+            # At a limit of threads, or at the end of the process; the next task tries again.
             logger.error(
                 "task %s: no thread can be had (%s), its lease is not renewed",
                 watched.attempt.task.id,
@@ -82,7 +82,7 @@ class Keeper:
         return thread
 
     def end(self, watched: _Watched) -> None:
-        """Called when the block is left; more than once does no harm."""
+        """Stop watching; called when the block is left; more than once does no harm."""
         with self._changed:
             self._running.pop(watched.attempt.lease.token, None)
 
@@ -103,7 +103,7 @@ class Keeper:
             self._thread.join(timeout)
 
     def look(self, now: float) -> None:
-        """Do all that is due at the monotonic time `now`."""
+        """Do everything that is due at the monotonic time `now`."""
         with self._changed:
             running = list(self._running.values())
         for watched in running:
@@ -114,7 +114,7 @@ class Keeper:
                 watched.asks = now + CANCEL_INTERVAL
                 watched.attempt.cut_if_cancelled()
             if watched.due <= now:
-                # Also if it fails: not at once again.
+                # Set first: if `_enforce` fails, it is not tried again at once.
                 watched.due = now + INTERRUPT_INTERVAL
                 watched.due = now + self._enforce(watched, now)
 
@@ -134,7 +134,7 @@ class Keeper:
                 logger.exception("watching running tasks failed, trying again")
 
     def _renew(self, watched: _Watched) -> float:
-        """Renew the lease of a task; return the seconds until the next time."""
+        """Renew the lease of a task; return the seconds until the next renewal."""
         attempt = watched.attempt
         try:
             renewed = self._outage.call(self._storage.renew, attempt.lease, self._lease)
@@ -150,7 +150,7 @@ class Keeper:
         watched.unrenewed = False
         if renewed:
             return self.renewal
-        # Without a lease once it has ended: its outcome may be stored by now.
+        # Once the attempt has ended, its outcome may be stored, and that ends the lease, too.
         if not attempt.ended:
             logger.warning(
                 "task %s: lease lost while running, its result will be dropped", attempt.task.id
@@ -158,7 +158,7 @@ class Keeper:
         return float("inf")
 
     def _enforce(self, watched: _Watched, now: float) -> float:
-        """Interrupt a task that is over its time; return the seconds until the next look."""
+        """Interrupt a task that is over its timeout; return the seconds until the next check."""
         attempt = watched.attempt
         if attempt.ended:
             return float("inf")
@@ -179,9 +179,9 @@ class Keeper:
 
 
 class _Watched:
-    """An attempt and the monotonic times at which something is due."""
+    """An attempt and the monotonic times at which its next actions are due."""
 
-    # A plain class: a generator made a context manager costs every task twice as much.
+    # A plain class: a context manager made of a generator would take twice the time per task.
 
     def __init__(self, keeper: Keeper, attempt: Attempt, timeout: float | None) -> None:
         now = time.monotonic()
@@ -192,12 +192,12 @@ class _Watched:
         #: When to renew the lease next.
         self.renews = now + keeper.renewal
         self.due = float("inf") if timeout is None else now + timeout
-        #: When to ask for cancellation next.
+        #: When to check for cancellation next.
         self.asks = now + CANCEL_INTERVAL if attempt.task.is_hook else float("inf")
-        #: Since when it is over its time, or when that was last reported.
+        #: Since when it is over its timeout, or when that was last reported.
         self.overdue: float | None = None
         self.interrupted = False
-        #: The last try to renew its lease has failed, and that was logged.
+        #: The last renewal of its lease has failed, and that was logged.
         self.unrenewed = False
 
     def __enter__(self) -> None:

@@ -1,8 +1,8 @@
-"""Raise an exception in another thread, where it harms nobody but its task.
+"""Raise an exception in another thread, where it harms nothing but the task of that thread.
 
-Python raises it between any two instructions, also where a lock has been taken and the
-block that gives it back is not entered yet: then the whole process waits for that lock. So
-the stack of the thread is looked at first.
+Python raises it between any two instructions, even where a lock has been taken and the block
+that releases it is not entered yet: then the whole process waits for that lock. So the stack of
+the thread is checked first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 
 
-#: Code that holds locks, or works on what all threads share.
+#: Code that holds locks, or changes what all threads share.
 CRITICAL_MODULES = (
     "ZEO",
     "ZODB",
@@ -31,7 +31,7 @@ CRITICAL_MODULES = (
     "weakref",
 )
 
-#: Functions that take a lock for their caller, or whose exceptions nobody sees.
+#: Functions that take a lock for their caller, or whose exceptions Python ignores.
 CRITICAL_FUNCTIONS = frozenset({"__del__", "__enter__", "__exit__", "acquire", "release"})
 
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -41,7 +41,7 @@ _set_async_exc.restype = ctypes.c_int
 
 _switching = threading.Lock()
 
-#: The interval in seconds to return to, while turns are short.
+#: The switch interval in seconds to restore; None unless it is shortened.
 _usual: float | None = None
 
 
@@ -49,8 +49,8 @@ _usual: float | None = None
 def short_turns() -> Iterator[None]:
     """Let threads take turns as often as possible while the block runs.
 
-    Else this thread would only ever be let in where the other one waits for something, a
-    disk perhaps, and that is always in critical code.
+    Otherwise this thread would run only where the other one blocks, perhaps on a disk, and
+    that is always in critical code.
     """
     global _usual
     with _switching:
@@ -64,7 +64,7 @@ def short_turns() -> Iterator[None]:
 
 
 def after_fork() -> None:
-    """Called in a forked child: the thread that was to end the short turns is the parent's."""
+    """Called in a forked child: restore the interval, as the thread to do so is the parent's."""
     global _switching, _usual
     _switching = threading.Lock()
     if _usual is not None:
@@ -73,10 +73,10 @@ def after_fork() -> None:
 
 
 def raise_in(thread: int, kind: type[BaseException], base: CodeType) -> bool:
-    """Raise `kind` in code of the thread that was called by the function with code `base`.
+    """Raise `kind` in the thread, in code that was called by the function with code `base`.
 
-    Returns False, and does nothing, unless the thread runs such code and all of it can be
-    left at once. `kind` must live as long as the process.
+    Returns False, and does nothing, unless the thread runs such code and an exception may
+    leave all of it at once. `kind` must live as long as the process.
     """
     frame = sys._current_frames().get(thread)
     if frame is None:
@@ -85,17 +85,17 @@ def raise_in(thread: int, kind: type[BaseException], base: CodeType) -> bool:
     place = frame.f_lasti
     if not _can_be_left(frame, base):
         return False
-    # The thread may have run meanwhile. From the comparison to the end of the call it
-    # cannot, and what it does next is to raise.
+    # The thread may have run meanwhile: compare. It cannot run between the comparison and the
+    # end of the call, and what it does next is to raise.
     return frame.f_lasti == place and bool(_set_async_exc(thread, address))
 
 
 def let_strike() -> None:
-    """Be struck by the exception that is still to be raised in this thread, if there is one.
+    """Let the exception that is pending for this thread, if any, be raised here.
 
-    Python looks for it whenever a function begins. It must not be taken back instead:
-    CPython 3.11 would look for it for ever, in every function that begins, and no function
-    that is traced or profiled would ever begin.
+    Python looks for it whenever a function begins. It must not be cleared instead: CPython
+    3.11 would then look for it for ever, in every function that begins, and no traced or
+    profiled function would ever begin.
     """
 
 

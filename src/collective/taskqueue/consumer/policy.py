@@ -1,4 +1,4 @@
-"""What follows from an outcome: pure functions, no clock, no storage."""
+"""The next transition after an outcome: pure functions, no clock, no storage."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dataclasses import replace
 import random
 
 
-#: Share of the pause by which retries are spread, so that they do not march in step.
+#: Share of the pause by which retries are spread, so that they do not all come at once.
 JITTER = 0.1
 
-#: No pause is longer, whatever the other side asks for: one year, in seconds.
+#: Longest pause in seconds, whatever a server asks for: one year.
 LONGEST_PAUSE = 366 * 86400.0
 
 _random = random.Random()
@@ -62,8 +62,8 @@ def decide(
 def judged(outcome: Outcome, transient: Collection[int]) -> Outcome:
     """Return the outcome with the verdict of its queue, if it is a client error.
 
-    `transient` has the statuses after which that queue tries again. What the task itself has
-    decided stands. Called by whoever has performed a task, and knows its queue.
+    `transient` has the statuses after which that queue tries again. A verdict of the task
+    itself is kept. Called after a task was performed, with the setting of its queue.
     """
     if outcome.verdict or outcome.status is None or not 400 <= outcome.status < 500:
         return outcome

@@ -1,4 +1,4 @@
-"""What is kept of a response, whoever gave it."""
+"""Which part of a response is kept, be it of a view or of a web hook."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from email.utils import parsedate_to_datetime
 import codecs
 
 
-#: Bytes of a response body that are kept.
+#: Most bytes of a response body that are kept.
 MAX_BODY = 64 * 1024
 
 #: Response headers that are not recorded.
 SECRET_HEADERS = frozenset({"set-cookie", "www-authenticate"})
 
-#: Characters of one response header, and of all of them together, that are recorded at most.
+#: Most characters that are recorded of one response header, and of all of them together.
 MAX_HEADER = 4096
 MAX_HEADERS = 16 * 1024
 
-#: Characters of a reason in which the other side has a say.
+#: Most characters of a reason, which may quote a view or a remote server.
 MAX_REASON = 500
 
 
 def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str], ...], bool]:
-    """Return the headers that are kept, and whether others had to go.
+    """Return the headers that are kept, and whether any header was cut or left out.
 
-    No secrets, of which nothing is said, and not too many: long ones are kept without their
-    end, and those for which there is no room any more are not.
+    Secret headers are left out without notice. The end of a long value is cut, and a header
+    that does not fit into `MAX_HEADERS` any more is left out.
     """
     kept: list[tuple[str, str]] = []
     room, truncated = MAX_HEADERS, False
@@ -42,9 +42,9 @@ def recorded(headers: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, str],
 
 
 def kept(body: bytes) -> bytes:
-    """Return what is kept of a body: `MAX_BODY` bytes at most.
+    """Return the part of a body that is kept: `MAX_BODY` bytes at most.
 
-    UTF-8 is cut between two characters, so that what is left is text; other bytes anywhere.
+    UTF-8 is cut between two characters, so that the part is text; other bytes anywhere.
     """
     short, rest = body[:MAX_BODY], body[MAX_BODY:]
     if not rest:
@@ -55,13 +55,13 @@ def kept(body: bytes) -> bytes:
     except UnicodeDecodeError:
         return short
     begun = len(decoder.getstate()[0])
-    # A byte that does not go on with the last character shows that this is no UTF-8.
+    # A byte that does not continue the last character shows that this is no UTF-8.
     return short[:-begun] if begun and rest[0] & 0xC0 == 0x80 else short
 
 
 def clean(text: str, longest: int = MAX_REASON) -> str:
     """Return a text for a log and a status: one line, printable, and not too long."""
-    # Cut before, too: it may be megabytes.
+    # Cut before, too: the text may be megabytes.
     line = " ".join(text[: 2 * longest].split())[:longest]
     if line.isprintable():
         return line
@@ -71,8 +71,8 @@ def clean(text: str, longest: int = MAX_REASON) -> str:
 def retry_after(headers: Iterable[tuple[str, str]], now: float, longest: float) -> float | None:
     """Return the seconds that `Retry-After` asks to wait, `longest` at most; None if it does not.
 
-    It is a number of seconds or a date; `now` is in seconds since the epoch. Whoever answers
-    must not park a task for years: nobody would look for it any more.
+    The header has a number of seconds or a date; `now` is in seconds since the epoch. The
+    bound keeps a server from delaying a task for years, until the task is forgotten.
     """
     found = next((value for name, value in headers if name.lower() == "retry-after"), None)
     if found is None:

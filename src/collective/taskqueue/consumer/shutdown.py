@@ -1,4 +1,4 @@
-"""How long a consumer that was told to stop waits for what still runs."""
+"""The shutdown deadline: how long a consumer that was told to stop waits for running tasks."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import threading
 import time
 
 
-#: Longest pause in seconds after errors that follow one another: five seconds after a storage
-#: is back, however long it was away, its consumers are.
+#: Longest pause in seconds after consecutive errors: consumers are back within five seconds after
+#: their storage is, however long the outage was.
 MAX_PAUSE = 4.0
 
-#: Seconds between two looks at a thread that has been told to stop.
+#: Seconds between two checks of a thread that was told to stop.
 INTERVAL = 0.25
 
 
 class Grace:
-    """Not begun while the consumer runs; over when it waits no longer."""
+    """The grace period: begins when the consumer is told to stop, and ends at its deadline."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
         self._hurried = threading.Event()
-        #: Monotonic time at which running tasks are waited for no longer.
+        #: Monotonic time at which the wait for running tasks ends.
         self._deadline = float("inf")
 
     def begin(self, seconds: float) -> None:
-        """From now on nothing new begins, and what runs has so many seconds to end."""
+        """Begin the grace period: no task begins any more, running ones have `seconds` to end."""
         self._deadline = time.monotonic() + seconds
         self.begun.set()
 
     def hurry(self) -> None:
-        """Wait no longer."""
+        """End the wait now."""
         self._hurried.set()
 
     def may_try_again(self, errors: int) -> bool:
@@ -43,10 +43,10 @@ class Grace:
         return left > 0 and not self._hurried.wait(min(seconds, left))
 
     def join(self, thread: threading.Thread, wake: Callable[[], None]) -> None:
-        """Wait for the thread as long as there is grace; `wake` is called again and again."""
+        """Wait for the thread until the grace period is over; call `wake` again and again."""
         while thread.is_alive() and self._left() > 0 and not self._hurried.is_set():
             thread.join(min(INTERVAL, self._left()))
-            # Once more: the thread may have been on its way to where it blocks.
+            # Again: the thread may have been about to block.
             wake()
 
     def _left(self) -> float:
@@ -54,5 +54,5 @@ class Grace:
 
 
 def pause(errors: int) -> float:
-    """Return the seconds to wait after so many errors in a row: growing, spread, bounded."""
+    """Return the seconds to wait after so many errors in a row: growing, random, bounded."""
     return random.uniform(0.5, 1.0) * min(0.1 * 2.0 ** min(errors, 10), MAX_PAUSE)

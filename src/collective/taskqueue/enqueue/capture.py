@@ -1,4 +1,4 @@
-"""What a task takes along from the request and the user that queue it."""
+"""What a task copies from the current request and the current user when it is added."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 #: Default of `payload`: the body of the current request.
 CURRENT: Any = type("Current", (), {"__repr__": lambda self: "<current>"})()
 
-#: Type of a body that comes without one: what a form posts, so that Zope parses it.
+#: Content type of a body without one: that of a form, so that Zope parses the body.
 CONTENT_TYPE = "application/x-www-form-urlencoded"
 
-#: Methods that mean a body.
+#: Methods that have a body.
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 
-#: Bytes of a url with its query: what servers and proxies still take, and more than is sensible.
+#: Most bytes of a url with its query: servers and proxies accept that, and none should need it.
 MAX_URL = 64 * 1024
 
-#: What is between us and the server of a web hook, and for nobody else to say.
+#: Headers of the connection to the server of a web hook; a caller must not set them.
 CONNECTION = (
     "connection",
     "expect",
@@ -83,7 +83,7 @@ CONNECTION = (
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ASCII = "".join(map(chr, range(33, 127)))
-#: What is meant by a url that is refused.
+#: The advice that follows when a url is refused.
 _CURE = "pass the object, or taskqueue.path(obj), its quoted physical path"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -99,9 +99,9 @@ def make_task(
     view: str | None = None,
     **options: Any,
 ) -> Task:
-    """Return the task that these arguments, the current request and user describe.
+    """Return the task for these arguments, the current request and the current user.
 
-    Raises `ValueError`, in one sentence, for anything that is wrong; see `taskqueue.add`
+    Raises `ValueError`, with one sentence, for anything that is wrong; see `taskqueue.add`
     for the arguments. Called by the queue.
     """
     target = target_of(url, view)
@@ -119,7 +119,7 @@ def make_task(
     checked = check_options(options, settings, now, is_hook)
     task_id = str(uuid4())
     if not is_hook:
-        # Who names languages in a header of their own has the site choose among them.
+        # With an `Accept-Language` header of the caller, the site chooses among its languages.
         chosen = "accept-language" in own_headers(headers)
         fields["origin"] = _origin(task_id, request, not chosen)
         fields |= {"uid": target.uid, "view": target.view}
@@ -151,7 +151,7 @@ def _check(settings: QueueSettings, fields: dict[str, Any], is_current: bool) ->
 
 
 def _warn(task: Task, user: tuple[Any, str] | None, by_id: bool, request: Any) -> None:
-    """Tell of what can be known now, and would be found out when it is late."""
+    """Log what is known now and would make the task fail later."""
     if not has_credentials(task.headers):
         if user is None:
             _warn_of_a_user_without_id(task.id)
@@ -170,7 +170,7 @@ def _warn(task: Task, user: tuple[Any, str] | None, by_id: bool, request: Any) -
 
 
 def _warn_of_a_user_without_id(task_id: str) -> None:
-    """The system and the emergency user may do everything, and what they queue may not."""
+    """Warn that the system or emergency user may do everything, but its tasks may not."""
     user = getSecurityManager().getUser()
     if isinstance(user, UnrestrictedUser):
         logger.warning(
@@ -201,7 +201,7 @@ def _zope_request(
         body = current_body(request, settings.max_payload)
         copied |= content_headers(request)
     else:
-        # What happens to be posted is nothing that a GET could mean.
+        # A GET has no body: what the current request posts is not meant for it.
         body = b""
     if by_id:
         refuse_credentials(own)
@@ -216,8 +216,8 @@ def _zope_request(
 def _copied(
     settings: QueueSettings, request: Any, user: tuple[Any, str] | None, by_id: bool
 ) -> dict[str, tuple[str, str]]:
-    # Credentials are copied only if the task cannot be authenticated without, and only
-    # those of the person who asks: an anonymous request may carry somebody's old cookie.
+    # Copy credentials only if the task cannot be authenticated without them, and only those of
+    # the current user: an anonymous request may carry an old cookie of another user.
     credentials = not by_id and is_author(request, user)
     harmless = not credentials and (user is not None or is_plugin_here(request))
     return copied_headers(request, harmless, credentials, settings.copy_headers)
@@ -226,7 +226,7 @@ def _copied(
 def _web_hook(
     settings: QueueSettings, url: str, method: Any, params: Any, headers: Any, payload: Any
 ) -> dict[str, Any]:
-    # Nothing of the current request is anybody else's business.
+    # The server is remote: send nothing of the current request to it.
     try:
         Guard(settings.allow_hosts.split()).check_url(url)
     except Refused as exc:
@@ -256,7 +256,7 @@ def current_user() -> tuple[Any, str] | None:
     if user_id is None:
         return None
     if isinstance(user, UnrestrictedUser):
-        # How add-ons give a person more roles: with their id, and in any user folder at hand.
+        # Add-ons give a user more roles like this: the same id, in any user folder at hand.
         person = _authenticated_user()
         user = person if person is not None and person.getId() == user_id else user
     folder = aq_parent(aq_inner(user))
@@ -272,12 +272,12 @@ def _authenticated_user() -> Any:
 
 def _current_request() -> Any:
     request = getRequest()
-    # One of zope.publisher, as a test may have it, has nothing that would mean anything here.
+    # A request of zope.publisher, as a test may have it, has no data that a task could use.
     return request if hasattr(request, "other") else None
 
 
 def _address(url: Any) -> str:
-    """The url as it is queued: absolute and without its fragment, or a path from Zope's root."""
+    """Return the url as it is queued: absolute without its fragment, or a path from the root."""
     if isinstance(url, str) and is_plain(url):
         return str.__str__(url)
     if not isinstance(url, str) or not url.strip():
@@ -317,12 +317,12 @@ def _path(url: str) -> str:
 
 
 def _refuse_url_of_this_site(url: str, request: Any) -> None:
-    """An absolute url is called from outside, by nobody: it is hardly ever meant."""
+    """Refuse an absolute url of this site: it would be called from outside, as no user."""
     url = url.strip()
     if not (url.startswith("//") or _SCHEME.match(url)):
         return
     if request is None:
-        # What `absolute_url` of a script goes by: its root is wrapped in a request of its own.
+        # In a script `absolute_url` uses this request: the root is wrapped in its own request.
         request = aq_get(getSite(), "REQUEST", None)
     if not hasattr(request, "other"):
         return
@@ -382,6 +382,6 @@ def _origin(task_id: str, request: Any, has_language: bool) -> Origin | None:
     )
 
 
-# For each task that is added, and for the same few sites.
+# Cached: computed for each task that is added, and only a few sites are ever involved.
 _server_url = lru_cache(maxsize=100)(server_url)
 _made_origin = lru_cache(maxsize=100, typed=True)(Origin)

@@ -16,21 +16,21 @@ import logging
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Who was looked up, for as long as the user object of a request or script lives.
+#: Results of user lookups, kept as long as the user object of a request or script lives.
 _looked_up: WeakKeyDictionary[Any, dict[Identity, bool]] = WeakKeyDictionary()
 
 
 def is_by_id(folder: Any, person: Identity) -> bool:
-    """Return whether the plugin authenticates tasks of this person of a user folder.
+    """Return whether the plugin authenticates tasks of this user of a user folder.
 
-    Not in a folder without the plugin; nor who is found by no plugin of the folder by id,
-    because an identity provider lets them in by a cookie.
+    False for a folder without the plugin. False also for a user that no plugin of the folder
+    finds by id, such as a user that an identity provider logs in by a cookie.
     """
     return is_active(folder) and _is_known(folder, person)
 
 
 def is_plugin_here(request: Any) -> bool:
-    """Return whether the plugin is active where this is: in the site, or in the root of Zope."""
+    """Return whether the plugin is active in the site or, without a site, in the root of Zope."""
     place = getSite()
     if place is None and request is not None:
         place = next(iter(request.other.get("PARENTS", ())[-1:]), None)
@@ -41,7 +41,7 @@ def is_plugin_here(request: Any) -> bool:
 def is_author(request: Any, user: tuple[Any, str] | None) -> bool:
     """Return whether the credentials of a request may be those of this user.
 
-    They are not if it was somebody else who has been authenticated by them.
+    They are not if they have authenticated another user.
     """
     if request is None or user is None:
         return False
@@ -53,7 +53,7 @@ def is_author(request: Any, user: tuple[Any, str] | None) -> bool:
 
 
 def warn_of_a_user_who_stays_out(task_id: str, user: tuple[Any, str]) -> None:
-    """Log that a task can never be authenticated: it has no credentials, and no id helps."""
+    """Log that a task can never be authenticated: no credentials, and no lookup by id."""
     folder, user_id = user
     why = "no plugin finds them by id" if is_active(folder) else "its plugin is not active there"
     logger.warning(
@@ -67,7 +67,7 @@ def warn_of_a_user_who_stays_out(task_id: str, user: tuple[Any, str]) -> None:
 
 
 def _is_known(folder: Any, person: Identity) -> bool:
-    # A directory somewhere else may be asked, so not for each task that is added.
+    # Cached: the lookup may ask a remote directory, too slow for each task that is added.
     try:
         known = _looked_up.setdefault(aq_base(getSecurityManager().getUser()), {})
     except TypeError:
@@ -78,10 +78,10 @@ def _is_known(folder: Any, person: Identity) -> bool:
 
 
 def _look_up(folder: Any, user_id: str) -> bool:
-    """Ask as the plugin itself does, and believe what the publisher will believe.
+    """Look the user up as the plugin does, and accept only what the publisher will accept.
 
-    A directory may find somebody else by an id: one that ignores case, or takes it for a
-    beginning. No task is run as them.
+    A directory may find another user by an id: it may ignore case, or match a prefix. No task
+    is run as that user.
     """
     try:
         info = folder._verifyUser(folder.plugins, user_id=user_id)

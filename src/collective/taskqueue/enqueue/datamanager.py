@@ -1,11 +1,11 @@
-"""Committed ⇔ queued: the only room that knows the transaction protocol.
+"""Committed ⇔ queued: the only module that knows the transaction protocol.
 
 Each transaction has one batch per queue, and each batch a pair of data managers:
 
 * `_Stager` sorts before every storage. It stages the batch when the commit begins, while
-  no commit lock is held; if the storage refuses, nothing at all is committed.
+  no commit lock is held; if the storage refuses, nothing is committed at all.
 * `_Promoter` sorts after every storage. It promotes the batch when all others have
-  finished; by then the data is visible, and nothing may be raised any more.
+  finished: then the data is visible, and no exception may be raised any more.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pending(queue: Any) -> tuple[Task, ...]:
     try:
         batch = _batch(transaction.get(), queue)
     except NoTransaction:
-        # In explicit mode there is none between two of them.
+        # In explicit mode there is no transaction before `begin`.
         return ()
     return () if batch is None else tuple(batch.tasks)
 
@@ -76,21 +76,21 @@ class _Batch:
         self._transaction = current
 
     def append(self, task: Task) -> None:
-        # Until the transaction is gone it still finds this batch, after its end, too.
+        # The transaction still finds this batch after its end, until the transaction is gone.
         if self._closed:
             raise TaskQueueError("the transaction is ending or has ended; the task came too late")
         self.tasks.append(task)
 
     def forget(self) -> None:
-        # After a rollback that unjoins the data managers the transaction goes on: the
-        # next `add` must join again instead of finding this batch.
+        # After a rollback that unjoins the data managers the transaction goes on: the next
+        # `add` must join again instead of finding this batch.
         self.tasks.clear()
         self._transaction.set_data(self.queue, None)
 
     def stage(self) -> None:
         self._closed = True
         if self.tasks:
-            # Set first: a storage that stores and then fails to say so is discarded, too.
+            # Set first: if the storage stages the batch and then raises, discard it, too.
             self._staged = tuple(self.tasks)
             self._testimony = indoubt.testify(self._transaction)
             witness = None if self._testimony is None else self._testimony.reference
@@ -107,7 +107,7 @@ class _Batch:
         testimony, self._testimony = self._testimony, None
         tid = None if testimony is None else testimony.confirm()
         if outbox.is_behind(self.queue):
-            # Those of earlier transactions come first, as soon as the storage is back.
+            # Batches of earlier transactions come first, once the storage is available.
             outbox.log(
                 tasks, "committed, waits behind earlier ones for its storage", level=logging.WARNING
             )
@@ -116,7 +116,7 @@ class _Batch:
         try:
             outage_of(self.queue.storage).call(outbox.promote, self.queue, self.id, tid, tasks)
         except Exception as exc:
-            # The user's work is saved; an error now would tell them otherwise.
+            # The user's work is committed; an error now would tell the user otherwise.
             outbox.log(
                 tasks,
                 "committed, but its storage failed (%s); trying again",
@@ -131,14 +131,14 @@ class _Batch:
             return
         testimony, self._testimony = self._testimony, None
         if self.voted and testimony is not None:
-            # Whether the database has committed is not known here; its witness knows.
+            # Whether the database has committed is not known here; the witness will show it.
             outbox.log(tasks, "commit failed after the vote, in doubt until its witness is found")
             outbox.resolve_later(
                 self.queue, self.id, testimony.databases, testimony.reference, tasks
             )
             return
         if self._refused:
-            # The storage may well be away; nobody needs to wait for it a second time.
+            # The storage may be unavailable: do not wait for it a second time.
             outbox.discard_later(self.queue.storage, self.id)
             return
         try:
@@ -154,12 +154,12 @@ class _Batch:
 
 
 def _level(exc: Exception) -> int:
-    # The error that an outage is was logged when it began; this is what it means for a task.
+    # The outage itself was logged as an error when it began; this is its effect on a task.
     return logging.WARNING if isinstance(exc, StorageUnavailable) else logging.ERROR
 
 
 class _DataManager:
-    """The parts of the protocol in which neither of the two has anything to do."""
+    """The methods of the protocol in which neither data manager does anything."""
 
     transaction_manager = transaction.manager
 
@@ -187,7 +187,7 @@ class _DataManager:
 
 @implementer(ISavepointDataManager)
 class _Stager(_DataManager):
-    """First of all: sorts before every storage, whatever its key."""
+    """Runs first: sorts before every storage, whatever the key of the storage."""
 
     def sortKey(self) -> str:
         """See `IDataManager`."""
@@ -208,7 +208,7 @@ class _Stager(_DataManager):
 
 @implementer(ISavepointDataManager)
 class _Promoter(_DataManager):
-    """Last of all: sorts after every storage, and after those that put a tilde in front."""
+    """Runs last: sorts after every storage, and after keys that begin with a tilde."""
 
     def sortKey(self) -> str:
         """See `IDataManager`."""
@@ -233,7 +233,7 @@ class _Promoter(_DataManager):
 
 @implementer(IDataManagerSavepoint)
 class _Savepoint:
-    """Remembers how many tasks there were; rollback drops those that came later."""
+    """Remembers the number of tasks; a rollback drops the tasks that were added later."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self._tasks = tasks

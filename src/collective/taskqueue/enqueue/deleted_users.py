@@ -1,4 +1,4 @@
-"""When a user is deleted, tasks that wait are cancelled, and no later user inherits them."""
+"""When a user is deleted, waiting tasks are cancelled, and no later user inherits any task."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ logger = logging.getLogger("collective.taskqueue")
 
 @adapter(IPrincipalDeletedEvent)
 def end_generation(event: Any) -> None:
-    """Let nobody inherit what a deleted user has queued, and cancel what waits of it.
+    """Start a new generation of the id of a deleted user, and cancel the user's waiting tasks.
 
-    The event does not tell the user folder: it is one on the way to the current site or to the
-    published object in which there is no such user any more.
+    So no later user inherits these tasks. The event does not name the user folder: it is one on
+    the way to the current site or to the published object that has no such user any more.
     """
     user_id = event.principal if isinstance(event.principal, str) else event.principal.getId()
     for folder in _user_folders():
@@ -50,7 +50,7 @@ def _user_folders() -> Iterator[Any]:
     request = getRequest()
     parents = () if request is None else request.get("PARENTS", ())
     for item in [*aq_chain(aq_inner(getSite())), *parents]:
-        # Of the object itself: any other would be acquired.
+        # Of the object itself: a folder of a parent would be acquired.
         if hasattr(aq_base(item), "acl_users"):
             folder = item.acl_users
             path = folder.getPhysicalPath()
@@ -63,7 +63,7 @@ def _is_gone(folder: Any, user_id: str) -> bool:
     try:
         return folder.getUserById(user_id) is None
     except Exception as exc:
-        # A directory that is away. The user is deleted all the same, and nobody inherits.
+        # A directory is unavailable. The user is deleted all the same: let no later one inherit.
         logger.warning("user %s: cannot be looked up (%s), taken to be gone", user_id, exc)
         return True
 

@@ -1,4 +1,4 @@
-"""Headers and body that a task takes along: those of the current request, and the caller's own."""
+"""Headers and body of a task: copied from the current request, or given by the caller."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import re
 
 
-#: What a task takes along if it is authenticated by id: nothing that could be a secret.
+#: Headers that are copied if the task is authenticated by id: none of them can be a secret.
 HARMLESS = ("accept-language", "traceparent", "x-request-id")
 
-#: What it takes along if its headers have to authenticate it: all but what means the
-#: connection, cache, browser or proxies of the current request, and not its author. Lower case;
-#: those that end in * stand for all that begin so.
+#: Headers that are not copied even if the headers have to authenticate the task: they describe
+#: the connection, cache, browser or proxies of the current request, and not its author. Lower
+#: case; a name that ends in * is a prefix.
 NOT_COPIED = (
     "accept",
     "accept-encoding",
@@ -28,7 +28,7 @@ NOT_COPIED = (
     "x-real-ip",
     "x-requested-with",
 )
-#: What is never copied, whoever names it: it would be wrong of a task.
+#: Headers that are never copied, even if `copy_headers` names them: wrong for any task.
 NEVER_COPIED = (
     "connection",
     "content-*",
@@ -45,12 +45,12 @@ NEVER_COPIED = (
     "x-http-method-override",
     "x-task-*",
 )
-#: Zope takes the second one for the first.
+#: Headers that authenticate; Zope takes the second one for the first.
 CREDENTIALS = ("authorization", "cgi-authorization", "cookie")
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_COPIED_IN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-# A tab is allowed; lone surrogates cannot be encoded.
+# A tab is allowed; a lone surrogate cannot be encoded.
 _NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 
@@ -58,13 +58,13 @@ _BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 def copied_headers(
     request: Any, by_id: bool, credentials: bool, named: tuple[str, ...] = ()
 ) -> dict[str, tuple[str, str]]:
-    """Return those of the current request that a task takes along, by lower case name.
+    """Return the headers of the current request that a task copies, by lower case name.
 
-    :param by_id: the task is authenticated by id: it needs but what is harmless, and what
-        `named` asks for, the `copy_headers` of its queue.
-    :param credentials: with what authenticates the author of the request.
+    :param by_id: the task is authenticated by id: copy only the harmless headers, and those in
+        `named`, the `copy_headers` of its queue.
+    :param credentials: also copy the headers that authenticate the author of the request.
 
-    What no browser should have sent is left out; nothing is raised.
+    Headers that no browser should have sent are left out; nothing is raised.
     """
     without = () if credentials else CREDENTIALS
     allowed = (*HARMLESS, *named) if by_id else ("*",)
@@ -75,17 +75,17 @@ def copied_headers(
         name = _copied_as(key, allowed, without)
         if name is None:
             continue
-        # These are bytes as latin-1: a no-break space is the end of some other character.
+        # These are bytes as latin-1: a no-break space may be the end of another character.
         text = value.strip(" \t")
         if text.strip() and not _NOT_COPIED_IN.search(text):
             copied[name] = (name.title(), text)
     return copied
 
 
-# For each task that is added, and for the same few names.
+# Cached: called for each task that is added, with the same few names.
 @lru_cache(maxsize=1000)
 def _copied_as(key: str, allowed: tuple[str, ...], without: tuple[str, ...]) -> str | None:
-    """The lower case name of a header by its key in the environment; None if it stays out."""
+    """Return the lower case name of a header by its key in the environment; None to omit it."""
     name = _key(key[5:])
     copied = name not in without and _is_copied(name, allowed) and _TOKEN.fullmatch(name)
     return name if copied else None
@@ -106,7 +106,7 @@ def _is_among(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def own_headers(headers: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
-    """Return those that the caller gives, by lower case name; raises `InvalidTask`."""
+    """Return the headers that the caller gives, by lower case name; raises `InvalidTask`."""
     own: dict[str, tuple[str, str]] = {}
     if not headers:
         return own
@@ -129,7 +129,7 @@ def own_headers(headers: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]
 
 
 def refuse_credentials(own: Mapping[str, tuple[str, str]]) -> None:
-    """Raise `InvalidTask` if there are any; the task does without."""
+    """Raise `InvalidTask` if there are credentials: the task does not need them."""
     for name in CREDENTIALS:
         if name in own:
             raise InvalidTask(
@@ -139,18 +139,18 @@ def refuse_credentials(own: Mapping[str, tuple[str, str]]) -> None:
 
 
 def has_credentials(headers: tuple[tuple[str, str], ...]) -> bool:
-    """Return whether one of a task's headers authenticates somebody."""
+    """Return whether one of a task's headers carries credentials."""
     return any(_key(name) in CREDENTIALS for name, _ in headers)
 
 
 def merged(headers: dict[str, tuple[str, str]], body: bytes) -> tuple[tuple[str, str], ...]:
-    """Return them as a task has them; what is said of its body only if there is one."""
+    """Return the headers as a task has them; those about its body only if there is one."""
     left_out = () if body else _BODY_HEADERS
     return tuple(sorted(pair for name, pair in headers.items() if name not in left_out))
 
 
 def _key(name: str) -> str:
-    # WSGI does not tell an underscore from a dash, and neither do we.
+    # WSGI does not distinguish an underscore from a dash.
     return name.lower().replace("_", "-")
 
 
@@ -173,9 +173,9 @@ def content_headers(request: Any) -> dict[str, tuple[str, str]]:
 def current_body(request: Any, limit: int) -> bytes:
     """Return the body of the current request, up to one byte more than `limit`.
 
-    Its position is left as it was.
+    The position of its stream is left as it was.
 
-    Without a length there is none: reading on would wait for a client that sends nothing.
+    Without a length the body is empty: reading on would wait for a client that sends nothing.
     """
     stream = request.stdin
     try:
@@ -184,7 +184,7 @@ def current_body(request: Any, limit: int) -> bytes:
         length = 0
     if length <= 0 or not _seekable(stream):
         return b""
-    # Zope itself asks a stream for no more than `read` and `seek`, and so does this.
+    # Zope itself only uses `read` and `seek` of a stream, so nothing else is required here.
     position = stream.tell() if hasattr(stream, "tell") else 0
     stream.seek(0)
     body: bytes = stream.read(limit + 1)
@@ -199,7 +199,7 @@ def _seekable(stream: Any) -> bool:
 
 
 def _environ(request: Any) -> Mapping[str, Any]:
-    # Zope takes the Authorization header out of `environ`. Looked up in `__dict__`, because
-    # an attribute that a request does not have is looked up in its form.
+    # Zope removes the Authorization header from `environ`. Looked up in `__dict__`, because a
+    # request looks up unknown attributes in its form.
     environ: Mapping[str, Any] = request.__dict__.get("_orig_env", request.environ)
     return environ

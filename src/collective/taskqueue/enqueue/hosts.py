@@ -1,4 +1,4 @@
-"""Hosts in urls of this site: what is one, and which two are the same."""
+"""Hosts in urls of this site: how a host is parsed, and which two are the same."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import re
 
 SCHEMES = ("http", "https")
 
-#: Of the web, whichever of its schemes; they go without saying.
+#: Default ports of either scheme; None: the url has no port.
 _PORTS = (None, 80, 443)
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _NETLOC = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?", re.ASCII)
 
-#: Characters that a host may have.
+#: Most characters of a host.
 MAX_HOST = 255
 
 
 def server_url(url: str) -> str | None:
     """Return scheme, host and port of a url of this site; None if that cannot be parsed.
 
-    Browsers, proxies and people who mean no good send any `Host` there is, and Zope believes
-    it. Without a port that goes without saying.
+    A browser, a proxy or an attacker may send any `Host` header, and Zope trusts it. The port
+    is left out if the url has none.
     """
     scheme, _, netloc = url.partition("://")
     found = _host_and_port(netloc)
@@ -34,8 +34,8 @@ def server_url(url: str) -> str | None:
 def are_same(url: str, *servers: str) -> bool:
     """Return whether an absolute url leads to one of these servers, each a host with its port.
 
-    Whatever the case and the scheme: a proxy may speak https to the world and http to us, and
-    with or without a port that goes without saying.
+    Case and scheme do not count: a proxy may speak https to clients and http to this server.
+    Default ports do not count either.
     """
     netloc = re.split(r"[/?#]", url.partition("//")[2], maxsplit=1)[0]
     mine = _compared(netloc)
@@ -65,7 +65,7 @@ def _is_host(host: str) -> bool:
     if not host.startswith("["):
         return len(host) <= MAX_HOST and _NAME.fullmatch(host) is not None
     if "%" in host:
-        # A zone means something on one machine only.
+        # An IPv6 zone is valid on one machine only.
         return False
     try:
         IPv6Address(host[1:-1])

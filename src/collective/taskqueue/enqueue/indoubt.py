@@ -1,13 +1,13 @@
-"""Batches whose commit has an unknown end: the witness tells.
+"""Batches in doubt: the witness shows whether their transaction has committed.
 
 With each staged batch one tiny object, the witness, is written to the database in the very
-same transaction. Nothing refers to it; but if it exists, the transaction has committed,
-and its serial is the transaction id. So a batch whose process died between the commit and
-the promotion is promoted later, and one whose transaction was aborted is discarded.
+same transaction. No object refers to it. If it exists, the transaction has committed, and the
+serial of the witness is the transaction id. So if a process died between the commit and the
+promotion, its batch is promoted later; if the transaction was aborted, the batch is discarded.
 
-An object id proves nothing: a storage hands ids out from memory, and after a restart it gives
-those of a transaction that was aborted to the next objects of somebody else. So a witness has
-a uuid, which the batch knows, too, and only the object with that uuid is this witness.
+An object id alone proves nothing: a storage assigns ids from memory, and after a restart it
+assigns the ids of an aborted transaction to other objects. So a witness has a uuid, which the
+batch stores, too, and only the object with that uuid is this witness.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ logger = logging.getLogger("collective.taskqueue")
 #: Name of the database whose transactions tasks wait for.
 MAIN = "main"
 
-#: Seconds after staging before anybody but its own process looks at a batch.
+#: Seconds after staging before another process may resolve a batch.
 GRACE = 60.0
 
 #: Seconds by which the clocks of the machines that commit may differ.
 SKEW = 60.0
 
-#: Seconds after which a commit that has not arrived is taken to be aborted.
+#: Seconds after which a transaction without its witness is taken to be aborted.
 LONGEST_COMMIT = 3600.0
 
 
-#: Ends of a transaction.
+#: How a transaction can end.
 COMMITTED = "committed"
 ABORTED = "aborted"
 UNKNOWN = "unknown"
 
-#: Why the tasks of a transaction with an unknown end have failed.
+#: The reason of tasks that are failed because the end of their transaction is unknown.
 NOBODY_KNOWS = "nobody can tell whether its transaction was committed"
 
-#: What `ITaskQueue.arrival` is.
+#: The type of `ITaskQueue.arrival`.
 Arrival = Callable[[Collection[str]], AbstractContextManager[None]]
 
 
@@ -86,14 +86,14 @@ class Witness(Persistent):
 
 
 class _Known(NamedTuple):
-    """Which object a witness is: its object id in hexadecimal digits, and its uuid."""
+    """Identifies a witness by its object id in hexadecimal digits and its uuid."""
 
     oid: str
     uuid: str
 
     def is_in(self, record: bytes) -> bool:
         """Return whether a data record of the database is that of this witness."""
-        # Of what is another object nothing is parsed: its record may be anything.
+        # The record of another object is not parsed: it may contain anything.
         return self.uuid.encode() in record and get_pickle_metadata(record) == (
             Witness.__module__,
             Witness.__qualname__,
@@ -101,7 +101,7 @@ class _Known(NamedTuple):
 
 
 class _Reference(NamedTuple):
-    """What a staged batch knows: a database, its witness, and an older one that vouches for it."""
+    """What a staged batch stores: a database, its witness, and an older one to detect a pack."""
 
     database: str
     witness: _Known
@@ -141,20 +141,20 @@ class Testimony:
         return self._database.databases
 
     def confirm(self) -> bytes | None:
-        """The database has finished: return the transaction id, if consumers can use it."""
+        """Called when the database has finished; return the transaction id if it is usable."""
         _last_seen[self._name] = self._known
         if self._name != MAIN:
             return None
         serial: bytes = self._witness._p_serial
-        # After a savepoint the object is a ghost that does not know; the last transaction
-        # is this one, or a later one that includes it.
+        # After a savepoint the witness is a ghost without a serial; the last transaction is
+        # this one, or a later one that includes it.
         return serial if serial != z64 else self._database.lastTransaction()
 
 
 def testify(current: ITransaction) -> Testimony | None:
     """Add a witness to the transaction that is about to commit; None if it writes nothing.
 
-    Never turns a transaction that only reads into one that writes. Called by the data
+    A transaction that only reads does not become one that writes. Called by the data
     manager before any storage begins to commit.
     """
     try:
@@ -169,19 +169,19 @@ def testify(current: ITransaction) -> Testimony | None:
     ]
     if not connections:
         return None
-    # The main database, if it takes part: others may be memory only.
+    # Prefer the main database if it takes part: others may be memory only.
     connections.sort(key=lambda connection: connection.db().database_name != MAIN)
     testimony = Testimony(connections[0])
-    # One is enough, however many queues the transaction adds to.
+    # One witness is enough, however many queues the transaction adds to.
     current.set_data(Witness, testimony)
     return testimony
 
 
 def judge(databases: Any, reference: str, age: float) -> Verdict:
-    """Return how the transaction with this witness has ended, as far as that is known.
+    """Return how the transaction with this witness has ended, if that is known yet.
 
     `age` is the number of seconds since the batch was staged. Raises `KeyError` for a database
-    that is not configured any more, and whatever a database that is away raises.
+    that is not configured any more, and what an unavailable database raises.
     """
     try:
         found = _Reference.parse(reference)
@@ -190,7 +190,7 @@ def judge(databases: Any, reference: str, age: float) -> Verdict:
     database = databases[found.database]
     tid = _serial(database, found.witness)
     if tid is not None:
-        # Of other databases consumers do not know how far they have come.
+        # Consumers can check only for the main database which transactions they see.
         return Verdict(COMMITTED, tid if found.database == MAIN else None)
     if age < LONGEST_COMMIT:
         return Verdict(None)
@@ -200,10 +200,10 @@ def judge(databases: Any, reference: str, age: float) -> Verdict:
 def resolve(
     storage: Any, databases: Any, grace: float = GRACE, arrival: Arrival = _told_by_nobody
 ) -> list[str]:
-    """Decide about batches that were staged at least `grace` seconds ago.
+    """Resolve batches that were staged at least `grace` seconds ago.
 
-    `arrival` is that of the queue. Returns the ids of the batches that are in doubt no
-    longer. Called by consumers.
+    `arrival` is that of the queue. Returns the ids of the batches that were resolved. Called
+    by consumers.
     """
     found = storage.in_doubt(grace)
     return [batch.id for batch in found if _settled(storage, databases, batch, arrival)]
@@ -213,14 +213,14 @@ def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival)
     try:
         return _resolved(storage, databases, batch, arrival)
     except TaskDecodeError as exc:
-        # Later it could not be read either, and would be tried for ever.
+        # The batch would be unreadable later, too, and would be tried for ever.
         storage.discard(batch.id)
         logger.error("batch %s: cannot be read (%s), discarded", batch.id, exc)
         return True
     except StorageUnavailable:
         raise
     except Exception as exc:
-        # A database that this process does not have, perhaps; the others can be decided.
+        # Its database may be missing in this process; the other batches can be resolved.
         logger.warning("batch %s: stays in doubt (%s: %s)", batch.id, type(exc).__name__, exc)
         return False
 
@@ -228,12 +228,12 @@ def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival)
 def reached(database: Any, tid: bytes) -> bool:
     """Return whether connections that are opened now see the transaction.
 
-    Another process may have committed it, and word of it travels. Called before a task
-    starts.
+    Another process may have committed it, and this process may not know yet. Called before a
+    task starts.
     """
     if database.lastTransaction() >= tid:
         return True
-    # Some storages look only when a connection asks them to.
+    # Some storages update their last transaction only when a connection syncs.
     connection = database.open(transaction_manager=TransactionManager())
     try:
         connection.sync()
@@ -243,12 +243,12 @@ def reached(database: Any, tid: bytes) -> bool:
 
 
 class Restored:
-    """What a database that was opened just now must have, and does not have if it was restored.
+    """Detects transactions that are missing because the database was restored from a backup.
 
-    A transaction that is later than the last one of the database, and was nevertheless
-    committed well before the database was opened, is not on its way: it was lost when the
-    database was restored from an older backup, unless the clocks of the machines differ by
-    more than `SKEW`.
+    A transaction that is later than the last one of the database, but was committed well
+    before the database was opened, cannot arrive any more: it was lost when the database was
+    restored from an older backup, unless the clocks of the machines differ by more than
+    `SKEW`.
     """
 
     def __init__(self, database: Any, now: float) -> None:
@@ -256,7 +256,7 @@ class Restored:
         self._opened = _tid_at(now - SKEW)
 
     def check(self, tid: bytes) -> None:
-        """Raises `LostTransaction` for a transaction that was lost."""
+        """Raise `LostTransaction` for a transaction that was lost."""
         if self._last != z64 and self._last < tid < self._opened:
             raise LostTransaction(
                 "its transaction is not in the database, which was restored from an older backup"
@@ -280,8 +280,8 @@ def _tid_at(when: float) -> bytes:
 
 def _resolved(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
     if batch.witness is None:
-        # Nothing was written but tasks. Whoever queued them may have been told so: the server
-        # may have been away from then on until their process was gone.
+        # Only tasks were written. Their client may have been told that they are queued: the
+        # storage may have been unavailable from then on until the process was gone.
         storage.condemn(batch.id, NOBODY_KNOWS)
         return True
     verdict = judge(databases, batch.witness, batch.age)
@@ -306,13 +306,13 @@ def _discard(storage: Any, batch: StagedBatch, cause: str) -> None:
 def _packed(database: Any, older: _Known | None) -> bool:
     """Return whether a pack may have removed the witness.
 
-    Nothing refers to a witness, so a pack removes it; but never before an older one.
+    No object refers to a witness, so a pack removes it; but never before an older one.
     """
     if older is None:
         return True
     oid = bytes.fromhex(older.oid)
     try:
-        # Asks the database itself; caches of connections and clients survive a pack.
+        # Ask the database itself: caches of connections and clients survive a pack.
         history = database.history(oid)
         return not (history and older.is_in(database.storage.loadSerial(oid, history[0]["tid"])))
     except KeyError:
@@ -321,7 +321,7 @@ def _packed(database: Any, older: _Known | None) -> bool:
 
 def _serial(database: Any, witness: _Known) -> bytes | None:
     """Return the id of the transaction that wrote the witness; None if it is not there."""
-    # A connection of its own sees what is committed now, not when the thread last looked.
+    # A new connection sees what is committed now; the thread's own may see an older state.
     connection = database.open(transaction_manager=TransactionManager())
     try:
         record, serial = connection._storage.load(bytes.fromhex(witness.oid))

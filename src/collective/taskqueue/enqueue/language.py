@@ -1,4 +1,4 @@
-"""The language that a task runs in: the one of the request that queued it."""
+"""The language that a task runs in: that of the request that queued it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CODE = re.compile(r"[A-Za-z]{1,8}([-_][A-Za-z0-9]{1,8})*")
 def current_language(request: Any) -> str | None:
     """Return the language that was negotiated for a request; None if none was.
 
-    Outside of a site none is: then it is the one that its cookie asks for.
+    Outside of a site none is negotiated: then it is the language of the request's cookie.
     """
     for value in (request.other.get("LANGUAGE"), request.cookies.get(LANGUAGE_COOKIE)):
         if isinstance(value, str) and len(value) < 100 and _CODE.fullmatch(value):
@@ -37,10 +37,10 @@ def current_language(request: Any) -> str | None:
 @implementer(INegotiateLanguage)
 @adapter(Interface, ITaskQueueLayer)
 class TaskLanguage:
-    """What is negotiated for a task: what was for the request that queued it.
+    """Negotiates for a task the language of the request that queued it.
 
-    Whatever the site goes by, such as the path, the content or a cookie: it is for the same
-    person. A task that asks for another one by `set_language` gets it. If no language was
+    However the site negotiates, such as by path, content or cookie: the task is for the same
+    user. A task that asks for another language by `set_language` gets it. If no language was
     negotiated, or the site of the task does not have it, the site decides.
     """
 
@@ -52,28 +52,28 @@ class TaskLanguage:
             self.default_language = found.default_language
             self.language_list = list(found.language_list)
         else:
-            # Nothing else is asked for: to negotiate as for others takes long.
+            # The usual negotiation is skipped: it takes long.
             self.language = wanted
             self.default_language = getUtility(ILanguageUtility).getDefaultLanguage()
             self.language_list = []
 
 
 def _as_for_others(site: Any, request: Any) -> Any:
-    """Negotiate as for a request that is not that of a task."""
+    """Negotiate as for a request that is not from a task."""
     kind = _without_layer(*providedBy(request).__bases__)
     adapters = getSiteManager().adapters
-    # One for sites of a kind would have come before that of tasks, which is for all of them.
+    # An adapter for a kind of site would have been preferred to that of tasks, which is for all.
     return adapters.lookup((Interface, kind), INegotiateLanguage)(site, request)
 
 
-# Made once for all requests of a kind: registries remember what they have found for it.
+# Cached: one declaration for all requests of a kind, because registries cache lookups by it.
 @lru_cache(maxsize=100)
 def _without_layer(*interfaces: Any) -> Declaration:
     return Declaration(*interfaces) - ITaskQueueLayer
 
 
 def _wanted(request: Any) -> str | None:
-    # Looked up on the object itself: a request looks up unknown attributes in its form.
+    # In `__dict__`, because a request looks up unknown attributes in its form.
     attempt = request.__dict__.get("attempt")
     origin = None if attempt is None else attempt.task.origin
     if origin is None or "set_language" in request.form:

@@ -1,4 +1,4 @@
-"""The options of `add()`: checked here, so that nothing out of range ever joins."""
+"""The options of `add()`: checked here, so that no invalid value ever joins a transaction."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hashlib import blake2b
 from typing import Any
 
 
-#: No delay, timeout or age is longer: ten years, in seconds.
+#: Upper limit of a delay, timeout or age: ten years, in seconds.
 LONGEST = 10 * 366 * 86400.0
 
-#: What web hooks get that say nothing else, and whose queue does not.
+#: Defaults of a web hook, if neither the task nor its queue has a value.
 HOOK_TIMEOUT = 60.0
 HOOK_ATTEMPTS = 36
 
-#: Characters of a key, and of one that is stored as it is; of the beginning that is kept of
-#: any other one; and of a description.
+#: Most characters of a key, and of a key that is stored as it is; characters kept of the
+#: beginning of any other key; most characters of a description.
 LONGEST_KEY = 1000
 LONGEST_PLAIN_KEY = 255
 READABLE_KEY = 60
@@ -31,9 +31,9 @@ ON_CONFLICT = ("skip", "replace", "after_running")
 def check_options(
     options: dict[str, Any], settings: QueueSettings, now: float, is_hook: bool = False
 ) -> dict[str, Any]:
-    """Return the fields of a `Task` that the options stand for.
+    """Return the fields of a `Task` for these options.
 
-    A missing option is the queue's, a missing one of the queue is built in. `now` is in
+    A missing option is that of the queue; if the queue has none, it is built in. `now` is in
     seconds since the epoch. Raises `ValueError` for a value that is out of range and for
     an option that does not exist. Called when a task is added.
     """
@@ -124,7 +124,7 @@ def _key(name: str, value: Any) -> str:
         raise InvalidTask(name, f"{name} is a text of 1 to {LONGEST_KEY} characters")
     if len(value) <= LONGEST_PLAIN_KEY and value.isprintable():
         return "".join(value)
-    # No storage can have all of them in its indexes. What people see still tells something.
+    # No storage can index every key. The beginning that is kept still tells people something.
     digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{one_line(value, READABLE_KEY)} #{digest}"
 
@@ -135,7 +135,7 @@ def _label(name: str, value: Any) -> str:
     return one_line(value, LONGEST_LABEL)
 
 
-#: Every option and what checks it; None is the same as not giving it.
+#: Every option and the function that checks it; None is the same as not giving it.
 OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "delay": _seconds,
     "countdown": _seconds,

@@ -1,12 +1,12 @@
-"""Batches that a transaction could not be done with at its end.
+"""The outbox relay: finishes batches that their transaction could not finish at its end.
 
-The storage was away when a batch was to be promoted or discarded, or the database died in the
-last phase of a commit. What is left to be done is tried again in the background until it is
-done. One thread for all of it, and only while there is any: a storage that is away for long
-leaves many. First come, first served, so that batches are promoted in the order of their
+The storage was unavailable when a batch was to be promoted or discarded, or the database failed
+in the last phase of a commit. Such a job is tried again in the background until it is done. One
+thread does all jobs, and only while there are any: a long outage of a storage leaves many. Jobs
+are done in the order in which they were added, so that batches are promoted in the order of their
 commits.
 
-If this process dies first, consumers find what is still staged; see `indoubt`.
+If this process dies first, consumers find the batches that are still staged; see `indoubt`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Batches that are remembered at most; those that do not fit are left to consumers.
+#: Most jobs that are kept; batches that do not fit are left to consumers.
 MAX_WAITING = 10_000
 
-#: Seconds between two lines in the log about a batch that is not done for the same reason, if
-#: that is no outage of its storage.
+#: Seconds between two log lines about a job that fails for the same reason, if that is no outage
+#: of its storage.
 REMINDER_INTERVAL = 60.0
 
-#: Tasks of a person that are looked at together.
+#: Tasks of a user that are read at once.
 PAGE = 100
 
 #: Longest pause in seconds between two rounds of tries.
@@ -51,23 +51,23 @@ MAX_PAUSE = 5.0
 
 @dataclass(eq=False)
 class _Job:
-    """What is left to be done; `act` returns whether it is done, or raises."""
+    """A job that is left to do; `act` returns whether it is done, or raises."""
 
     storage: Any
-    #: What it is about, for the log: a batch, a user.
+    #: The subject in the log: a batch or a user.
     subject: str
     act: Callable[[], bool]
     tasks: Sequence[Task] = ()
-    #: Later batches of the queue have to wait for this one: it has committed, and nothing but
-    #: an outage is in its way.
+    #: Later batches of the queue have to wait for this one: it has committed, and only an
+    #: outage keeps it from being promoted.
     leads: bool = False
-    #: The last error that was logged, and the monotonic time when.
+    #: The last error that was logged, and the monotonic time at which it was logged.
     error: str = ""
     logged: float = float("-inf")
 
 
 def promote(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
-    """Promote a committed batch, and tell that its tasks were queued.
+    """Promote a committed batch, and publish `ITaskQueued` for its tasks.
 
     Raises `StorageUnavailable`. Called by the data manager, and by the jobs here.
     """
@@ -76,12 +76,12 @@ def promote(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task])
 
 
 def is_behind(queue: Any) -> bool:
-    """Return whether batches of the queue still wait to be promoted; others have to queue up."""
+    """Return whether batches of the queue wait to be promoted; later ones have to wait, too."""
     return _backlog.is_behind(queue.storage)
 
 
 def promote_later(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
-    """Promote a batch whose transaction has committed as soon as its storage is back."""
+    """Promote a batch whose transaction has committed once its storage is available."""
 
     def act() -> bool:
         promote(queue, batch_id, tid, tasks)
@@ -101,7 +101,7 @@ def resolve_later(
         try:
             verdict = indoubt.judge(databases, witness, time.monotonic() - begun)
         except Exception as exc:
-            # It is the database that is away, and that is nobody else's concern.
+            # The database is unavailable and not the storage: do not hold up other jobs.
             logger.debug("batch %s: its database cannot be asked (%s)", batch_id, exc)
             return False
         if verdict.end == indoubt.COMMITTED:
@@ -118,7 +118,7 @@ def resolve_later(
 
 
 def discard_later(storage: Any, batch_id: str) -> None:
-    """Discard the batch of an aborted transaction as soon as its storage is back."""
+    """Discard the batch of an aborted transaction once its storage is available."""
 
     def act() -> bool:
         storage.discard(batch_id)
@@ -128,9 +128,10 @@ def discard_later(storage: Any, batch_id: str) -> None:
 
 
 def cancel_later(queue: Any, user: Identity, reason: str) -> None:
-    """Cancel all that waits of a person as soon as possible, and ask what runs to stop.
+    """Cancel all waiting tasks of a user as soon as possible, and ask running ones to stop.
 
-    Called when a user was deleted: there may be very many tasks, and the storage may be away.
+    Called when a user was deleted: there may be very many tasks, and the storage may be
+    unavailable.
     """
 
     def act() -> bool:
@@ -150,23 +151,23 @@ def _cancel_all(queue: Any, state: State, user: Identity, reason: str) -> None:
             except (UnknownTask, ForbiddenTransition) as exc:
                 logger.debug("task %s: not cancelled (%s)", status.id, exc)
                 left = True
-            # What runs stays in the list until it stops, what waited does not.
+            # A running task stays in the list until it stops, a cancelled one does not.
             start += left
 
 
 def flush(timeout: float) -> bool:
-    """Wait up to `timeout` seconds until nothing is left; return whether that is so."""
+    """Wait up to `timeout` seconds until no job is left; return whether that is so."""
     return _backlog.flush(timeout)
 
 
 def close(timeout: float) -> None:
-    """The same, and log what is left then; called when the process ends."""
+    """Flush, and log the jobs that are left then; called when the process ends."""
     if not flush(timeout):
         _backlog.report()
 
 
 def after_fork() -> None:
-    """Called in a forked child: the thread and what it does are the parent's."""
+    """Called in a forked child: drop the thread and its jobs, which are the parent's."""
     global _backlog
     _backlog = Backlog()
 
@@ -186,7 +187,7 @@ class Backlog:
         self._busy = False
 
     def add(self, job: _Job) -> None:
-        """Do the job soon; never raises, for a transaction may be in its last phase."""
+        """Do the job soon. Never raises, because a transaction may be in its last phase."""
         with self._changed:
             if len(self._jobs) < MAX_WAITING:
                 self._jobs.append(job)
@@ -197,17 +198,17 @@ class Backlog:
         _leave(job, "too much waits to be done")
 
     def is_behind(self, storage: Any) -> bool:
-        """See the function."""
+        """See the function `is_behind`."""
         with self._changed:
             return any(job.leads and job.storage is storage for job in self._jobs)
 
     def flush(self, timeout: float) -> bool:
-        """See the function."""
+        """See the function `flush`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._jobs, timeout)
 
     def report(self) -> None:
-        """Log what is left."""
+        """Log the jobs that are left."""
         with self._changed:
             jobs = list(self._jobs)
         for job in jobs:
@@ -217,7 +218,7 @@ class Backlog:
         try:
             threading.Thread(target=self._work, name="taskqueue-batch", daemon=True).start()
         except RuntimeError as exc:
-            # No thread can be had, at exit or at a limit. The next job tries again.
+            # No thread can be started, at exit or at a limit. The next job tries again.
             logger.error("nothing can be done in the background (%s), left to consumers", exc)
             return False
         return True
@@ -239,7 +240,7 @@ class Backlog:
 
 
 def _done(jobs: list[_Job]) -> set[_Job]:
-    """Try each job once; those of a storage that is away have to wait for the next round."""
+    """Try each job once; the jobs of an unavailable storage have to wait for the next round."""
     done: set[_Job] = set()
     away: list[Any] = []
     for job in jobs:
@@ -247,16 +248,16 @@ def _done(jobs: list[_Job]) -> set[_Job]:
             continue
         outage, begun = outage_of(job.storage), time.monotonic()
         try:
-            # One that is not done may not have asked the storage at all.
+            # A job that is not done may not have called the storage at all.
             if job.act():
                 done.add(job)
                 outage.succeeded(begun)
         except StorageUnavailable as exc:
-            # What it means for its tasks was logged when it was put here.
+            # What the outage means for the tasks was logged when the job was added.
             outage.failed(exc)
             away.append(job.storage)
         except BaseException as exc:
-            # Something about this batch, then; others must not suffer from it.
+            # A problem of this batch alone: the others must not wait for it.
             job.leads = False
             _complain(job, described(exc))
     return done

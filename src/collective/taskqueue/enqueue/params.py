@@ -1,4 +1,4 @@
-"""The parameters of a task as a query string, so that the other side reads what was meant."""
+"""The parameters of a task as a query string, so that the receiver reads what was meant."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KINDS = "a text, a number, a bool, a date, a datetime, or a list of these"
 
 
 def query_string(params: Params) -> str:
-    """Return the parameters, quoted; those with a list several times, the others once.
+    """Return the quoted parameters; a parameter with a list is repeated for each item.
 
-    True is `1` and False is empty, so that they are true and false in the form on the other
-    side. Dates and times are in ISO 8601.
+    True is `1` and False is empty, so that the receiver's form reads them as true and false.
+    Dates and times are in ISO 8601.
 
     Raises `InvalidTask`, naming the parameter, for anything that has no such form.
     """
@@ -50,7 +50,7 @@ def _pairs(params: Params) -> list[tuple[Any, Any]]:
 
 
 def _text(name: str, value: Any) -> str:
-    # Subclasses as what they are in the end: the text of an Enum is not its value.
+    # Subclasses are written as their base type: the text of an Enum is not its value.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A PAS plugin that recognises the requests of tasks, so that they need no password."""
+"""A PAS plugin that authenticates the requests of tasks, so that they need no password."""
 
 from __future__ import annotations
 

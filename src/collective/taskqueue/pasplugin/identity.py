@@ -1,9 +1,9 @@
-"""Who a user is: an id, its user folder, and which of all who ever had that id.
+"""The identity of a user: the user id, the user folder, and the generation of that id.
 
-When a user is deleted, the user folder remembers that the next one of the same id is somebody
-else: its *generation* grows, in the transaction of the deletion. A task carries the generation
-of who queued it. So tasks and their responses are not inherited, whatever dies or is restarted
-in between.
+When a user is deleted, the user folder increments the *generation* of the id in the transaction
+of the deletion: the next user of the same id is another one. A task carries the generation of the
+user that queued it. So the next user never inherits tasks or responses, whichever process dies or
+restarts in between.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 
-#: Attribute of a user folder: user id → generation, for those that are not the first.
+#: Attribute of a user folder: user id → generation, for ids that had an earlier user.
 GENERATIONS = "_taskqueue_generations"
 
 
@@ -30,19 +30,19 @@ def identity_of(user: Any) -> Identity | None:
 
 
 def identity_in(folder: Any, user_id: str) -> Identity:
-    """Return the identity of who has that id in the user folder now."""
+    """Return the identity of the user that has this id in the user folder now."""
     generations = getattr(aq_base(folder), GENERATIONS, None) or {}
     return _identity("/".join(folder.getPhysicalPath()), user_id, generations.get(user_id, 0))
 
 
-# Made once for all tasks of a person.
+# Cached: one object for all tasks of a user.
 _identity = lru_cache(maxsize=1000, typed=True)(Identity)
 
 
 def begin_generation(folder: Any, deleted: Identity) -> None:
-    """Let the next user of that id in the user folder be somebody else."""
+    """Increment the generation of the id, so that its next user is another one."""
     base = aq_base(folder)
     if getattr(base, GENERATIONS, None) is None:
-        # A class of a library: the user folder can be read without this package.
+        # A BTree and no class of this package: the folder can be read without this package.
         setattr(base, GENERATIONS, OIBTree())
     getattr(base, GENERATIONS)[deleted.id] = deleted.generation + 1

@@ -1,4 +1,4 @@
-"""The plugin: it believes the request object of this process, never a header."""
+"""The PAS plugin: it trusts the request object of this process, never a header."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import logging
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: What the plugin does, in the order PAS asks.
+#: The plugin types, in the order in which PAS calls them.
 INTERFACES = (IExtractionPlugin, IAuthenticationPlugin)
 
 manage_addTaskQueueAuthPluginForm = PageTemplateFile(
@@ -38,7 +38,7 @@ def manage_addTaskQueueAuthPlugin(
 
 @implementer(IExtractionPlugin, IAuthenticationPlugin)
 class TaskQueueAuthPlugin(BasePlugin):
-    """Authenticates a task as the user of this user folder who queued it."""
+    """Authenticates a task as the user of this user folder that queued the task."""
 
     meta_type = "Task Queue Auth Plugin"
     security = ClassSecurityInfo()
@@ -49,16 +49,16 @@ class TaskQueueAuthPlugin(BasePlugin):
 
     @security.private
     def extractCredentials(self, request: Any) -> dict[str, str]:
-        """See `IExtractionPlugin`; nothing for a request that came over a socket."""
+        """See `IExtractionPlugin`; returns nothing for a request that came over a socket."""
         user = _identity(request)
-        # Not who has got the id since then, either.
+        # Compares the generation, too: a later user may have the same id.
         if user is None or user != identity_in(self._getPAS(), user.id):
             return {}
         return {"login": user.id}
 
     @security.private
     def authenticateCredentials(self, credentials: dict[str, str]) -> tuple[str, str] | None:
-        """See `IAuthenticationPlugin`; nobody if the user is gone."""
+        """See `IAuthenticationPlugin`; returns None if the user is gone."""
         if credentials.get("extractor") != self.getId():
             return None
         pas = self._getPAS()
@@ -76,7 +76,7 @@ def is_active(folder: Any) -> bool:
     if plugins is None:
         return False
     for interface in INTERFACES:
-        # Not `listPlugins`: that looks up all of them in the user folder, for each task.
+        # Not `listPlugins`: it looks up every plugin in the user folder, for each task.
         if not any(_is_ours(base, name) for name in plugins.listPluginIds(interface)):
             _tell_of_broken(folder)
             return False
@@ -88,8 +88,8 @@ def _is_ours(folder: Any, name: str) -> bool:
 
 
 def broken(folder: Any) -> list[str]:
-    """Return the ids of our plugins whose class is gone, as far as that can be told."""
-    # The folder remembers what an object was; the object itself knows no id any more.
+    """Return the ids of our plugins whose class cannot be imported, as far as that is known."""
+    # The folder records the meta type of each object; a broken object does not know its id.
     types = {item["id"]: item.get("meta_type") for item in folder.objectMap()}
     return [
         name
@@ -102,7 +102,7 @@ def broken(folder: Any) -> list[str]:
     ]
 
 
-#: Paths of the user folders that were looked at; each is spoken of once.
+#: Paths of the user folders that were checked; broken plugins are logged once for each.
 _looked_at: set[str] = set()
 
 
@@ -121,7 +121,7 @@ def _tell_of_broken(folder: Any) -> None:
 
 
 def _identity(request: Any) -> Any:
-    # Looked up on the object itself: a request looks up unknown attributes in its form.
+    # In `__dict__`, because a request looks up unknown attributes in its form.
     if not ITaskQueueLayer.providedBy(request):
         return None
     attempt = getattr(request, "__dict__", {}).get("attempt")

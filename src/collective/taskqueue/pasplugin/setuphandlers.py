@@ -1,4 +1,4 @@
-"""Import steps: put the plugin in place, and take it away again."""
+"""Import steps: install the plugin, and remove it again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def install(portal: Any) -> None:
     """Post handler of the profile `default`; applying it again changes nothing.
 
     Users of the root's user folder work in the site, too, so both folders get a plugin. A
-    broken one, whose class cannot be imported any more, is replaced.
+    broken plugin, whose class cannot be imported any more, is replaced.
     """
     for folder in _folders(portal):
         _install(folder)
@@ -34,14 +34,14 @@ def install(portal: Any) -> None:
 def upgrade(setup: Any) -> None:
     """Upgrade step from version 1000 of the profile, which is that of collective.taskqueue 1.x.
 
-    `setup` is the setup tool of the site. What 1.x has stored is written again, so that the
-    database no longer refers to the old path of the class.
+    `setup` is the setup tool of the site. Objects that 1.x has stored are written again, so
+    that the database no longer refers to the old path of the class.
     """
     portal = aq_parent(aq_inner(setup))
     for folder in _folders(portal):
         for _, plugin in _plugins(folder):
             plugin._p_changed = True
-        # It refers to each object by the path of its class, too.
+        # The folder refers to each object by the path of its class, too.
         aq_base(folder)._p_changed = True
     install(portal)
 
@@ -81,8 +81,8 @@ def _uninstall(folder: Any) -> None:
 
 def _remove(folder: Any, names: list[str]) -> None:
     for name in names:
-        # Deleting it deactivates it. Not by `manage_delObjects`, which asks the object for
-        # locks: a broken one has no answer.
+        # `_delObject` deactivates it, too. `manage_delObjects` would ask the object for locks,
+        # and a broken one cannot answer.
         folder._delObject(name)
         logger.info("plugin %s is removed from %s", name, _path(folder))
 
@@ -105,7 +105,7 @@ def _path(folder: Any) -> str:
 
 
 def _sites(root: Any) -> Iterator[Any]:
-    # Sites stand in the root or in folders of it.
+    # Sites are in the root or in folders of the root.
     for item in root.objectValues(["Plone Site", "Folder", "Folder (Ordered)"]):
         if item.meta_type == "Plone Site":
             yield item

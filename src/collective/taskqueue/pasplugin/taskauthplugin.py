@@ -1,7 +1,7 @@
-"""Where collective.taskqueue 1.x had its plugin: databases refer to its class by this path.
+"""The module path of the plugin in collective.taskqueue 1.x, to which databases still refer.
 
-The class is an alias, so that an object which was stored by 1.x is a plugin of today, and is
-stored under the present path as soon as it is written again. Nothing else may import this.
+The class is an alias: an object that 1.x has stored is loaded as the plugin of today, and is stored
+under the present path as soon as it is written again. No other module may import this one.
 """
 
 from collective.taskqueue.pasplugin.plugin import TaskQueueAuthPlugin

@@ -13,14 +13,14 @@ import re
 access = logging.getLogger("collective.taskqueue.access")
 
 _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
-#: Up to a blank: a quotation mark may be one of the url.
+#: Up to a blank: a quotation mark may be part of the url.
 _QUERY = re.compile(r"\?\S+")
 _VALUE = re.compile(r"(=|%3D).*", re.IGNORECASE | re.DOTALL)
 _BREAK = re.compile(r'[ "\\]')
 
 
 def log_attempt(attempt: Attempt, outcome: Outcome, seconds: float) -> None:
-    """Log the line of an attempt that took so many seconds; called by who has performed it."""
+    """Log the line of an attempt that took so many seconds; called after each attempt."""
     task = attempt.task
     access.info(
         'task %s: "%s %s" %s %.3f s, attempt %d, user %s',
@@ -37,7 +37,7 @@ def log_attempt(attempt: Attempt, outcome: Outcome, seconds: float) -> None:
 def shown_url(url: str) -> str:
     """Return a url without secrets, for a log line or a reason: one printable word.
 
-    Of its query the names are left, and neither values, fragment nor credentials.
+    The names in its query are kept; values, fragment and credentials are dropped.
     """
     if is_plain(url):
         return url
@@ -48,12 +48,12 @@ def shown_url(url: str) -> str:
 
 
 def without_queries(text: str) -> str:
-    """Return the text of an error without the queries of urls in it."""
+    """Return the text of an error without the queries of the urls in it."""
     return _QUERY.sub("?\N{HORIZONTAL ELLIPSIS}", text)
 
 
 def _escaped(text: str) -> str:
-    """Percent-encode what would end a word or a line, or show as something else."""
+    """Percent-encode characters that would end a word or a line, or look like others."""
     if text.isprintable() and not _BREAK.search(text):
         return text
     return "".join(_escaped_character(c) for c in text)

@@ -1,4 +1,4 @@
-"""What Zope makes of the url of a task, before any object is known."""
+"""How Zope reads the url of a task, before any object is known."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from urllib.parse import unquote
 import re
 
 
-#: Steps with which a path tells Zope's virtual hosting what the public urls are.
+#: Steps of a path that set the public urls in Zope's virtual hosting.
 VIRTUAL_HOST_STEPS = ("VirtualHostBase", "VirtualHostRoot")
 VIRTUAL_HOST_PREFIX = "_vh_"
 
-# What has none of these is no such step, and no such field, however it is decoded.
+# A url without any of these has no such step and no such field, however it is decoded.
 _MAY_CHOOSE = re.compile(f"[%:]|{'|'.join(VIRTUAL_HOST_STEPS)}|{VIRTUAL_HOST_PREFIX}")
 
-#: A path of which nothing is left out, decoded or quoted, wherever it is read or shown.
+#: A path that reads the same everywhere: no part of it is left out, decoded or quoted.
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9@+,=._~-]+)+")
 
-#: What is not quoted in a step, besides letters, digits and ``_.-~``.
+#: Characters that are not quoted in a step, besides letters, digits and ``_.-~``.
 _PLAIN = "@+:,="
 
 #: Types of form fields that add to the path: `?edit:method=1` calls `edit`.
@@ -28,22 +28,22 @@ _METHOD_TYPES = {"method", "action", "default_method", "default_action"}
 
 
 def is_plain(url: str) -> bool:
-    """Return whether a url is a path that looks the same to everybody, as those of most tasks."""
+    """Return whether a url is a path that every reader reads alike, as for most tasks."""
     return _PLAIN_PATH.fullmatch(url) is not None
 
 
 def forbidden_step(url: str) -> str | None:
     """Return the step of a task's url that would choose the public host; None if none would.
 
-    The virtual host of a task is that of the request that queued it. A url that names another
-    makes Plone send links to a host of somebody else's choice. The url is decoded as the
+    The virtual host of a task is that of the request that queued it. A url that sets another
+    one makes Plone send links to a host of an attacker's choice. The url is decoded as the
     publisher decodes it. A web hook is not traversed, and none of its steps is forbidden.
     """
     if not url.startswith("/") or not _MAY_CHOOSE.search(url):
         return None
     path, _, query = url.partition("?")
     path = unquote(path, errors="replace")
-    # In the query, because a field may add to the path.
+    # The query is checked, too: a field may add to the path.
     for candidate in (path, *(f"{path}/{more}" for more in _added_paths(query))):
         found = chooses_virtual_host(steps(candidate))
         if found is not None:
@@ -52,10 +52,10 @@ def forbidden_step(url: str) -> str | None:
 
 
 def chooses_virtual_host(names: Iterable[str]) -> str | None:
-    """Return the first of these steps that virtual hosting would heed; None if there is none.
+    """Return the first of these steps that virtual hosting would obey; None if there is none.
 
-    Called by the publisher, too, with the steps that Zope is about to traverse: a form in the
-    body of a task may have added to them.
+    The publisher calls it, too, with the steps that Zope is about to traverse: a form in the
+    body of a task may have added some.
     """
     for name in names:
         if name in VIRTUAL_HOST_STEPS or name.startswith(VIRTUAL_HOST_PREFIX):
@@ -66,8 +66,8 @@ def chooses_virtual_host(names: Iterable[str]) -> str | None:
 def steps(path: str) -> list[str]:
     """Return the names that Zope traverses for an unquoted path, the first one first.
 
-    Zope answers 404 if `..` leads above its root; here it stays there, so that what follows
-    is not overlooked.
+    Zope answers 404 if `..` leads above its root; here the path stays at the root, so that the
+    steps after it are checked, too.
     """
     found: list[str] = []
     for name in path.split("/"):
@@ -81,7 +81,7 @@ def steps(path: str) -> list[str]:
 def quoted(names: Iterable[str]) -> str:
     """Return the path of these steps as it stands in a url, each quoted where needed.
 
-    Raises `UnicodeEncodeError` for half of a pair that is none.
+    Raises `UnicodeEncodeError` for a lone surrogate.
     """
     return "/" + "/".join(quote(name, safe=_PLAIN) for name in names)
 
@@ -90,5 +90,5 @@ def _added_paths(query: str) -> Iterator[str]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         key, *types = name.split(":")
         if _METHOD_TYPES.intersection(types):
-            # Of a field without a name it is the value.
+            # A field without a name adds its value.
             yield from (value, key, name.rpartition(":")[0])

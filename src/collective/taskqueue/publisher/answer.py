@@ -1,4 +1,4 @@
-"""What has become of the request of a task: of its response, or of what was raised in it."""
+"""The outcome of a task's request: from its response, or from what was raised in it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from zExceptions import upgradeException
 import traceback
 
 
-#: Characters of a traceback that are kept.
+#: Most characters of a traceback that are kept.
 MAX_ERROR = 16 * 1024
 
-#: Characters of a reason that are kept: room for where a task is redirected to, and why.
+#: Most characters of a reason that are kept: room for the target of a redirect, and its cause.
 LONGEST_REASON = 2000
 
 
 class Answer:
-    """What a WSGI application answers, read up to a limit. Called by the publisher."""
+    """The answer of a WSGI application, read up to a limit. Used by the publisher."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -46,12 +46,12 @@ class Answer:
         self.logins: Collection[str] = ()
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-        """Take status and headers; the `start_response` of the application."""
+        """Store status and headers; the `start_response` of the application."""
         self.status = int(status.split(" ", 1)[0])
         self.headers = tuple(headers)
 
     def read(self, chunks: Iterable[bytes]) -> None:
-        """Take the body, and close it."""
+        """Store the body, and close it."""
         try:
             body = bytearray()
             for chunk in chunks:
@@ -69,9 +69,9 @@ class Answer:
 def outcome_of(
     task: Task, answer: Answer, failure: BaseException | None, started: float, seconds: float
 ) -> Outcome:
-    """Return what has become of an attempt, from its answer or from what was raised.
+    """Return the outcome of an attempt, from its answer or from what was raised.
 
-    `started` is in seconds since the epoch, `seconds` is what it took.
+    `started` is in seconds since the epoch, `seconds` is the duration.
     """
     headers, cut = recorded(answer.headers)
     status = answer.status
@@ -80,7 +80,7 @@ def outcome_of(
     if failure is None:
         reason = _reason(status, answer)
     else:
-        # What an exception view answers is a page about it, and not what has become of the task.
+        # An exception view answers with a page about the error, not with the task's own result.
         if not isinstance(failure, HTTPException):
             wait = None
         status = _status_of(failure) or (status if status and status >= 400 else 500)
@@ -105,7 +105,7 @@ def outcome_of(
 
 
 def _reason(status: int | None, answer: Answer) -> str:
-    """Why a response that no exception was the cause of is a failure; empty if it is none."""
+    """Return why a response without an exception is a failure; empty if it is none."""
     if status is None:
         return "no response"
     if 200 <= status < 300:
@@ -120,7 +120,7 @@ def _reason(status: int | None, answer: Answer) -> str:
 
 def _reason_of(failure: BaseException, task: Task) -> str:
     if isinstance(failure, TaskTimeout) and task.timeout is not None:
-        # The interruption itself carries no message.
+        # The exception of an interruption carries no message.
         return f"TaskTimeout: the task took more than {task.timeout:g} s"
     if isinstance(failure, (Misplaced, ForeignHost)):
         return str(failure)
@@ -133,7 +133,7 @@ def _reason_of(failure: BaseException, task: Task) -> str:
 
 
 def _status_of(failure: BaseException) -> int | None:
-    """The status that an exception stands for; None for one that stands for none."""
+    """Return the status that an exception stands for; None if it stands for none."""
     kind, _ = upgradeException(failure.__class__, None)
     if isinstance(failure, HTTPException):
         return int(failure.getStatus())

@@ -1,4 +1,4 @@
-"""Where a view's redirect leads: on, as forms end, or to a page to log in or to confirm."""
+"""Where a view's redirect leads: on, as after a form, or to a page to log in or to confirm."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from zope.component import queryUtility
 from zope.component.hooks import getSite
 
 
-#: Last steps of the urls at which a person is asked to log in, or to confirm what a form does.
-#: `insufficient-privileges` is where Plone sends those who have logged in.
+#: Last steps of the urls at which a user has to log in, or to confirm what a form does.
+#: Plone sends users that are logged in to `insufficient-privileges`.
 PAGES = {
     "confirm-action",
     "failsafe_login",

@@ -1,7 +1,7 @@
-"""One task as one request of Zope's own publisher, through the front door.
+"""Publishes one task as one request of ZPublisher.
 
-Traversal, authentication, browser layers, conflict retry and commit are ZPublisher's; here
-the environment is built, and what may happen to the request of a task is limited.
+ZPublisher does traversal, authentication, browser layers, conflict retry and commit. This module
+builds the environment, and limits what the request of a task may do.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ IDENT = "TaskQueueServer"
 #: Key of the environment under which the attempt reaches the request and its retries.
 ATTEMPT = "collective.taskqueue.consumer.attempt"
 
-#: The same for what becomes of its answer.
+#: Key of the environment under which the `Answer` reaches the request and its retries.
 ANSWER = "collective.taskqueue.publisher.answer"
 
 #: Longest pause in seconds before a request is retried after a conflict.
@@ -78,14 +78,14 @@ _ASCII = "".join(map(chr, range(128)))
 
 @implementer(ITaskQueueLayer, IDisableCSRFProtection)
 class TaskRequest(WSGIRequest):
-    """The request of a task. Marked as a class, so that it survives a retry."""
+    """The request of a task. Its interfaces are those of the class, so that a retry has them."""
 
     def __init__(self, stdin: Any, environ: Any, response: Any, clean: int = 0) -> None:
         super().__init__(stdin, environ, response, clean)
         self.attempt: Attempt = environ[ATTEMPT]
-        # What a view traverses with a clone is not the url of the task.
+        # A view may traverse with a clone of the request: that path is not the url of the task.
         self._is_clone = bool(clean)
-        #: Whether the content object that the task was added for is on the way, if any.
+        #: Whether traversal has met the content object of the task; True if it has none.
         self.has_met_object = self.attempt.task.uid is None
         self.retry_max_count = self.attempt.retry_max_count
         origin = self.attempt.task.origin
@@ -94,21 +94,21 @@ class TaskRequest(WSGIRequest):
             self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
 
     def delay_retry(self) -> None:
-        """Sleep a moment; ZPublisher's own delay grows up to 17 minutes."""
+        """Sleep for `MAX_CONFLICT_PAUSE` at most; ZPublisher's own delay grows to 17 minutes."""
         time.sleep(random.uniform(0, min(0.01 * 2**self.retry_count, MAX_CONFLICT_PAUSE)))
 
     def processInputs(self) -> None:
-        """Read the form, which may add to the path; raises `ForeignHost`."""
+        """Read the form; raises `ForeignHost` if the form adds a forbidden step to the path."""
         super().processInputs()
         path = self.other.get("PATH_INFO")
         if path is not None:
             check_added_steps(path, self.environ.get("PATH_INFO", ""))
 
     def traverseName(self, ob: Any, name: str) -> Any:
-        """Take one step of the url; raises `Misplaced` for content that was acquired."""
+        """Take one step of the url; raises `Misplaced` if the content was acquired."""
         found = super().traverseName(ob, name)
         if not self._is_clone:
-            # Looked up afterwards: virtual hosting takes itself out, and what it stands in.
+            # Read afterwards: virtual hosting removes itself and its container from `PARENTS`.
             parents = self.other["PARENTS"]
             check_place(found, parents[-1] if parents else None, name)
             self.has_met_object = self.has_met_object or is_object(found, self.attempt.task.uid)
@@ -116,7 +116,7 @@ class TaskRequest(WSGIRequest):
 
 
 class TaskResponse(WSGIResponse):
-    """The response of a task. No plugin of a user folder may challenge: nobody would log in."""
+    """The response of a task. No plugin of a user folder may challenge: a task cannot log in."""
 
     @property
     def _unauthorized(self) -> Callable[[], None]:
@@ -124,7 +124,7 @@ class TaskResponse(WSGIResponse):
 
     @_unauthorized.setter
     def _unauthorized(self, challenge: Any) -> None:
-        """Each user folder on the way tries."""
+        """Ignore the challenge that each user folder on the path tries to set."""
 
     @_unauthorized.deleter
     def _unauthorized(self) -> None:
@@ -136,10 +136,10 @@ def _no_challenge() -> None:
 
 
 def publish(attempt: Attempt) -> Outcome:
-    """Make the request of a task in this thread and return its outcome.
+    """Publish the request of a task in this thread, and return its outcome.
 
-    Raises nothing that the task raises. Afterwards the thread is as clean as before: no
-    request, user, site, interaction or transaction is left. Called by the consumer.
+    Raises nothing that the task raises. Leaves no request, user, site, interaction or
+    transaction behind in the thread. Called by the consumer.
     """
     clock = time.perf_counter()
     outcome = _refused(attempt.task) or _published(attempt)
@@ -148,7 +148,7 @@ def publish(attempt: Attempt) -> Outcome:
 
 
 def _refused(task: Task) -> Outcome | None:
-    """The outcome of a task that must not be published; None if it may be."""
+    """Return the outcome of a task that must not be published; None if it may be."""
     step = forbidden_step(task.url)
     if step is None:
         return None
@@ -172,7 +172,7 @@ def _published(attempt: Attempt) -> Outcome:
             )
         )
     except BaseException as exc:
-        # Also SystemExit: a view must not be able to stop a consumer.
+        # BaseException, for SystemExit: a view must not be able to stop a consumer.
         answer.status = None
         if attempt.failure is None:
             attempt.failure = exc
@@ -191,7 +191,7 @@ def current_attempt() -> Attempt | None:
 
 
 def _url_now(task: Task) -> str:
-    """Return the url of a task; the path is that of its content object, wherever it is now."""
+    """Return the url of a task; its path is where the content object of the task is now."""
     if task.uid is None:
         return task.url
     with load_app(get_module_info("Zope2")) as (root, _, _):
@@ -242,7 +242,7 @@ def make_environ(attempt: Attempt, url: str | None = None) -> dict[str, Any]:
 
 
 def _place(environ: dict[str, Any], origin: Origin) -> None:
-    """Make `absolute_url()` what it was where the task was queued."""
+    """Set the host and virtual root, so that `absolute_url()` is as it was when queued."""
     parts = urlsplit(origin.server_url)
     environ["HTTP_HOST"] = parts.netloc
     environ["SERVER_NAME"] = parts.hostname or "nohost"
@@ -260,7 +260,7 @@ def _place(environ: dict[str, Any], origin: Origin) -> None:
 
 
 def _below(path: str, root: str) -> str | None:
-    """The rest of the path below the root; None if it is not below."""
+    """Return the rest of the path below the root; None if the path is not below the root."""
     names = [name for name in path.split("/") if name not in ("", ".")]
     above = [name for name in root.split("/") if name]
     same = list(takewhile(lambda pair: pair[0] == pair[1], zip(names, above, strict=False)))
@@ -272,30 +272,30 @@ def _below(path: str, root: str) -> str | None:
 def _publish_task(request: Any, module_info: Any) -> Any:
     """Traverse, authenticate and call the view: the part that may be interrupted.
 
-    What comes after it may not: an exception view, the commit or the abort, the return of
-    the connection to its pool.
+    The rest of a request must not be interrupted: an exception view, the commit or the abort,
+    the return of the connection to its pool.
     """
     attempt: Attempt = request.attempt
     try:
         response = attempt.call(publish_request, request, module_info)
         if 300 <= response.status < 400:
-            # While there is a site.
+            # Here, because the site is still set.
             request.environ[ANSWER].logins = login_pages()
         return response
     except Exception:
         raise
     except BaseException as exc:
-        # ZPublisher tells nobody of these, and without an exception view it stumbles over
-        # them at the end of the request: what it raises there is not the cause.
+        # ZPublisher publishes no event for these. Without an exception view it fails at the end
+        # of the request, with an exception that is not the cause.
         attempt.failure = exc
         raise
 
 
 def _clean_up() -> None:
-    # The publisher leaves the user behind for the next request to clear, and whatever it
-    # was doing when the view tore it apart.
+    # The publisher leaves the user for the next request to clear, and whatever else it had
+    # open when the exception of the view ended it.
     try:
-        # Asked like Zope's own publisher does: to abort none, one would have to be made.
+        # Checked like in Zope's own publisher: `abort` would create a transaction first.
         if transaction.manager.manager._txn is not None:
             transaction.abort()
     except Exception:
@@ -312,8 +312,8 @@ def _clean_up() -> None:
 def check_object(event: Any) -> None:
     """Raise `Misplaced` if the url leads past the content object that the task was added for.
 
-    A folder may have something of its own for the id of an object: a type says what `view`
-    means. Then the task would act on the folder.
+    A folder may use the id of an object for something of its own: its type may define `view`
+    as an alias. Then the task would act on the folder.
     """
     if isinstance(event.request, TaskRequest) and not event.request.has_met_object:
         path = event.request.attempt.task.url.partition("?")[0]
@@ -322,9 +322,9 @@ def check_object(event: Any) -> None:
 
 @adapter(IPubAfterTraversal)
 def check_identity(event: Any) -> None:
-    """Raise `Unauthorized` unless the task is authenticated as who queued it.
+    """Raise `Unauthorized` unless the task is authenticated as the user that queued it.
 
-    Never as another user, nor as Anonymous because the user is gone.
+    A task never runs as another user, nor as Anonymous because its user is gone.
     """
     if not isinstance(event.request, TaskRequest):
         return
@@ -339,14 +339,14 @@ def _current_identity() -> Identity | None:
     return identity_of(getSecurityManager().getUser())
 
 
-#: Said of who is gone, and of who never was where the task is.
+#: Messages: user deleted / user deleted and id reused / user unknown at this path.
 _GONE = "queued by {0.id} of {0.folder}, who cannot be authenticated any more"
 _REPLACED = "queued by {0.id} of {0.folder}, who was deleted since; who has that id now is another"
 _ELSEWHERE = "queued by {0.id} of {0.folder}, whose users are not known at {1}"
 
 
 def _stranger(request: TaskRequest, user: Identity) -> str:
-    """Why the task could not be authenticated as this user; empty if they are known here."""
+    """Return why the task cannot be authenticated as this user; empty if known here."""
     parents = [item for item in request.get("PARENTS", ()) if hasattr(item, "getPhysicalPath")]
     if not parents:
         return ""
@@ -361,16 +361,16 @@ def _stranger(request: TaskRequest, user: Identity) -> str:
 
 @adapter(IPubAfterTraversal)
 def begin_task(event: Any) -> None:
-    """The view is found and is called next: from here on it may be interrupted."""
+    """Let the task be interrupted from here on: the view is found and is called next."""
     if isinstance(event.request, TaskRequest):
         event.request.attempt.interruptible()
 
 
 def no_tokens(published: Any, request: Any) -> None:
-    """Take the place of the transform that puts CSRF tokens into pages, and do nothing.
+    """Replace the transform that puts CSRF tokens into pages, and do nothing.
 
-    Nobody submits the forms of a page that a task renders, and tokens of its user must not
-    lie in a queue with its result.
+    The forms of a page that a task renders are never submitted, and tokens of its user must
+    not be stored in a queue with its result.
     """
 
 
@@ -378,7 +378,7 @@ def no_tokens(published: Any, request: Any) -> None:
 def remember_failure(event: Any) -> None:
     """Keep the exception that an exception view has turned into a page.
 
-    Who is not known is not authorized either, and that is what people should be told.
+    An unknown user is unauthorized in any case: then the reason says that the user is unknown.
     """
     if not isinstance(event.request, TaskRequest) or event.retry:
         return

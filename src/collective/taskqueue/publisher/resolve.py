@@ -1,4 +1,4 @@
-"""Where the content object of a task is now."""
+"""Finds where the content object of a task is now."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ logger = logging.getLogger("collective.taskqueue")
 
 
 class ObjectGone(TaskQueueError, NotFound):
-    """The content object of a task is not in its site any more; a retry cannot change that."""
+    """The content object of a task is no longer in its site; a retry cannot change that."""
 
 
 def url_now(root: Any, task: Task) -> str:
     """Return the url of a task, with the path that its content object has now.
 
-    :param root: that of Zope, in the connection that tells what is where.
+    :param root: the root of Zope, in the connection in which to look.
     :returns: the url as it was added, if the task was added by its path, or if its object is
         still where it was.
     :raises ObjectGone: the object was deleted, or moved out of its site or to where no task
         may go.
 
-    Called by the publisher before the request of a task is made. Whether its user may see the
-    object is found out by the request, as ever.
+    Called by the publisher before the request of a task is made. The request itself checks, as
+    ever, whether its user may see the object.
     """
     if task.uid is None:
         return task.url
@@ -64,7 +64,7 @@ def _found(root: Any, before: tuple[str, ...], uid: str) -> Iterator[Any]:
     path, site = next(((path, site) for path, site in sites if _is_site(site)), ((), None))
     if site is None:
         return
-    # Neither may be up to date: what they say is looked up.
+    # Catalog and redirects may be outdated: check each path that they return.
     for place in (*_catalogued(site, uid), *_redirected(site, before)):
         names = tuple(place.split("/")[1:])
         found = stands_at(root, names) if names[: len(path)] == path else None
@@ -84,7 +84,7 @@ def _catalogued(site: Any, uid: str) -> list[str]:
 
 
 def _redirected(site: Any, before: tuple[str, ...]) -> list[str]:
-    # The UIDs of objects that are moved and renamed at once are lost to the catalog.
+    # The catalog loses the UIDs of objects that are moved and renamed at once.
     redirects = site.getSiteManager().queryUtility(IRedirectionStorage)
     place = None if redirects is None else redirects.get("/".join(("", *before)))
     return [] if place is None else [place]

@@ -1,4 +1,4 @@
-"""What a task is for: a path from the root of Zope, or a content object and what to call on it."""
+"""The target of a task: a path from the root of Zope, or a content object and a view on it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _NO_VIEW = re.compile(r"[?#\x00-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What `add` was given as its first argument."""
+    """The parsed first argument of `add`."""
 
     url: str
-    #: Of the content object; None if it has none, or was given by its path.
+    #: UID of the content object; None if it has none, or was given by its path.
     uid: str | None = None
-    #: The end of the path that is not the object's, quoted.
+    #: The quoted end of the path, after the object.
     view: str = ""
 
 
 def target_of(target: Any, view: str | None = None) -> Target:
-    """Return what a url, or a content object and a view of it, stand for.
+    """Return the target for a url, or for a content object and a view on it.
 
     A brain of a catalog stands for its object. Raises `InvalidTask` for anything else, and for
     an object that has no place in the database yet. Called when a task is added.
@@ -48,21 +48,21 @@ def target_of(target: Any, view: str | None = None) -> Target:
         return Target(target)  # type: ignore[arg-type]
     content = _content(target)
     names = _physical_names(content)
-    # A step that is looked up by a request, such as ++conversation++, cannot be followed later.
-    # An id may begin with one of these characters, as in +358-1.
+    # A step that needs a request to be looked up, such as ++conversation++, cannot be followed
+    # later. A plain id may begin with one such character, as in +358-1.
     uid = None if any(name.startswith(("@@", "++")) for name in names) else uid_of(content)
     called = quoted(_view_names(view))[1:]
     return Target(joined(quoted(names), called), uid, called)
 
 
 def joined(path: str, view: str) -> str:
-    """Return the path of what is called on the object of a path; both are quoted."""
+    """Return the path of a view on the object at a path; both are quoted."""
     return f"{path.rstrip('/')}/{view}" if view else path
 
 
 def uid_of(content: Any) -> str | None:
     """Return the UID of a content object; None if it has none."""
-    # Of its base: else that of its container might be acquired.
+    # Without acquisition: otherwise the UID of its container might be acquired.
     uid = IUUID(aq_base(content), None)
     return uid if isinstance(uid, str) and uid else None
 
@@ -70,7 +70,7 @@ def uid_of(content: Any) -> str | None:
 def stands_at(root: Any, names: tuple[str, ...]) -> Any:
     """Return the object whose physical path consists of these names; None if there is none.
 
-    `root` is that of Zope. Nothing is acquired, and no permission is asked for.
+    `root` is the root of Zope. Nothing is acquired, and no permission is checked.
     """
     found = root.unrestrictedTraverse(names, None) if names else root
     if not hasattr(aq_base(found), "getPhysicalPath"):
@@ -79,18 +79,18 @@ def stands_at(root: Any, names: tuple[str, ...]) -> Any:
 
 
 def missing_step(url: str, request: Any) -> str | None:
-    """Return the first step of a path if there is nothing of that name in the root of Zope.
+    """Return the first step of a path if the root of Zope has nothing of that name.
 
-    None if there is, by whatever means traversal finds it; or if there is no database at hand.
+    None if traversal finds that step by any means, or if there is no database at hand.
     """
     names = steps(unquote(url.partition("?")[0]))
     root = _root(request)
     if root is None or not names or names[0].startswith(("@@", "++")):
         return None
-    # Asked first because it takes a fraction of the time, and is true of nearly every task.
+    # `hasObject` first: it is fast, and true of nearly every task.
     if root.hasObject(names[0]) or root.unrestrictedTraverse((names[0],), None) is not None:
         return None
-    # A view may be for the requests of tasks alone.
+    # A view may be registered for the requests of tasks alone.
     kind = Declaration(ITaskQueueLayer, IDefaultBrowserLayer, IBrowserRequest)
     required = (providedBy(root), kind if request is None else kind + providedBy(request))
     view = getGlobalSiteManager().adapters.lookup(required, Interface, names[0])
@@ -108,7 +108,7 @@ def _root(request: Any) -> Any:
 
 
 def _content(target: Any) -> Any:
-    # Brains, and what lists of content are made of.
+    # Brains, and the items of content listings.
     kind = type(aq_base(target))
     if hasattr(kind, "getPath") and hasattr(kind, "getObject"):
         where = target.getPath()
@@ -117,7 +117,7 @@ def _content(target: Any) -> Any:
             target = get()
         except (KeyError, AttributeError, NotFound):
             target = None
-        # A catalog that is behind may be answered with a namesake, by acquisition.
+        # An outdated catalog may return another object of that id, by acquisition.
         if target is None or "/".join(target.getPhysicalPath()) != where:
             raise InvalidTask("url", f"the catalog knows {where!r}, but there is no such object")
     if not hasattr(aq_base(target), "getPhysicalPath"):
@@ -126,11 +126,11 @@ def _content(target: Any) -> Any:
 
 
 def _physical_names(content: Any) -> tuple[str, ...]:
-    """The names of the physical path; raises `InvalidTask` if the object does not stand there."""
+    """Return the names of the physical path; raises `InvalidTask` if the object is not there."""
     first, *names = content.getPhysicalPath()
     place = "/".join(str(name) for name in (first, *names))
     # The path of an object without a container begins with its id, that of the root is empty.
-    # So is that of an object without either, and that has no root.
+    # The path of an object with neither is empty, too, but such an object has no root.
     if first or not all(names) or not callable(getattr(content, "getPhysicalRoot", None)):
         raise InvalidTask("url", f"{place!r} has no place in the database yet: add it first")
     found = stands_at(content.getPhysicalRoot(), tuple(names))
@@ -142,7 +142,7 @@ def _physical_names(content: Any) -> tuple[str, ...]:
 def _are_one(found: Any, content: Any) -> bool:
     if aq_base(found) is aq_base(content):
         return True
-    # In another connection to the database it is another object in memory.
+    # The same object is another one in memory in another connection to the database.
     oids = [getattr(aq_base(item), "_p_oid", None) for item in (found, content)]
     return oids[0] == oids[1] and (oids[0] is not None or type(found) is type(content))
 

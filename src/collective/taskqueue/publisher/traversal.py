@@ -1,7 +1,7 @@
-"""What the request of a task may pass on its way: content only where it physically stands.
+"""Checks each step of a task's request: content must physically be where the url says.
 
 Zope acquires: where `news/about` was deleted, the url of `news/about` leads to another `about`
-further up. A browser asks at once for what it was just shown; a task may wait for days.
+further up. A browser follows a link soon after it was shown; a task may wait for days.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from zope.component.interfaces import ISite
 from zope.traversing.namespace import nsParse
 
 
-#: Namespaces that look up attributes or items, and so may acquire. All others look for
-#: something of their own, which stands elsewhere than the url says, or mark the request.
+#: Namespaces that look up attributes or items, and so may acquire. All others look up objects of
+#: their own, which are not where the url says, or mark the request.
 ACQUIRING_NAMESPACES = ("acquire", "attribute", "item")
 
-#: By convention what CMF and Zope keep in a site for all of its content.
+#: By convention, names of what CMF and Zope keep in a site for all of its content.
 TOOL_PREFIX = "portal_"
 USER_FOLDER = "acl_users"
 
 
 class Misplaced(NotFound):
-    """The url leads to content that stands somewhere else; a retry cannot change that."""
+    """The url leads to content at another place; a retry cannot change that."""
 
 
 class ForeignHost(BadRequest):
@@ -53,15 +53,15 @@ def check_place(found: Any, holder: Any, name: str) -> None:
     """Raise `Misplaced` if `found` is content that was acquired.
 
     `holder` is the object that `name`, one step of the url, was looked up in. Called for each
-    step while Zope traverses, because what a service traverses on its own leaves no trace.
+    step while Zope traverses, because steps that a service traverses itself leave no trace.
     """
     found, holder = _unwrapped(found), _unwrapped(holder)
-    # First of all, because it is so for nearly every step, and quickly found out.
+    # First, because this is fast, and true of nearly every step.
     if aq_base(aq_parent(aq_inner(found))) is aq_base(holder):
         return
     if holder is None or _has_own_place(name):
         return
-    # A view does not acquire: what it returns is its own decision.
+    # A view does not acquire: it decides itself what it returns.
     if not IAcquirer.providedBy(holder) or not _is_content(found):
         return
     if _has_path_in(found, holder) or not _is_held(found):
@@ -73,7 +73,7 @@ def check_place(found: Any, holder: Any, name: str) -> None:
 
 
 def is_object(found: Any, uid: str | None) -> bool:
-    """Return whether what a step leads to is the content object of this UID."""
+    """Return whether a step leads to the content object of this UID."""
     return uid is not None and uid_of(_unwrapped(found)) == uid
 
 
@@ -99,7 +99,7 @@ def _unwrapped(item: Any) -> Any:
 
 
 def _is_content(item: Any) -> bool:
-    """Code, views and skins act on what they are called on; content is what is acted on."""
+    """Return whether the item is content: code, views and skins act on content instead."""
     if isinstance(item, UniqueObject) or IZCatalog.providedBy(item):
         return False
     for interface in (IContentish, IDexterityContent, IFolderish, IApplication):
@@ -107,8 +107,8 @@ def _is_content(item: Any) -> bool:
             return True
     base = aq_base(item)
     if not IFolder.providedBy(item) and not isinstance(base, (File, DTMLDocument)):
-        # What is none of the above may be a tool of a site or of the root, but of no folder.
-        # Scripts, methods and templates can be called.
+        # Any other item may be a tool in a site or in the root, but not in a folder. Scripts,
+        # methods and templates are callable.
         return isinstance(base, Item) and not callable(base) and not _is_in_root(item)
     name = item.getId()
     return name != USER_FOLDER and not name.startswith(TOOL_PREFIX)
@@ -120,13 +120,13 @@ def _is_in_root(item: Any) -> bool:
 
 
 def _has_path_in(item: Any, holder: Any) -> bool:
-    # Not every container is the same object whenever it is looked up.
+    # Some containers are a new object at each lookup: compare their paths.
     parent = aq_parent(aq_inner(item))
     return parent is not None and _path(parent) == _path(holder)
 
 
 def _is_held(item: Any) -> bool:
-    """Whether the container has it: a skin layer passes off its own as that of the site."""
+    """Return whether its container has the item; a skin layer's item only seems to be there."""
     has_object = getattr(aq_parent(aq_inner(item)), "hasObject", None)
     return has_object is None or bool(has_object(item.getId()))
 

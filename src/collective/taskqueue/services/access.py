@@ -1,8 +1,8 @@
-"""Who may see and steer which tasks.
+"""Which tasks a user may see, change and run.
 
-Queues belong to the process and serve all of its sites. A permission in a site is one for
-the tasks of that site: those that its users have queued or that run below it. All others need
-the permission in the root of Zope. Whoever has queued a task needs none.
+Queues belong to the process and serve all of its sites. A permission in a site applies to the
+tasks of that site: those that its users have queued, or that run below it. All other tasks need
+the permission in the root of Zope. The user that has queued a task needs no permission.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Access:
             raise Refusal(403, f"This takes the permission {permission!r}.")
 
     def require_login(self) -> None:
-        """Raise `Unauthorized` for Anonymous, whatever they ask for."""
+        """Raise `Unauthorized` for Anonymous, unless Anonymous may view or manage tasks."""
         if self.user is None and not (self.has(VIEW) or self.has(MANAGE)):
             raise Unauthorized("Log in to see tasks.")
 
@@ -54,7 +54,7 @@ class Access:
 
     def owns(self, task: Task) -> bool:
         """Whether the user has queued the task."""
-        # An id means nothing without its user folder: other sites have a jane, too.
+        # The user folder counts, too: other sites may have a user of the same id.
         return task.user is not None and task.user == self.user
 
     def may_see(self, task: Task) -> bool:
@@ -62,11 +62,11 @@ class Access:
         return self.owns(task) or self._has_for(VIEW, task) or self._has_for(MANAGE, task)
 
     def may_steer(self, task: Task) -> bool:
-        """Whether the user may read the response, cancel the task, and remove what is left."""
+        """Whether the user may read the response, cancel the task, and remove its record."""
         return self.owns(task) or self._has_for(MANAGE, task)
 
     def may_run(self, task: Task) -> bool:
-        """Whether the user may have the task run: who may add it could as well add it again."""
+        """Whether the user may run or retry the task: a user that may add it can add it again."""
         if self._has_for(MANAGE, task):
             return True
         return self.owns(task) and self.has(ADD) and (self.has(ADD_HOOK) or not task.is_hook)
@@ -81,7 +81,7 @@ class Access:
     def _is_here(self, task: Task) -> bool:
         if task.user is not None and task.user.folder.startswith(f"{self._path}/"):
             return True
-        # As the publisher reads it.
+        # Decoded as the publisher decodes it.
         path = unquote(task.url.partition("?")[0])
         foreign = task.user is not None and task.user.folder.count("/") > 1
         return not foreign and ".." not in path and f"{path}/".startswith(f"{self._path}/")

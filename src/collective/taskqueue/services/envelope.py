@@ -1,4 +1,4 @@
-"""What a client says about a task: read, checked field by field, and made arguments of `add`."""
+"""The description of a task by a client: parsed, checked, and returned as arguments of `add`."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ import math
 import re
 
 
-#: Longest url, and most characters of all params and of all headers.
+#: Most characters of a url, of all params and of all headers.
 MAX_URL = 8 * 1024
 MAX_PARAMS = 64 * 1024
 MAX_HEADERS = 32 * 1024
 
-#: Seconds that a client may keep a thread of ours busy with the server of a web hook.
+#: Most seconds that a client may keep a thread busy with the server of a web hook.
 MAX_HOOK_TIMEOUT = 3600
 
-#: Bytes of a request besides its payload, and how often as long JSON may make the latter.
+#: Bytes of a request besides its payload, and the factor by which JSON may lengthen a payload.
 ENVELOPE = 256 * 1024
 ESCAPED = 6
 
-#: What becomes a header of the task, in front of its name.
+#: Prefix of the request headers that become headers of the task.
 PASSTHROUGH = "HTTP_TASK_PASSTHROUGH_"
 
-#: Headers that a client may not set: they are about a connection that is not theirs.
+#: Headers that a client may not set: they belong to a connection that the client does not make.
 REFUSED = ("content-length", "host", "transfer-encoding")
 
-#: All that it may set for a view of this Zope. A server in front of it may vouch for users by
-#: other headers, and takes them away from what comes from outside.
+#: The only headers that a client may set for a view of this Zope. A server in front of Zope may
+#: authenticate users by other headers, and remove those from requests that come from outside.
 OF_VIEWS = (
     "accept",
     "accept-language",
@@ -54,14 +54,14 @@ TEXTS = ("url", "method", "queue", "key", "on_conflict", "description")
 NUMBERS: dict[str, Callable[[str], Any]] = {"delay": float, "timeout": float, "max_attempts": int}
 IN_QUERY = (*TEXTS, *NUMBERS, "eta")
 
-# ASCII: else the long s of Unicode would be one, too.
+# ASCII: otherwise the long s of Unicode would match, too.
 _HOOK = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
 
 
 def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any]:
-    """Return the arguments of `taskqueue.add` that a request asks for.
+    """Return the arguments of `taskqueue.add` that a request has.
 
-    `max_payload` is the greatest one of all queues, in bytes. Raises `InvalidTask` with
+    `max_payload` is the largest one of all queues, in bytes. Raises `InvalidTask` with
     the name of the field, and `PayloadTooLarge`. Called by the service that adds tasks.
     """
     fields = query(request, IN_QUERY)
@@ -105,7 +105,7 @@ def _from_query(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _raw(request: Any, max_payload: int) -> dict[str, Any]:
-    """The body of the request and its type, and the headers that are to be passed through."""
+    """Return the body and its type, and the headers that are to be passed through."""
     headers = {}
     for name, value in request.environ.items():
         if name.startswith(PASSTHROUGH) and isinstance(value, str):
@@ -118,7 +118,7 @@ def _raw(request: Any, max_payload: int) -> dict[str, Any]:
 
 
 def _text(value: str) -> str:
-    # WSGI hands over the bytes of a header as latin-1.
+    # WSGI decodes the bytes of a header as Latin-1.
     try:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -159,7 +159,7 @@ def _from_json(envelope: Mapping[str, Any]) -> dict[str, Any]:
         if "content-type" not in {name.lower() for name in headers}:
             headers["Content-Type"] = "application/json"
     if "payload" not in arguments and not _is_hook(arguments):
-        # The body of this request is none for a view; that of a web hook is its params.
+        # The body of this request is not meant for a view; that of a web hook is its params.
         arguments["payload"] = None
     return arguments
 
@@ -216,7 +216,7 @@ def _headers(name: str, value: Any) -> dict[str, Any]:
 
 
 def _finite(name: str, value: Any) -> Any:
-    # Python reads NaN, Infinity and 1e999, which are no numbers of JSON.
+    # Python reads NaN, Infinity and 1e999, which are not valid in JSON.
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidTask(name, f"{name} have a number that is none")
     return value
@@ -236,7 +236,7 @@ def _payload(name: str, value: Any) -> str:
         try:
             return json.dumps(value, allow_nan=False)
         except (ValueError, RecursionError):
-            # As in `_finite`: no other side would understand it.
+            # As in `_finite`: no receiver could parse it.
             raise InvalidTask(name, f"{name} is no JSON") from None
     return _as_text(name, value)
 

@@ -1,6 +1,6 @@
-"""The key that a client gives to a task: any text, and only among the client's own tasks.
+"""The key that a client gives to a task: any text, compared only with the client's own tasks.
 
-It is stored behind the person whose it is. One that a storage may not take is stored as its
+It is stored with the user as its prefix. A key that a storage may not accept is stored as its
 hash.
 """
 
@@ -16,18 +16,18 @@ from typing import Any
 #: Most characters of a key.
 MAX_KEY = 1000
 
-#: Most characters of one that is stored as it is: what is in front of it needs room, too.
+#: Most characters of a key that is stored unhashed: its prefix needs room, too.
 MAX_STORED = 200
 
-#: In the place of the person for what Anonymous adds.
+#: Replaces the user in the prefix if Anonymous adds the task.
 NOBODY = "0" * 32
 
 
 def own_key(user: Identity | None, key: Any) -> str:
     """Return the key under which tasks of this user are the same work.
 
-    Else a client could have somebody else's task skipped or replaced. Raises `InvalidTask`.
-    Called for every key that a client gives.
+    Without the user in it, a client could skip or replace tasks of another user. Raises
+    `InvalidTask`. Called for every key that a client gives.
     """
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY:
         raise InvalidTask("key", f"key is a text of at most {MAX_KEY} characters")
@@ -37,9 +37,9 @@ def own_key(user: Identity | None, key: Any) -> str:
 
 
 def shown_key(task: Task) -> str | None:
-    """Return the key of a task as its client has given it, or the hash of that.
+    """Return the key of a task as its client has given it, or the hash of that key.
 
-    That of any other task is shown as it is, whatever it begins with.
+    The key of a task that was not added by a client is returned unchanged, whatever it is.
     """
     if task.key is None:
         return None

@@ -1,4 +1,4 @@
-"""How many tasks of one person wait in a queue, if they come over HTTP."""
+"""Limits how many tasks of one user wait in a queue, if they are added over HTTP."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collective.taskqueue.task import SCHEDULED
 from typing import Any
 
 
-#: Seconds after which a client may ask again whether there is room.
+#: Seconds after which a refused client may try again.
 RETRY_AFTER = 60
 
 
 def require_room(queue: Any, user: Identity | None) -> None:
     """Raise a `Refusal` if `max_waiting_per_person` tasks of the user wait in the queue.
 
-    No storage knows Anonymous from what else has no user. So Anonymous is refused when that
-    many tasks wait in the queue at all. Called before one more task is made to wait; requests
-    that come at the same time do not see each other, so that a few more may get in.
+    A storage cannot tell tasks of Anonymous from other tasks without a user. So Anonymous is
+    refused when that many tasks of all users wait in the queue. Called before one more task is
+    queued; concurrent requests do not see each other, so that a few more may get in.
     """
     limit = queue.settings.max_waiting_per_person
     if not limit:

@@ -1,4 +1,4 @@
-"""One page of tasks, of one queue or of all, and how to get to the other pages."""
+"""One page of tasks, of one queue or of all queues, and the links to the other pages."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from zope.component import getUtilitiesFor
 #: Fields of the query.
 FIELDS = ("queue", "state", "user", "b_start", "b_size")
 
-#: Tasks on one page at most, and how far a list goes.
+#: Most tasks on one page, and the last start of a page.
 MAX_SIZE = 100
 MAX_START = 1_000_000
 
-#: What is listed of a task.
+#: The entry of a task in a list.
 Summary = dict[str, Any]
 Summarize = Callable[[TaskStatus], Summary | None]
 
@@ -38,19 +38,19 @@ Summarize = Callable[[TaskStatus], Summary | None]
 def page(request: Any, fields: Mapping[str, str], access: Access, site: str) -> dict[str, Any]:
     """Return the page of tasks that the fields of the query ask for.
 
-    Those who may not view the tasks of others get a list of their own. Raises
-    `InvalidTask` with the name of what is wrong with the query.
+    Callers that may not view the tasks of others get a list of their own tasks. Raises
+    `InvalidTask` with the name of the field that is wrong in the query.
     """
     start = _number(fields, "b_start", 0, 0, MAX_START)
     size = _number(fields, "b_size", DEFAULT_BATCH_SIZE, 1, MAX_SIZE)
-    # The batch would look for numbers of its own in what it takes for a body.
+    # Otherwise the batch would read its numbers from what it takes for a JSON body.
     request.set("BODY", "")
     request.form.update(b_start=start, b_size=size)
     states = _states(fields)
     user: str | Identity | None = _user(fields)
     queues = _queues(fields)
     if not (access.has(VIEW) or access.has(MANAGE)):
-        # A list of nobody is one of all.
+        # For Anonymous: a list without a user would be the list of all users.
         if access.user is None or user not in (None, access.user.id):
             queues = []
         user = access.user
@@ -93,9 +93,9 @@ def _lists(
 
 
 class _Tasks(Sequence[Summary | None]):
-    """The tasks of lists, one list after the other; None for what is not shown.
+    """The tasks of lists, one list after the other; None for a task that is not shown.
 
-    Whatever index is asked for first, a page of `size` that begins there is read, and nothing
+    Reading an index that is not cached reads one page of `size` tasks from there, and nothing
     else.
     """
 
@@ -121,7 +121,7 @@ class _Tasks(Sequence[Summary | None]):
             here = min(left, each.length - start)
             if here > 0:
                 found = [self._summarize(status) for status in each.read(start, here)]
-                # What is not there any more was forgotten since it was counted.
+                # Tasks that are missing were deleted since they were counted.
                 yield from found + [None] * (here - len(found))
                 left -= here
             start = max(0, start - each.length)
@@ -151,7 +151,7 @@ def _check(field: str, value: str, allowed: Iterable[str]) -> None:
 
 def _user(fields: Mapping[str, str]) -> str | None:
     user = fields.get("user")
-    # Not every storage can be asked for any text, and none of them means nobody by an empty one.
+    # Not every storage accepts any text, and no storage takes an empty one for Anonymous.
     if user is not None and not (user and user.isprintable()):
         raise InvalidTask("user", "user is a printable text")
     return user

@@ -1,4 +1,4 @@
-"""Whether a browser asks on behalf of a page of another site."""
+"""Detects requests that a browser sends on behalf of a page of another site."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 def refuse_other_sites(context: Any, request: Any) -> None:
     """Raise a `Refusal` if a browser sends this on behalf of a page of another site.
 
-    Adding a task writes nothing into the database, so the check of Plone does not see it.
+    Adding a task writes nothing into the database, so the CSRF check of Plone does not see it.
     Called for every request that may change anything.
     """
     origin = request.getHeader("Origin")
-    # The browser knows best, also where a proxy says another Host; older ones tell the origin
-    # alone.
+    # The browser's own verdict counts, also where a proxy sets another Host; older browsers send
+    # only the origin.
     relation = request.getHeader("Sec-Fetch-Site")
     if relation in ("same-origin", "none"):
         return
@@ -32,23 +32,23 @@ def refuse_other_sites(context: Any, request: Any) -> None:
         return
     policy = queryMultiAdapter((context, request), ICORSPolicy)
     allowed = policy is not None and policy.process_simple_request()
-    # A policy that wants no cookies of ours does not mean requests that carry them.
+    # A policy without credentials does not allow requests that carry our cookies.
     if not allowed or not (policy.allow_credentials or request._auth):
         raise Refusal(403, "A page of another site may not do this.")
 
 
 def _is_own(request: Any, origin: str) -> bool:
-    """Whether it is the origin of the host that the client spoke to.
+    """Return whether this is the origin of the host that the client has addressed.
 
-    That is what the Host header says. SERVER_URL is not asked for it: a path with
-    VirtualHostBase in it makes any host the own one, and a page of that host can send one.
+    The Host header names that host. SERVER_URL does not count: a path with VirtualHostBase in
+    it makes any host the own one, and a page of that host can send such a path.
     """
     found = _ORIGIN.fullmatch(origin)
     if found is None:
         return False
     scheme = found[1].lower()
     environ = request.environ
-    # Only a proxy knows of the encryption that ends there, and tells it in the path.
+    # Only a proxy knows of TLS that ends at the proxy, and tells it in the path.
     if scheme not in (environ.get("wsgi.url_scheme"), request["SERVER_URL"].partition(":")[0]):
         return False
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
@@ -57,6 +57,6 @@ def _is_own(request: Any, origin: str) -> bool:
 
 
 def _authority(text: str, scheme: str) -> tuple[str, str] | None:
-    """Host and port; None for anything else, such as two of them."""
+    """Return host and port; None for anything else, such as two hosts."""
     found = _AUTHORITY.fullmatch(text.lower())
     return found and (found[1], found[2] or _DEFAULT_PORTS[scheme])

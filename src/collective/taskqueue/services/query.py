@@ -1,4 +1,4 @@
-"""The query of a request, as the services read it."""
+"""The query of a request, as the services parse it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 
-#: Fields that a query has at most.
+#: Most fields of a query.
 MAX_FIELDS = 100
 
 
 def query(request: Any, known: Collection[str] = ()) -> dict[str, str]:
     """Return the fields of the query, each with its text.
 
-    Raises `InvalidTask` with the name of a field that is not `known`, that is there twice,
-    that is no UTF-8, or that Zope would make something of, such as ``b_start:int``. Called by
-    every service, once it is known that the client may ask at all.
+    Raises `InvalidTask` with the name of a field that is not `known`, that is repeated, that is
+    no UTF-8, or that Zope would convert, such as ``b_start:int``. Called by every service, after
+    it has checked that the client may ask at all.
     """
     text = request.get("QUERY_STRING") or ""
     try:
-        # Bytes of any kind are taken, and looked at one field after the other.
+        # Latin-1 accepts any bytes; each field is then decoded as UTF-8 by itself.
         pairs = parse_qsl(
             text, keep_blank_values=True, encoding="latin-1", max_num_fields=MAX_FIELDS
         )
@@ -41,7 +41,7 @@ def query(request: Any, known: Collection[str] = ()) -> dict[str, str]:
 
 
 def unknown_field(name: str, known: Collection[str]) -> InvalidTask:
-    """Return the error that says so, and which fields there are."""
+    """Return the error for an unknown field, which lists the known ones."""
     listed = ", ".join(sorted(known)) or "none"
     return InvalidTask(name or "query", f"unknown field {name!r} (known: {listed})")
 

@@ -1,4 +1,4 @@
-"""``@taskqueues``: how queues and their consumers are doing, and how to steer them."""
+"""``@taskqueues``: show queues and their consumers; pause, resume, purge and clear queues."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ import json
 import time
 
 
-#: Bytes of a request that steers a queue.
+#: Most bytes of the body of a request that changes a queue.
 MAX_BODY = 1024
 
 
 class TaskQueues(TaskQueueService):
-    """See the module. To look takes `View tasks`, to steer `Manage tasks`."""
+    """See the module. Reading takes `View tasks`, changing takes `Manage tasks`."""
 
     routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {
         (): {"GET": "all"},
@@ -43,7 +43,7 @@ class TaskQueues(TaskQueueService):
     }
 
     def all(self) -> dict[str, Any]:
-        """Return all queues; of one whose storage does not answer, no more than its name."""
+        """Return all queues; those whose storage is unavailable without their state."""
         self._require_view()
         self.fields()
         queues = [self._summary(queue) for _, queue in sorted(getUtilitiesFor(ITaskQueue))]
@@ -68,26 +68,26 @@ class TaskQueues(TaskQueueService):
         }
 
     def pause(self, name: str) -> Any:
-        """Run no task of the queue until it is resumed; 204."""
+        """Start no task of the queue until it is resumed; 204."""
         self.access.require(MANAGE)
         self._queue(name).pause()
         return self.reply_no_content()
 
     def resume(self, name: str) -> Any:
-        """Run the tasks of the queue again; 204."""
+        """Start tasks of the queue again; 204."""
         self.access.require(MANAGE)
         self._queue(name).resume()
         return self.reply_no_content()
 
     def purge(self, name: str) -> dict[str, Any]:
-        """Forget the finished tasks of one state, by default those that succeeded."""
+        """Delete the finished tasks of one state, by default those that succeeded."""
         self.access.require(MANAGE)
         queue = self._queue(name)
         state = self._state()
         return {"state": state, "removed": queue.purge(state)}
 
     def clear(self, name: str) -> Any:
-        """Forget all tasks that wait; those that run end as usual; 204."""
+        """Delete all waiting tasks; running ones finish as usual; 204."""
         self.access.require(MANAGE)
         self._queue(name).reset()
         return self.reply_no_content()
@@ -135,13 +135,13 @@ class TaskQueues(TaskQueueService):
 
 
 def _oldest(queue: Any) -> float | None:
-    """Seconds that the task which runs next has waited."""
+    """Return the seconds that the task which runs next has waited; None if none waits."""
     found = queue.tasks(QUEUED, size=1)
     since = found[0].time_of(QUEUED) if found else None
     return None if since is None else max(0.0, time.time() - since)
 
 
 def _last_hour(ended: dict[Any, int]) -> dict[str, Any]:
-    """How many tasks ended in the last 60 minutes, and how many of those run have failed."""
+    """Return how many tasks finished in the last 60 minutes, and the share of failed runs."""
     tried = ended[SUCCEEDED] + ended[FAILED]
     return {**ended, "failure_rate": ended[FAILED] / tried if tried else None}

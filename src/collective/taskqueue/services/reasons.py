@@ -1,7 +1,7 @@
-"""What those are told of a reason who may see a task, but not what is inside.
+"""The part of a reason for users that may see a task, but not read its content.
 
-A reason quotes exceptions and redirects, and so whatever a view, a web hook or the person who
-cancels a task has put there: tokens, addresses, names.
+A reason quotes exceptions and redirects, and so it may contain text of a view, of a web hook or
+of the person that cancelled a task: tokens, addresses, names.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collective.taskqueue.task import State
 import re
 
 
-#: What is shown in the place of something that only some may read.
+#: Replaces a value that only some users may read.
 HIDDEN = "(hidden)"
 
-#: Reasons of the queue itself; what follows them is left out.
+#: Reasons of the queue itself; the text that follows them is left out.
 PHRASES = (
     "a form field",
     "cancelled while running",
@@ -34,16 +34,16 @@ PHRASES = (
 
 _STATUS = re.compile(r"status [1-5]\d\d\b(, redirected\b)?", re.ASCII)
 _RAISED = re.compile(r"\w{1,100} raised, redirected\b", re.ASCII)
-#: The class of an exception, in front of its text or alone; see `described`.
+#: The class of an exception, in front of its message or alone; see `described`.
 _CLASS = re.compile(r"[^\W\d]\w{0,99}(?=: )|[A-Z][A-Za-z]{0,99}(?=:?$)", re.ASCII)
 
 
 def kind_of(reason: str, state: State | None = None) -> str:
-    """Return of which kind a reason is, such as ``status 502``, ``TaskTimeout``, ``cancelled``.
+    """Return the kind of a reason, such as ``status 502``, ``TaskTimeout``, ``cancelled``.
 
-    That is its first part, if it is one that says nothing else; else ``(hidden)``, and an
-    empty text for an empty one. Of what is `cancelled` the reason is in the words of a person,
-    unless it is one of the queue's own.
+    The kind is the first part of the reason if that part reveals nothing, otherwise
+    ``(hidden)``; it is empty for an empty reason. The reason of a cancelled task is the text of
+    a person, unless it is one of the queue's own: then its kind is ``cancelled``.
     """
     phrase = next((each for each in PHRASES if re.match(rf"{each}\b", reason)), None)
     if not reason or phrase is not None:

@@ -1,4 +1,4 @@
-"""How a request is refused: a status, and plone.restapi's JSON that says why."""
+"""How a request is refused: by a status, and by plone.restapi's JSON with the reason."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from zope.component import queryMultiAdapter
 import json
 
 
-#: Seconds after which a client may ask a storage again that did not answer.
+#: Seconds after which a client may ask an unavailable storage again.
 RETRY_AFTER = 5
 
-#: Headers of the answer that the view had in mind; of none that says it was not to be.
+#: Headers that describe the answer of the view; a 503 instead of that answer has none of them.
 OUTDATED = (
     "content-disposition",
     "content-encoding",
@@ -79,7 +79,7 @@ def refusal_of(error: TaskQueueError) -> Refusal | None:
 
 
 def unknown_task() -> Refusal:
-    """Return the refusal of a task that there is not, or that is none of the client's business.
+    """Return the refusal for a task that does not exist, or that the client may not see.
 
     Both look alike, down to the last byte.
     """
@@ -88,7 +88,7 @@ def unknown_task() -> Refusal:
 
 @adapter(StorageUnavailable, IAPIRequest)
 class StorageUnavailableView(BrowserView):
-    """Answers 503, also if the storage was lost as late as in the commit."""
+    """Answers 503, also if the storage became unavailable as late as in the commit."""
 
     def __call__(self) -> str:
         policy = queryMultiAdapter((self.context, self.request), ICORSPolicy)
@@ -103,14 +103,14 @@ class StorageUnavailableView(BrowserView):
 
 
 def begin_anew(response: Any) -> None:
-    """Make a response a 503 that says when to come again, and forget what it was to be.
+    """Turn a response into a 503 that says when to retry, and drop what the view has set.
 
-    Called for a request whose storage does not answer: then what the view has promised does
-    not hold, be it a service, a page or a file.
+    Called for a request whose storage is unavailable: then the answer of the view does not
+    hold, be it a service, a page or a file.
     """
     for name in OUTDATED:
         response.headers.pop(name, None)
-    # A redirect may have locked it; what it was to say has not happened.
+    # A redirect may have locked status and body; what the redirect reports was not committed.
     response._locked_status = response._locked_body = 0
     response.setStatus(503, lock=1)
     response.setHeader("Retry-After", str(RETRY_AFTER))

@@ -1,4 +1,4 @@
-"""What both services share: a path, a method, and what it takes to refuse a request."""
+"""The base of both services: path, method, access, and how a request is refused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zope.interface import implementer
 from zope.publisher.interfaces import IPublishTraverse
 
 
-#: What follows the name of a service in a path; ``*`` is a name or an id.
+#: The path after the name of a service; ``*`` is any name or id.
 Shape = tuple[str, ...]
 
 
 @implementer(IPublishTraverse)
 class TaskQueueService(Service):
-    """Calls the method of the subclass that its `routes` name for path and method."""
+    """Calls the method of the subclass that its `routes` name for path and HTTP method."""
 
     routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {}
 
@@ -34,21 +34,21 @@ class TaskQueueService(Service):
         self.access: Access
 
     def publishTraverse(self, request: Any, name: str) -> TaskQueueService:
-        """Take one more name of the path; called by the publisher."""
+        """Append one more name of the path; called by the publisher."""
         self._names.append(name)
         return self
 
     @property
     def site_url(self) -> str:
-        """The url of the site, as the client knows it."""
+        """The url of the site, as the client sees it."""
         url: str = self.context.absolute_url()
         return url
 
     def fields(self, *known: str) -> dict[str, str]:
         """Return the fields of the query; see `query`.
 
-        Called by each method of `routes`, also by those that know no field: once it is known
-        that the client may, and before anything is changed.
+        Every method of `routes` calls it, even if it knows no field: after access is checked,
+        and before anything is changed.
         """
         return query(self.request, known)
 
@@ -60,7 +60,7 @@ class TaskQueueService(Service):
             handler, arguments = self._route()
             if self.request["REQUEST_METHOD"] != "GET":
                 refuse_other_sites(self.context, self.request)
-                # As the services of plone.restapi do; a form of another site is refused.
+                # Like the services of plone.restapi; forms of other sites were refused above.
                 alsoProvides(self.request, IDisableCSRFProtection)
             return handler(*arguments)
         except Refusal as refusal:

@@ -1,4 +1,4 @@
-"""What the task queue tells of itself, as JSON."""
+"""The JSON that the services return for tasks, responses and consumers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any
 import math
 
 
-#: Headers of a task whose values are shown, in lower case. That of any other may be a token.
+#: Task headers whose values are shown, in lower case. The value of any other may be a token.
 SHOWN_HEADERS = frozenset(
     {
         "accept",
@@ -41,10 +41,10 @@ SHOWN_HEADERS = frozenset(
 
 
 def summary(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
-    """Return what a list says of a task to whoever may see it; `site` is the url of the site.
+    """Return the entry of a task in a list; `site` is the url of the site.
 
-    The query of the url may have a token in it, and so may what a reason quotes: only for those
-    who may steer the task.
+    The query of the url, or a quote in a reason, may contain a token: only a user that may
+    steer the task gets these.
     """
     task = status.task
     path, _, _ = task.url.partition("?")
@@ -71,7 +71,7 @@ def summary(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
 
 
 def whole(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
-    """Return what may be known of a task: few look inside, and nobody at credentials."""
+    """Return all that the caller may know of a task: never credentials, and payload rarely."""
     task = status.task
     history = [_attempt(attempt, access, task) for attempt in status.attempts]
     found = summary(status, site, access) | {
@@ -86,7 +86,7 @@ def whole(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
     if access.may_look_inside(task):
         shown = [(name, _shown(name, value)) for name, value in task.headers]
         found["headers"] = _headers(shown)
-        # That of a succeeded task is not kept; an empty one would be another one.
+        # The payload of a succeeded task is not kept; an empty one would be wrong.
         if status.state != SUCCEEDED:
             found |= _bytes("payload", task.payload)
     return found
@@ -112,7 +112,7 @@ def response(status: TaskStatus, result: Result, site: str) -> dict[str, Any]:
 
 
 def consumer(status: ConsumerStatus, site: str, seen: Collection[str]) -> dict[str, Any]:
-    """Return a consumer, and what it runs of the tasks whose ids may be `seen`."""
+    """Return a consumer, with those of its running tasks whose ids are in `seen`."""
     running = [task_id for task_id in status.running if task_id in seen]
     return {
         "name": status.name,
@@ -130,7 +130,7 @@ def task_url(site: str, task_id: str) -> str:
 
 
 def moment(seconds: float | None) -> str | None:
-    """Return a moment as ISO 8601 in UTC; None also for one that no calendar has."""
+    """Return a time as ISO 8601 in UTC; None also for a time that no calendar has."""
     if seconds is None:
         return None
     try:
@@ -159,7 +159,7 @@ def _progress(progress: Progress | None) -> dict[str, Any] | None:
 
 
 def _finite(number: float) -> float | None:
-    # A view may say anything, and JSON has no word for the rest.
+    # A view may report any number, but JSON has neither infinity nor NaN.
     try:
         return number if math.isfinite(number) else None
     except (TypeError, OverflowError):
@@ -178,7 +178,7 @@ def _headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _bytes(name: str, value: bytes) -> dict[str, str]:
-    # JSON has no bytes, and a guess at their encoding could not be undone.
+    # JSON has no bytes, and a guess at their encoding could not be undone by the client.
     try:
         return {name: value.decode("utf-8")}
     except UnicodeDecodeError:

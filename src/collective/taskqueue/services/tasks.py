@@ -1,4 +1,4 @@
-"""``@tasks``: add tasks, list them, look at one, steer it, and read its response."""
+"""``@tasks``: add, list, read, cancel, retry and run tasks, and read their responses."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from typing import ClassVar
 from zope.component import getUtilitiesFor
 
 
-#: Characters of an id at most; those that the queue gives have 36.
+#: Most characters of an id; ids that the queue makes have 36.
 MAX_ID = 200
 
 
 class Tasks(TaskQueueService):
-    """See the module. Who may do what is told in `access`."""
+    """See the module. `Access` decides what the caller may do."""
 
     routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {
         (): {"GET": "all", "POST": "add"},
@@ -78,7 +78,7 @@ class Tasks(TaskQueueService):
         return listing.page(self.request, fields, self.access, self.site_url)
 
     def one(self, task_id: str) -> dict[str, Any]:
-        """Return what is known of a task; with ``wait`` once it is finished, or later."""
+        """Return the status of a task; with ``wait``, once it is finished or the wait is over."""
         queue, _ = self._find(task_id)
         status = self._wait(queue, task_id)
         return shape.whole(status, self.site_url, self.access)
@@ -96,20 +96,20 @@ class Tasks(TaskQueueService):
     def retry(self, task_id: str) -> dict[str, Any]:
         """Queue a failed or cancelled task again."""
         queue, status = self._to_be_run(task_id)
-        # Who manages the tasks of others is not held to the number that they may have.
+        # The limit is for the user's own tasks: it does not bind a manager of other tasks.
         if status.finished and self.access.owns(status.task):
             require_room(queue, self.access.user)
         queue.retry(task_id)
         return shape.whole(queue.status(task_id), self.site_url, self.access)
 
     def run(self, task_id: str) -> dict[str, Any]:
-        """Let a task that waits run now, whenever it would be due."""
+        """Run a waiting task now, before it is due."""
         queue, _ = self._to_be_run(task_id)
         queue.hasten(task_id)
         return shape.whole(queue.status(task_id), self.site_url, self.access)
 
     def response(self, task_id: str) -> dict[str, Any]:
-        """Return the last response, or 202 and the task as long as it is not finished."""
+        """Return the last response; 202 and the task as long as the task is not finished."""
         queue, _ = self._to_be_steered(task_id)
         status = self._wait(queue, task_id)
         if not status.finished:
@@ -121,7 +121,7 @@ class Tasks(TaskQueueService):
         return shape.response(status, status.result, self.site_url)
 
     def delete_response(self, task_id: str) -> Any:
-        """Forget the response of a finished task, and keep the rest of its record; 204."""
+        """Delete the response of a finished task, and keep the rest of its record; 204."""
         queue, _ = self._to_be_steered(task_id)
         self.fields()
         if not queue.forget_response(task_id):
@@ -143,14 +143,14 @@ class Tasks(TaskQueueService):
         return queue, status
 
     def _find(self, task_id: str) -> tuple[Any, TaskStatus]:
-        """The queue of a task and its brief status, if the caller may know of it.
+        """Return the queue of a task and its brief status, if the caller may see the task.
 
-        No more is read of a task that they may not know of than of one that there is not:
-        else they could tell the two apart by the time it takes.
+        No more is read for a task that the caller may not see than for an unknown one:
+        otherwise the caller could tell the two apart by the time it takes.
         """
         self.access.require_login()
         if not (len(task_id) <= MAX_ID and task_id.isascii() and task_id.isprintable()):
-            # No storage has it, and not all of them can be asked for it.
+            # No storage has such an id, and some storages cannot be asked for it.
             raise unknown_task()
         away: StorageUnavailable | None = None
         for _, queue in sorted(getUtilitiesFor(ITaskQueue)):
@@ -164,14 +164,14 @@ class Tasks(TaskQueueService):
             if self.access.may_see(status.task):
                 return queue, status
         if away is not None:
-            # It may be there.
+            # An unavailable queue may have the task.
             raise away
         raise unknown_task()
 
     def _wait(self, queue: Any, task_id: str) -> TaskStatus:
-        """The whole status, as soon as the task is finished or the client waits no longer."""
+        """Return the whole status once the task is finished or the wait is over."""
         seconds = self._seconds()
-        # A task that waits for another one keeps a consumer from running it.
+        # A task that waits here for another task would block the thread that may have to run it.
         if seconds and not ITaskQueueLayer.providedBy(self.request):
             wait_until_finished(lambda: queue.status(task_id, brief=True), seconds)
         status: TaskStatus = queue.status(task_id)

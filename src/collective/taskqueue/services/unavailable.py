@@ -1,7 +1,7 @@
-"""The page of a request that needs a queue whose storage does not answer: 503.
+"""The page of a request that needs a queue whose storage is unavailable: 503.
 
-Raised by a view, or by the commit of what it has written: then its answer does not hold any
-more. A page of its own, because that of Plone renders more than an outage may leave.
+The error is raised by a view, or by the commit of what the view has written: then the answer of
+the view is void. A page of its own, because that of Plone may render what an outage breaks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAGE = """\
 
 
 class UnavailablePage(BrowserView):
-    """Answers 503 and when to come again, for a person or for a program."""
+    """Answers 503 and when to retry, for a person or for a program."""
 
     def __call__(self) -> str:
         response = self.request.response

@@ -1,8 +1,8 @@
-"""What is sent to the services is theirs to read, and not Zope's.
+"""Keeps Zope from parsing requests to the services; the services read them themselves.
 
-Zope reads queries and forms before it looks for who is to answer, and makes more of them than
-was written: a number of ``a:int``, a part of the path of ``:method``, a call of ``text/xml``.
-What it cannot read so it answers by an error of the server, whoever was meant.
+Zope parses queries and forms before it traverses the path, and interprets them: ``a:int`` is a
+number, ``:method`` a part of the path, ``text/xml`` a call. If Zope cannot parse them so, it
+answers with a server error, whichever object the request is for.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from ZPublisher.interfaces import IPubAfterTraversal
 from ZPublisher.interfaces import IPubStart
 
 
-#: The services in a path.
+#: The path steps that name the services.
 NAMES = frozenset({"@tasks", "@taskqueues"})
 
 
 @adapter(IPubStart)
 def leave_unread(event: Any) -> None:
-    """Keep Zope from reading what is sent to one of the services; called for every request."""
+    """Keep Zope from parsing a request to one of the services; called for every request."""
     request = event.request
     path = request.environ.get("PATH_INFO", "")
-    # For nearly all requests no more than this is asked.
+    # Fast path: for nearly all requests this is the only test.
     if "/@task" in path and not NAMES.isdisjoint(path.split("/")):
         request.environ.setdefault("QUERY_STRING", "")
-        # In front of the method of that name, which the publisher calls next. A retry after a
-        # conflict is another request, and comes here, too.
+        # Hides the method of that name, which the publisher calls next. A retry after a
+        # conflict is a new request, and comes here, too.
         request.processInputs = _nothing
 
 
 @adapter(IPubAfterTraversal)
 def read_after_all(event: Any) -> None:
-    """Let Zope read what was sent to something else that has the same name."""
+    """Let Zope parse the request if another object of such a name was published."""
     request = event.request
     if request.__dict__.get("processInputs") is _nothing and not _is_ours(request["PUBLISHED"]):
         del request.processInputs
@@ -41,7 +41,7 @@ def read_after_all(event: Any) -> None:
 
 
 def _nothing() -> None:
-    """Takes the place of `processInputs`."""
+    """Replaces `processInputs`."""
 
 
 def _is_ours(published: Any) -> bool:

@@ -1,7 +1,7 @@
-"""A request that waits until a task is finished: not for long, and not many at a time.
+"""Lets a request wait until a task is finished: for a limited time, and only a few at once.
 
 A request of Zope holds a thread of the server and a database connection until it is answered.
-So only so many wait; those that come too many are answered at once, and ask again.
+So at most `MAX_WAITING` requests wait; others are answered at once, and the client asks again.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 #: Longest time in seconds that a request waits.
 MAX_WAIT = 30.0
 
-#: Requests that wait at the same time, in one process: no more threads and database
-#: connections are held than these. A server has four threads by default.
+#: Most requests that wait at the same time in one process, each with a thread and a database
+#: connection. A server has four threads by default.
 MAX_WAITING = 2
 
-#: Seconds between two looks at the task, at first and at most.
+#: Seconds between two checks of the task: at first, and at most.
 SOONEST = 0.05
 LATEST = 0.5
 
@@ -27,7 +27,7 @@ _places = threading.BoundedSemaphore(MAX_WAITING)
 
 
 def wait_until_finished(look: Callable[[], TaskStatus], seconds: float) -> TaskStatus:
-    """Return what `look` says as soon as the task is finished, or `seconds` have passed."""
+    """Return the status as soon as the task is finished, or `seconds` have passed."""
     status = look()
     if status.finished or seconds <= 0 or not _places.acquire(blocking=False):
         return status

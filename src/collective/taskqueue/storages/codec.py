@@ -1,4 +1,4 @@
-"""How a storage outside of this process holds tasks, attempts and responses."""
+"""The stored form of tasks, attempts and responses in storages outside of this process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NO_RESPONSE: Response = ((), b"", False)
 
 _ATTEMPT = tuple(field.name for field in fields_of(AttemptRecord))
 
-#: What the fields of those must be to be shown.
+#: By annotation, the types that stored fields of attempts and progress must have.
 _KINDS: dict[str, Any] = {
     "int": int,
     "str": str,
@@ -54,12 +54,12 @@ _KINDS: dict[str, Any] = {
 
 _SECONDS: Any = (float, int, str)
 
-#: What the fields of a staged task must be.
+#: The types that the fields of a staged task must have.
 _STAGED: tuple[Any, ...] = (str, bytes, bytes, _SECONDS, str, str, str, str, _SECONDS)
 
 
 def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
-    """Yield the nine strings of each task that a storage works with; see `Staged`."""
+    """Yield the nine values of each task that a storage needs, see `Staged`."""
     for task in tasks:
         yield task.id
         yield head(task)
@@ -73,7 +73,7 @@ def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
 
 
 def head(task: Task) -> bytes:
-    """Return the stored form of a task, without its payload: that is stored apart."""
+    """Return the stored form of a task without its payload, which is stored separately."""
     record = task.encode()
     record.pop("payload", None)
     packed: bytes = msgpack.packb(record)
@@ -81,7 +81,7 @@ def head(task: Task) -> bytes:
 
 
 class Staged(NamedTuple):
-    """A task of a staged batch: what `fields` yields; empty texts are nothing."""
+    """A task of a staged batch, the values that `fields` yields; empty text means None."""
 
     id: str
     head: bytes
@@ -101,9 +101,9 @@ def pack_batch(tasks: Sequence[Task]) -> bytes:
 
 
 def unpack_batch(batch: bytes) -> list[Staged]:
-    """Return the tasks of a staged batch; their heads are not looked at.
+    """Return the tasks of a staged batch; their heads are not decoded.
 
-    Raises `TaskDecodeError` for anything else.
+    Raises `TaskDecodeError` if this is not a staged batch.
     """
     try:
         return [_sound(task) for task in _staged(msgpack.unpackb(batch))]
@@ -112,7 +112,7 @@ def unpack_batch(batch: bytes) -> list[Staged]:
 
 
 def staged(tasks: Sequence[Task]) -> list[Staged]:
-    """Return tasks as they come out of a staged batch."""
+    """Return tasks in the form of a staged batch."""
     return _staged(fields(tasks))
 
 
@@ -132,9 +132,9 @@ def _sound(task: Staged) -> Staged:
 
 
 def decode(task_id: str, head: object, payload: object = b"") -> Task:
-    """Return the task of a stored head, and of a payload if that was loaded.
+    """Return the task of a stored head, with the payload if that was loaded.
 
-    Raises `TaskDecodeError` for anything that is not the stored form of that task.
+    Raises `TaskDecodeError` if this is not the stored form of that task.
     """
     if not isinstance(head, bytes):
         raise TaskDecodeError("there is no body")
@@ -155,7 +155,7 @@ def decode(task_id: str, head: object, payload: object = b"") -> Task:
 
 
 def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
-    """Return the nine strings that tell Redis of the end of an attempt."""
+    """Return the nine values of a completion for the Redis script."""
     status = transition.attempt.status
     return [
         lease.task.id,
@@ -171,12 +171,12 @@ def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
 
 
 def pack_attempt(attempt: AttemptRecord) -> str:
-    """Return one line of a history."""
+    """Return the stored form of an attempt, one entry of a history."""
     return json.dumps({name: getattr(attempt, name) for name in _ATTEMPT})
 
 
 def lost_attempt(number: int, consumer: str, reason: str) -> str:
-    """Return the line of an attempt that never started."""
+    """Return the stored form of an attempt that never started."""
     return pack_attempt(AttemptRecord(number, consumer, 0.0, 0.0, None, reason))
 
 
@@ -186,7 +186,7 @@ def pack_progress(progress: Progress) -> str:
 
 
 def pack_response(transition: Transition) -> bytes:
-    """Return the stored form of a response; its status is stored apart, as lists show it."""
+    """Return the stored form of a response without its status: lists need that separately."""
     response: bytes = msgpack.packb([transition.headers, transition.body, transition.truncated])
     return response
 
@@ -197,7 +197,7 @@ def status(
     history: Sequence[bytes] | None,
     due: bytes | None,
 ) -> TaskStatus:
-    """Return the status that a stored record of Redis tells of; without a history, brief."""
+    """Return the status from a record in Redis; without a history, a brief one."""
     return status_of(
         {
             "id": task_id.decode(errors="replace"),
@@ -222,13 +222,13 @@ def status(
 def status_of(
     record: Mapping[str, Any], history: Iterable[bytes | str] | None = None
 ) -> TaskStatus:
-    """Return the status that a stored record tells of; without a history, a brief one.
+    """Return the status from a stored record; without a history, a brief one.
 
-    What cannot be read is left out, and the reason says so: no record hides all others of a
-    page. Of a head that cannot be decoded the task has the id only. The record has `id` (a
-    text), `state`, `reason`, `changes`, `consumer`, `head`, `due`, `number` (of attempts that
-    have begun), `progress`, `cancel`, `status` (of HTTP) and `forgotten`; and unless it is
-    brief, `payload` and `last` (the response).
+    Unreadable parts are left out and named in the reason, so that a damaged record does not
+    hide the others of a page. If the head cannot be decoded, the task has only its id. The
+    record has `id` (a text), `state`, `reason`, `changes`, `consumer`, `head`, `due`, `number`
+    (of started attempts), `progress`, `cancel`, `status` (of HTTP) and `forgotten`; unless it
+    is brief, also `payload` and `last` (the response).
     """
     read = _Reader()
     brief = history is None
@@ -239,7 +239,7 @@ def status_of(
     lines = read("changes", _text, record["changes"], "").split(";")
     found = [read("changes", _change, change, None) for change in lines]
     changes = tuple(change for change in found if change is not None)
-    # Everybody else may count on that: the last change is that to its state.
+    # All callers rely on this: the last change is the change to the current state.
     when = changes[-1][1] if changes else 0.0
     changes = read("changes", partial(_ending_in, state), changes, (*changes, (state, when)))
     attempts = [read("history", _attempt, line, None) for line in history or ()]
@@ -261,13 +261,13 @@ def status_of(
         body=body,
         truncated=truncated,
         forgotten=bool(record["forgotten"]),
-        # Last, since it says what could not be read.
+        # Read last, because it names the unreadable parts.
         reason=read.with_damage(read("reason", _text, record["reason"], "")),
     )
 
 
 def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerStatus:
-    """Return the consumer that a member of the set of consumers tells of."""
+    """Return the status of a consumer from its member in the set of consumers."""
     name, _, process = member.decode(errors="replace").partition(" ")
     ids = tuple(task_id.decode(errors="replace") for task_id in running)
     seconds = max(0.0, float(age))
@@ -276,7 +276,7 @@ def consumer(member: bytes, age: bytes, running: Sequence[bytes]) -> ConsumerSta
 
 
 class _Reader:
-    """Reads the parts of a record, and remembers which ones could not be read."""
+    """Read the parts of a record, and remember which ones are unreadable."""
 
     def __init__(self) -> None:
         self._damaged: dict[str, None] = {}
@@ -289,7 +289,7 @@ class _Reader:
             return otherwise
 
     def with_damage(self, reason: str) -> str:
-        """Return a reason, and what is damaged besides."""
+        """Return a reason, extended by the names of the unreadable parts."""
         if not self._damaged:
             return reason
         parts = ", ".join(self._damaged)

@@ -1,4 +1,4 @@
-"""What a storage has to say after a change that nobody asked this process for."""
+"""Log and publish the changes that a storage made besides those its caller asked for."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import logging
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: What has happened, to which task, and why.
+#: For each event: its kind, the id of the task, and a detail such as the reason.
 News = list[tuple[Any, str, str]]
 
 
 def tell(news: Iterable[tuple[Any, str, str]], notify: Callable[[str, str], None]) -> None:
-    """Log each one, and tell the queue of those that end a task; never under a lock."""
+    """Log each event; call `notify` for final states. Never call this under a lock."""
     for kind, task_id, detail in news:
         _LOG[kind](task_id, detail)
         if kind in FINISHED:

@@ -1,7 +1,7 @@
-"""What is logged of the outages of a storage, whichever thread of this process meets them.
+"""Log the outages of a storage once per process, whichever threads call the storage.
 
-One error when an outage begins, at most one line a minute while it lasts, and one line when it
-is over. What it means for a particular task is logged by those who run the task.
+An outage is logged as one error when it begins, at most one line a minute while it lasts, and
+one line when it is over. The code that runs a task logs what the outage means for that task.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ logger = logging.getLogger("collective.taskqueue")
 
 T = TypeVar("T")
 
-#: Seconds between two lines about an outage that lasts.
+#: Seconds between two log lines about an outage that lasts.
 REMINDER_INTERVAL = 60.0
 
-#: Seconds after an outage in which a call that fails is still part of it: connections that were
-#: not used meanwhile fail once more. If calls fail for longer, it is the next outage.
+#: Seconds after an outage in which a failed call is still part of it: connections that were not
+#: used meanwhile fail once more. If calls fail for longer, the next outage begins.
 SETTLE = 5.0
 
 
@@ -37,13 +37,13 @@ class Outage:
         self._lock = threading.Lock()
         #: When calls began to fail; None while they succeed.
         self._since: float | None = None
-        #: When one failed last, and when the last outage that was logged was over.
+        #: When a call failed last, and when the last logged outage was over.
         self._failed = self._over = float("-inf")
         #: When this outage was logged last; None if it was not.
         self._logged: float | None = None
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return what a method of the storage returns, raise what it raises, and take note."""
+        """Call a method of the storage, note whether it is available, return or raise the same."""
         begun = self._clock()
         try:
             result = function(*args, **kwargs)
@@ -54,11 +54,11 @@ class Outage:
         return result
 
     def lasts(self) -> bool:
-        """Return whether the last call has failed."""
+        """Return whether the storage is unavailable: calls have failed and none succeeded since."""
         return self._since is not None
 
     def failed(self, exc: StorageUnavailable) -> None:
-        """A call has failed: log that, unless it was logged."""
+        """Note that a call has failed; log the outage when a line is due."""
         with self._lock:
             self._failed = now = self._clock()
             if self._since is None:
@@ -68,7 +68,7 @@ class Outage:
             if now - (self._over if first else self._logged or now) < quiet:
                 return
             self._logged = now
-        # The text: a handler that keeps the record must not keep what the traceback refers to.
+        # Log the text: a handler that keeps the record must not keep the objects of the traceback.
         cause = str(exc)
         if first:
             logger.error("queue %s: storage unavailable (%s), trying again", self._name, cause)
@@ -81,12 +81,12 @@ class Outage:
             )
 
     def succeeded(self, begun: float) -> None:
-        """A call has succeeded that began at this monotonic time: the outage may be over."""
-        # Nearly always; without the lock, because a task that ends must not wait for it.
+        """Note that a call begun at this monotonic time has succeeded: the outage may be over."""
+        # The usual case, without the lock: the completion of a task must not wait for it.
         if self._since is None:
             return
         with self._lock:
-            # One that was on its way when another failed proves nothing.
+            # A call that began before another one failed does not prove that the outage is over.
             if self._since is None or begun < self._failed:
                 return
             now = self._clock()
@@ -99,26 +99,26 @@ class Outage:
 
 
 def outage_of(storage: Any) -> Outage:
-    """Return the one object of this process that logs the outages of a storage."""
+    """Return the `Outage` of a storage, the same one for all callers in this process."""
     with _lock:
         try:
             found = _outages.get(storage)
             if found is None:
                 found = _outages[storage] = Outage(_name_of(storage))
         except TypeError:
-            # A storage of somebody else that cannot be remembered: each caller logs by itself.
+            # A third-party storage that is not hashable or weakly referenceable: each caller logs.
             found = Outage(_name_of(storage))
         return found
 
 
 def after_fork() -> None:
-    """Called in a forked child: begin anew, a thread of the parent may have held a lock."""
+    """Start anew in a forked child: a thread of the parent may have held a lock."""
     global _lock, _outages
     _lock, _outages = threading.Lock(), WeakKeyDictionary()
 
 
 def _name_of(storage: Any) -> str:
-    # A storage of somebody else need not keep its settings.
+    # A third-party storage need not have settings.
     return str(getattr(getattr(storage, "settings", None), "queue", type(storage).__name__))
 
 

@@ -1,4 +1,4 @@
-"""Which process is which, and whether one of this machine is dead."""
+"""Names of processes, and whether a process of this machine is dead."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import socket
 import uuid
 
 
-#: Seconds in which a consumer that waits for tasks is heard of, whatever its storage.
+#: A consumer that waits for tasks makes a call within these seconds, in every storage.
 SILENCE = 60.0
 
 _NONCE = uuid.uuid4().hex[:8]
 
 
 def identity() -> str:
-    """Return a name for this process that no other one has, ever.
+    """Return a name for this process that no other process ever has.
 
-    Made of the host, its boot, the process id and the time the process started.
+    The name has the host, its boot, the process id and the start time of the process.
     """
     pid = os.getpid()
     return "|".join((_machine(), str(pid), _started(pid) or _NONCE))
@@ -33,27 +33,27 @@ def host_and_pid(name: str) -> tuple[str, int]:
 def is_dead(name: str) -> bool:
     """Return whether the process of that name is known not to run any more.
 
-    Of another machine nothing is known: its leases expire.
+    Returns False for processes of other machines: their leases expire.
     """
     machine, _, rest = name.rpartition("|")
     machine, _, pid = machine.rpartition("|")
     number = _number(pid)
     if not machine or machine != _machine() or not number:
         return False
-    # Where other people's processes are hidden, this tells nothing.
+    # If /proc hides processes of other users, their start time is unknown.
     started = _started(number)
     return started != rest if started else not _exists(number)
 
 
 def _number(pid: str) -> int:
-    # What a storage has of it may be damaged; no process has a longer id.
+    # The stored name may be damaged; no process id has more digits.
     return int(pid) if pid.isascii() and pid.isdigit() and len(pid) <= 9 else 0
 
 
 def is_alive(name: str, age: float, busy: bool) -> bool:
     """Return whether a consumer in the process of that name takes tasks, as far as is known.
 
-    It was heard of `age` seconds ago. One that is `busy`, under a lease, may be silent.
+    Its last call was `age` seconds ago. A `busy` consumer, with a lease, may be silent.
     """
     return (busy or age < SILENCE) and not is_dead(name)
 
@@ -61,7 +61,7 @@ def is_alive(name: str, age: float, busy: bool) -> bool:
 def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # Process ids mean something within one namespace only.
+        # A process id is only valid within one namespace.
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
@@ -69,14 +69,14 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """Ticks between the boot and the start of a process; empty if that cannot be read."""
+    """Return the start of a process in ticks after the boot; empty if that cannot be read."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    # The name of the command is in brackets and may contain anything.
+    # The command name is in brackets and may contain any characters.
     fields = stat.rpartition(")")[2].split()
-    # A zombie runs nothing any more.
+    # A zombie runs no code any more.
     return "zombie" if fields[0] == "Z" else fields[19]
 
 
@@ -86,6 +86,6 @@ def _exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        # It is somebody else's.
+        # The process belongs to another user.
         pass
     return True

@@ -1,4 +1,4 @@
-"""Passwords of storages, kept out of what errors say."""
+"""Passwords of storages, masked in error messages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _known: set[str] = set()
 
 
 def remember(*secrets: str) -> None:
-    """Let `masked` know these passwords; called by whoever reads them from the settings."""
+    """Register passwords for `masked`; the code that reads them from settings calls this."""
     _known.update(filter(None, secrets))
 
 
 def masked(text: str) -> str:
-    """Return a text with three asterisks for each known password in it.
+    """Return a text with three asterisks for each registered password in it.
 
-    Called wherever a driver or a server has said what is wrong. A password that is a part of
-    a longer word is none: a short one would make a riddle of every sentence.
+    Use it for every error text of a driver or a server. A password inside a longer word is
+    not masked: a short password would make every sentence unreadable.
     """
     for secret in sorted(_known, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
@@ -25,9 +25,9 @@ def masked(text: str) -> str:
 
 
 def shown(exc: Exception) -> Exception | None:
-    """Return an error that may be the cause of another one; None if its text has a password.
+    """Return an error to use as the cause of another one, or None if its text has a password.
 
-    A traceback would show what is masked elsewhere.
+    A traceback would show a password that is masked elsewhere.
     """
     text = str(exc)
     return exc if masked(text) == text else None

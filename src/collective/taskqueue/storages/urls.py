@@ -1,7 +1,7 @@
-"""The urls of storages: refused here, in one sentence, unless they are in order.
+"""Checks of the urls of storages: a malformed url is refused with an error of one sentence.
 
-The libraries that read a url afterwards quote what they cannot read, and that may be a part
-of a password; or they make something else of it than what was meant.
+Without these checks, a library would quote a malformed part in its error, and that may be a
+part of a password; or the library would read another meaning than intended.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import re
 
 
-#: Options of a Redis url, besides those that begin with `ssl_`: what they change is the
-#: connection, and not the form of the answers.
+#: Allowed options of a Redis url, besides those that begin with `ssl_`. They change the
+#: connection, but not the form of the replies.
 REDIS_OPTIONS = frozenset(
     {"client_name", "db", "health_check_interval", "password", "socket_connect_timeout"}
     | {"socket_keepalive", "socket_timeout", "username"}
@@ -39,12 +39,12 @@ _FILE_QUERY = re.compile(r"uri=true(?:&mode=(rwc?|ro))?|mode=(rwc?|ro)&uri=true"
 def server_url(settings: QueueSettings) -> SplitResult:
     """Return the parts of the url of a server: ``scheme://user:password@host:port/path?query``.
 
-    Raises `ConfigurationError` if it is malformed; what it says quotes nothing of the url.
-    Its passwords are masked from then on.
+    Raises `ConfigurationError` if it is malformed; the message quotes nothing of the url.
+    Registers the passwords in it to be masked from then on.
     """
     url = settings.url
     rest = url.partition("://")[2]
-    # Of a url that cannot be read the password is not known either.
+    # If the url cannot be read, its password is not known and cannot be masked.
     authority, tail = _halves(rest)
     ambiguous = "@" in tail and authority
     if ambiguous or authority.count("@") > 1 or re.search(r"[\s\\#\x00-\x1f\x7f]", url):
@@ -79,7 +79,7 @@ def redis_url(settings: QueueSettings) -> str:
                 settings, "the url of a socket has three slashes and a path: unix:///path"
             )
         if re.search(":.*@", parts.path):
-            # One slash too many; the library would quote the password as a part of the path.
+            # The url has one slash too many; the library would quote the password as path.
             raise mistake(
                 settings,
                 "a user and a password of a socket stand before its path: unix://u:p@/path",
@@ -92,11 +92,11 @@ def redis_url(settings: QueueSettings) -> str:
 
 
 def sqlite_file(settings: QueueSettings) -> tuple[str, str]:
-    """Return the absolute path of the file that the url of SQLite names, and how it is opened.
+    """Return the absolute path of the file that the url of SQLite names, and its open mode.
 
-    The path is what follows ``sqlite:///``; percent-encodings are decoded. The other value is
-    empty, or the mode of a url with a ``file:`` of SQLite's own: ro, rw or rwc. Raises
-    `ConfigurationError` if it is no path, or if it is not clear which.
+    The path is the part after ``sqlite:///``, with percent-encodings decoded. The mode is empty,
+    or ro, rw or rwc for a url with SQLite's own ``file:``. Raises `ConfigurationError` if the
+    url has no path, or an ambiguous one.
     """
     found = re.fullmatch(r"sqlite(?:\+pysqlite)?://(.*)", settings.url, re.DOTALL)
     path = found[1] if found else ""
@@ -128,9 +128,9 @@ def sqlite_file(settings: QueueSettings) -> tuple[str, str]:
 
 
 def check_host(settings: QueueSettings) -> None:
-    """Raise `ConfigurationError` if the keys `host` and `unix_socket_path` have something else.
+    """Raise `ConfigurationError` unless `host` is a host and `unix_socket_path` a path.
 
-    A url in one of them may have a password, which the library would quote as a host.
+    A url in one of these keys may have a password, which the library would quote as a host.
     """
     host = settings.host
     if re.search(r"[\s/@?#\\\[\]]", host) or (":" in host and not _is_ipv6(host)):
@@ -146,9 +146,9 @@ def check_database(settings: QueueSettings, number: str) -> None:
 
 
 def refuse_options(settings: QueueSettings, unknown: Collection[str]) -> None:
-    """Raise `ConfigurationError` if there are unknown options in the url; their names are said.
+    """Raise `ConfigurationError` with the names of unknown options in the url, if there are any.
 
-    Not their values, nor what cannot be a name.
+    The message has no values, and no text that cannot be a name.
     """
     if unknown:
         names = sorted(name if re.fullmatch(r"\w{1,40}", name) else "…" for name in unknown)
@@ -156,7 +156,7 @@ def refuse_options(settings: QueueSettings, unknown: Collection[str]) -> None:
 
 
 def mistake(settings: QueueSettings, reason: str) -> ConfigurationError:
-    """Return an error to raise, in one sentence that names the section."""
+    """Return an error to raise, one sentence that names the section of zope.conf."""
     return ConfigurationError(f"{settings.place}: {reason}")
 
 

@@ -1,16 +1,16 @@
-"""For the tests of add-ons that queue tasks. Needs the extra `test`.
+"""Helpers for tests of add-ons that queue tasks. They need the extra `test`.
 
-* `TASKQUEUE_FIXTURE` is a layer to base yours on: Plone, this package, and a queue that is
+* `TASKQUEUE_FIXTURE` is a base for your layer: Plone, this package, and a queue that is
   empty when a test begins, without any zope.conf.
-* `trap_tasks` shows what a transaction queues, and runs nothing.
-* `run_tasks` runs what is due now as real requests, in this thread.
-* `set_up` and `isolated` make pytest fixtures out of layers, `task_queue` one of a queue.
+* `trap_tasks` lists the tasks that a transaction queues, and runs none.
+* `run_tasks` runs the tasks that are due now as real requests, in this thread.
+* `set_up` and `isolated` make pytest fixtures from layers, `task_queue` one from a queue.
 
-A task sees what is committed, and commits itself; so `run_tasks` needs a functional layer.
-In an integration layer nothing is ever committed: look at `trap_tasks().uncommitted`.
+A task sees only committed data, and commits its own; so `run_tasks` needs a functional layer.
+In an integration layer, nothing is ever committed: use `trap_tasks().uncommitted` there.
 
-``layers.py`` has all of these. ``contract/`` is what every storage promises, as tests, and
-``model/`` the same in long random sequences; import these from where they are.
+``layers.py`` has all of these. ``contract/`` has the tests that every storage must pass, and
+``model/`` checks the same in long random sequences; import both from their own modules.
 """
 
 from collective.taskqueue.testing.layers import isolated

@@ -1,4 +1,4 @@
-"""Layers, queues and runs for the tests of add-ons; see `collective.taskqueue.testing`."""
+"""Layers, queues and runs of tasks for tests of add-ons, see `collective.taskqueue.testing`."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ import time
 import transaction
 
 
-#: The old-style product in this package: what makes the PAS plugin addable in the ZMI.
+#: The old-style product in this package that makes the PAS plugin addable in the ZMI.
 PRODUCT = "collective.taskqueue.pasplugin"
 
 
 class TaskQueueFixture(PloneSandboxLayer):
     """A Plone site with this package, its PAS plugin, and the local queue `default`.
 
-    The plugin is active because a user who is logged in by a test has no cookie that could
-    be copied. For a site without it, apply ``collective.taskqueue.pasplugin:uninstall``.
+    The plugin is active because a user logged in by a test has no cookie that a task could
+    copy. For a site without it, apply ``collective.taskqueue.pasplugin:uninstall``.
     """
 
     defaultBases = (PLONE_FIXTURE,)
@@ -75,18 +75,18 @@ class TaskQueueFixture(PloneSandboxLayer):
         self._stack.enter_context(task_queue())
 
     def setUpPloneSite(self, portal: Any) -> None:
-        """Let tasks run as the user who queued them."""
+        """Install the PAS plugin, so that tasks run as the user that queued them."""
         applyProfile(portal, f"{PRODUCT}:default")
 
     def tearDownZope(self, app: Any) -> None:
-        """Take it all away again."""
+        """Unregister the queue and uninstall the product."""
         self._stack.close()
         uninstallProduct(app, PRODUCT)
-        # It leaves what can be added, and the next set-up of the layer would add it twice.
+        # `uninstallProduct` leaves the meta types, and the next set-up would add them twice.
         Products.meta_types = self._meta_types
 
     def testSetUp(self) -> None:
-        """Begin with empty queues, whatever the set-up or another test has left."""
+        """Empty all local queues, whatever the set-up or another test has left in them."""
         for _, queue in getGlobalSiteManager().getUtilitiesFor(ITaskQueue):
             if isinstance(queue.storage, LocalStorage):
                 _replace_storage(queue, LocalStorage(queue.settings))
@@ -107,8 +107,8 @@ TASKQUEUE_FUNCTIONAL_TESTING = FunctionalTesting(
 def task_queue(name: str = "default", **settings: Any) -> Iterator[TaskQueue]:
     """Register an empty local queue while the block runs.
 
-    `settings` are keys of a `<taskqueue>` section, such as ``max_attempts=3``. A queue
-    of that name that is registered already comes back afterwards.
+    `settings` are keys of a `<taskqueue>` section, such as ``max_attempts=3``. If a queue
+    of that name is registered already, it is registered again afterwards.
     """
     registry = getGlobalSiteManager()
     earlier = registry.queryUtility(ITaskQueue, name=name)
@@ -129,7 +129,7 @@ def _replace_storage(queue: Any, storage: LocalStorage) -> None:
 
 
 class TrappedTasks(list[Task]):
-    """The tasks that were queued, in the order in which consumers would get them."""
+    """The queued tasks, in the order in which consumers would get them."""
 
     def __init__(self, queues: Sequence[Any]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class TrappedTasks(list[Task]):
 
     @property
     def uncommitted(self) -> list[Task]:
-        """The tasks that the current transaction would queue if it was committed now."""
+        """The tasks that a commit of the current transaction would queue."""
         return [task for queue in self._queues for task in pending(queue)]
 
 
@@ -145,9 +145,9 @@ class TrappedTasks(list[Task]):
 def trap_tasks() -> Iterator[TrappedTasks]:
     """Catch the tasks that are queued while the block runs; none of them is ever run.
 
-    The tasks of a transaction appear in the list when it is committed. Tasks that gave
-    way to another one of their `key` do not. What waited before is untouched, and nothing
-    that was caught waits afterwards.
+    The tasks of a transaction appear in the list when it is committed. Tasks that were
+    skipped or replaced for another one of their `key` do not. Tasks that waited before are
+    untouched. The caught tasks are dropped when the block ends.
     """
     queues = [queue for _, queue in getUtilitiesFor(ITaskQueue)]
     storages = [queue.storage for queue in queues]
@@ -162,7 +162,7 @@ def trap_tasks() -> Iterator[TrappedTasks]:
 
 
 class _Trap(LocalStorage):
-    """A storage that tells what was promoted."""
+    """A storage that lists the promoted tasks that wait."""
 
     def __init__(self, settings: QueueSettings, caught: list[Task]) -> None:
         super().__init__(settings)
@@ -188,9 +188,9 @@ class TaskRun:
     """One task that `run_tasks` has run."""
 
     task: Task
-    #: What the request led to.
+    #: The result of its request.
     outcome: Outcome
-    #: What its queue knows of it now; None if the record is not kept.
+    #: Its status in the queue after the run; None if the record is not kept.
     status: TaskStatus | None
 
 
@@ -199,24 +199,24 @@ def run_tasks(
     limit: int = 1000,
     hook: Callable[[Task], Outcome] | None = None,
 ) -> list[TaskRun]:
-    """Run the tasks that are due now, oldest first, and those that are queued meanwhile.
+    """Run the tasks that are due now, oldest first, and those queued meanwhile; return the runs.
 
-    Each is a request of the real publisher, in this thread and in a transaction of its
-    own. `queue` names one queue; by default it is all of them, one after the other. What
-    tasks and subscribers of task events queue is run, too; tasks that are due later, a
-    second attempt among them, stay where they are.
+    Each task is a request of the real publisher, in this thread and in its own transaction.
+    `queue` names one queue; by default, all queues are run, one after the other. Tasks that
+    are queued by tasks and by subscribers of task events are run, too. Tasks that are due
+    later stay in the queue, among them tasks that wait for a second attempt.
 
     A web hook is not sent: `hook` is called with its task instead, and returns the outcome,
-    such as ``Outcome(200)``; what it raises is a failed attempt.
+    such as ``Outcome(200)``. If `hook` raises, the attempt has failed.
 
-    When this returns, subscribers of task events have been called; request, site and user
-    of the caller are what they were; and its next transaction, which sees what the tasks
-    have done, has begun. Nothing is committed on behalf of the caller: a transaction with
-    changes in it is refused, and so is a layer that forbids to commit.
+    When this function returns, subscribers of task events have been called, and the caller has
+    the same request, site and user as before. A new transaction has begun, which sees the
+    changes of the tasks. Nothing is committed on behalf of the caller: a transaction with
+    changes is refused, and so is a layer that forbids commits.
 
-    Raises `UnknownQueue`, and `TaskQueueError` for what is refused, for a web hook if there
-    is no `hook`, and when more tasks are due after `limit` of them. The next task waits then,
-    as it did before.
+    Raises `UnknownQueue` if there is no such queue. Raises `TaskQueueError` if the transaction
+    or the layer is refused, for a web hook without `hook`, and if more tasks are due after
+    `limit` runs. The next task waits then, as before.
     """
     queues = [found for name, found in sorted(getUtilitiesFor(ITaskQueue)) if queue in (None, name)]
     if queue is not None and not queues:
@@ -267,7 +267,7 @@ def _perform(settings: QueueSettings, hook: Any, attempt: Attempt) -> Outcome:
 
 
 def _may_go_on(queue: Any, done: int, limit: int, hook: Any) -> bool:
-    """Look what is due before it is reserved: what is reserved cannot be put back."""
+    """Return whether a task is due; raise before a task that cannot run is reserved."""
     if queue.storage.paused():
         return False
     queue.storage.recover()
@@ -293,7 +293,7 @@ def _status(queue: Any, task_id: str) -> TaskStatus | None:
 
 @contextmanager
 def _put_aside() -> Iterator[None]:
-    """Keep what the publisher takes out of this thread, and put it back."""
+    """Save request, site, user and interaction of this thread, and restore them afterwards."""
     request, site, manager = getRequest(), getSite(), getSecurityManager()
     interaction = queryInteraction()
     if interaction is not None:
@@ -309,7 +309,7 @@ def _put_aside() -> Iterator[None]:
             interactions.interaction = interaction
 
 
-#: Layers that `set_up` has set up and not torn down yet.
+#: Layers that `set_up` has set up and not yet torn down.
 _standing: set[Any] = set()
 
 
@@ -317,8 +317,8 @@ _standing: set[Any] = set()
 def set_up(*layers: Any) -> Iterator[None]:
     """Set up layers, each after its bases; tear them down when the block ends.
 
-    What zope.testrunner does for a layer, for a fixture of pytest with a wide scope. A
-    layer that stands already is left standing, so that such fixtures can be nested.
+    Does what zope.testrunner does for a layer, for a pytest fixture with a wide scope. A layer
+    that is already set up is neither set up nor torn down, so such fixtures can be nested.
     """
     with ExitStack() as stack:
         for layer in _bases_first(layers):
@@ -336,9 +336,9 @@ def _tear_down(layer: Any) -> None:
 
 @contextmanager
 def isolated(layer: Any) -> Iterator[Any]:
-    """Isolate one test: the layer, which is set up, and its resources are for this test.
+    """Isolate one test in a layer that is set up; the block gets the layer and its resources.
 
-    What zope.testrunner does around a test, for a fixture of pytest.
+    Does what zope.testrunner does around a test, for a pytest fixture.
     """
     with ExitStack() as stack:
         for item in _bases_first([layer]):

@@ -1,5 +1,5 @@
-"""One task as one HTTP call to a server of somebody else.
+"""Web hooks: one task as one HTTP call to a remote server.
 
 ``client.py`` makes the call, ``guard.py`` decides which addresses may be called, ``signing.py``
-proves to the other side who calls.
+signs the call, so that the remote server can verify the sender.
 """

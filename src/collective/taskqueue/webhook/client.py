@@ -1,4 +1,4 @@
-"""One task as one HTTP call to somebody else's server."""
+"""Performs one task as one HTTP call to a remote server."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ USER_AGENT = "collective.taskqueue"
 #: Redirects that are followed; the next one fails the task.
 MAX_HOPS = 5
 
-#: Headers that are given to another origin after a redirect; all others may be secrets.
+#: Headers that are also sent to another origin after a redirect; all others may be secrets.
 PUBLIC_HEADERS = frozenset({"content-type", "content-encoding", "user-agent"})
 
-#: Headers of which the library would send one more, were they spelled with an underscore.
+#: Headers that urllib3 would send a second time if they were spelled with an underscore.
 LIBRARY_HEADERS = frozenset({"accept-encoding", "transfer-encoding", "user-agent"})
 
 #: Seconds that the DELETE of a cancelled call may take.
 DELETE_TIMEOUT = 10.0
 
-#: Connections kept open to one host: no more than there are threads, and seldom as many.
+#: Connections kept open to one host. There are never more than threads, and seldom as many.
 POOL_SIZE = 100
 
 #: Bytes read at once.
@@ -76,7 +76,7 @@ class WebHooks:
             num_pools=50,
             maxsize=POOL_SIZE,
             retries=False,
-            # One for all connections: each of its own would read all authorities again.
+            # One context for all connections: a new one would read all authorities again.
             ssl_context=ssl.create_default_context(),
         )
         guard = {"guard": self._guard}
@@ -90,8 +90,8 @@ class WebHooks:
     def call(self, attempt: Attempt) -> Outcome:
         """Make the call and return its outcome; called by the consumer.
 
-        Raises nothing. The whole call, redirects and body included, is over when the
-        timeout of the task is, or when it is cancelled; only the lookup of a name is waited for.
+        Raises nothing. The timeout of the task, or its cancellation, ends the whole call,
+        redirects and body included; only a running DNS lookup is waited for.
         """
         started = time.time()
         clock = time.perf_counter()
@@ -112,13 +112,14 @@ class WebHooks:
             reason = clean(without_queries(f"refused: {exc}"))
             outcome = Outcome(None, reason, verdict="discard")
         except Exception as exc:
-            # Also what garbage from the other side makes of the library.
+            # Invalid data from the server can make the library raise any exception.
             outcome = Outcome(None, _reason(exc))
             if line.was_cut or line.late():
                 outcome = Outcome(None, f"timeout: it took more than {attempt.task.timeout:g} s")
         finally:
             line.hang_up()
-        # Also if it has ended before the watchdog looked. A quick success is worth no question.
+        # Ask also if the call ended before the watchdog looked. Not after a quick success: the
+        # round trip is not worth it.
         ok = outcome.status is not None and 200 <= outcome.status < 300
         quick = 0 <= time.time() - started < REPORT_INTERVAL
         if (line.was_cut or not (ok and quick)) and attempt.cancelled(fresh=True):
@@ -139,7 +140,7 @@ class WebHooks:
             line.hang_up()
             target = _target(url, location)
             if self._guard.check_url(target) != self._guard.check_url(url):
-                # For good: who led us away also decides whether we come back.
+                # For good: the other origin also decides whether a later redirect leads back.
                 trusted = False
                 own = tuple(pair for pair in own if _key(pair[0]) in PUBLIC_HEADERS)
             if response.status == 303:
@@ -177,10 +178,10 @@ class WebHooks:
     def _headers(
         self, attempt: Attempt, own: Headers, body: bytes, trusted: bool = True
     ) -> dict[str, str]:
-        """What one hop is told: ours, the caller's, and who sent it if it may know."""
+        """Return the headers of one hop: ours, the caller's, and those of the task if trusted."""
         task = attempt.task
         signed = self._secrets and trusted
-        # Sent as UTF-8; the library takes text for Latin-1.
+        # Sent as UTF-8; the library encodes text as Latin-1.
         pairs = [("User-Agent", USER_AGENT)]
         pairs += [(_spelled(name), value.encode().decode("latin-1")) for name, value in own]
         if signed:
@@ -192,14 +193,14 @@ class WebHooks:
                 ("X-Task-Attempt", str(attempt.number)),
                 ("X-Task-Max-Attempts", str(task.max_attempts)),
             ]
-        # One of each, however spelled: two would be the choice of who reads them.
+        # One of each name, however spelled: with two, the receiver would choose one.
         return dict({_key(name): (name, value) for name, value in pairs}.values())
 
     def _revoke(self, attempt: Attempt) -> None:
-        """Tell the other side that the call was cancelled: a DELETE of the same url."""
+        """Tell the remote server that the call was cancelled: send DELETE to the same url."""
         task = attempt.task
         line = _Line(DELETE_TIMEOUT)
-        # Nobody watches any more; byte after byte must not hold the thread.
+        # The watchdog is off by now: bound the time of a response that drips.
         timer = threading.Timer(DELETE_TIMEOUT, line.cut)
         timer.daemon = True
         try:
@@ -215,7 +216,7 @@ class WebHooks:
 
 
 class _Line:
-    """The connection of one call: its time limit, and a way to cut it from outside."""
+    """The connection of one call: its time limit, and a way to cut it from another thread."""
 
     def __init__(self, timeout: float | None) -> None:
         self._deadline = None if timeout is None else time.monotonic() + timeout
@@ -223,11 +224,11 @@ class _Line:
         self._wire: socket.socket | None = None
         self.response: BaseHTTPResponse | None = None
         self.was_cut = False
-        #: The other side may know of the call: something was sent, or nearly so.
+        #: The remote server may know of the call: something was sent, or is about to be.
         self.was_used = False
 
     def rest(self) -> float | None:
-        """Seconds that are left; raises `TimeoutError` if none are, or the line was cut."""
+        """Return the seconds left; raises `TimeoutError` if there are none, or after `cut`."""
         if self.was_cut or self.late():
             raise TimeoutError
         return None if self._deadline is None else self._deadline - time.monotonic()
@@ -237,26 +238,26 @@ class _Line:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def hold(self, wire: socket.socket | None) -> None:
-        """From now on `cut` ends this; raises `TimeoutError` if it is too late for that."""
+        """Let `cut` end this socket; raises `TimeoutError` if cut already, or too late."""
         with self._gate:
             self._wire = wire
-        # It may have been cut before there was anything to cut.
+        # `cut` may have been called before there was a socket to shut down.
         self.rest()
 
     def let_go(self) -> None:
-        """From now on `cut` ends nothing: the connection is closed, or somebody else's."""
+        """Let `cut` end no socket: the connection is closed, or belongs to another call."""
         with self._gate:
             self._wire = None
 
     def cut(self) -> None:
         """End the call now; called by the watchdog or a timer in their own threads."""
-        # Shut within the gate: once let go of, the connection may be another task's.
+        # Shut down under the lock: after `let_go` the connection may belong to another task.
         with self._gate:
             self.was_cut = True
             if self._wire is None:
                 return
             try:
-                # Beneath TLS: its own shutdown would pull the rug from under the reader.
+                # Beneath TLS: a shutdown of TLS would remove its state while a thread reads.
                 socket.socket.shutdown(self._wire, socket.SHUT_RDWR)
             except OSError as exc:
                 logger.debug("a connection was closed before it could be cut (%s)", exc)
@@ -271,7 +272,7 @@ class _Line:
 
 
 class _Lending:
-    """A pool whose connections belong to one call at a time."""
+    """A pool that detaches a connection from its call before it takes the connection back."""
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
@@ -280,46 +281,47 @@ class _Lending:
 
 
 class _Final(HTTPResponse):
-    """A response that is no interim one: what comes before it is read over.
+    """A response that skips interim responses (1xx).
 
-    Else it would be taken for the answer, and the answer for that of the next call.
+    Otherwise an interim response would be taken for the answer, and the answer for that of the
+    next call.
     """
 
     def begin(self) -> None:
         super().begin()
         while 101 < self.status < 200:
-            # As if nothing had been read yet.
+            # Reset, as if nothing had been read yet.
             self.headers = None  # type: ignore[assignment]
             super().begin()
-        # Another protocol, that of no call of ours.
+        # 101 switches to another protocol, which no call has asked for: close the connection.
         self.will_close = self.will_close or self.status == 101
 
 
 class _Guarded:
-    """A connection to an address that the guard has checked, and to no other."""
+    """A connection that is only made to an address that the guard has checked."""
 
     guard: Guard
     response_class = _Final
-    #: Whose call it makes; nobody's while it waits in the pool.
+    #: The call that uses the connection; None while the connection is idle in the pool.
     line: _Line | None = None
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         self.line = _calling.line
-        # The response may take the socket over; it is still the one to cut.
+        # The response may take over the socket; `cut` must end the same socket then, too.
         self.line.hold(self.sock)  # type: ignore[attr-defined]
         super().request(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
-        """Send a part of the request; called by the library, first of all for its headers."""
+        """Send a part of the request; the library calls this first with the headers."""
         if self.sock is None:  # type: ignore[attr-defined]
-            # As the library would do now.
+            # As the library would do now; `was_used` stays False if that fails.
             self.connect()
         if self.line is not None:
             self.line.was_used = True
         super().send(data)  # type: ignore[misc]
 
     def leave(self) -> None:
-        """Belong to nobody's call any more; called before the next one can have it."""
+        """Detach the connection from its call, before the next call can get the connection."""
         line, self.line = self.line, None
         if line is not None:
             line.let_go()
@@ -337,7 +339,7 @@ class _Guarded:
                 return self._dial(address)
             except OSError as exc:
                 error = exc
-        # The library forgives a pipe that breaks while it sends, and would go on without one.
+        # urllib3 ignores a `BrokenPipeError` while it sends, and would go on unconnected.
         raise ProtocolError("no connection", error)
 
     def _dial(self, address: tuple[Any, ...]) -> socket.socket:
@@ -347,10 +349,10 @@ class _Guarded:
         with ExitStack() as failed:
             sock = failed.enter_context(socket.socket(family, socket.SOCK_STREAM))
             sock.settimeout(rest)
-            # A second handle: TLS takes the socket out of the first one to shake hands.
+            # A second handle for `cut`: TLS detaches the first one for its handshake.
             line.hold(self._dialled.enter_context(sock.dup()))
             sock.connect(address)
-            # Before the handshake: it may have been cut when there was nothing to shut yet.
+            # Before the handshake: a `cut` before the socket was connected had no effect.
             sock.settimeout(line.rest())
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             failed.pop_all()
@@ -359,10 +361,10 @@ class _Guarded:
 
 def _target(url: str, location: str) -> str:
     try:
-        # The bytes of a header, whatever they are, become those of the url.
+        # The bytes of the header, in whatever encoding, become the bytes of the url.
         return urljoin(url, quote(location.encode("latin-1"), safe=_ASCII))
     except ValueError:
-        # `urljoin` quotes a part of the location in what it raises.
+        # The message of `urljoin` quotes a part of the location: do not chain it.
         raise Refused(f"a redirect to {shown_url(location)}, which is no url") from None
 
 
@@ -371,17 +373,17 @@ def _bodiless(headers: Headers) -> Headers:
 
 
 def _spelled(name: str) -> str:
-    # The library adds its own unless it finds one in its own spelling.
+    # The library adds its own header unless it finds one in its own spelling.
     return _key(name) if _key(name) in LIBRARY_HEADERS else name
 
 
 def _key(name: str) -> str:
-    # WSGI, CGI and many a proxy do not tell an underscore from a dash.
+    # WSGI, CGI and many proxies do not distinguish an underscore from a dash.
     return name.lower().replace("_", "-")
 
 
 def _reason(exc: BaseException) -> str:
-    # The library wraps what has happened, sometimes twice.
+    # The library wraps the original exception, sometimes twice.
     while isinstance(exc, HTTPError):
         causes = [arg for arg in exc.args if isinstance(arg, BaseException)]
         if not causes:
@@ -418,5 +420,5 @@ def _read(response: BaseHTTPResponse, line: _Line, now: float, longest: float) -
     )
 
 
-#: The call that the current thread makes, for the connection that makes it.
+#: The `_Line` of the call that the current thread makes, for its connection to pick up.
 _calling = threading.local()

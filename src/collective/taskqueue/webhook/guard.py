@@ -1,7 +1,7 @@
-"""Which addresses a web hook may be sent to: decided on the address, not on the name.
+"""Decides which addresses a web hook may be sent to: by the address, not by the name.
 
-A name is resolved once, what it resolves to is checked, and the connection goes to what was
-checked; so a name that answers differently the second time gains nothing.
+A name is resolved once, its addresses are checked, and the connection goes to a checked address.
+So a name that resolves to another address the second time gains nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import re
 import socket
 
 
-#: Ports of the web; any other one has to be allowed together with its host.
+#: Standard ports of the web; any other port has to be allowed together with its host.
 PORTS = frozenset({80, 443, 8080, 8443})
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
-#: Networks whose addresses carry the address of another one in these bits.
+#: IPv6 networks whose addresses embed an IPv4 address, and the bits to shift it by.
 _CARRIERS = (
     (IPv6Network("::ffff:0:0/96"), 0),
     (IPv6Network("::/96"), 0),
@@ -31,17 +31,17 @@ _CARRIERS = (
     (IPv6Network("64:ff9b:1::/48"), 0),
     (IPv6Network("2002::/16"), 80),
 )
-#: Those of them that stand for the address they carry, and are none themselves.
+#: Networks among them whose addresses only stand for the embedded address.
 _TRANSLATED = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
 _TEREDO = IPv6Network("2001::/32")
 
-#: What an interface of ISATAP has above the address it carries, but for two of its bits.
+#: The bits of an ISATAP interface above the embedded address, but for two of them.
 _ISATAP = 0x00005EFE
 _ISATAP_MASK = 0xFCFFFFFF
 
-#: Not public, though `is_global` of one Python or another says so: it follows a registry that
-#: changes, and knows nothing of what the hosts of others reach inside of a cloud.
+#: Not public, although `is_global` of some Python version says so: Python follows a registry that
+#: changes, and does not know which addresses are reached inside the cloud of a provider.
 _NOT_PUBLIC = (
     ip_network("192.0.0.0/24"),
     ip_network("192.88.99.0/24"),
@@ -55,7 +55,7 @@ _NOT_PUBLIC = (
 def allowed_hosts(value: str) -> str:
     """Datatype of zope.conf: hosts, addresses and networks, separated by blanks.
 
-    Raises `ValueError` for what is none of these.
+    Raises `ValueError` for anything else.
     """
     Guard(value.split())
     return value
@@ -64,7 +64,7 @@ def allowed_hosts(value: str) -> str:
 class Refused(ValueError):
     """A url or an address that web hooks may not be sent to.
 
-    `detail` is for the log only: who asks for a url is not told what our names resolve to.
+    `detail` is for the log only: a caller must not learn what our host names resolve to.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:
@@ -73,7 +73,7 @@ class Refused(ValueError):
 
 
 class Guard:
-    """What one queue allows: public addresses, and what `allow_hosts` lists.
+    """The rules of one queue: public addresses are allowed, and those in `allow_hosts`.
 
     An entry is a host name, an address or a network, each with or without ``:port``. A
     network of IPv6 has no port.
@@ -88,13 +88,13 @@ class Guard:
     def check_url(self, url: str) -> tuple[str, str, int]:
         """Return scheme, host and port of a url that may be called.
 
-        Raises `Refused`. What its host resolves to is not looked at yet.
+        Raises `Refused`. The host is not resolved yet.
         """
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as exc:
-            # A password with a slash in it is taken for a port, and quoted.
+            # A password with a slash in it is parsed as a port, and would be quoted.
             detail = "" if "@" in url else f": {exc}"
             raise Refused(f"{_shown(url)!r} is no url{detail}") from None
         if parts.scheme not in ("http", "https"):
@@ -112,7 +112,7 @@ class Guard:
     def addresses(self, host: str, port: int) -> list[tuple[Any, ...]]:
         """Resolve the host and return the socket addresses that may be connected to.
 
-        Raises `Refused` if any of them is refused, and `OSError` if there is none.
+        Raises `Refused` if any of them is refused, and `OSError` if the host has none.
         """
         host = host.strip("[]").rstrip(".").lower()
         # IDNA may turn other digits into those of an address; only plain names get here.
@@ -137,7 +137,7 @@ class Guard:
         try:
             address = ip_address(host)
         except ValueError:
-            # Whether a network allows it shows when the name is resolved.
+            # Whether a network allows the host is known only when the name is resolved.
             return any(allowed == port for _, allowed in self._networks)
         return self._in_networks(address, port)
 
@@ -156,7 +156,7 @@ class Guard:
 
 
 def _shown(url: str) -> str:
-    # No query and no credentials: a reason may be read by more people than the url.
+    # Without query and credentials: more people may read a reason than the url.
     return re.sub(r"//.*@", "//", re.split("[?#]", url, maxsplit=1)[0])
 
 
@@ -171,7 +171,7 @@ def _split(entry: str) -> tuple[str, int | None]:
 
 
 def _carried(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
-    """The address itself and those that a packet to it may end up at."""
+    """Return the address itself and those at which a packet to it may end up."""
     found: list[IPv4Address | IPv6Address] = []
     if isinstance(address, IPv6Address):
         for network, shift in _CARRIERS:

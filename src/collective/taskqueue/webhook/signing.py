@@ -1,4 +1,4 @@
-"""Signatures of web hooks, as the Standard Webhooks specification has them."""
+"""Signatures of web hooks, by the Standard Webhooks specification."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TOLERANCE = 300.0
 
 
 def sign(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the three headers that prove who sent the body.
+    """Return the three headers that prove which sender the body is from.
 
-    One signature for each secret, so that a receiver can be given a new one before the
-    old one is taken away. `timestamp` is in seconds since the epoch.
+    One signature for each secret, so that a receiver can be given a new secret before the
+    old one is removed. `timestamp` is in seconds since the epoch.
     """
     signed = f"{message_id}.{timestamp}.".encode() + body
     return {
@@ -34,7 +34,7 @@ def sign(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -
 def verify(
     secret: str, headers: Mapping[str, str], body: bytes, now: float, tolerance: float = TOLERANCE
 ) -> bool:
-    """Return whether the body was sent by who knows the secret, at about this time.
+    """Return whether the sender of the body knows the secret and signed it at about this time.
 
     For receivers. `headers` has lower-case names; `now` is in seconds since the epoch.
     Raises nothing, whatever the headers are.
@@ -46,7 +46,7 @@ def verify(
         return False
     if abs(now - int(timestamp)) > tolerance:
         return False
-    # Servers decode what is no UTF-8 into surrogates.
+    # Servers decode invalid UTF-8 into surrogates.
     signed = f"{message_id}.{timestamp}.".encode(errors="surrogatepass") + body
     expected = _signature(_key(secret), signed).encode()
     return any(
@@ -55,7 +55,7 @@ def verify(
 
 
 def secrets(value: str) -> str:
-    """Datatype of zope.conf: secrets separated by blanks; raises `ValueError` for what is none."""
+    """Datatype of zope.conf: secrets separated by blanks; raises `ValueError` for others."""
     for secret in value.split():
         if not 24 <= len(_key(secret)) <= 64:
             raise ValueError("the key of a web hook secret has 24 to 64 bytes")

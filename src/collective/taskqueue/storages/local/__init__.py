@@ -1,8 +1,8 @@
 """A queue in the memory of this process, lost at a restart.
 
-``storage.py`` is the contract; ``board.py`` has the tasks by state, ``record.py`` what is known of
-one, ``indexes.py`` the order of those that wait or have ended, also by person; ``admin.py`` is what
-people look at and steer.
+``storage.py`` implements the contract, ``board.py`` holds the tasks by state, ``record.py`` is one
+task, ``indexes.py`` the sorted lists of waiting, running and finished tasks, also by person.
+``admin.py`` has the operations of admins.
 """
 
 from collective.taskqueue.storages.local.storage import LocalStorage

@@ -1,4 +1,4 @@
-"""What people do with a local queue: they look at it and steer it, under the storage's lock."""
+"""The admin operations of a local queue, under the storage's lock."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ import threading
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Seconds that a consumer is remembered that is not heard of.
+#: Seconds that a consumer is remembered after its last call.
 HEARD = 3600.0
 
 
 class Oversight:
-    """The half of the storage that people use."""
+    """The admin half of the storage."""
 
     settings: QueueSettings
     _clock: Callable[[], float]
     _changed: threading.Condition
     _board: Board
     _paused: bool
-    #: Consumers: when they were last heard of, and how many calls of `reserve` block.
+    #: By consumer: the time of its last call, and how many of its calls of `reserve` block.
     _heard: dict[str, float]
     _blocked: Counter[str]
 
@@ -66,7 +66,7 @@ class Oversight:
             return [self._board.records[task_id].status(brief=True) for task_id in page]
 
     def _tidy(self) -> None:
-        # All of it: who looks sees nothing whose time is over.
+        # Forget all expired records: a reader must not see any of them.
         while self._board.tidy(self._clock()):
             pass
 
@@ -77,7 +77,7 @@ class Oversight:
             running: dict[str, list[str]] = {}
             for record in self._board.in_state(states.RUNNING):
                 running.setdefault(record.consumer or "", []).append(record.id)
-            # Who blocks is asleep, and as well as can be.
+            # A consumer that blocks in `reserve` is alive.
             ages = {
                 name: 0.0 if self._blocked[name] else now - heard
                 for name, heard in self._heard.items()
@@ -113,7 +113,7 @@ class Oversight:
             else:
                 self._board.withdraw(record)
                 self._board.conclude(record, states.CANCELLED, reason, self._clock())
-                # Its record is to be forgotten in time.
+                # Wake a `reserve`, which then sleeps only until the record expires.
                 self._changed.notify()
             return record.state
 

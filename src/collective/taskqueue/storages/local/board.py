@@ -1,17 +1,17 @@
-"""All tasks of a local queue and where they stand; no lock, no clock, no waiting.
+"""All tasks of a local queue and the lists they are in; no lock, no clock, no waiting.
 
-records    id → Record              every task that is known
-aliases    id → id                  a task skipped for its key → the one that waits
+records    id → Record              every known task
+aliases    id → id                  a task skipped for its key → the waiting task
 lines      see indexes.py            the lists of each state, user and person, in order
 waiting    id → None, in order      state queued, their turn has not come
-parked     key → id                 state queued, its turn has come, its key still runs
-ended      minute → state → number  how many came to each final state, for one hour
+parked     key → id                 state queued, its turn came while another of its key ran
+ended      minute → state → number  how many reached each final state, for one hour
 expiry     heap of (time, n, id)    when finished records are forgotten
 keys       key → ids                the waiting and scheduled tasks of a key; more than one
-                                    only if one has come back while another waits
+                                    only if one came back while another waited
 
-Whatever changes the state of a task goes through `_enter` and `_leave`: nothing else knows in
-which lists it stands.
+Every change of the state of a task calls `_enter` and `_leave`: only they know in which lists
+a task is.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ import logging
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Most records that are forgotten in one go, so that nobody waits long for the lock.
+#: Most records that are forgotten at once, so that no thread waits long for the lock.
 PORTION = 100
 
-#: A change of state that nobody asked for, to be told to the queue.
+#: Changes of state that no caller asked for, to be passed to `notify` of the storage.
 News = list[tuple[State, str]]
 
 
 class Board:
-    """See the module. Every method expects the caller to hold the storage's lock."""
+    """All tasks of a queue, see the module. The caller of every method holds the storage's lock."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self.settings = settings
@@ -61,10 +61,10 @@ class Board:
         #: Bytes of all finished records.
         self._size = 0
 
-    # in
+    # adding tasks
 
     def admit(self, task: Task, tid: bytes | None, now: float, news: News) -> bool:
-        """Add a committed task, or not: its key decides. Return whether it was added."""
+        """Add a committed task, unless its key skips it. Return whether it was added."""
         if self._is_known(task):
             return False
         same = self._waiting_of(task.key)
@@ -81,7 +81,7 @@ class Board:
         return True
 
     def condemn(self, task: Task, reason: str, now: float, news: News) -> None:
-        """Add a task as failed. It stands in no line, so it keeps nothing from running."""
+        """Add a task as failed. It is not queued and has no claim on its key: it blocks no task."""
         if self._is_known(task):
             return
         record = self._create(task, None)
@@ -126,7 +126,7 @@ class Board:
             record.size = 0
 
     def queue(self, record: Record, now: float, front: bool = False) -> None:
-        """Put a task at the end of the line of waiting tasks, or at its front."""
+        """Put a task at the end of the waiting tasks, or at their front."""
         turn = -next(self._number) if front else next(self._number)
         self._enter(record, states.QUEUED, now, turn)
         self.waiting[record.id] = None
@@ -140,7 +140,7 @@ class Board:
         self._claim_key(record)
 
     def supersede(self, record: Record, newer: Record, now: float, news: News) -> None:
-        """Cancel a task because a newer one of its key makes it pointless."""
+        """Cancel a task because a newer one of its key replaces it."""
         self.withdraw(record)
         self.conclude(record, states.CANCELLED, f"replaced by {newer.id}", now)
         newer.see(record.tid)
@@ -148,14 +148,14 @@ class Board:
         logger.info("task %s: replaced by %s, cancelled", record.id, newer.id)
 
     def newer(self, record: Record) -> Record | None:
-        """Return the waiting task that makes another run of this one pointless."""
+        """Return the waiting task that replaces another attempt of this one, or None."""
         if record.task.on_conflict == "skip":
             return None
         same = self._waiting_of(record.task.key)
         return self.records[same[-1]] if same else None
 
     def withdraw(self, record: Record) -> None:
-        """Take a waiting or scheduled task out of every line it stands in."""
+        """Take a waiting or scheduled task out of the waiting, parked and key lists."""
         self.waiting.pop(record.id, None)
         key = record.task.key
         if key is not None:
@@ -173,15 +173,15 @@ class Board:
         if record.task.key is not None:
             self._keys.setdefault(record.task.key, {})[record.id] = None
 
-    # out
+    # running tasks
 
     def ripen(self, now: float) -> None:
-        """Queue the scheduled tasks that are due, in the order they fell due."""
+        """Queue the scheduled tasks that are due, in the order of their due times."""
         while (first := self.lines.first(states.SCHEDULED)) and first[0][0] <= now:
             self.queue(self.records[first[1]], now)
 
     def take(self, now: float) -> Record | None:
-        """Take the oldest task that may run out of the line; it is running now."""
+        """Set the oldest waiting task that may run to running, and return it; None if none may."""
         while self.waiting:
             task_id, _ = self.waiting.popitem(last=False)
             record = self.records[task_id]
@@ -198,7 +198,7 @@ class Board:
         return None
 
     def release(self, record: Record) -> None:
-        """A task runs no more; what becomes of it is the caller's to say at once."""
+        """Remove a task from the running ones of its key; the caller sets the next state."""
         key = record.task.key
         if key is None:
             return
@@ -210,8 +210,8 @@ class Board:
             self._unpark(self.parked.pop(key))
 
     def _unpark(self, task_id: str) -> None:
-        # Its turn had come while its key ran, so only what came back to the front since
-        # then, or was unparked just before, can be older.
+        # The turn of the task came while another task of its key ran. So only tasks that came
+        # back to the front since then, or were unparked just before, can be older.
         turn = self._turn(task_id)
         older = list(takewhile(lambda other: self._turn(other) < turn, self.waiting))
         self.waiting[task_id] = None
@@ -219,11 +219,11 @@ class Board:
             self.waiting.move_to_end(first, last=False)
 
     def _turn(self, task_id: str) -> int:
-        # What waits has a place.
+        # A waiting task always has a place.
         return cast(int, self.records[task_id].place)
 
     def put_back(self, record: Record, now: float, news: News) -> bool:
-        """Put a task that was released to the front, unless another run of it is pointless.
+        """Put a released task back at the front, or cancel it if it must not run again.
 
         Returns whether it waits again.
         """
@@ -241,10 +241,10 @@ class Board:
     # finished
 
     def conclude(self, record: Record, state: State, reason: str, now: float) -> None:
-        """Give a task its final state, and forget what has been kept long enough."""
+        """Give a task its final state, and forget expired and surplus records."""
         self._enter(record, state, now, next(self._number), reason)
         if state == states.SUCCEEDED:
-            # It cannot be retried.
+            # A task that has succeeded cannot be retried.
             record.drop_payload()
         self._count_end(state, now)
         record.size = record.weight()
@@ -256,7 +256,7 @@ class Board:
         record.forget_at = now + max(keep, states.LINGER)
         heapq.heappush(self._expiry, (record.forget_at, next(self._number), record.id))
         if len(self._expiry) > 2 * len(self.records) + 100:
-            # Records that gave way long before their time have left their entries behind.
+            # Records forgotten long before their time have left stale entries.
             self._expiry = [entry for entry in self._expiry if self._is_current(entry)]
             heapq.heapify(self._expiry)
         self.tidy(now)
@@ -264,7 +264,7 @@ class Board:
             self.forget(self._oldest(state))
 
     def tidy(self, now: float, limit: int = PORTION) -> bool:
-        """Forget what has been kept long enough, and what is too much; at most so many.
+        """Forget expired records, and surplus ones by size in bytes; at most `limit` of them.
 
         Returns whether there may be more.
         """
@@ -289,8 +289,8 @@ class Board:
         return min(moments, default=None)
 
     def _gives_way(self) -> float:
-        """When the oldest record may be forgotten because all of them are too large."""
-        # Who is told of the end can look at it, however large it is.
+        """Return when the oldest record may be forgotten because all together are too large."""
+        # Until then, subscribers to the event can read the record, however large.
         return self._oldest(*states.FINISHED).changes[-1][1] + states.LINGER
 
     def _oldest(self, *of: State) -> Record:
@@ -315,7 +315,7 @@ class Board:
     def _is_current(self, entry: tuple[float, int, str]) -> bool:
         when, _, task_id = entry
         record = self.records.get(task_id)
-        # A task that was retried since then has another entry, or none.
+        # A task that was retried since then has a newer entry, or none.
         return record is not None and record.forget_at == when
 
     def revive(self, record: Record, now: float) -> None:
@@ -324,7 +324,7 @@ class Board:
         self.queue(record, now)
 
     def forget(self, record: Record) -> None:
-        """Forget a task that stands in no line of waiting ones."""
+        """Forget a task that is not in the waiting, parked and key lists."""
         del self.records[record.id]
         for alias in record.aliases:
             del self.aliases[alias]
@@ -342,6 +342,6 @@ class Board:
         return [self.records[task_id] for task_id in self.lines.page(state)]
 
     def throughput(self, now: float) -> dict[State, int]:
-        """Return how many tasks came to each final state in the last 60 minutes."""
+        """Return how many tasks reached each final state in the last 60 minutes."""
         recent = [ends for minute, ends in self.ended.items() if minute > now // 60 - 60]
         return {state: sum(ends[state] for ends in recent) for state in states.FINISHED}

@@ -1,7 +1,7 @@
-"""The lists of a local queue: of each state and of all, of each user id and of each person.
+"""The sorted lists of a local queue: per state and of all tasks, per user id and per person.
 
-A line has its tasks in order: queued ones by turn, scheduled ones by the moment they fall due,
-all others by the number they had when they came. A page costs as much as is skipped and shown.
+A line holds its tasks in order: queued ones by turn, scheduled ones by due time, all others by
+the number they got when they entered the state. A page costs O(skipped + returned tasks).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from itertools import islice
 from typing import Any
 
 
-#: Whose tasks; an empty text for those of everybody.
+#: The owner of tasks, as kind and name; empty texts for the tasks of all owners.
 Whose = tuple[str, str]
 
 EVERYBODY: Whose = ("", "")
 
 
 class _Line:
-    """The ids of tasks by their place; a tree does not know how many it has."""
+    """The ids of tasks by their place, and their number: a tree does not know its length."""
 
     __slots__ = ("number", "tree")
 
@@ -37,53 +37,53 @@ class _Line:
 
 
 class _Ledger(dict[State | None, _Line]):
-    """The lines of everybody's tasks, or of those of a user id or of a person."""
+    """The lines of all tasks, of the tasks of a user id, or of the tasks of a person."""
 
     def __missing__(self, state: State | None) -> _Line:
-        # A tree of whole numbers is several times as fast.
+        # A tree with integer keys is several times as fast.
         line = self[state] = _Line(OOBTree() if state == SCHEDULED else LOBTree())
         return line
 
 
 class Lines:
-    """See the module. Every method expects the caller to hold the storage's lock."""
+    """All lines of a queue, see the module. The caller of every method holds the storage's lock."""
 
     def __init__(self) -> None:
         self._ledgers: defaultdict[Whose, _Ledger] = defaultdict(_Ledger)
 
     def open(self, record: Record) -> None:
-        """A task is known from now on; state None is for as long as it is."""
+        """Add a task to its lines of state None, where it stays until `close`."""
         record.ledgers = [self._ledgers[whose] for whose in _all_of(record.task.user)]
         self.enter(record, None, record.born)
 
     def close(self, record: Record) -> None:
-        """It is forgotten."""
+        """Remove a forgotten task, and the lines that are empty then."""
         self.leave(record, None, record.born)
         for whose in _all_of(record.task.user):
             if not self._ledgers[whose][None].number:
                 del self._ledgers[whose]
 
     def enter(self, record: Record, state: State | None, place: Place) -> None:
-        """A task comes into a state."""
+        """Add a task to its lines of a state, at a place."""
         for ledger in record.ledgers:
             line = ledger[state]
             line.tree[place] = record.task.id
             line.number += 1
 
     def leave(self, record: Record, state: State | None, place: Place) -> None:
-        """It does not stand there any more."""
+        """Remove a task from its lines of a state."""
         for ledger in record.ledgers:
             line = ledger[state]
             del line.tree[place]
             line.number -= 1
 
     def number(self, state: State | None, user: str | Identity | None = None) -> int:
-        """Return how many tasks there are."""
+        """Return how many tasks a line has."""
         line = self._line(state, user)
         return 0 if line is None else line.number
 
     def first(self, state: State) -> tuple[Any, str] | None:
-        """Return the place of the first one in a state, and its id."""
+        """Return the place and the id of the first task in a state; None if there is none."""
         line = self._line(state)
         if line is None or not line.number:
             return None
@@ -93,7 +93,7 @@ class Lines:
     def page(
         self, state: State | None, user: str | Identity | None = None, start: int = 0, size: int = 0
     ) -> Iterator[str]:
-        """Return the ids of a page, or of all that come from `start` on."""
+        """Return the ids of `size` tasks from `start` on; of all of them if `size` is 0."""
         line = self._line(state, user)
         stop = start + size if size else None
         return islice(() if line is None else line.tree.values(), start, stop)
@@ -103,7 +103,7 @@ class Lines:
         return None if ledger is None else ledger.get(state)
 
 
-# For each task, and for the same few persons.
+# Cached: this is called for each task, mostly with the same few users.
 @lru_cache(maxsize=1000)
 def _all_of(user: Identity | None) -> tuple[Whose, ...]:
     return (EVERYBODY,) if user is None else (EVERYBODY, _whose(user.id), _whose(user))

@@ -1,4 +1,4 @@
-"""What the local storage holds of one task: mutable, guarded by the storage's lock."""
+"""The record of one task in the local storage: mutable, guarded by the storage's lock."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from itertools import chain
 from typing import Any
 
 
-#: Attempts and changes of state a record holds; the oldest give way.
+#: Most attempts, and most changes of state, that a record keeps: the latest ones.
 HISTORY = 100
 
-#: Bytes of a record besides what may be large.
+#: Bytes of a record without its large fields.
 WEIGHT = 500
 
-#: Where a task stands in a line: its number, if it is scheduled after the moment it falls due.
-#: No two are at the same place.
+#: The place of a task in a line: its number, and before it the due time if it is scheduled.
+#: No two tasks of a line have the same place.
 Place = int | tuple[float, int]
 
 
@@ -61,23 +61,23 @@ class Record:
     def __init__(self, task: Task, tid: bytes | None, born: int) -> None:
         self.task = task
         self.tid = tid
-        #: Grows with each task that is added.
+        #: A number that grows with each added task.
         self.born = born
         self.state: State = QUEUED
         self.reason = ""
         self.changes: list[tuple[State, float]] = []
-        #: The lists it is in, see indexes.py; and where it stands in the line of its state.
+        #: The lists that contain the task, see indexes.py, and its place in the line of its state.
         self.ledgers: Sequence[Any] = ()
         self.place: Place | None = None
-        #: Bytes that it takes since it has finished.
+        #: Bytes of the finished record; 0 before.
         self.size = 0
         self.token: str | None = None
         self.consumer: str | None = None
         self.started = 0.0
-        #: By the clock that nobody sets; all other times are seconds since the epoch.
+        #: By the monotonic clock; all other times are seconds since the epoch.
         self.expires = 0.0
         self.forget_at: float | None = None
-        #: Dispatches so far; those that count against `max_attempts`; those lost.
+        #: Attempts so far; attempts that count for `max_attempts`; lost attempts.
         self.number = 0
         self.counted = 0
         self.lost = 0
@@ -101,7 +101,7 @@ class Record:
         del self.changes[:-HISTORY]
 
     def start(self, consumer: str, token: str, lease: float, now: float, passed: float) -> Lease:
-        """It runs, since it was taken out of its line."""
+        """Start an attempt and return its lease, which lasts for `lease` seconds."""
         self.token = token
         self.consumer = consumer
         self.started = now
@@ -111,7 +111,7 @@ class Record:
         return Lease(self.task, token, consumer, self.number, self.counted, now + lease, self.tid)
 
     def unstart(self) -> None:
-        """It has not begun after all."""
+        """Take back the attempt of a released task that did not start."""
         self.number -= 1
         self.progress = None
 
@@ -134,8 +134,8 @@ class Record:
         )
 
     def see(self, tid: bytes | None) -> None:
-        """Whoever runs the task must see that transaction, too."""
-        # Ids of transactions grow; the order in which batches are promoted may be another.
+        """Note a transaction that the next attempt must see, too."""
+        # Transaction ids grow. Keep the largest: batches may be promoted in another order.
         self.tid = max(self.tid or b"", tid or b"") or None
 
     def forget_response(self) -> bool:
@@ -154,7 +154,7 @@ class Record:
             self.task = replace(self.task, payload=b"")
 
     def weight(self) -> int:
-        """Return about how many bytes it takes: of all that may be large."""
+        """Return roughly how many bytes the record takes, counting the large fields."""
         task, last = self.task, self.last
         size = WEIGHT + len(task.payload) + len(task.url) + len(self.reason) + _size(task.headers)
         for attempt in self.attempts:

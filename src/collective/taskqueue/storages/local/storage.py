@@ -1,8 +1,8 @@
 """The local storage: the memory of one process, and the reference of the contract.
 
-Volatile by design: a restart loses what waits. Nothing polls: a blocked `reserve` sleeps
-until a task is due or the condition is notified. This file holds the lock; the lines the
-tasks stand in are on the board, and what people do under the lock is in admin.py.
+Volatile by design: a restart loses waiting tasks. Nothing polls: a blocked `reserve` sleeps
+until a task is due or the condition is notified. The methods of this file hold the lock. The
+board keeps the lists of tasks; admin.py has the operations of admins, under the same lock.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Promoted batches to remember; a promote is only ever repeated within seconds.
+#: Number of promoted batches to remember; a `promote` is repeated only within seconds.
 REMEMBERED_BATCHES = 10_000
 
 
 @implementer(ITaskStorage)
 class LocalStorage(Oversight):
-    """See `ITaskStorage`. `clock` gives seconds since the epoch, `monotonic` seconds that no
-    correction of a clock changes; without it, a `clock` that is not the system's gives both."""
+    """The storage in the memory of one process, see `ITaskStorage`.
+
+    `clock` returns seconds since the epoch. `monotonic` returns seconds that no correction of
+    the system clock changes; without it, a `clock` other than `time.time` serves for both.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class LocalStorage(Oversight):
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None
         self._clock = clock
-        # Leases follow it: a clock that is set neither ends them nor makes them last.
+        # Leases use this clock: setting the system clock neither ends nor prolongs them.
         self._passed = monotonic or (time.monotonic if clock is time.time else clock)
         self._begin()
 
@@ -65,7 +68,7 @@ class LocalStorage(Oversight):
         self._heard = {}
         self._blocked = Counter()
 
-    # in
+    # adding tasks
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
         with self._changed:
@@ -78,7 +81,7 @@ class LocalStorage(Oversight):
                 return
             batch = self._staged.pop(batch_id, (tuple(tasks),))[0]
             if not batch:
-                # Not used up: who still holds the tasks of a lost batch may come later.
+                # Do not mark as promoted: a later call may still bring the tasks.
                 return
             self._remember(batch_id)
             now = self._clock()
@@ -96,7 +99,7 @@ class LocalStorage(Oversight):
         with self._changed:
             tasks = self._staged.pop(batch_id, ((), None, 0.0))[0]
             if tasks:
-                # Whoever promotes it later comes too late: a person decides now.
+                # A later `promote` of the batch does nothing: an admin decides now.
                 self._remember(batch_id)
             now = self._clock()
             for task in tasks:
@@ -109,7 +112,7 @@ class LocalStorage(Oversight):
         if len(self._promoted) > REMEMBERED_BATCHES:
             self._promoted.popitem(last=False)
 
-    # out
+    # running tasks
 
     def reserve(
         self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
@@ -135,10 +138,10 @@ class LocalStorage(Oversight):
                         if not over:
                             self._block(consumer, pause)
                 finally:
-                    # Somebody who still waits has to watch over these leases, and to do what
-                    # a notification was for that came to one who is leaving.
+                    # Another waiting thread must watch over these leases. It must also take over
+                    # a notification that this thread got but does not use.
                     self._changed.notify()
-            # Without the lock, and before anybody waits on.
+            # Without the lock, and before this thread waits again.
             self._tell(news)
         return leases
 
@@ -193,7 +196,7 @@ class LocalStorage(Oversight):
         waiting: list[str] = []
         with self._changed:
             now = self._clock()
-            # Last first, so that the first one ends up at the very front.
+            # Release the last lease first, so that the first task ends up at the very front.
             for lease in reversed(leases):
                 record = self._holder(lease)
                 if record is not None:
@@ -241,7 +244,7 @@ class LocalStorage(Oversight):
         return leases
 
     def _until_next(self, now: float, deadline: float | None) -> float | None:
-        """Seconds until something may have to be done without being notified of it."""
+        """Return the seconds until there may be work without a notification; None if never."""
         pauses = [] if deadline is None else [deadline - time.monotonic()]
         moments = [self._board.next_expiry()]
         first = self._board.lines.first(states.SCHEDULED)
@@ -266,7 +269,7 @@ class LocalStorage(Oversight):
         passed = self._passed()
         lost = [one.id for one in board.in_state(states.RUNNING) if one.expires <= passed]
         recovered: list[str] = []
-        # Last first, so that the oldest one ends up at the very front.
+        # Put back the last task first, so that the oldest one ends up at the very front.
         for task_id in reversed(lost):
             record = board.records[task_id]
             board.release(record)
@@ -291,10 +294,10 @@ class LocalStorage(Oversight):
     # the process
 
     def check(self) -> None:
-        """There is nothing to look at."""
+        """Do nothing: memory needs no check."""
 
     def after_fork(self) -> None:
-        # What waited in the parent is the parent's to run.
+        # The parent process runs the tasks that waited in it.
         self._begin()
 
     def close(self) -> None:

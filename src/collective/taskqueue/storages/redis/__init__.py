@@ -1,8 +1,8 @@
 """A queue on a Redis or Valkey server.
 
-``storage.py`` is the contract and tells the keys. ``connection.py`` holds the sockets,
-``script.py`` calls ``queue.lua``, which carries out each transition in one atomic call.
-``admin.py`` is what people look at and steer.
+``storage.py`` implements the contract and describes the keys. ``connection.py`` holds the
+sockets. ``script.py`` calls ``queue.lua``, which carries out each transition in one atomic call.
+``admin.py`` has the operations of admins.
 """
 
 from collective.taskqueue.storages.redis.storage import RedisStorage

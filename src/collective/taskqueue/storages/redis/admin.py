@@ -1,4 +1,4 @@
-"""What people do with a Redis queue: they look at it and steer it, one call of the script each."""
+"""The admin operations of a Redis queue, most of them one call of the script each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("collective.taskqueue")
 
 
 class Oversight:
-    """The half of the storage that people use."""
+    """The admin half of the storage."""
 
     _prefix: str
     _process: str
@@ -50,8 +50,8 @@ class Oversight:
         return [_status(record) for record in found]
 
     def _tidied(self, *call: Any) -> Any:
-        """Return the answer to a call once all records are forgotten whose time is over."""
-        # In portions, so that the server answers others in between.
+        """Call the script until all expired records are forgotten; return its answer then."""
+        # In portions, so that the server answers other clients in between.
         while (answer := self._call(*call)) == b"":
             pass
         return answer
@@ -99,8 +99,8 @@ class Oversight:
         return bool(found)
 
     def clear(self) -> int:
-        # In portions, so that the server answers others in between; not more than there
-        # were, so that it ends even if tasks are added faster.
+        # In portions, so that the server answers other clients in between. At most as many
+        # tasks as there were, so that the loop ends even if tasks are added faster.
         limit = len(self) + self.counts()["scheduled"]
         number = 0
         while True:
@@ -134,7 +134,7 @@ class Oversight:
 
 
 def _whose(user: str | Identity | None) -> tuple[str, str]:
-    """Return which lists are asked for: of all, of a user id, or of one person."""
+    """Return kind and name of the lists to read: of all tasks, a user id, or one person."""
     if user is None:
         return "", ""
     return ("of", user) if isinstance(user, str) else ("person", user.person)
@@ -147,7 +147,7 @@ def _status(record: Any) -> TaskStatus:
     return codec.status(task_id, found, None if history == b"" else history, due)
 
 
-#: The fields of a record that the script returns, in its order, and those of whole ones.
+#: The fields of a record that the script returns, in its order; `LARGE` only for full ones.
 BRIEF = (
     *("state", "reason", "changes", "consumer", "body", "number", "progress", "cancel"),
     *("status", "forgotten", "place", "user", "person"),

@@ -1,4 +1,4 @@
-"""The server of a Redis queue: clients, the script, and what their errors mean here."""
+"""The server of a Redis queue: its clients, the script, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ import redis.exceptions
 import threading
 
 
-#: Longest time in seconds that an idle consumer blocks; a lost marker costs no more, nor does a
-#: lease that began elsewhere meanwhile, was short, and is over.
+#: Longest time in seconds that an idle consumer blocks. So a lost wake-up marker delays a task no
+#: longer, nor does a short lease that began in another process meanwhile and has expired.
 BLOCK = 5.0
 
 
 class WrongKind(Exception):
-    """Under a key lies what is not ours."""
+    """A key has a value of the wrong type, which this package did not write."""
 
 
 class Server:
-    """What a storage needs of its server.
+    """The connections of a storage to its server.
 
-    The script runs over a connection that its thread keeps: to fetch one from a pool for
-    each call would take as long as the call.
+    Each thread keeps a connection for the script: to fetch one from a pool for each call would
+    take as long as the call.
     """
 
     def __init__(self, settings: QueueSettings) -> None:
         self.client = _client(settings, settings.stage_timeout)
-        #: Blocks longer than any other call may take.
+        #: For commands that block, with a longer timeout than other calls.
         self.blocking = _client(settings, BLOCK + settings.stage_timeout)
         script = Path(__file__).with_name("queue.lua").read_bytes()
         self._script = script
@@ -55,7 +55,7 @@ class Server:
         self._lock = threading.Lock()
 
     def run(self, prefix: str, *args: Any) -> Any:
-        """Run the script once; raises what redis raises. Called by the storage."""
+        """Run the script once and return its reply; raises the errors of redis."""
         connection = self._connection()
         try:
             return _exchange(connection, "EVALSHA", self._sha, 1, prefix, *args)
@@ -63,7 +63,7 @@ class Server:
             return _exchange(connection, "EVAL", self._script, 1, prefix, *args)
 
     def close(self) -> None:
-        """Let go of all connections; called once, at exit."""
+        """Close all connections; called once, at exit."""
         self.client.close()
         self.blocking.close()
         with self._lock:
@@ -76,7 +76,7 @@ class Server:
             return self._mine.connection
         except AttributeError:
             pool = self.client.connection_pool
-            # Closed when its thread has ended.
+            # Closed when the thread has ended.
             connection = pool.connection_class(**pool.connection_kwargs)
             self._mine.connection = connection
             with self._lock:
@@ -91,8 +91,8 @@ def _exchange(connection: Any, *command: Any) -> Any:
     except redis.exceptions.ResponseError:
         raise
     except BaseException:
-        # Whatever it was, the task's own timeout for one: the next call must not read the
-        # answer to this one.
+        # After any error, for example the task's own timeout, the next call must not read the
+        # reply to this one.
         connection.disconnect()
         raise
 
@@ -101,11 +101,11 @@ def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "health_check_interval": 30,
-        # What may be repeated, and how often, is for the caller to decide.
+        # No retries here: the caller decides which calls are repeated, and how often.
         "retry": Retry(NoBackoff(), 0),
         "client_name": "collective.taskqueue",
     }
-    # A socket of this machine knows neither.
+    # A unix socket has neither option.
     network = {"socket_connect_timeout": settings.stage_timeout, "socket_keepalive": True}
     if settings.url:
         url = redis_url(settings)
@@ -123,7 +123,7 @@ def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
 
 
 def _checked(settings: QueueSettings, make: Callable[[], redis.Redis]) -> redis.Redis:
-    """Return a client whose options can be those of a connection."""
+    """Make a client and check its options; raises `ConfigurationError` for unusable ones."""
     try:
         client = make()
         pool = client.connection_pool
@@ -140,7 +140,7 @@ class NoDatabase(StorageUnavailable):
 
 @contextmanager
 def at_start(settings: QueueSettings) -> Iterator[None]:
-    """`translated`, and what does not heal by itself as `ConfigurationError`."""
+    """As `translated`, but raise `ConfigurationError` for errors that do not pass by themselves."""
     try:
         with translated():
             yield
@@ -153,7 +153,7 @@ def at_start(settings: QueueSettings) -> Iterator[None]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """The errors of the block as those of the contract; called by the storage."""
+    """Translate errors of redis in the block into the errors of the storage contract."""
     try:
         yield
     except redis.exceptions.ResponseError as exc:
@@ -171,7 +171,7 @@ def translated() -> Iterator[None]:
         raise StorageUnavailable(masked(f"{type(exc).__name__}: {exc}")) from shown(exc)
 
 
-#: Replies of a server that is there but cannot do what is asked of it right now.
+#: Error replies of a server that is up but cannot carry out the command right now.
 _TEMPORARY = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM"}
     | {"READONLY", "WRONGPASS", "TRYAGAIN", "UNBLOCKED"}

@@ -1,31 +1,31 @@
--- Every transition of a Redis queue, each one atomic. The keys are described in redis.py.
+-- Every transition of a Redis queue, each one atomic. storage.py describes the keys.
 --
 -- KEYS[1]  the prefix of the queue
 -- ARGV[1]  the operation, ARGV[2] the settings as JSON, ARGV[3...] its arguments
 --
--- Answers what the operation returns, and the news: what has happened besides. Keys are made
+-- Returns the result of the operation, and `news`: other events of the same call. Keys are made
 -- from the prefix, so a queue lives on one server, not in a cluster. Nothing in a key is
--- trusted: what is not ours is moved aside, and everything else goes on.
+-- trusted: data that this script did not write is moved aside, and the operation goes on.
 
 local P = KEYS[1]
 local settings = cjson.decode(ARGV[2])
 
-local FIELDS = 9        -- strings a staged task consists of
-local ENDS = 9          -- strings the end of an attempt consists of
-local MARKERS = 16      -- most wake-up markers that lie about
-local PORTION = 25      -- most tasks of a kind one call works off: few enough for 5 ms
-local OLDER = 50        -- most tasks at the front that are before one which was parked
-local LOOKS = 200       -- most entries one call passes over to find tasks that may run
+local FIELDS = 9        -- strings of a staged task
+local ENDS = 9          -- strings of a completion
+local MARKERS = 16      -- most wake-up markers in their list
+local PORTION = 25      -- most tasks of a kind that one call processes: at most 5 ms
+local OLDER = 50        -- most tasks at the front that stay before a task that was parked
+local LOOKS = 200       -- most entries one call examines to find tasks that may run
 local CHUNK = 1000      -- most values in one command: the stack of Lua is short
 local NUMBERS = 100     -- numbers that a call takes at once
 local HISTORY = 100     -- attempts and changes that are kept
-local ALIASES = 1000    -- skipped tasks whose ids are kept for the one that waits
-local STRANGERS = 10000 -- entries kept that are no tasks
+local ALIASES = 1000    -- aliases (ids of skipped tasks) kept for each waiting task
+local STRANGERS = 10000 -- entries kept that are not tasks
 local HOUR = 3600       -- seconds that a consumer is remembered
-local WEEK = 604800     -- seconds that a record is kept that cannot be read
-local WEIGHT = 500      -- bytes of a record besides what may be large
-local LARGEST = 2 ^ 52  -- largest number that is given out
-local FAR = 1e14        -- seconds since the epoch: nothing falls due later
+local WEEK = 604800     -- seconds that an unreadable record is kept
+local WEIGHT = 500      -- bytes of a record without its large fields
+local LARGEST = 2 ^ 52  -- largest number that the queue gives out
+local FAR = 1e14        -- seconds since the epoch: no task is due later
 
 local STATES = { queued = true, scheduled = true, running = true,
                  succeeded = true, failed = true, cancelled = true }
@@ -35,7 +35,7 @@ local FINISHED = { succeeded = true, failed = true, cancelled = true }
 local news = {}
 local function tell(kind, id, detail) table.insert(news, { kind, id, detail or '' }) end
 
--- what is not to be trusted
+-- data that cannot be trusted
 
 local function move_aside(key)
   local name = string.gsub(string.sub(key, #P + 1), '^[.:]', '')
@@ -46,7 +46,7 @@ local function move_aside(key)
 end
 
 local function mended(command, key, ...)
-  -- A key of the wrong kind is not ours. The second time it is not there.
+  -- A key of the wrong type is not ours: move it aside, then run the command without it.
   local other = command == 'RPOPLPUSH' and ...
   if other and redis.call('TYPE', other).ok ~= 'list' and redis.call('EXISTS', other) == 1 then
     move_aside(other)
@@ -56,19 +56,19 @@ local function mended(command, key, ...)
   return redis.call(command, key, ...)
 end
 
--- Changes of lines that are not written yet: line, member, and its score or false if it leaves.
--- A call changes the same lines for each of its tasks, so all of them are written together.
+-- Pending changes of sorted sets ("lines"): line, member, and its score, or false to remove it.
+-- A call changes the same lines for each of its tasks, so it writes all changes together.
 local unwritten
 local write_lines
 local Z = string.byte('Z')
 
 local function call(command, key, ...)
-  -- No sorted set is looked at before what has changed in it is written.
+  -- Write the pending changes before a command reads a sorted set.
   if unwritten and string.byte(command) == Z then write_lines() end
   local reply = redis.pcall(command, key, ...)
   if type(reply) == 'table' and reply.err then
     if string.find(reply.err, 'WRONGTYPE', 1, true) then return mended(command, key, ...) end
-    -- Once more, only to raise it.
+    -- Run the command again, only to raise its error.
     return redis.call(command, key, ...)
   end
   return reply
@@ -112,7 +112,7 @@ end
 
 local function num(value, otherwise)
   local number = tonumber(value or nil)
-  -- Neither NaN nor infinite.
+  -- NaN and infinity are not accepted.
   if number and number > -1e15 and number < 1e15 then return number end
   return otherwise
 end
@@ -130,20 +130,20 @@ local function unset(id, ...) call('HDEL', task_key(id), ...) end
 
 local there = {}
 local function is_there_any(name)
-  -- Whether a key is there at all that most queues have not; asked once in a call.
+  -- Returns whether a key exists that most queues do not have; looks it up once per call.
   if there[name] == nil then there[name] = call('EXISTS', P .. ':' .. name) == 1 end
   return there[name]
 end
 
 local function add(hash, field, number)
-  -- What is no number begins anew.
+  -- A value that is not a number is replaced: the sum starts again.
   local sum = redis.pcall('HINCRBY', hash, field, number)
   if type(sum) == 'number' then return sum end
   call('HSET', hash, field, number)
   return number
 end
 
--- The fields of a record: those before WAITING are of no use to reserve it, those after SMALL
+-- The fields of a record. `take` does not need the fields before WAITING. The fields after SMALL
 -- may be large.
 local RECORD = { 'place', 'keep', 'token', 'done', 'consumer', 'process', 'started', 'cancel',
                  'forgotten', 'state', 'changes', 'user', 'person', 'key', 'mode', 'tid',
@@ -151,7 +151,7 @@ local RECORD = { 'place', 'keep', 'token', 'done', 'consumer', 'process', 'start
 local WAITING, SMALL = 10, 20
 
 local function read_record(id, first, last)
-  -- Read once; with its id only, if what is there cannot be read.
+  -- Reads a record with one command. The record has only its id if the key cannot be read.
   local found = redis.pcall('HMGET', task_key(id), unpack(RECORD, first, last))
   local record = { id = id }
   if found.err then return record end
@@ -167,14 +167,14 @@ local function line_of(state)
 end
 
 local function each_line(record, state, change, ...)
-  -- Changes the lines of a state that a task stands in: of all, of its user, of its person.
+  -- Changes the lines of a state for a task: of all tasks, of its user, of its person.
   change(line_of(state), ...)
   if record.user then change(P .. ':of:' .. state .. ':' .. record.user, ...) end
   if record.person then change(P .. ':person:' .. state .. ':' .. record.person, ...) end
 end
 
 local function renumber()
-  -- The number was lost or spoilt; what stands in the lines was numbered by it.
+  -- The last number was lost or damaged: restore it from the lines, which were numbered by it.
   local most = 0
   for _, state in ipairs({ '', 'queued', 'running', 'succeeded', 'failed', 'cancelled' }) do
     local last = call('ZREVRANGEBYSCORE', line_of(state), LARGEST, 0, 'WITHSCORES', 'LIMIT', 0, 1)
@@ -213,7 +213,7 @@ local function wake(number)
   for _ = 1, missing do call('LPUSH', P .. ':wake', '1') end
 end
 
--- states: nothing else knows in which lines a task stands
+-- states: only this section knows which lines contain a task
 
 local function changed(changes, state)
   local excess = #changes - HISTORY * 30
@@ -228,7 +228,7 @@ local resized
 local bytes
 
 local function resize(id, size)
-  -- How many bytes a finished record takes; none if it is gone. Written together, too.
+  -- Sets the bytes of a finished record, 0 if it is deleted. Written together with others, too.
   resized = resized or {}
   resized[id] = size
 end
@@ -236,7 +236,7 @@ end
 local function finished_bytes_before()
   bytes = bytes or num(call('GET', P .. ':bytes'))
   if bytes then return bytes end
-  -- The sum was lost or spoilt.
+  -- The sum was lost or damaged.
   bytes = 0
   for _, size in ipairs(call('HVALS', P .. ':sizes')) do bytes = bytes + num(size, 0) end
   call('SET', P .. ':bytes', integer(bytes))
@@ -273,7 +273,7 @@ local function finished_bytes()
 end
 
 local function weight(record)
-  -- What the call has written itself it need not ask for.
+  -- The record holds what this call has written; only other fields are read from the server.
   local key = task_key(record.id)
   local size = WEIGHT + #(record.progress or '') + call('HSTRLEN', key, 'body')
   size = size + (record.reason and #record.reason or call('HSTRLEN', key, 'reason'))
@@ -287,7 +287,7 @@ end
 
 local function leave(record, state)
   if not STATES[state] then
-    -- It may stand in any of them.
+    -- The state is unknown: the lines of any state may contain the task.
     for other in pairs(STATES) do leave(record, other) end
     return
   end
@@ -299,7 +299,7 @@ local function leave(record, state)
 end
 
 local function enter(record, state, score, reason, more, place)
-  -- `more` are fields and values that are written with it.
+  -- `more`: other fields and values to write with the same command.
   local values = more or {}
   if record.state then leave(record, record.state) end
   if record.place then unset(record.id, 'place') end
@@ -314,10 +314,10 @@ local function enter(record, state, score, reason, more, place)
   each_line(record, state, put, score, place or record.id)
 end
 
--- keys, and who waits
+-- keys, and waiting tasks
 
 local function ids_of_key(hash, key, one, another)
-  -- The tasks of a key that are in one of two states; whatever else stands there is gone.
+  -- Returns the tasks of a key that are in one of two states; other ids are out of date.
   local value = call('HGET', hash, key)
   local ids, kept = {}, {}
   for id in string.gmatch(value or '', '%S+') do table.insert(ids, id) end
@@ -330,7 +330,7 @@ local function ids_of_key(hash, key, one, another)
 end
 
 local function join_key(hash, key, ids, id)
-  -- More than one only if one has come back while another waits.
+  -- A key has more than one task only if one came back to the queue while another waited.
   for _, other in ipairs(ids) do
     if other == id then return end
   end
@@ -368,15 +368,15 @@ local function queue(record, front, more)
 end
 
 local function schedule(record, due, reason, more)
-  -- The number decides between those that fall due at the same moment.
+  -- The number orders tasks that are due at the same moment.
   local place = string.format('%016d:%s', next_number(), record.id)
   enter(record, 'scheduled', text(due), reason, more, place)
   claim_key(record)
 end
 
 local function withdraw(record, popped)
-  -- An entry in the middle of the list is left there as a ghost: to look for it would take
-  -- as long as the list is. Ghosts are skipped when their turn comes.
+  -- An entry in the middle of the list stays there as a tombstone: the time to find it would
+  -- grow with the length of the list. `take` skips a tombstone when its turn comes.
   local id, key = record.id, record.key
   if record.state ~= 'scheduled' and not popped then
     if key and call('HGET', P .. ':parked', key) == id then
@@ -416,16 +416,16 @@ local function forget(record)
 end
 
 local function forget_finished(id, line)
-  -- A list that is damaged may name a task that still waits or runs.
+  -- A damaged list may name a task that still waits or runs: such a record is kept.
   local record = record_of(id)
-  -- A key of another kind is no record: the error lets it be moved aside.
+  -- A key of another type is no record: on the error, `call` moves the key aside.
   if not record.state then call('HGET', task_key(id), 'state') end
   if FINISHED[record.state] or not STATES[record.state] then forget(record) end
   drop(line, id)
 end
 
 local function oldest_finished(limit)
-  -- Of all states together, those that finished first.
+  -- Returns finished tasks of all states together, the one that finished first at the front.
   local found = {}
   for state in pairs(FINISHED) do
     local line = line_of(state)
@@ -439,7 +439,7 @@ local function oldest_finished(limit)
 end
 
 local function forget_surplus_bytes(limit)
-  -- How many were forgotten.
+  -- Returns how many records were forgotten.
   if limit == 0 or finished_bytes() <= settings.max_finished_bytes then return 0 end
   local oldest = oldest_finished(limit)
   if #oldest == 0 then
@@ -447,7 +447,7 @@ local function forget_surplus_bytes(limit)
     bytes = 0
   end
   for i = 1, math.min(#oldest, limit) do
-    -- Who is told of the end can look at it, however large it is.
+    -- For `linger` seconds, subscribers to the event can read any record, however large.
     if finished_bytes() <= settings.max_finished_bytes then return i - 1 end
     if num(get(oldest[i].id, 'ended'), 0) + settings.linger > now then return i - 1 end
     forget_finished(oldest[i].id, oldest[i].line)
@@ -456,7 +456,7 @@ local function forget_surplus_bytes(limit)
 end
 
 local function tidy(limit)
-  -- Forgets what was kept long enough, and what is too much; whether there may be more.
+  -- Forgets expired records and surplus bytes. Returns whether there may be more to forget.
   local old = call('ZRANGEBYSCORE', P .. ':expiry', '-inf', NOW, 'LIMIT', 0, limit)
   for _, id in ipairs(old) do forget_finished(id, P .. ':expiry') end
   return #old + forget_surplus_bytes(limit - #old) >= limit
@@ -480,7 +480,7 @@ end
 local ended, is_untidy = {}, false
 
 local function trim(state, ends)
-  -- As much is forgotten as has come.
+  -- Forgets surplus records, at most PORTION more than this call has added.
   local line = line_of(state)
   local surplus = math.min(call('ZCARD', line) - settings.max_finished, PORTION + ends)
   if surplus <= 0 then return end
@@ -488,7 +488,7 @@ local function trim(state, ends)
 end
 
 local function keep_house()
-  -- What comes with ends, once for all of a call. What is over makes room for others first.
+  -- Cleans up once per call, after all completions. Expired records go first, to make room.
   local all = 0
   for _, ends in pairs(ended) do all = all + ends end
   if all > 0 or is_untidy then tidy(PORTION + all) end
@@ -503,7 +503,7 @@ local function conclude(record, state, reason, more)
   values[#values + 1] = 'ended'
   values[#values + 1] = NOW
   enter(record, state, integer(next_number()), reason, values)
-  -- What has succeeded cannot be retried.
+  -- A task that has succeeded cannot be retried, so its payload is not needed.
   if state == 'succeeded' then unset(id, 'payload') end
   resize(id, weight(record))
   local keep = state == 'succeeded' and settings.keep_succeeded or settings.keep_failed
@@ -513,8 +513,8 @@ local function conclude(record, state, reason, more)
 end
 
 local function see(id, tid)
-  -- Whoever runs the task must see that transaction, too. The hex digits of transaction ids
-  -- sort as they do; the order in which batches are promoted may be another.
+  -- The attempt must see that transaction, too. Transaction ids sort the same in hex digits.
+  -- Keep the latest id: batches may be promoted in another order than they were committed.
   if tid and tid ~= '' and tid > (get(id, 'tid') or '') then set(id, 'tid', tid) end
 end
 
@@ -552,7 +552,7 @@ local function skip(id, earlier, tid)
 end
 
 local function create(id, body, payload, key, mode, user, person, keep, tid)
-  -- A record, and its fields and values, which are written when it enters a state.
+  -- Returns a record, and its fields and values, which `enter` writes.
   local record, values = { id = id }, { 'body', body }
   local function keep_field(name, value)
     values[#values + 1] = name
@@ -603,8 +603,8 @@ local function admit(tid, id, body, payload, due, key, mode, user, person, keep)
 end
 
 local function unpark(id)
-  -- Its turn had come while its key ran, so only what came back to the front since then,
-  -- or was unparked just before, can be older.
+  -- The turn of the task came while another task of its key ran. So only tasks that came back
+  -- to the front since then, or were unparked just before, can be older.
   local turn, older = num(call('ZSCORE', line_of('queued'), id), 0), {}
   for _ = 1, OLDER do
     local other = call('LINDEX', P, -1)
@@ -619,7 +619,7 @@ local function unpark(id)
 end
 
 local function free_running(id)
-  -- Its key is no longer among those that run; by id, because the record may be lost.
+  -- Removes a task from the running tasks of its key. Takes the id: the record may be lost.
   local key = is_there_any('running-key') and call('HGET', P .. ':running-key', id)
   if not key then return end
   call('HDEL', P .. ':running-key', id)
@@ -633,7 +633,7 @@ local function free_running(id)
 end
 
 local function release(record)
-  -- A task runs no more; what becomes of it is said next.
+  -- Takes away the lease of a running task. The caller then sets the next state.
   if record.consumer then call('LREM', P .. '.' .. record.consumer, 1, record.id) end
   drop(P .. ':leases', record.id)
   free_running(record.id)
@@ -646,17 +646,17 @@ local function remember(record, attempt)
   if length > HISTORY then call('LTRIM', line, -HISTORY, -1) end
 end
 
--- what is broken
+-- damaged data
 
 local function named(entry)
-  -- What is no id may be a task of version 1, with the credentials of its user in it.
+  -- Does not show an entry that is no id: a task of version 1 contains the user's credentials.
   local is_id = #entry == 36 and string.find(entry, '^%x+%-%x+%-%x+%-%x+%-%x+$')
   if is_id then return 'task ' .. entry end
   return 'entry of ' .. #entry .. ' bytes, sha1 ' .. string.sub(redis.sha1hex(entry), 1, 12)
 end
 
 local function take_out(id)
-  -- There is no record that could be read, wherever the id was found.
+  -- Removes an id that has no readable record from all lists and sets that may contain it.
   for _, heard in ipairs(call('ZRANGE', P .. ':consumers', 0, CHUNK)) do
     call('LREM', P .. '.' .. (string.match(heard, '^%S+') or heard), 0, id)
   end
@@ -669,8 +669,8 @@ local function take_out(id)
 end
 
 local function is_sound(id)
-  -- Its state, and its record; false if there is no record in a known state. Without one the
-  -- id is taken out of all lines; one whose state cannot be read has failed.
+  -- Returns the state and the record; false if there is no record in a known state. An id
+  -- without a record is removed from all lines; a record whose state is unreadable is failed.
   local record = record_of(id)
   if STATES[record.state] then return record.state, record end
   if not record.state then
@@ -689,7 +689,7 @@ local function is_sound(id)
 end
 
 local function stray(record, state)
-  -- It stands in the lines of a state that it is not in.
+  -- Removes a task from the lines of a state that it is not in.
   drop(P .. ':leases', record.id)
   leave(record, state)
   tell('broken', named(record.id), 'it is not ' .. state .. ', taken out of that list')
@@ -711,7 +711,7 @@ local function ripen()
 end
 
 local function is_pointless(record, more)
-  -- A task that was released, and is not to run again: then it is cancelled.
+  -- Cancels a released task if it must not run again. Returns whether it was cancelled.
   local replaced = newer(record)
   if record.cancel then
     conclude(record, 'cancelled', 'cancelled while running', more)
@@ -751,7 +751,8 @@ local function lose(id)
 end
 
 local function recover(ids)
-  -- The one reserved last first, so that the oldest ends up at the very front; a portion.
+  -- Recovers up to PORTION tasks, the one reserved last first, so that the oldest ends up at
+  -- the very front. Returns 1 if there are more, and the ids of the tasks that wait again.
   local numbers = {}
   for _, id in ipairs(ids) do numbers[id] = num(call('ZSCORE', line_of('running'), id), 0) end
   table.sort(ids, function(a, b) return numbers[a] > numbers[b] end)
@@ -764,7 +765,7 @@ end
 
 local function expired()
   if call('ZCARD', P .. ':leases') ~= call('ZCARD', line_of('running')) then
-    -- What runs without a lease would never be found; what does not run has none.
+    -- A running task without a lease would never be found. A task not running needs no lease.
     for _, id in ipairs(call('ZRANGE', line_of('running'), 0, CHUNK)) do
       if not call('ZSCORE', P .. ':leases', id) then
         local state, record = is_sound(id)
@@ -800,7 +801,8 @@ local function lease_of(record, expires)
 end
 
 local function mend_moments()
-  -- What never falls due would wait for ever, and under a lease without an end run for ever.
+  -- A task that is never due would wait for ever; a lease that never expires would keep its
+  -- task running for ever.
   local function far(line)
     return ipairs(call('ZRANGEBYSCORE', line, FAR, '+inf', 'LIMIT', 0, PORTION))
   end
@@ -821,7 +823,7 @@ local function mend_moments()
 end
 
 local function soonest()
-  -- Seconds until something falls due or a lease expires, empty if nothing does.
+  -- Returns the seconds until a task is due or a lease expires; empty if there are none.
   local least
   for _, line in ipairs({ P .. ':scheduled', P .. ':leases' }) do
     local first = num(call('ZRANGE', line, 0, 0, 'WITHSCORES')[2])
@@ -855,9 +857,9 @@ local operation = {}
 
 function operation.stage(batch, witness)
   local key = P .. ':batch:' .. batch
-  -- Only if it is there: see `answer`.
+  -- DEL must not be the first write of `stage` for a new batch: see `answer`.
   if call('EXISTS', key) == 1 then call('DEL', key) end
-  -- Their ids first and together: who looks for what is in doubt need not load the tasks.
+  -- The ids come first, in one string: `in_doubt` need not load the tasks.
   local ids = {}
   for i = 5, #ARGV, FIELDS do table.insert(ids, ARGV[i]) end
   call('RPUSH', key, table.concat(ids, ' '))
@@ -880,7 +882,7 @@ local function settle(batch)
 end
 
 local function staged(batch)
-  -- The strings of the tasks of a batch; of one that is damaged there are none.
+  -- Returns the strings of the tasks of a batch; none if the batch is damaged.
   local key = P .. ':batch:' .. batch
   local found = call('LRANGE', key, 1, -1)
   if #found % FIELDS == 0 then return found end
@@ -894,25 +896,25 @@ function operation.condemn(batch, reason)
   for i = 1, #found, FIELDS do
     local id, body, payload, _, key, mode, user, person, keep = unpack(found, i, i + FIELDS - 1)
     if not is_known(id) then
-      -- It stands in no line, so it keeps nothing from running.
+      -- The task is not in the list and does not claim its key, so it blocks no other task.
       local record, values = create(id, body, payload, key, mode, user, person, keep, '')
       enter(record, 'queued', 0, '', values)
       conclude(record, 'failed', reason)
       tell('failed', id, reason)
     end
   end
-  -- Whoever promotes it later comes too late: a person decides now.
+  -- A later `promote` of the batch does nothing: an admin decides now.
   if #found > 0 then settle(batch) end
 end
 
 function operation.promote(batch, tid)
-  -- 1: promoted, 0: was promoted before, -1: the batch is lost, give me the tasks.
+  -- Returns 1: promoted, 0: was promoted before, -1: the batch is lost, call with its tasks.
   if call('EXISTS', P .. ':promoted:' .. batch) == 1 then return 0 end
   local found = staged(batch)
   if #found == 0 then
     for i = 5, #ARGV do table.insert(found, ARGV[i]) end
     if #found == 0 then return -1 end
-    -- Promoted so long ago that it is not remembered, but its tasks are.
+    -- The mark of an earlier promotion has expired, but the tasks are still there.
     if is_there(found[1]) then return 0 end
   end
   for i = 1, #found, FIELDS do admit(tid, unpack(found, i, i + FIELDS - 1)) end
@@ -922,7 +924,7 @@ function operation.promote(batch, tid)
 end
 
 local function born()
-  -- Whoever remembers another one knows that all else is gone, too.
+  -- A storage that remembers another value knows that the server has lost all data.
   local found = call('GET', P .. ':born')
   if not found then
     found = NOW
@@ -932,7 +934,8 @@ local function born()
 end
 
 local function reserved(mine, nonce, seconds)
-  -- The oldest is at the right end. Nobody has renewed these, however long ago that was.
+  -- The oldest is at the right end. No heartbeat has renewed these leases, so renew them
+  -- now, however long ago they were made.
   local leases = {}
   for _, id in ipairs(call('LRANGE', mine, 0, -1)) do
     local record = read_record(id, 1, #RECORD)
@@ -946,7 +949,7 @@ local function reserved(mine, nonce, seconds)
 end
 
 local function put_aside(entry)
-  -- Somebody else has pushed it, such as version 1, or the server has evicted its record.
+  -- Another program has pushed the entry, such as version 1, or the server evicted its record.
   local name = P .. ':strangers'
   call('LPUSH', name, entry)
   call('LTRIM', name, 0, STRANGERS - 1)
@@ -954,9 +957,9 @@ local function put_aside(entry)
 end
 
 local function relist()
-  -- The list is empty, and some are queued: the list, or who is parked, was lost.
+  -- The list is empty, but tasks are queued: the list or entries of `parked` were lost.
   local mine, lost = {}, {}
-  -- Nor is there a ghost in it.
+  -- An empty list has no tombstones.
   call('DEL', P .. ':ghosts')
   there.ghosts = false
   local parked = call('HSCAN', P .. ':parked', 0, 'COUNT', CHUNK)[2]
@@ -984,8 +987,8 @@ local function relist()
 end
 
 local function take(consumer, process, nonce, limit, seconds, careful)
-  -- Returns leases, and whether all that waits was looked at. With careful, a task whose
-  -- process was lost before is taken alone: all that is lost with it again counts as lost.
+  -- Returns leases, and whether all waiting tasks were examined. With `careful`, a redelivered
+  -- task is claimed alone: if its process is lost again, each task claimed with it counts a loss.
   local leases, looked, mine = {}, 0, P .. '.' .. consumer
   while #leases < limit and looked < LOOKS do
     local id = call('RPOPLPUSH', P, mine)
@@ -999,7 +1002,7 @@ local function take(consumer, process, nonce, limit, seconds, careful)
     local suspect = careful and record.lost
     looked = looked + 1
     if is_ghost then
-      -- Its record may be gone by now.
+      -- The record may be deleted by now, so it is not looked at.
       call('LREM', mine, 1, id)
     elseif record.state ~= 'queued' then
       call('LREM', mine, 1, id)
@@ -1035,7 +1038,7 @@ local function reserve(consumer, process, nonce, limit, seconds, careful)
   recover(expired())
   ripen()
   is_untidy = true
-  -- The reply to this very call was lost; its leases are not.
+  -- The reply to an earlier try of this call was lost: return the leases that it made.
   if settings.again then leases = reserved(P .. '.' .. consumer, nonce, tonumber(seconds)) end
   if #leases == 0 and call('EXISTS', P .. ':paused') == 0 then
     local number, lease = tonumber(limit), tonumber(seconds)
@@ -1063,7 +1066,7 @@ end
 
 function operation.finish(id, token, state, reason, due, attempt, status, last, counts)
   local record = record_of(id)
-  -- The reply to this very call was lost.
+  -- The reply to an earlier try of this call was lost.
   if settings.again and record.done == token then return record.state end
   if not holds(record, token) then return '' end
   release(record)
@@ -1100,7 +1103,7 @@ end
 
 function operation.give_back(...)
   local held, waiting = { ... }, {}
-  -- The last one first, so that the first one ends up at the very front.
+  -- Release the last lease first, so that the first task ends up at the very front.
   for i = #held - 1, 1, -2 do
     local record = record_of(held[i])
     if holds(record, held[i + 1]) then
@@ -1126,15 +1129,16 @@ function operation.report(id, token, progress)
 end
 
 local function answer()
-  -- A server that is full refuses the first write of a script, unless that cannot grow, and carries
-  -- out all others. So nothing is staged; but tasks run and end, people steer, and that makes room.
+  -- If the server is out of memory, it refuses the first write of a script, unless that write needs
+  -- no memory, and carries out all later ones. DEL needs none: so `stage` fails, but tasks run and
+  -- finish, admin calls work, and all this frees memory.
   if ARGV[1] ~= 'stage' then call('DEL', P .. ':room') end
   local done, result = pcall(function()
     local found = operation[ARGV[1]](unpack(ARGV, 3, math.min(#ARGV, 3 + CHUNK)))
     keep_house()
     return found
   end)
-  -- What was done before something failed has been done, too.
+  -- Redis does not roll back a script that fails: write its pending changes, too.
   if resized then write_sizes() end
   if unwritten then write_lines() end
   if not done then error(result, 0) end
@@ -1142,13 +1146,13 @@ local function answer()
   return { result or '', news }
 end
 
--- What follows is asked for seldom: to make these functions takes longer than most calls do.
+-- The operations below are rare: to create these functions takes longer than most calls do.
 if operation[ARGV[1]] then return answer() end
 
 local UNKNOWN = 'UNKNOWN '
 
 local function known(id)
-  -- The task that goes by this id, and its state; no state if there is none.
+  -- Returns the id of the task (of an alias: of the waiting task) and its state, or no state.
   id = call('HGET', P .. ':aliases', id) or id
   local found = redis.pcall('HMGET', task_key(id), 'state', 'body')
   if found.err or not (found[1] or found[2]) then return id end
@@ -1159,12 +1163,13 @@ end
 local function unknown(id) return redis.error_reply(UNKNOWN .. id) end
 
 function operation.recover()
-  -- Whether there are more, so that others are answered in between, and who waits again.
+  -- Returns whether there are more, and which tasks wait again. The server answers other
+  -- clients between two calls.
   return { recover(expired()) }
 end
 
 function operation.adopt(consumer, ...)
-  -- The tasks of a consumer of that name whose processes are known to be dead.
+  -- Recovers the tasks of consumers of that name whose processes are known to be dead.
   local dead, ids = {}, {}
   for _, process in ipairs({ ... }) do dead[process] = true end
   for _, id in ipairs(call('LRANGE', P .. '.' .. consumer, 0, -1)) do
@@ -1187,12 +1192,12 @@ function operation.processes(consumer)
 end
 
 local function doubtful(batch)
-  -- When it was staged, its witness, and its ids; of a batch that cannot be read, nothing.
+  -- Returns when the batch was staged, its witness and its ids; nothing if it is unreadable.
   local ids = call('LINDEX', P .. ':batch:' .. batch, 0)
   local since, witness = string.match(call('HGET', P .. ':witness', batch) or '', '^(%S+) (.*)$')
   if ids and num(since) then return num(since), witness, ids end
   if ids then
-    -- It may have been committed: a person decides.
+    -- Its transaction may have been committed: an admin decides.
     operation.condemn(batch, 'nobody knows whether its transaction was committed')
   end
   operation.discard(batch)
@@ -1200,7 +1205,8 @@ local function doubtful(batch)
 end
 
 function operation.in_doubt(age, after)
-  -- Whether there are more, the place of the last one, and a page of those that are so old.
+  -- Returns whether there are more, the place of the last one, and a page of batches that
+  -- were staged at least `age` seconds ago.
   local found, last = {}, after
   local line, limit = P .. ':staged', PORTION
   local page = call('ZRANGEBYSCORE', line, after, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
@@ -1216,7 +1222,7 @@ function operation.in_doubt(age, after)
 end
 
 function operation.mend(process)
-  -- Markers that are none are in the way of who waits, and of who wakes.
+  -- Moves wake-up keys of the wrong type aside: with them, consumers can neither wait nor wake.
   call('LLEN', P .. ':wake')
   call('LLEN', P .. ':wake:' .. process)
 end
@@ -1230,7 +1236,7 @@ local function whose(state, kind, who)
 end
 
 function operation.counts(kind, who)
-  -- Nothing if there may be more whose time is over: ask again.
+  -- Returns nothing if there may be more expired records: call again.
   if tidy(PORTION) then return end
   local found = {}
   for _, state in ipairs(ORDER) do
@@ -1243,7 +1249,7 @@ local BRIEF = { 'state', 'reason', 'changes', 'consumer', 'body', 'number', 'pro
                 'status', 'forgotten', 'place', 'user', 'person' }
 
 local function status_of(id, whole)
-  -- Nothing if there is no record.
+  -- Returns nothing if there is no record.
   local values, history, due = redis.pcall('HMGET', task_key(id), unpack(BRIEF)), '', ''
   if values.err or not (values[1] or values[5]) then return end
   if values[1] == 'scheduled' then due = call('ZSCORE', line_of('scheduled'), values[11] or '') end
@@ -1267,7 +1273,7 @@ local function belongs(values, state, kind, who)
 end
 
 function operation.tasks(state, kind, who, first, size)
-  -- Nothing if there may be more whose time is over: ask again.
+  -- Returns nothing if there may be more expired records: call again.
   if tidy(PORTION) then return end
   local line, found, start, rest = whose(state, kind, who), {}, tonumber(first), tonumber(size)
   while rest > 0 do
@@ -1404,7 +1410,7 @@ function operation.clear()
   for _ = #places + 1, PORTION do
     local id = call('RPOP', P)
     if not id then break end
-    -- Others were left there by tasks that were withdrawn, or are none.
+    -- Other entries are tombstones of withdrawn tasks, or are not tasks.
     if not exorcise(id) then
       local record = record_of(id)
       if record.state == 'queued' then

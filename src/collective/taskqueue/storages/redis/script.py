@@ -1,4 +1,4 @@
-"""How a Redis storage calls its script, so that nothing is lost if an answer is."""
+"""Calls of the script of a Redis storage, safe against lost replies."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ import redis.exceptions
 import threading
 
 
-#: Seconds that a promoted batch is remembered; a promote may be repeated that long.
+#: Seconds that a promoted batch is remembered, in which `promote` may be repeated.
 REMEMBER = 7200
 
-#: Seconds that a running task has whose lease was lost by the server: who runs it renews it.
+#: Seconds of a new lease if the server has lost that of a running task; the heartbeat renews it.
 LEASE = 30
 
 
 class Script:
     """The script on the queue whose keys begin with `prefix`; `clock` as for the storage.
 
-    `tell` is called with what has happened besides, such as a task that is replaced.
+    Calls `tell` with other events of a call, for example that a task was replaced.
     """
 
     def __init__(
@@ -59,13 +59,16 @@ class Script:
         self._encoded = {again: self._encode(again) for again in (False, True)}
 
     def call(self, operation: str, *args: Any, again: bool = False) -> Any:
-        """Return its answer; raises as the contract says. `again` if it may be done already."""
+        """Run an operation and return its result; raises the errors of the contract.
+
+        `again`: the operation may have been carried out before, by a call without a reply.
+        """
         with translated():
             try:
                 answer, news = self._call_once(operation, again, *args)
             except redis.exceptions.ConnectionError:
-                # Closed since it was used last, or just now: then nobody knows whether the
-                # call was carried out. After a timeout there is no time left to ask again.
+                # The connection was closed since its last use, or during the call: it is unknown
+                # whether the call was carried out. After a timeout, no time is left to try again.
                 answer, news = self._call_once(operation, True, *args)
         if news:
             items = (decoded(item) for item in news)
@@ -83,24 +86,24 @@ class Script:
 
     @contextmanager
     def asking(self, *tokens: str) -> Iterator[tuple[str, bool]]:
-        """Yield a nonce for what is reserved, and whether the same was asked for in vain."""
-        # If the reply is lost the tasks are reserved all the same: asked for again under
-        # the same nonce, they are not lost until their leases expire.
+        """Yield a nonce for a reservation, and whether the thread repeats an unanswered call."""
+        # If the reply is lost, the tasks are reserved all the same. A repeated call with the
+        # same nonce gets them; otherwise they would wait until their leases expire.
         nonce, unanswered = getattr(self._local, "asked", ("", None))
         again = unanswered == tokens
         if not again:
-            # Of one length, so that none is the beginning of another.
+            # All nonces have one length, so that none is a prefix of another.
             nonce = f"{self._salt}{next(self._nonces):016x}"
         self._local.asked = nonce, tokens
         yield nonce, again
         del self._local.asked
 
     def asked_in_vain(self, token: str) -> bool:
-        """Whether this thread has asked to end that lease and was not answered."""
+        """Return whether a call of this thread to finish that lease got no reply."""
         _, unanswered = getattr(self._local, "asked", ("", ()))
         return token in unanswered
 
 
 def decoded(texts: Sequence[bytes]) -> tuple[str, ...]:
-    """Return ids and other texts of an answer as the contract has them, whatever they are."""
+    """Return ids and other texts of a reply as `str`; invalid UTF-8 is replaced."""
     return tuple(text.decode(errors="replace") for text in texts)

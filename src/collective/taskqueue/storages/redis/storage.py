@@ -1,8 +1,8 @@
 """The Redis storage: one queue for many processes and machines.
 
-Keys, where P is ``collective.taskqueue.<queue>``, with ``%2E`` for each dot of the name: so the
-first dot behind it begins the name of a consumer, which may have dots itself. Neither has a
-colon. No two keys of two queues can be the same:
+Keys, where P is ``collective.taskqueue.<queue>``, with ``%2E`` for each dot of the queue name: so
+the first dot after P begins the name of a consumer, which may contain dots. Names of queues and
+consumers have no colon. So keys of two queues are never the same:
 
     P                     list    ids of queued tasks, the oldest at the right end
     P.<consumer>          list    ids of the tasks that consumers of this name run
@@ -10,20 +10,20 @@ colon. No two keys of two queues can be the same:
                                   changes, number, counted, lost, token, done, consumer, process,
                                   started, ended, key, mode, user, person, keep, tid, place,
                                   cancel, progress, status, last, forgotten
-    P:history:<id>        list    its attempts, JSON
+    P:history:<id>        list    the attempts of a task, JSON
     P:all                 zset    id → number, in the order they were added
     P:queued              zset    id → turn, in the order they will run
     P:scheduled           zset    number:id → when it is due
     P:running             zset    id → number, in the order they were reserved
     P:finished:<state>    zset    id → number, in the order they finished
-    P:of:<state>:<user>   zset    one of those five, of one user id; without a state, all
+    P:of:<state>:<user>   zset    one of the five above, of one user id; without a state, all
     P:person:<state>:<p>  zset    the same of one person, see Identity.person
     P:leases              zset    id → when its lease expires
-    P:consumers           zset    consumer process → when it was last heard of
-    P:ended               hash    minute state → how many tasks came to it
+    P:consumers           zset    consumer process → when it made its last call
+    P:ended               hash    minute state → how many tasks reached that state
     P:expiry              zset    id → when the record is forgotten
     P:sizes               hash    id → bytes of a finished record
-    P:bytes               string  their sum
+    P:bytes               string  the sum of P:sizes
     P:batch:<batch>       list    a staged batch: its ids, then nine strings for each task
     P:staged              zset    batch → number, in the order they were staged
     P:witness             hash    batch → when it was staged, and the reference of its witness
@@ -32,21 +32,21 @@ colon. No two keys of two queues can be the same:
     P:running-keys        hash    key → ids of the tasks that run
     P:running-key         hash    id → key, of the tasks that run
     P:parked              hash    key → id of a queued task that waits for its key
-    P:aliases             hash    id that was skipped for its key → id of the one that waits
-    P:aliases:<id>        list    the same ids for one task, the oldest at the left end
-    P:ghosts              hash    id → entries in P that are to be skipped
-    P:strangers           list    entries that were in P and are no tasks, the newest first
-    P:broken:<name>       any     what lay under a key and could not be read
-    P:number              string  the last number that was given out
-    P:born                string  when the queue was first used; another one if data was lost
+    P:aliases             hash    id of a task skipped for its key → id of the waiting task
+    P:aliases:<id>        list    the skipped ids for one task, the oldest at the left end
+    P:ghosts              hash    id → number of its tombstones in P
+    P:strangers           list    entries that were in P and are not tasks, the newest first
+    P:broken:<name>       any     an unreadable value that was moved aside from a key
+    P:number              string  the last number that the queue gave out
+    P:born                string  when the queue was first used; differs after a loss of data
     P:paused              string  exists while the queue is paused
     P:wake                list    markers; an idle consumer blocks on it
     P:wake:<process>      list    markers for the threads of one process; expires
 
-Times are seconds since the epoch by the clock of the server. All writes are made by the
-script queue.lua, one atomic call for each transition; a repeated call does no harm. Calls that
-work off what has piled up do so in portions. Nothing that lies in a key is trusted. What people
-do with a queue is in admin.py.
+Times are seconds since the epoch by the clock of the server. The script queue.lua makes all
+writes, one atomic call for each transition; a repeated call does no harm. Calls that may meet a
+large backlog process it in portions. No data in a key is trusted. admin.py has the operations
+of admins.
 """
 
 from __future__ import annotations
@@ -87,26 +87,26 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Oldest server that has all that the script needs.
+#: The oldest version of the server that has all that the script needs.
 MINIMUM_VERSION = (6, 2)
 
-#: Threads of one process that a wake-up reaches.
+#: Number of threads of one process that a wake-up reaches.
 WAKE_MARKERS = 64
 
 
 @implementer(ITaskStorage, IExchange)
 class RedisStorage(Oversight):
-    """See `ITaskStorage`. `clock` takes the place of the server's clock; for tests."""
+    """The Redis storage, see `ITaskStorage`. Tests pass a `clock` to replace the server's clock."""
 
     nearby = False
     delay = 0.02
-    # While a script runs the server answers no other client. These take up to five milliseconds.
+    # While a script runs, the server answers no other client. A call of 25 takes up to 5 ms.
     most = 25
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None
-        # Behind a dot comes the name of a consumer.
+        # After a dot, a key has the name of a consumer.
         name = settings.queue.replace(".", "%2E")
         self._prefix = f"collective.taskqueue.{name}"
         self._clock = clock
@@ -121,7 +121,7 @@ class RedisStorage(Oversight):
         self._born = b""
         self._adopted: set[str] = set()
 
-    # in
+    # adding tasks
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
         self._call("stage", batch_id, witness or "", *codec.fields(tasks))
@@ -138,13 +138,13 @@ class RedisStorage(Oversight):
     def condemn(self, batch_id: str, reason: str) -> None:
         self._call("condemn", batch_id, reason)
 
-    # out
+    # running tasks
 
     def reserve(
         self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
     ) -> list[Lease]:
-        # Without a limit it returns now and then all the same: a consumer has other things
-        # to do as well.
+        # Without a timeout, this returns after `BLOCK` seconds all the same: a consumer has
+        # other work, too.
         deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
         self._adopt(consumer)
         wakes = self._wakes
@@ -161,7 +161,7 @@ class RedisStorage(Oversight):
             soonest, reserved, born = found
             self._notice_loss(born)
             leases = self._leases(consumer, reserved)
-            # If what was reserved cannot be decoded, others may wait behind it.
+            # If no reserved task can be decoded, other tasks may wait: do not block.
             return 0.0 if reserved else float(soonest or "inf"), leases
 
     def _notice_loss(self, born: bytes) -> None:
@@ -209,7 +209,7 @@ class RedisStorage(Oversight):
         number: int,
         exc: Exception,
     ) -> None:
-        # The text of other errors may contain what could not be decoded.
+        # The text of other errors may quote the data that could not be decoded.
         why = exc if isinstance(exc, TaskDecodeError) else type(exc).__name__
         reason = f"cannot be decoded: {why}"
         attempt = codec.lost_attempt(number, consumer, reason)
@@ -223,7 +223,7 @@ class RedisStorage(Oversight):
             self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
 
     def _adopt(self, consumer: str) -> None:
-        """Recover what this consumer ran in processes of this machine that are dead."""
+        """Recover the tasks that dead processes of this machine ran under this consumer name."""
         if consumer in self._adopted:
             return
         found = decoded(self._call("processes", consumer))
@@ -245,7 +245,7 @@ class RedisStorage(Oversight):
 
     @contextmanager
     def _mended(self) -> Iterator[None]:
-        """Markers that are none are moved aside; to wait or to wake in vain once is no harm."""
+        """Move marker keys of the wrong type aside; one wait or wake without effect is harmless."""
         try:
             yield
         except WrongKind:
@@ -256,7 +256,8 @@ class RedisStorage(Oversight):
 
     def finish(self, lease: Lease, transition: Transition) -> State | None:
         again = self._script.asked_in_vain(lease.token)
-        # One of many that were asked for together: the others will be, too.
+        # If an unanswered call had this lease among others, keep the record of that call: the
+        # caller will finish the other leases of it, too.
         with nullcontext() if again else self._script.asking(lease.token):
             state = self._call("finish", *codec.end(lease, transition), again=again)
         return state.decode() or None
@@ -290,7 +291,7 @@ class RedisStorage(Oversight):
         while more:
             more, back = self._call("recover")
             found += decoded(back)
-        # The oldest was recovered last, to be at the very front.
+        # The script recovers the oldest task last, so that it ends up at the very front.
         return found[::-1]
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
@@ -327,7 +328,7 @@ class RedisStorage(Oversight):
             )
 
     def after_fork(self) -> None:
-        # The sockets are the parent's.
+        # The existing sockets belong to the parent process.
         self._connect()
 
     def close(self) -> None:

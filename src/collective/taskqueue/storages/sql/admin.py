@@ -1,4 +1,4 @@
-"""What people do with a SQL queue: they look at it and steer it, in one transaction each."""
+"""The admin of a SQL queue: operations that inspect and control it, one transaction each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ logger = logging.getLogger("collective.taskqueue")
 
 
 class Oversight:
-    """The half of the storage that people use; `_changed` is told of what they did."""
+    """The part of the storage for the admin; `_changed` is called after each change."""
 
     _statistics: Statistics
 
@@ -68,7 +68,7 @@ class Oversight:
         else:
             rows = self._read(pages.counts_of_user, user_=indexed(user))
         for state, number in rows:
-            # Another state is damaged.
+            # Any other state is damaged.
             if state in found:
                 found[state] += number
         return found
@@ -101,7 +101,7 @@ class Oversight:
     def _of_all_persons(
         self, statement: Any, user: str, state: State | None, start: int, size: int
     ) -> list[Any]:
-        """Return one page of the tasks of all who have that user id, each in their user folder."""
+        """Return one page of the tasks of all users with that id, each in their user folder."""
         persons = self._read(self._session.statements.pages.persons, user_=user)
         if len(persons) == 1:
             values = {"start_": _most(start), "size_": _most(size)}
@@ -203,7 +203,7 @@ class Oversight:
         return self._session.write(work)
 
     def clear(self) -> int:
-        # Not more than there were, so that it ends even if tasks are added faster.
+        # Delete about as many tasks as there were: the loop ends even if tasks are added faster.
         most = self.counts()
         queued = self._forget(most[QUEUED], TASK.c.place, one_of(QUEUED))
         ids = queued + self._forget(most[SCHEDULED], TASK.c.due, one_of(SCHEDULED))
@@ -245,8 +245,8 @@ class Oversight:
         return {state: max(0, found[state] + overdue[state]) for state in STATES}
 
     def _recounted(self, connection: Connection, again: bool) -> dict[State, int]:
-        # It takes longer the more tasks there are. Another process may have counted before this
-        # one has the lock.
+        # Counting takes longer the more tasks there are. Another process may have counted them
+        # while this one waited for the lock.
         self._session.dialect.take_time()
         self._session.dialect.lock_schema(connection)
         found = self._counters(connection)
@@ -256,7 +256,8 @@ class Oversight:
         return found or dict.fromkeys(STATES, 0)
 
     def _set_paused(self, paused: bool) -> None:
-        # Its row may be gone. The number, if it is needed, is none, so that it is counted anew.
+        # The row of the queue may be missing. A new row gets a damaged number, -1, so that SQLite
+        # counts anew when it needs a number.
         insert = self._session.dialect.insert(QUEUE)
         new = insert.values(name=self._session.settings.queue, paused=paused, number=-1)
         self._single(
@@ -266,7 +267,10 @@ class Oversight:
         )
 
     def _forget(self, limit: int, order: Any, *conditions: Any) -> list[str]:
-        """Delete in portions, so that others come in between."""
+        """Delete up to about `limit` tasks, in portions, so that other transactions run between.
+
+        Returns the ids of the deleted tasks.
+        """
         session = self._session
         statement = transitions.forgetting(order, *conditions)
         ids: list[str] = []
@@ -312,7 +316,7 @@ class Oversight:
 
 
 def status_of(row: Any, brief: bool = False) -> TaskStatus:
-    """Return the status that a row tells of, whatever stands in it."""
+    """Return the status of a task from its row, even if values in it are damaged."""
     record = {**row._mapping, "id": shown(row.id), "head": row.body, "number": row.attempts}
     return codec.status_of(record, None if brief else shown(row.history).splitlines())
 
@@ -328,5 +332,5 @@ def _person(user: Identity) -> dict[str, str]:
 
 
 def _most(number: int) -> int:
-    """Return a number of rows that a database takes for one."""
+    """Return a number of rows, limited to what a database accepts as one."""
     return min(number, 2**62)

@@ -1,4 +1,4 @@
-"""How one statement is executed for many rows, by each of the databases."""
+"""The ways in which each of the databases executes one statement for many rows."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from typing import Any
 import json
 
 
-#: The values of one row, by the name of their parameter, and what stands for them.
+#: `Row`: the values of one row, by parameter name. `Given`: the expressions that stand for them.
 Row = dict[str, Any]
 Given = Mapping[str, ColumnElement[Any]]
 
 
-#: What is said of an attempt that ends, and the type of each. `place_` is for many at once.
+#: The parameters of a completion, and the type of each. `place_` is for many at once only.
 GIVEN: dict[str, Any] = {
     "id_": Text,
     "token_": Text,
@@ -54,37 +54,38 @@ GIVEN: dict[str, Any] = {
 
 
 class InProcess:
-    """A library in this process, which reads the rows as it goes.
+    """SQLite: a library in this process, which reads the rows during the statement.
 
-    One call of its driver for all of them: after each call this thread may have to wait for
-    those that compute.
+    One call of the driver is for all rows: after each call this thread may have to wait for the
+    GIL, while other threads compute.
     """
 
-    #: Whether one statement can end tasks and claim others.
+    #: Whether one statement can complete attempts and claim tasks.
     at_once = False
 
     def given(self) -> Given:
-        """Return what stands in a statement for the values of each row."""
+        """Return the expressions that stand for the values of each row in a statement."""
         row = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="row")
-        # There are no bytes in JSON: where in the others they begin, and how many they are.
+        # JSON has no bytes: `last_` is where they begin in the parameter `bytes`, `length` how
+        # many they are.
         places = {**GIVEN, "last_": Integer, "length": Integer}
         queue = bindparam("queue_", type_=Text).label("queue_")
         values = [
             func.json_extract(row.c.value, literal_column(f"'$[{number}]'"), type_=kind).label(name)
             for number, (name, kind) in enumerate(places.items())
         ]
-        # With a limit it is not merged into the statement: the rows come first, and each task
-        # is found by the whole of its key.
+        # A subquery with a limit is not merged into the statement: SQLite loops over these rows,
+        # and finds each task by its whole primary key.
         given = select(queue, *values).limit(literal_column("-1")).subquery("given").c
         last = func.substr(bindparam("bytes", type_=LargeBinary), given.last_, given.length)
         return {**given, "last_": last}
 
     def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
-        """Return the conditions that a task is that of a row."""
+        """Return the conditions that a task belongs to a row."""
         return TASK.c.queue == given["queue_"], TASK.c.id == given["id_"]
 
     def packed(self, rows: Sequence[Row]) -> Row:
-        """Return rows as the parameters that they are."""
+        """Return the parameters that hold all rows."""
         lists, parts, start = [], [], 1
         for row in rows:
             last = row["last_"]
@@ -96,35 +97,35 @@ class InProcess:
 
 
 class OnServer:
-    """A server, which is sent all rows in one message."""
+    """PostgreSQL: a server, to which one message sends all rows."""
 
     at_once = True
 
     def given(self) -> Given:
-        """Return what stands in a statement for the values of each row."""
+        """Return the expressions that stand for the values of each row in a statement."""
         columns = [column(n, Text if n == "last_" else kind) for n, kind in GIVEN.items()]
         rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
         given = rows.table_valued(*columns).render_derived(name="row", with_types=True).c
         return {**given, "last_": func.decode(given.last_, "base64")}
 
     def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
-        """Return the conditions that a task is that of a row."""
-        # A planner that knows nothing of the table yet would read all tasks of the queue if it
-        # were not told that those run: their index is short, and it sees that.
+        """Return the conditions that a task belongs to a row."""
+        # Without statistics of the table, a planner would read all tasks of the queue. The
+        # condition `running` lets it use the partial index, which it sees is short.
         return HERE, one_of(RUNNING), TASK.c.id == given["id_"]
 
     def packed(self, rows: Sequence[Row]) -> Row:
-        """Return rows as the parameters that they are."""
+        """Return the parameters that hold all rows."""
         return {"rows": json.dumps(rows, default=_base64, ensure_ascii=False)}
 
 
 def single() -> dict[str, ColumnElement[Any]]:
-    """Return what stands in a statement for the end of one attempt."""
+    """Return the parameters of a statement that completes one attempt."""
     return {name: bindparam(name, type_=kind) for name, kind in GIVEN.items() if name != "place_"}
 
 
 def numbered(given: Given) -> Given:
-    """Return the same rows, with a number as the place of each, larger than the one before."""
+    """Return the same rows in their order, each with a new, larger number as its place."""
     rows = select(*(value.label(name) for name, value in given.items()))
     ordered = rows.order_by(given["place_"]).subquery("ordered").c
     values = [ordered[name] for name in GIVEN if name != "place_"]
@@ -133,19 +134,23 @@ def numbered(given: Given) -> Given:
 
 
 def ended(finish: Update) -> CTE:
-    """Return what ends many tasks, as a part of a statement."""
+    """Return the statement that completes many attempts as a CTE, a part of another statement."""
     return finish.returning(TASK.c.done).cte("ended")
 
 
 def once(ending: CTE) -> ColumnElement[bool]:
-    """Return what is true once it has ended them: who locks rows does it in this order."""
+    """Return a condition that is true once `ending` has completed the attempts.
+
+    So the completion locks its rows before the claim does.
+    """
     return select(func.count()).select_from(ending).scalar_subquery() >= 0
 
 
 def exchange(ending: CTE, claim: Update) -> Select[Any]:
-    """Return the statement that does both: a row at least, with the tokens of all that ended.
+    """Return the statement that does both; it returns a row at least.
 
-    Without them if these are all: each row has them, and the answer comes in one piece.
+    Each row has the tokens of all completed attempts, or NULL if all were completed. NULL keeps the
+    answer small: it comes in one piece, and each row would repeat the tokens.
     """
     every = func.count() == bindparam("count_", type_=Integer)
     some = func.coalesce(func.json_agg(ending.c.done), cast("[]", JSON))
@@ -153,7 +158,7 @@ def exchange(ending: CTE, claim: Update) -> Select[Any]:
     tokens = select(found.label("ended")).select_from(ending).subquery("tokens")
     claimed = claim.cte("claimed")
     both = select(tokens.c.ended, claimed).select_from(tokens.outerjoin(claimed, true()))
-    # None of them is sent before the last one is there.
+    # Sorted, no row is sent before the last one is there.
     return both.order_by(claimed.c.place)
 
 

@@ -1,4 +1,7 @@
-"""How consumers of a SQL queue are given tasks: in one statement, unless something comes first."""
+"""Consumers of a SQL queue claim tasks: in one statement, unless other work comes first.
+
+Other work: tasks that are due, leases that have expired, keys that have to be locked.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,15 @@ import threading
 
 T = TypeVar("T")
 
-#: Characters of changes and of history after which the oldest give way.
+#: Characters of changes and of history; the oldest are dropped when there are more.
 LONG_CHANGES, LONG_HISTORY = 4000, 40_000
 
-#: Seconds until tasks are looked at again that somebody else has locked.
+#: Seconds until the next try for tasks that another transaction has locked.
 LOCKED = 0.5
 
 
 class Claims:
-    """See the module. `recover` returns tasks to the queue whose lease has expired."""
+    """See the module. `recover` puts tasks whose leases have expired back into the queue."""
 
     def __init__(self, session: Session, process: str, recover: Callable[[], object]) -> None:
         self._session = session
@@ -36,18 +39,18 @@ class Claims:
         self._process = process
         self._recover = recover
         self._local = threading.local()
-        #: Whether the queue was paused when somebody looked last.
+        #: Whether the queue was paused at the last look.
         self._paused = False
 
     def take(
         self, consumer: str, limit: int, seconds: float, together: bool = True
     ) -> tuple[list[Any], float, float]:
-        """Return rows of tasks that are running now, oldest first.
+        """Claim up to `limit` tasks for `seconds`; return their rows, the time, and a delay.
 
-        And the time, and the seconds until something has to be done without being woken for it.
-        Unless they may come `together` with others, tasks that were lost come one by one.
+        The rows are oldest first. The delay is in seconds: after it the caller has to look
+        again, even without a wake-up. `together=False`: a redelivered task is claimed alone.
         """
-        # SQLite would go through all that waits to find that nothing may run.
+        # In a paused queue SQLite would scan all waiting tasks to find that none may run.
         rows = []
         if not self._is_in_vain():
             rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
@@ -59,19 +62,19 @@ class Claims:
             tried = late
             self._put_in_line(look)
             look = self._look()
-        # What is still late was locked by somebody, who may never come back: a process that is
-        # frozen, or a person. The others need not wait for that.
+        # Tasks that are still late are locked by another session, perhaps for ever: by a frozen
+        # process, or by an administrator. The other tasks must not wait for them.
         self._paused = bool(look.paused)
         statement = self._statements.claim_others if late else self._statements.claim_keyed
         if look.waits and not look.paused:
-            # Some of them have keys, or came in between.
+            # Some of them have keys, or were queued after the first claim.
             rows = self._claim(statement, consumer, limit, seconds, together)
         moments = [when - look.now for when in _moments(look)]
         soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
         return rows, look.now, soonest
 
     def _is_in_vain(self) -> bool:
-        """Whether nothing can be claimed, nor was by a call whose answer was lost."""
+        """Return whether the queue is paused, and no answer to a claim of this thread was lost."""
         return self._paused and not hasattr(self._local, "nonce")
 
     def _look(self) -> Any:
@@ -96,12 +99,12 @@ class Claims:
         seconds: float,
         at_once: Callable[[dict[str, Any]], tuple[T, list[Any]] | None] | None = None,
     ) -> tuple[T, list[Any]]:
-        """Do something, and take tasks in the same transaction; return both results.
+        """Call `work`, and claim tasks in the same transaction; return both results.
 
-        Takes nothing if something else comes first, a key has to be locked, or the queue was
-        paused when somebody looked last: `take` looks again. A task that was
-        lost is taken alone. `at_once` does both in one statement, given the values of a claim,
-        or returns None if nobody knows whether it did.
+        Claims nothing if other work comes first, a key has to be locked, or the queue was paused
+        at the last look: `take` looks again. A redelivered task is claimed alone. `at_once` does
+        both in one statement, given the values of a claim; it returns None if it is unknown
+        whether the statement was executed.
         """
         if not limit or self._is_in_vain():
             return self._session.write(work), []
@@ -136,14 +139,14 @@ class Claims:
             try:
                 rows = self._session.single(work) if single else self._session.write(work)
             except Conflict:
-                # Somebody queues very many tasks with keys, and rings when they are there.
+                # Another transaction queues very many tasks with keys; a wake-up follows it.
                 return []
         return _in_order(rows)
 
     @contextmanager
     def _asking(self) -> Iterator[tuple[str, bool]]:
-        # If the answer is lost the tasks are reserved all the same: looked for under the same
-        # nonce they are not lost until their leases expire.
+        # A claim whose answer was lost may have reserved tasks. The next claim of this thread
+        # uses the same nonce and finds them; otherwise they would wait for their leases to expire.
         asked = hasattr(self._local, "nonce")
         if not asked:
             self._local.nonce = uuid4().hex
@@ -189,9 +192,9 @@ class Claims:
         return list(self._session.execute(connection, self._statements.reserved, **mine).all())
 
     def _lock_keys(self, connection: Connection, nonce: str, keys: set[str]) -> None:
-        """Make sure that of these keys no other task was started at the same moment."""
+        """Raise `Conflict` if another task of these keys was claimed at the same moment."""
         if keys and not self._session.dialect.try_keys(connection, keys):
-            # Whoever has the key may wait for the very rows that were just taken.
+            # Do not wait: the transaction that holds the key may wait for the rows just claimed.
             raise Conflict("a key is locked by another transaction")
         overtaken = self._statements.overtaken
         if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
@@ -199,7 +202,7 @@ class Claims:
 
 
 def _late(look: Any) -> list[float]:
-    """When the oldest task that is due became so, and the oldest lease that is over was."""
+    """Return when the first due task became due and the first expired lease expired, if any."""
     return [when for when in _moments(look) if when <= look.now]
 
 

@@ -1,4 +1,4 @@
-"""What a SQL queue says to its database when attempts end: one by one, or many at once."""
+"""The statements by which a SQL queue completes attempts: one by one, or many at once."""
 
 from __future__ import annotations
 
@@ -39,32 +39,33 @@ class Completion:
         self._number = number
 
     def one(self, *held: ColumnElement[bool]) -> Update:
-        """Return what ends the attempt for which all conditions are true."""
+        """Return the statement that completes the attempt for which all conditions are true."""
         return self._finish(bulk.single(), *held)
 
     def many(self, many: Any, given: Mapping[str, Any]) -> Update:
-        """Return what ends those that nobody has asked to cancel.
+        """Return the statement that completes many attempts, except those asked to be cancelled.
 
-        Of the others its number tells nothing.
+        Its number of changed rows does not tell which ones were left out.
         """
-        # Who has a token runs.
+        # A task that has a token is running.
         held = *many.of(given), TASK.c.token == given["token_"]
         return self._finish(given, *held, TASK.c.cancel.is_not(true()))
 
     def exchange(
         self, many: Any, claim: Callable[[Sequence[ColumnElement[bool]]], Update]
     ) -> Select[Any]:
-        """Return what ends many and claims many; the claim is given what has to be true before.
+        """Return the statement that completes many attempts, then claims tasks.
 
-        It sees nothing of the ends: these have no key.
+        `claim` returns the claim, given the conditions that make it come second. The claim does
+        not see the completions: these have no key.
         """
         finish = self.many(many, bulk.numbered(many.given()))
         ended = bulk.ended(finish)
         return bulk.exchange(ended, claim([bulk.once(ended)]))
 
     def _finish(self, given: Mapping[str, Any], *held: ColumnElement[bool]) -> Update:
-        """End an attempt if the token matches; cancelled if that was asked for."""
-        # A damaged one is none.
+        """Return the update that completes attempts; as cancelled if that was asked for."""
+        # A damaged value of `cancel` counts as not asked for.
         cancelled = TASK.c.cancel.is_(true())
         asked = given["state_"]
         state = case((cancelled, literal(CANCELLED, Text)), else_=asked)
@@ -73,7 +74,7 @@ class Completion:
         keep = case((succeeded, seconds("keep_succeeded")), else_=seconds("keep_failed"))
         reason = case((cancelled, literal("cancelled while running", Text)), else_=given["reason_"])
         history = TASK.c.history + given["attempt"]
-        # It cannot be retried.
+        # A succeeded task cannot be retried: it needs no payload.
         payload = case((succeeded, null()), else_=TASK.c.payload)
         return (
             update(TASK)

@@ -1,10 +1,10 @@
-"""How many tasks of a SQL queue are in each state: triggers count tasks as they change.
+"""Counters of the tasks of a SQL queue in each state: triggers count tasks as they change.
 
 A trigger writes to the table `taskqueue_count` in the transaction that changes a task. SQLite has
-one row for each queue and state. PostgreSQL has more: each statement inserts what it changes, so
-that no transaction waits for the row of another one, and now and then a statement merges the rows
-of its queue. A counter is the sum of its rows. A queue whose counters are missing or damaged is
-counted anew when they are read.
+one row for each queue and state. PostgreSQL has more: each statement inserts its changes as new
+rows, so that no transaction waits for the row of another one, and now and then a statement merges
+the rows of its queue. A counter is the sum of its rows. If counters are missing or damaged when
+they are read, the tasks of the queue are counted again.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sqlalchemy import text
 from typing import Any
 
 
-#: PostgreSQL: the share of statements that merge rows, and how many of them at most.
+#: PostgreSQL: the share of statements that merge rows, and the most rows that one merges.
 SHARE, MOST = 1 / 32, 1000
 
-#: No queue has as many tasks; a larger number is damaged.
+#: No queue has more tasks; a larger number is damaged.
 LIMIT = 10**12
 
 
@@ -41,9 +41,9 @@ def counters() -> Select[Any]:
 
 
 def install(connection: Connection) -> None:
-    """Create the table of the counters, and the triggers; all queues are counted anew."""
+    """Create the table of the counters, and the triggers; all queues will be counted again."""
     is_sqlite = connection.dialect.name == "sqlite"
-    # Only those that are there: to look for others takes a lock that waits for all readers.
+    # Drop existing triggers only: DROP TRIGGER takes a lock that waits for all readers.
     for name in _triggers(connection):
         on_table = "" if is_sqlite else "ON taskqueue_task"
         connection.exec_driver_sql(f"DROP TRIGGER {name} {on_table}")
@@ -68,7 +68,7 @@ def _triggers(connection: Connection) -> Sequence[str]:
 def _full_name(connection: Connection) -> str:
     """Return the name of PostgreSQL's table with its schema.
 
-    Whoever changes a task, in a session with another search path perhaps, has it counted there.
+    A session that changes a task may have another search path: its trigger must use this table.
     """
     return str(
         connection.exec_driver_sql(
@@ -82,10 +82,11 @@ def _full_name(connection: Connection) -> str:
 def recount(connection: Connection, queue: str) -> None:
     """Correct the counters of a queue; no other transaction may do so at the same time.
 
-    PostgreSQL: one statement sees the tasks and the counters as they are at one moment.
+    PostgreSQL: a single statement reads tasks and counters, so it sees both at the same moment.
     """
     if connection.dialect.name == "sqlite":
-        # What is no number cannot be corrected. One transaction at a time writes to a file.
+        # Delete all rows: a value that is no number cannot be corrected. No other transaction
+        # can write to the file in between.
         connection.execute(delete(COUNT).where(COUNT.c.queue == queue))
     else:
         damaged = ~COUNT.c.number.between(-LIMIT, LIMIT)
@@ -97,7 +98,7 @@ _NAMES = ", ".join(f"'{state}'" for state in STATES)
 
 
 def _parts() -> Iterator[str]:
-    """Yield the statements that count the tasks of a queue, each with an index of its own."""
+    """Yield the queries that count the tasks of a queue by state, each by an index of its own."""
     start = "SELECT state, count(*) FROM taskqueue_task WHERE queue = :queue"
     finished = ", ".join(f"'{state}'" for state in FINISHED)
     conditions = (
@@ -106,7 +107,7 @@ def _parts() -> Iterator[str]:
         f"state IN ({finished}) AND place != {FIRST}",
     )
     yield from (f"{start} AND {one} AND place > {FIRST} GROUP BY state" for one in conditions)
-    # What is damaged stands in another index.
+    # Damaged rows are in another index.
     yield f"{start} AND (state NOT IN ({_NAMES}) OR place <= {FIRST}) GROUP BY state"
 
 
@@ -126,7 +127,10 @@ _KEY = "PRIMARY KEY (queue, state)) WITHOUT ROWID"
 
 
 def _trigger_of_rows(name: str, event: str, *steps: tuple[str, int]) -> str:
-    """Return the statement that creates a trigger of SQLite; a step is a row and a number."""
+    """Return the statement that creates a trigger of SQLite.
+
+    A step is OLD or NEW, and the number to add to the counter of that row's state.
+    """
     updates = (
         f"UPDATE taskqueue_count SET number = number + {number}"
         f" WHERE queue = {row}.queue AND state = {row}.state;"
@@ -152,7 +156,7 @@ _DELETED = "SELECT queue, state, -1 AS step FROM deleted"
 
 
 def _insert_changes(count: str, changes: str) -> str:
-    """Return the statement by which a trigger of PostgreSQL counts what was changed."""
+    """Return the statement by which a trigger of PostgreSQL counts the changed rows."""
     return f"""
     WITH counted AS (
       INSERT INTO {count} (queue, state, number)
@@ -166,8 +170,8 @@ def _insert_changes(count: str, changes: str) -> str:
 def _function(count: str) -> str:
     """Return the statement that creates the function of PostgreSQL's triggers.
 
-    A table of changes exists in the branch of its own event only. Rows that another transaction
-    merges just now are left alone, and so are damaged ones, of which there may be no sum.
+    `inserted` and `deleted` exist only in the branches of the events that define them. A merge
+    leaves out rows that another transaction is merging, and damaged rows, which may have no sum.
     """
     return f"""
     CREATE OR REPLACE FUNCTION taskqueue_count_changes() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -208,9 +212,9 @@ _NEW, _OLD = "NEW TABLE AS inserted", "OLD TABLE AS deleted"
 _POSTGRESQL = [
     f"CREATE TABLE taskqueue_count ({_COLUMNS})",
     "CREATE INDEX taskqueue_count_of ON taskqueue_count (queue, state)",
-    # It has no key, and a publication of all tables asks for one.
+    # The table has no primary key, and a publication of all tables asks for an identity.
     "ALTER TABLE taskqueue_count REPLICA IDENTITY FULL",
-    # Most rows are merged after a moment.
+    # Most rows are merged, and so deleted, soon: vacuum early.
     "ALTER TABLE taskqueue_count SET (autovacuum_vacuum_scale_factor = 0.01)",
     "ALTER TABLE taskqueue_count SET (autovacuum_vacuum_threshold = 1000)",
     "ALTER TABLE taskqueue_count SET (autovacuum_vacuum_cost_delay = 0)",

@@ -1,9 +1,8 @@
-"""What a row of a SQL queue may hold that nobody here has written, and what is made of it.
+"""Checks of values read from rows of a SQL queue that may be damaged.
 
-SQLite stores anything in any column; in PostgreSQL a number may be none, or too large for what is
-computed with it. A row that is damaged keeps no other task from running and no list from
-answering: what is read is checked before it is used, and what would wait or run for ever is found
-by `Repairs`.
+SQLite stores anything in any column; in PostgreSQL a number may be NaN, or too large to compute
+with. A damaged row must not keep other tasks from running or a list from being shown: each value
+is checked before it is used. repairs.py finds tasks that would wait or run for ever.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ import math
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: No task has as many attempts, and no attempt was lost as often.
+#: No task has more attempts or lost attempts; a larger number is damaged.
 MANY = 10**9
 
 
 def moment(stored: object) -> float | None:
     """Return a number of seconds; None for anything else."""
-    # True is no number.
+    # bool is a subclass of int, but True is no number of seconds.
     if type(stored) not in (int, float) or not math.isfinite(stored):  # type: ignore[arg-type]
         return None
     return float(stored)  # type: ignore[arg-type]
@@ -49,25 +48,25 @@ def counted(stored: object) -> int:
 
 
 def shown(stored: object) -> str:
-    """Return what can be read of a text."""
+    """Return what is readable of a text; bytes are decoded, None is empty."""
     if isinstance(stored, bytes):
         return stored.decode("utf-8", "replace")
     return "" if stored is None else str(stored)
 
 
 def in_order(stored: object) -> float:
-    """Return what rows are sorted by: those come last whose number is none."""
+    """Return a sort key for a number; anything else comes last."""
     found = moment(stored)
     return math.inf if found is None else found
 
 
 def storable(text: str) -> str:
-    """Return a text that each database can store."""
+    """Return a text in a form that each database can store."""
     return text.replace("\0", "\\0").encode("utf-8", "replace").decode()
 
 
 def sound_id(session: Session, connection: Connection, stored: object) -> str:
-    """Return the id of a task; one that no task can have is replaced by a new one."""
+    """Return the id of a task; replace a damaged id in its row by a new one, and return that."""
     if isinstance(stored, str):
         return stored
     task_id = str(uuid4())

@@ -1,4 +1,4 @@
-"""How attempts of a SQL queue end: one by one, or many together with what is reserved next."""
+"""Completion of attempts of a SQL queue: one by one, or a batch together with a claim."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Ends = Sequence[tuple[Lease, Transition]]
 
 
 class Finishing(Oversight):
-    """The part of the storage that consumers end attempts with."""
+    """The part of the storage by which consumers complete or release attempts."""
 
     settings: QueueSettings
     _statements: Statements
@@ -84,7 +84,7 @@ class Finishing(Oversight):
             if rows:
                 now = rows[0].expires - seconds
             elif limit:
-                # Nothing waits, or something comes first.
+                # No task waits, or other work comes first, which `take` does.
                 rows, now, _ = self._claims.take(consumer, limit, seconds, together=False)
             else:
                 now = self._session.time()
@@ -108,7 +108,7 @@ class Finishing(Oversight):
 
     @contextmanager
     def _repeatable(self, ends: Ends) -> Iterator[Collection[str]]:
-        """Yield the tokens whose ends this thread has asked for before, in vain."""
+        """Yield the tokens that this thread has tried to complete before, without an answer."""
         tokens = {lease.token for lease, _ in ends}
         asked: set[str] = getattr(self._local, "unfinished", set())
         self._local.unfinished = asked | tokens
@@ -116,7 +116,10 @@ class Finishing(Oversight):
         self._local.unfinished = asked - tokens
 
     def _is_simple(self, ends: Ends) -> bool:
-        """Whether one statement can end them and claim others, which sees nothing of the ends."""
+        """Return whether one statement can complete them and claim others.
+
+        The claim does not see the completions: they must be final and without a key.
+        """
         return (
             self._statements.exchange is not None
             and bool(ends)
@@ -126,7 +129,7 @@ class Finishing(Oversight):
     def _exchange(
         self, ends: Ends, values: Sequence[dict[str, Any]], claim: dict[str, Any]
     ) -> tuple[list[State | None], list[Any]] | None:
-        """End attempts and claim tasks in one statement; None if its answer was lost."""
+        """Complete attempts and claim tasks in one statement; None if its answer was lost."""
         rows = [{**row, "place_": number} for number, row in enumerate(values, 1)]
         given = {**self._session.dialect.many.packed(rows), "count_": len(rows)}
 
@@ -143,11 +146,11 @@ class Finishing(Oversight):
         done = found[0].ended
         rest = []
         if done is not None:
-            # Not all of them.
+            # Not all attempts were completed.
             rest = [n for n, (lease, _) in enumerate(ends) if lease.token not in done]
         states: list[State | None] = [end.state for _, end in ends]
         if rest:
-            # Stale, or to be cancelled.
+            # Their tokens are stale, or their tasks are to be cancelled.
             others = self._session.write(
                 lambda connection, again: self._end_all(
                     connection,
@@ -167,22 +170,22 @@ class Finishing(Oversight):
         values: Sequence[dict[str, Any]],
         before: Collection[str],
     ) -> list[State | None]:
-        """End all attempts; `before` are the tokens of those that may have ended already."""
+        """Complete all attempts; those with a token in `before` may be completed already."""
         if not ends:
             return []
-        # In the order of their ends, whatever is done first.
+        # Number them in the order of `ends`: those with a key are completed last.
         numbers = self._session.dialect.numbers(connection, len(ends))
         for row, number in zip(values, numbers, strict=True):
             row["place_"] = number
         keyed = [n for n, (lease, transition) in enumerate(ends) if _needs_key(lease, transition)]
         if keyed:
-            # Before any row, as everybody does.
+            # Lock keys before any row, as every transaction does, against deadlocks.
             keys = [indexed(ends[n][0].task.key or "") for n in keyed]
             self._session.dialect.lock_keys(connection, keys)
         together = [row for n, row in enumerate(values) if n not in keyed]
         states = self._end_some(connection, together, before)
         for n in keyed:
-            # One after the other: of two that wait the first makes the second one pointless.
+            # One by one: if two are to wait again, the first one replaces the second one.
             lease, _ = ends[n]
             replaced = self._replaced(connection, lease)
             states |= self._end_some(connection, [values[n] | replaced], before)
@@ -191,15 +194,15 @@ class Finishing(Oversight):
     def _end_some(
         self, connection: Connection, rows: Sequence[dict[str, Any]], before: Collection[str]
     ) -> dict[str, State | None]:
-        """Return the state that each task is in now, by its token."""
+        """Complete attempts; return the state of each task by its token, None if it is stale."""
         states: dict[str, State | None] = {row["token_"]: row["state_"] for row in rows}
         if not rows:
             return states
         statement, keep = self._statements.finish_many, self._keep()
         if self._session.change(connection, statement, rows, **keep) == len(rows):
             return states
-        # Some are stale, or were to be cancelled, or have ended in a call that was answered
-        # to nobody.
+        # Some are stale, or are to be cancelled, or were completed by an earlier call whose
+        # answer was lost.
         ids = [row["id_"] for row in rows]
         ended = self._session.execute(connection, self._statements.ended, ids=ids)
         found = {row.done: row for row in ended}
@@ -230,7 +233,7 @@ class Finishing(Oversight):
                 replaced = self._replaced(connection, lease)
             row = execute(connection, self._statements.finish, **values | replaced).first()
             if row is None and (again or repeated):
-                # The answer to this very call was lost.
+                # An earlier try may have completed the attempt, and its answer was lost.
                 held = {"id_": task_id, "token_": token}
                 return execute(connection, self._statements.done, **held).first()
             return row
@@ -244,7 +247,10 @@ class Finishing(Oversight):
         }
 
     def _replaced(self, connection: Connection, lease: Lease) -> dict[str, Any]:
-        """Return how a task ends that was to wait, if a newer one of its key does."""
+        """Return the values that cancel a task instead of a retry, if a newer one of its key waits.
+
+        Otherwise return no values.
+        """
         task = lease.task
         key = task.key and indexed(task.key)
         newer = transitions.newer(self._session, connection, key, task.on_conflict)
@@ -254,7 +260,7 @@ class Finishing(Oversight):
         return {"state_": CANCELLED, "reason_": f"replaced by {newer}"}
 
     def _ended(self, ends: Ends, states: Sequence[State | None], now: float) -> None:
-        """After the transaction: tell it to whom it may concern."""
+        """After the transaction: count what finished, wake a consumer, notify other processes."""
         sizes: Counter[State | None] = Counter()
         for end, state in zip(ends, states, strict=True):
             sizes[state] += _size(*end)
@@ -281,7 +287,7 @@ class Finishing(Oversight):
         found = session.execute(connection, self._statements.held, ids=ids)
         rows = {row.id: row for row in found}
         waiting: list[str] = []
-        # Last first, so that the first one ends up at the very front.
+        # Begin with the last lease, so that the first one ends up at the very front.
         for lease in reversed(leases):
             row = rows.get(lease.task.id)
             if row is None:
@@ -301,12 +307,12 @@ class Finishing(Oversight):
 
 
 def _needs_key(lease: Lease, transition: Transition) -> bool:
-    """Whether the key of a task has to be locked for its end: it is to wait again."""
+    """Return whether the key of a task has to be locked, since the task is to wait again."""
     return transition.state == SCHEDULED and lease.task.key is not None
 
 
 def _size(lease: Lease, transition: Transition) -> int:
-    """Return about how many bytes the record of a task takes that has ended so."""
+    """Return about how many bytes the record of a task takes after this transition."""
     large = transition.body, transition.attempt.error, lease.task.payload
     return WEIGHT + sum(len(part) for part in large)
 

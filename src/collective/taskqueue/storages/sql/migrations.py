@@ -1,4 +1,4 @@
-"""How each version of the tables of a SQL queue becomes the next."""
+"""The steps that migrate the tables of a SQL queue from each version to the next."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from typing import Any
 import msgpack
 
 
-#: Rows that are read at a time.
+#: Most rows that are read at a time.
 PORTION = 1000
 
 
 def _first(connection: Connection) -> None:
     METADATA.create_all(connection)
     if connection.dialect.name == "postgresql":
-        # Rows change state a few times and then go: room for that in each page, and dead
-        # rows are cleared away long before they are a fifth of a table with a backlog.
+        # Rows change state a few times and then are deleted. So leave room for updates in each
+        # page, and vacuum long before a fifth of a table with a backlog are dead rows.
         connection.execute(
             text(
                 "ALTER TABLE taskqueue_task SET (fillfactor = 70,"
@@ -44,10 +44,10 @@ def _first(connection: Connection) -> None:
 
 
 def _second(connection: Connection) -> None:
-    """Payloads and the status of responses stand apart; persons; when what has finished ended."""
+    """Add columns: payload and response status apart from the body, person, time of the end."""
     known = {column["name"] for column in inspect(connection).get_columns(TASK.name)}
     if "payload" in known:
-        # Made just now, by the first step.
+        # The first step has made the table just now, with all columns.
         return
     for name in ("person", "status", "ended", "size", "payload"):
         kind = TASK.c[name].type.compile(connection.dialect)
@@ -58,7 +58,7 @@ def _second(connection: Connection) -> None:
     for row in _rows(connection, TASK, *shown):
         connection.execute(update(TASK).where(*_mine(TASK, row)).values(_apart(row)))
     for row in _rows(connection, BATCH, "tasks"):
-        # One that cannot be read stays in doubt.
+        # A batch that cannot be read stays in doubt.
         with suppress(Exception):
             tasks = codec.pack_batch(_staged(row.tasks))
             connection.execute(update(BATCH).where(*_mine(BATCH, row)).values(tasks=tasks))
@@ -82,10 +82,10 @@ def _mine(table: Table, row: Any) -> tuple[ColumnElement[bool], ...]:
 
 
 def _apart(row: Any) -> dict[str, Any]:
-    """Return what becomes of a task whose body has its payload in it."""
+    """Return the new values of a task whose body has its payload in it."""
     values: dict[str, Any] = {name: getattr(row, name) for name in ("user", "key")}
     values = {name: value and indexed(value) for name, value in values.items()}
-    # What cannot be read is shown as damaged, as it was.
+    # A body that cannot be read stays, and is shown as damaged, as before.
     with suppress(TaskDecodeError):
         task = codec.decode(row.id, row.body)
         values |= {"body": codec.head(task), "payload": task.payload or None}
@@ -101,10 +101,10 @@ def _apart(row: Any) -> dict[str, Any]:
 
 
 def _staged(batch: bytes) -> list[Any]:
-    """Return the tasks of a batch that has seven strings of each."""
+    """Return the tasks of a batch in the old format, which has seven strings for each task."""
     strings = msgpack.unpackb(batch)
     return [codec.decode(*pair) for pair in zip(strings[::7], strings[1::7], strict=True)]
 
 
-#: Step n makes version n of what version n - 1 was. Steps are added, never changed.
+#: Step n migrates version n - 1 to version n. Steps are added, never changed.
 STEPS: list[Callable[[Connection], None]] = [_first, _second, install]

@@ -1,6 +1,6 @@
-"""What people ask of a SQL queue: pages of tasks, who takes them, and how many came to an end.
+"""Queries of the admin of a SQL queue: pages of tasks, counts, consumers, and throughput.
 
-Each statement is built once, whatever is asked for: what differs is a parameter.
+Each statement is built once: the values that differ are parameters.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from sqlalchemy import union_all
 from typing import Any
 
 
-#: Nothing is counted in a minute that is more.
+#: A larger number of tasks that finished in a minute is damaged.
 MOST = "1000000000000"
 
 _SMALL = ("id", "state", "reason", "changes", "due", "consumer", "attempts", "progress", "cancel")
 
-#: What a brief status is made of.
+#: The columns that a brief status is made of.
 BRIEF = tuple(TASK.c[name] for name in (*_SMALL, "status", "forgotten", "body"))
 
-#: What others have as well.
+#: The additional columns of a status that is not brief.
 LARGE = (TASK.c.history, TASK.c.last, TASK.c.payload)
 
-#: The columns that tasks of a state are ordered by, and all of them.
+#: The columns that tasks of a state are ordered by; None stands for the tasks of all states.
 _ORDER: dict[Any, tuple[str, ...]] = {
     None: ("number",),
     SCHEDULED: ("due", "place"),
@@ -54,7 +54,7 @@ _ORDER: dict[Any, tuple[str, ...]] = {
 _USER = TASK.c.user == bindparam("user_", type_=Text)
 _PERSON = TASK.c.person == bindparam("person_", type_=Text)
 
-#: The same where the index of what is to be forgotten is to be used and not that of a user.
+#: The same conditions, written so that a planner uses the index by `forget_at`, not by user.
 _SAME_USER = func.coalesce(TASK.c.user, "") == bindparam("user_", type_=Text)
 _SAME_PERSON = func.coalesce(TASK.c.person, "") == bindparam("person_", type_=Text)
 
@@ -62,8 +62,8 @@ _SAME_PERSON = func.coalesce(TASK.c.person, "") == bindparam("person_", type_=Te
 class Pages:
     """See the module. `now` is an expression for the time.
 
-    `pages` are by state or None, and by whether they are those of one person. Their parameters:
-    `start_`, `size_`, `user_`, `person_`.
+    The keys of `pages` are a state or None, and whether the page is of one person's tasks. Their
+    parameters: `start_`, `size_`, `user_`, `person_`.
     """
 
     def __init__(self, now: ColumnElement[float]) -> None:
@@ -71,12 +71,12 @@ class Pages:
         states: tuple[State | None, ...] = (None, *STATES)
         self.pages = {(state, own): self._page(state, own) for state in states for own in (0, 1)}
         self.persons = self._persons()
-        # Each row says whether it is a counter, or how many are to be forgotten.
+        # The last column of a row: True for a counter, False for the number of expired tasks.
         parts = (counters().subquery("counted"), True), (self._overdue([]).subquery("over"), False)
         self.counts = union_all(*(select(part, literal(kind)) for part, kind in parts))
         self.counts_of_user = self._counts_of([_USER], [_SAME_USER])
         self.counts_of_person = self._counts_of([_USER, _PERSON], [_SAME_USER, _SAME_PERSON])
-        # What is damaged is of no moment.
+        # A damaged time is in no range.
         heard = CONSUMER.c.heard.between(self._now - HOUR, self._now + HOUR)
         self.consumers = (
             select(CONSUMER.c.name, CONSUMER.c.process, CONSUMER.c.heard, now.label("now"))
@@ -116,16 +116,16 @@ class Pages:
         if state is None or state in FINISHED:
             query = query.where(fresh(self._now))
         if own and state == RUNNING:
-            # In an order that no index has: few run.
+            # Sort by an expression, so that no index is used for the order: few tasks run.
             order = [column + literal_column("0") for column in order]
         start = bindparam("start_", type_=BigInteger)
         return query.order_by(*order).offset(start).limit(bindparam("size_", type_=BigInteger))
 
     def _persons(self) -> Select[Any]:
-        """Return the statement that lists the persons who have a user id: one step for each."""
+        """Return the statement that lists the persons of a user id: one index step for each."""
 
         def following(*later: ColumnElement[bool]) -> Any:
-            # Not the least one: to find that, a database might go through all.
+            # ORDER BY and LIMIT instead of min(): for that a planner might scan all rows.
             query = select(other.c.person).where(*of_user, other.c.person.is_not(None), *later)
             return query.order_by(other.c.person).limit(literal_column("1")).scalar_subquery()
 
@@ -142,12 +142,12 @@ class Pages:
     def _counts_of(
         self, whose: Iterable[ColumnElement[bool]], same: Iterable[ColumnElement[bool]]
     ) -> Any:
-        """Return the statement that counts tasks by state; a state may come twice."""
+        """Return the statement that counts tasks by state; a state may have two rows to add up."""
         every = select(TASK.c.state, func.count()).where(HERE, *whose).group_by(TASK.c.state)
         return union_all(every, self._overdue(same))
 
     def _overdue(self, same: Iterable[ColumnElement[bool]]) -> Any:
-        """Return the statement that counts what is to be forgotten, as negative numbers."""
+        """Return the statement that counts expired tasks by state, as negative numbers."""
         state = func.coalesce(TASK.c.state, "")
         return (
             select(state, -func.count())

@@ -1,4 +1,4 @@
-"""How the tasks of a batch come into a SQL queue: the key of each one decides."""
+"""Admission of the tasks of a batch to a SQL queue, according to the key of each one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 class Admission:
-    """One batch on its way in, within a transaction of the caller."""
+    """The admission of one batch, within a transaction of the caller."""
 
     def __init__(
         self, session: Session, connection: Connection, tid: bytes | None, now: float
@@ -47,7 +47,7 @@ class Admission:
         self.news: News = []
 
     def admit(self, tasks: Sequence[Staged]) -> None:
-        """Queue or schedule the tasks in this order, or skip them, or let them replace."""
+        """Queue or schedule the tasks in this order; skip or replace those of the same key."""
         tasks = [task._replace(key=indexed(task.key)) for task in tasks]
         keys = {task.key for task in tasks if task.key}
         same: dict[str, list[str]] = {}
@@ -67,7 +67,7 @@ class Admission:
         self._store()
 
     def condemn(self, tasks: Sequence[Staged], reason: str) -> None:
-        """Let the tasks be failed from the beginning; they stand in no line."""
+        """Record the tasks as failed, without queueing them or checking their keys."""
         for task, number in self._numbered(tasks):
             row = self._row(task._replace(due=""), number)
             self._conclude(row, FAILED, reason)
@@ -76,7 +76,7 @@ class Admission:
         self._store()
 
     def _numbered(self, tasks: Sequence[Staged]) -> Iterator[tuple[Staged, int]]:
-        """Yield those that are not there yet, each with a number."""
+        """Yield the tasks that are not stored yet, each with a new number."""
         numbers = self._session.dialect.numbers(self._connection, len(tasks))
         known = self._known([task.id for task in tasks])
         for task, number in zip(tasks, numbers, strict=True):
@@ -103,7 +103,7 @@ class Admission:
         )
         self.news.append(("skipped", task.id, earlier))
         if earlier not in self._rows:
-            # It has to see what the later transaction has written, too.
+            # The waiting task has to see what the later transaction has written, too.
             see(self._session, self._connection, earlier, self._tid)
 
     def _supersede(self, earlier: str, row: Row) -> None:
@@ -160,7 +160,7 @@ class Admission:
         row |= {"forget_at": self._now + keep, "ended": self._now, "size": size}
 
     def _store(self) -> None:
-        # A task that is known already stays as it is.
+        # A task that is stored already stays as it is.
         insert = self._session.dialect.insert
         for table, rows in ((TASK, list(self._rows.values())), (ALIAS, self._aliases)):
             for portion in self._session.portions(rows):

@@ -1,4 +1,4 @@
-"""Tasks of a SQL queue that would wait or run for ever, since their rows are damaged."""
+"""Repair of tasks of a SQL queue that would wait or run for ever, since their rows are damaged."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ import logging
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Rows that are mended in one transaction.
+#: Most rows that each query finds to be repaired in one transaction.
 PORTION = 100
 
-#: Seconds until a task is taken for lost that runs under a lease without an end.
+#: The new lease in seconds of a running task whose lease has a damaged end.
 LEASE = 30.0
 
 #: All places are smaller, unless they are damaged.
@@ -45,7 +45,7 @@ LAST = FIRST.lstrip("-")
 
 
 def any_damage() -> ColumnElement[bool]:
-    """Return the condition that there is something for `repair`: a few looks at indexes."""
+    """Return the condition that `repair` has work to do: a few look-ups in indexes."""
     return or_(
         *(
             any_row(_order(part, table), *conditions)
@@ -56,7 +56,7 @@ def any_damage() -> ColumnElement[bool]:
 
 
 def repair(session: Session, connection: Connection, news: News) -> None:
-    """Let them end, or wait where they can be seen; each is one line of `news`, or of the log."""
+    """Fail the damaged tasks, or correct their rows; each adds one entry to `news` or the log."""
     now = session.now(connection)
     for part in _PARTS:
         for table, conditions in _ways(part):
@@ -89,7 +89,7 @@ def _mend(
     connection.execute(transitions.of_task(session, task_id).values(values))
 
 
-#: The columns that decide when a task is looked at again, and of which state it is then.
+#: The columns that decide when a task is found again, and the state of the tasks found by each.
 _PARTS: dict[str, State | None] = {
     "place": QUEUED,
     "due": SCHEDULED,
@@ -105,9 +105,9 @@ def _order(part: str, table: Any) -> ColumnElement[Any]:
 
 
 def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:
-    """Return the conditions that it is damaged, each with the table that it is about.
+    """Return the conditions that the column `part` is damaged, each with its alias of the table.
 
-    Each one is a range of an index: what is no number is larger than all numbers.
+    Each one is a range of an index: a value that is no number is larger than all numbers.
     """
     far = LAST if part == "place" else FAR
     damaged: list[Callable[[Any], ColumnElement[bool]]] = [
@@ -118,7 +118,7 @@ def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:
     if part == "place":
         damaged[1:] = [lambda table: table.c.place <= literal_column(FIRST)]
     elif part == "forget_at":
-        # Without one it goes when there are too many.
+        # A finished task without `forget_at` is deleted when there are too many.
         del damaged[1:]
     elif part == "state":
         damaged = [
@@ -130,8 +130,8 @@ def _ways(part: str) -> list[tuple[Any, list[ColumnElement[bool]]]]:
     ways = []
     for number, way in enumerate(damaged):
         table = TASK.alias(f"{part}_{number}")
-        # First the narrower bound: of two, SQLite goes by the first. The other one is in the very
-        # words of the index, which has none of those that come before.
+        # The narrower bound comes first: of two, SQLite uses the first. The other one is word for
+        # word the condition of the index, which excludes all rows below it.
         conditions = [table.c.queue == bindparam("queue_", type_=Text), way(table)]
         state = _PARTS[part]
         if state is not None and number == 0:

@@ -1,4 +1,4 @@
-"""What a SQL queue forgets: what was kept long enough, and what is too much."""
+"""A SQL queue deletes finished tasks: those kept long enough, and those that are too many."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ import math
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: No record is larger; what says so is damaged.
+#: No record has more bytes; a larger size is damaged.
 LARGEST = 2**40
 
 _NOW: ColumnElement[float] = bindparam("now_", type_=Double)
 
-#: A record is counted as what it takes.
+#: The bytes a record is counted with; `WEIGHT` if its size is damaged or missing.
 _SIZE = case(
     (TASK.c.size.between(0, literal_column(str(LARGEST))), TASK.c.size),
     else_=literal_column(str(WEIGHT)),
@@ -51,12 +51,12 @@ _SIZE = case(
 
 
 class Tidy:
-    """See the module. It is done now and then, by whoever ends tasks or looks for some.
+    """See the module. Any consumer does it now and then, when it finishes or reserves tasks.
 
-    `tell` is called with what has happened to tasks whose rows were damaged.
+    `tell` is called with what was done to tasks whose rows were damaged.
     """
 
-    #: Seconds between two looks for records whose time is over, and for damaged ones.
+    #: Seconds between two looks for records whose retention is over, and for damaged ones.
     INTERVAL = 1.0
 
     def __init__(self, session: Session, tell: Callable[[News], None]) -> None:
@@ -64,11 +64,11 @@ class Tidy:
         self._tell = tell
         self._looked = float("-inf")
         self._finished: dict[str, int] = {}
-        # From the first end on: nobody knows how much there was before.
+        # So that the first finished task triggers a look: the bytes before it are unknown.
         self._bytes = session.settings.max_finished_bytes
-        #: When there is to be a look at the bytes again: some records were too young to go.
+        #: When to look at the bytes again: some records were too young to be deleted.
         self._due = math.inf
-        # Built once: that takes longer than to execute them.
+        # Built once: building a statement takes longer than executing it.
         over = TASK.c.forget_at <= _NOW, is_finished()
         self._chores = select(
             any_row(TASK.c.forget_at, HERE, *over).label("over"), any_damage().label("damage")
@@ -80,7 +80,10 @@ class Tidy:
         self._large = [transitions.forgetting(TASK.c.place, *_large(state)) for state in FINISHED]
 
     def look(self, now: float) -> None:
-        """Do what the clock asks for; called outside of any transaction."""
+        """Repair damaged rows and delete expired records; called outside of any transaction.
+
+        Does nothing within `INTERVAL` seconds of the last look, unless more records were left.
+        """
         if abs(now - self._looked) < self.INTERVAL:
             return
         self._looked = now
@@ -92,20 +95,23 @@ class Tidy:
             logger.debug("queue %s: nobody tidies up (%s)", self._session.settings.queue, exc)
             return
         if found.over and self._forget(self._old, now_=now):
-            # There is more, for the next one who comes.
+            # There are more: let the next call look at once.
             self._looked = float("-inf")
         if now >= self._due:
             self._shrink(now)
 
     def after(self, state: State, now: float, number: int = 1, size: int | None = None) -> None:
-        """So many tasks have finished, of so many bytes, or as many as tasks can have."""
+        """Count `number` finished tasks of `size` bytes; delete those that are too many.
+
+        Without a `size`, each counts as the largest payload.
+        """
         self.look(now)
         settings = self._session.settings
         most = settings.max_finished
-        # From the first one on: nobody knows how many there were before.
+        # The first finished task triggers a look: how many there were before is unknown.
         finished = number + self._finished.get(state, most)
         self._finished[state] = finished
-        # A twentieth too many is not worth a look after each task.
+        # Look only when a twentieth too many may have finished, not after each task.
         if finished > most // 20 and not self._forget(self._surplus[state], most=most):
             self._finished[state] = 0
         self._bytes += number * settings.max_payload if size is None else size
@@ -113,7 +119,7 @@ class Tidy:
             self._shrink(now)
 
     def _shrink(self, now: float) -> None:
-        """Forget the oldest of what takes too much room, and what may not go yet later."""
+        """Delete the oldest records if all take too many bytes; those too young yet, later."""
         most = self._session.settings.max_finished_bytes
         try:
             [[total]] = self._read(self._total)
@@ -144,7 +150,7 @@ class Tidy:
         self._tell(news)
 
     def _forget(self, statement: Any, **values: Any) -> bool:
-        """Forget a portion; return whether there may be more."""
+        """Delete a portion of tasks; return whether there may be more."""
         session = self._session
 
         def work(connection: Connection, again: bool) -> int:
@@ -153,7 +159,7 @@ class Tidy:
         try:
             return session.single(work) == transitions.PORTION
         except StorageUnavailable as exc:
-            # The task has ended all the same, and the next one may be reserved already.
+            # Do not raise: the task has finished, and the next one may be reserved already.
             logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)
             return False
 
@@ -165,7 +171,7 @@ class Tidy:
 
 
 def _surplus(state: State) -> Any:
-    """Forget those that finished in a state before the last `most` that did."""
+    """Return the statement that deletes a portion of all but the last `most` of a final state."""
     line = HERE, one_of(*FINISHED), one_of(state)
     places = select(TASK.c.place).where(*line).order_by(TASK.c.place.desc())
     last = places.offset(bindparam("most", type_=Integer)).limit(1).scalar_subquery()
@@ -173,7 +179,7 @@ def _surplus(state: State) -> Any:
 
 
 def _oldest() -> Any:
-    """Return places and sizes of those that finished first in each of the states."""
+    """Return the query for places and sizes of the first portion finished in each state."""
     lines = [
         select(TASK.c.place, _SIZE.label("size"))
         .where(HERE, one_of(*FINISHED), one_of(state))
@@ -186,7 +192,8 @@ def _oldest() -> Any:
 
 
 def _large(state: State) -> tuple[ColumnElement[bool], ...]:
-    # Who is told of an end can look at it for a while. What ended at no time is damaged.
+    # A subscriber to the event can still read a task for LINGER seconds. A task that ended at no
+    # possible time is damaged, and counts as old.
     young = TASK.c.ended.between(_NOW - LINGER, _NOW + HOUR)
     old = ~func.coalesce(young, literal_column("false"))
     last = TASK.c.place <= bindparam("last", type_=BigInteger)

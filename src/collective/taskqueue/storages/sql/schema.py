@@ -1,25 +1,25 @@
-"""The tables of a SQL queue; how each version of them becomes the next is told in migrations.py.
+"""The tables of a SQL queue; migrations.py turns each version of them into the next.
 
-taskqueue_task      every task that is known; the key is the queue and the id
+taskqueue_task      all known tasks; the primary key is the queue and the id
 taskqueue_alias     the id of a task that was skipped for its key → the task that waits
-taskqueue_batch     staged batches: the tasks as msgpack, the witness, and when
-taskqueue_promoted  batches that were promoted or condemned; forgotten after two hours
-taskqueue_consumer  who takes tasks, and when it was last heard of
-taskqueue_ended     how many tasks came to each final state, by minute, for one hour
+taskqueue_batch     staged batches: the tasks as msgpack, the witness, and the time
+taskqueue_promoted  batches that were promoted or failed; deleted after two hours
+taskqueue_consumer  consumers, and when each was last heard of
+taskqueue_ended     how many tasks reached each final state, by minute, for one hour
 taskqueue_queue     a row for each queue: whether it is paused, and SQLite's numbers
 taskqueue_count     how many tasks are in each state; see counters.py
 taskqueue_schema    one row: the version of these tables
 
 Many queues share the tables. Times are seconds since the epoch by the clock of the database.
-``number`` counts tasks as they were queued, ``place`` orders those of one state: negative
-for what is recovered to the front. ``claim`` counts reservations. What is read while a
-queue works has a partial index, so that a task that has finished stands in none of them.
+``number`` counts tasks as they were queued. ``place`` orders the tasks of one state; it is
+negative for tasks put back to the front. ``claim`` counts reservations. Queries of the hot path
+have partial indexes, so that a finished task is in none of these.
 
-``body`` is the task without its payload, ``status`` that of the last response, ``last`` the rest
-of it. ``ended`` and ``size`` are of finished tasks: when they came to their end, and how many
-bytes they take. What may be large is at the end of a row, for SQLite reads a row up to the last
-column that it is asked for. The lists of a user have indexes by ``user`` and ``person``, of which
-``user`` and ``key`` are digests if they are long; see `indexed`.
+``body`` is the task without its payload, ``status`` is that of the last response, ``last`` the
+rest of the response. Finished tasks have ``ended``, the time when they finished, and ``size``,
+their bytes. Columns that may be large are at the end of a row, for SQLite reads a row up to the
+last column that is asked for. The lists of a user have indexes by ``user`` and ``person``. ``user``
+and ``key`` are digests if they are long; see `indexed`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from sqlalchemy import Table
 from sqlalchemy import Text
 
 
-#: All places are greater, unless they are damaged.
+#: All places are larger, unless they are damaged.
 FIRST = "-9000000000000000000"
 
-#: Bytes of a text that stands in an index as it is.
+#: Most bytes of a text that is stored in an index as it is.
 LONGEST = 500
 
 METADATA = MetaData()
 
-#: PostgreSQL's numbers; SQLite counts in the table of queues.
+#: PostgreSQL's numbers; SQLite has a counter in the table of queues.
 NUMBERS = Sequence("taskqueue_number", metadata=METADATA)
 
 SCHEMA = Table("taskqueue_schema", METADATA, Column("version", Integer, nullable=False))
@@ -82,10 +82,10 @@ TASK = Table(
     Column("keep", Double),
     Column("tid", LargeBinary),
     Column("reason", Text, nullable=False),
-    # Each one "state seconds;".
+    # Each change is "state seconds;".
     Column("changes", Text, nullable=False),
     Column("token", Text),
-    # The token of the attempt that ended last: a repeated call is told what it did.
+    # The token of the last completed attempt, so that a repeated call can find its result.
     Column("done", Text),
     Column("consumer", Text),
     Column("process", Text),
@@ -161,7 +161,7 @@ ENDED = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-#: Each database has it in a form of its own.
+#: Each database has a form of its own of this table; see counters.py.
 COUNT = Table(
     "taskqueue_count",
     METADATA,
@@ -172,9 +172,9 @@ COUNT = Table(
 
 
 def indexed(text: str) -> str:
-    """Return what stands in an index for the name of a user or a key.
+    """Return the name of a user or a key as the indexes have it: as it is, or as a digest.
 
-    PostgreSQL refuses what is too long for a page of it, and a text with a zero in it.
+    PostgreSQL refuses a text that is too long for a page of the index, or has a zero in it.
     """
     data = text.encode("utf-8", "surrogatepass")
     if len(data) <= LONGEST and "\0" not in text:
@@ -196,8 +196,9 @@ def _partial(name: str, condition: str, *columns: str) -> None:
     )
 
 
-# With a condition that is true of all rows, as all statements have it that use them: a
-# planner that knows nothing of a table yet would take them for the tasks of one person, too.
+# The bounds on `place` are true for all sound rows, and all statements that use these indexes
+# have them, too. Without the bounds a planner without statistics of the table would use these
+# indexes for the tasks of one person, too.
 _partial("waiting", f"state = 'queued' AND place > {FIRST}", "place")
 _partial("scheduled", f"state = 'scheduled' AND place != {FIRST}", "due", "place")
 _partial("running", "state = 'running'", "expires")

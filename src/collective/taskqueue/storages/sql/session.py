@@ -1,4 +1,4 @@
-"""The connection to a SQL database: its tables are made, calls are repeated or given up."""
+"""The session with a SQL database: it makes the tables, and repeats or gives up calls."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ T = TypeVar("T")
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
 
-#: Seconds after which an idle consumer looks by itself, whatever it was told or not told.
+#: Seconds after which an idle consumer looks for tasks even without a notification.
 POLL = 2.0
 
-#: What a database says to a transaction that others were in the way of: serialization
-#: failure, deadlock, a row that somebody else has just deleted, and one just inserted.
+#: Errors of a transaction that conflicts with another one: serialization failure, deadlock, a
+#: row that another transaction has just deleted, a row that it has just inserted.
 _CONFLICTS = frozenset(
     {
         *("40001", "40P01", "23503", "23505"),
@@ -53,16 +53,16 @@ _CONFLICTS = frozenset(
     }
 )
 
-#: Seconds before a transaction that was in the way of another is tried again.
+#: Seconds before a transaction that conflicted with another one is tried again.
 CONFLICT_PAUSE = 0.002
 
 
 class Conflict(Exception):
-    """Another transaction came first; this one is rolled back, and tried again."""
+    """Another transaction came first: this one is rolled back, and tried again."""
 
 
 class Session:
-    """See the module. `clock` takes the place of the database's clock; for tests."""
+    """See the module. `clock` replaces the clock of the database; for tests."""
 
     def __init__(
         self,
@@ -75,35 +75,36 @@ class Session:
         self._clock = clock or dialect.clock
         now = None if clock else dialect.now
         self.statements = Statements(now, dialect)
-        #: The names of the parameters of each statement, as long as there is the statement.
+        #: The names of the parameters of each statement, kept as long as the statement.
         self._needs: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
         self._open()
 
     def _open(self) -> None:
         self.engine = self.dialect.engine(POOL, OVERFLOW)
-        # One statement needs no transaction around it, if the database makes it one.
+        # A single statement needs no BEGIN where the database makes it a transaction.
         self.alone = self.engine.execution_options(alone=True)
         self._reading = self.alone.execution_options(reads=True)
         self._lock = threading.Lock()
         self._ready = False
 
     def write(self, work: Callable[[Connection, bool], T]) -> T:
-        """Call `work` in a transaction, with whether it may have been carried out before.
+        """Call `work` in a transaction; its second argument: an earlier try may be committed.
 
-        Raises `StorageUnavailable` within `stage_timeout`, or `Conflict` if `work` still does.
+        Raises `StorageUnavailable` within `stage_timeout`, or `Conflict` if the last try of `work`
+        did.
         """
         return self._run(self.engine, work, True)
 
     def single(self, work: Callable[[Connection, bool], T]) -> T:
-        """The same for one statement, which needs no transaction around it."""
+        """Like `write`, for a single statement, which needs no transaction around it."""
         return self._run(self.alone, work, True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Call `work` to look at something."""
+        """Call `work`, which only reads."""
         return self._run(self._reading, lambda connection, again: work(connection), False)
 
     def execute(self, connection: Connection, statement: Any, **values: Any) -> Any:
-        """Execute one of `statements`, with the parameters that every one of them has."""
+        """Execute one of `statements` with `values`; add the parameters that the session knows."""
         needs = self._needs_of(statement)
         if "now" in needs:
             values["now"] = self._clock()
@@ -117,45 +118,45 @@ class Session:
     def change(
         self, connection: Connection, statement: Any, rows: Sequence[dict[str, Any]], **values: Any
     ) -> int:
-        """Execute one of `statements` for each of the rows; return how many were changed."""
+        """Execute one of `statements` once for all `rows`; return how many rows it changed."""
         if "now" in self._needs_of(statement):
             values["now"] = self._clock()
         values |= {"queue_": self.settings.queue, **self.dialect.many.packed(rows)}
         return int(connection.execute(statement, values).rowcount)
 
     def now(self, connection: Connection) -> float:
-        """Return the time of the database."""
+        """Return the time of the database, in seconds since the epoch."""
         now = self._clock()
         return connection.scalar(self.statements.time) if now is None else now  # type: ignore[return-value]
 
     def time(self) -> float:
-        """Return the time of the database, asked outside of any transaction."""
+        """Return the time of the database; for calls outside of any transaction."""
         return self.read(self.now)
 
     def listen(self, alarm: Alarm) -> None:
-        """Ring whenever another process may have changed something, until stopped."""
+        """Ring when another process may have changed something, until `alarm` is stopped."""
         self.dialect.listen(self.alone, alarm, POLL)
 
     def announce(self) -> None:
-        """Let other processes look; they do so before long, if this fails."""
+        """Notify other processes; if this fails, they still look after `POLL` seconds."""
         try:
             self.single(lambda connection, again: self.dialect.announce(connection))
         except StorageUnavailable as exc:
             logger.debug("queue %s: nobody notified (%s)", self.settings.queue, exc)
 
     def portions(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
-        """Yield as many items at a time as one statement takes."""
+        """Yield portions of at most `PORTION` items, and restart the deadline for each."""
         for start in range(0, len(items), PORTION):
             self.dialect.go_on()
             yield items[start : start + PORTION]
         self.dialect.go_on()
 
     def number(self, connection: Connection) -> int:
-        """Return a number that is larger than all before."""
+        """Return a new number, larger than all before."""
         return self.dialect.numbers(connection, 1)[0]
 
     def check(self) -> None:
-        """Make or migrate the tables; raises `ConfigurationError` for those of a newer version."""
+        """Make or migrate the tables; raise `ConfigurationError` for those of a newer version."""
         self.dialect.check()
         with self.dialect.turn(True):
             try:
@@ -164,7 +165,7 @@ class Session:
                 raise _unavailable(exc) from shown(exc)
 
     def after_fork(self) -> None:
-        """Own nothing of the parent."""
+        """Drop the connections and locks of the parent process, and make new ones."""
         self.dialect.after_fork()
         self._open()
 
@@ -173,7 +174,7 @@ class Session:
         self.dialect.close()
 
     def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
-        # The other half of the time is for the answers to the last try.
+        # Try again in the first half of the time only: the other half is for the last try.
         deadline = time.monotonic() + self.settings.stage_timeout / 2
         again = False
         try:
@@ -189,7 +190,7 @@ class Session:
                         again = again or _is_disconnect(exc)
                         time.sleep(CONFLICT_PAUSE)
         except DataError:
-            # A value that this database cannot hold; later it still could not.
+            # Not `StorageUnavailable`: this database could not hold the value later, either.
             raise
         except (DBAPIError, PoolTimeout) as exc:
             raise _unavailable(exc) from shown(exc)
@@ -215,7 +216,7 @@ class Session:
         METADATA.create_all(connection, [SCHEMA])
         found = connection.scalar(select(SCHEMA.c.version))
         if type(found) is not int or found < 0:
-            # A new database, or nobody knows; each step sees what is there already.
+            # A new database, or a damaged version: each step checks what exists already.
             found = 0
             connection.execute(delete(SCHEMA))
             connection.execute(SCHEMA.insert().values(version=found))
@@ -242,8 +243,8 @@ class Session:
 def _may_be_repeated(exc: Exception, again: bool) -> bool:
     if isinstance(exc, Conflict) or _state(exc) in _CONFLICTS:
         return True
-    # Closed since it was used last, or just now: then nobody knows whether the call was
-    # carried out. Each call can be made twice.
+    # The connection was closed since its last use, or during this call: then it is unknown
+    # whether the call was executed. Each call can safely be made twice.
     return not again and _is_disconnect(exc)
 
 

@@ -1,8 +1,8 @@
-"""What a SQL queue says to its database: the statements of the hot path, built once.
+"""The statements of the hot path of a SQL queue, built once.
 
 `Statements` is the same for all databases; `now` and `number` are expressions of the
-dialect. States stand in the text and not in parameters: that is how a planner knows which
-partial index will do.
+dialect. States stand in the text and not in parameters, so that a planner can match partial
+indexes.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ from sqlalchemy import update
 from typing import Any
 
 
-#: Most tasks that one statement deletes, so that others come in between.
+#: Most tasks that one statement deletes, so that other transactions run in between.
 PORTION = 1000
 
-#: Most batches in doubt that are looked at together.
+#: Most batches in doubt that one statement returns.
 DOUBTS = 100
 
-#: No claim has a number that is as large.
+#: All numbers of claims are smaller, unless they are damaged.
 CLAIMS = "4000000000000000000"
 
 _LEASE = ("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "body", "payload")
 
-#: What a lease is made of.
+#: The columns that a lease is made of.
 LEASED = tuple(TASK.c[name] for name in _LEASE)
 
-#: What tells whether the history of a task has to give way.
+#: The lengths that tell whether changes or history of a task have to be shortened.
 _LENGTHS = (
     func.length(TASK.c.changes).label("changed"),
     func.length(TASK.c.history).label("past"),
@@ -74,7 +74,7 @@ _LENGTHS = (
 
 _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
 
-#: The condition that a token is still good.
+#: The conditions that a token is still valid.
 _HELD = (
     HERE,
     TASK.c.id == bindparam("id_"),
@@ -84,7 +84,7 @@ _HELD = (
 
 
 class Statements:
-    """See the module. `now` is an expression, or None for a parameter of that name."""
+    """See the module. `now` is an expression; None stands for a parameter `now`."""
 
     def __init__(self, now: ColumnElement[float] | None, dialect: Dialect) -> None:
         self.now = seconds("now") if now is None else now
@@ -105,7 +105,7 @@ class Statements:
             .where(mine, BATCH.c.id == bindparam("batch"))
             .returning(BATCH.c.tasks, self.now)
         )
-        # One that was staged in the future, or at no time at all, is damaged, and old.
+        # A batch that was staged in the future, or at no possible time, is damaged: it is old.
         old = or_(age >= seconds("age"), BATCH.c.staged > self.now + HOUR)
         self.in_doubt = (
             select(BATCH.c.id, BATCH.c.witness, age.label("age"), BATCH.c.tasks, BATCH.c.number)
@@ -124,7 +124,7 @@ class Statements:
 
     def _of_consumers(self, serial: bool, many: Any) -> None:
         self.claim = self._claim(serial, *self._relaxed)
-        # In one transaction with the end of another task, which has to last.
+        # Not relaxed: it shares its transaction with a completion, which has to be durable.
         self.claim_next = self._claim(serial)
         self.claim_keyed = self._claim(True)
         self.claim_others = self._claim(True, first=False)
@@ -156,7 +156,7 @@ class Statements:
 
         several = HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
         self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
-        # In one order for everybody, so that no two wait for each other.
+        # All transactions lock the rows in the same order, against deadlocks.
         names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
         held = select(*(TASK.c[name] for name in names)).where(*several)
         self.held = held.order_by(TASK.c.id).with_for_update()
@@ -178,11 +178,11 @@ class Statements:
         first: bool = True,
         after: Sequence[ColumnElement[bool]] = (),
     ) -> Update:
-        """Move the oldest tasks that may run to running, in one statement.
+        """Return the statement that moves the oldest tasks that may run to running.
 
-        Nothing is taken while something else comes `first`: tasks that are due, or whose
-        leases have expired. Unless `keyed`, nothing either if one of them has a key: that
-        has to be locked.
+        With `first` it claims nothing while tasks are due or leases have expired: these come
+        first. Unless `keyed`, it claims nothing either if one of the tasks has a key, which has
+        to be locked.
         """
         chosen = (
             select(TASK.c.id, TASK.c.key, TASK.c.place, TASK.c.lost)
@@ -231,7 +231,10 @@ class Statements:
         return conditions
 
     def _reserved(self) -> Update:
-        """Renew what a claim has reserved whose answer was lost: nobody else has, since."""
+        """Return the statement that renews the leases of a claim whose answer was lost.
+
+        Tasks that were reserved by another claim since then have another token.
+        """
         return (
             update(TASK)
             .where(
@@ -245,7 +248,7 @@ class Statements:
         )
 
     def _overtaken(self) -> Select[Any]:
-        """Whether a task that was just claimed may not run: another of its key does."""
+        """Return the query for a task just claimed that may not run: another of its key does."""
         other = TASK.alias("other")
         return (
             select(TASK.c.id)
@@ -258,7 +261,7 @@ class Statements:
                     other.c.queue == TASK.c.queue,
                     other.c.key == TASK.c.key,
                     one_of(RUNNING, table=other),
-                    # Of those that this claim has taken together none is in the way of another.
+                    # Tasks of one claim do not block each other: `_blocked` has checked them.
                     other.c.token != bindparam("nonce", type_=Text) + other.c.id,
                 ),
             )
@@ -280,12 +283,12 @@ class Statements:
         )
 
     def _look(self) -> Select[Any]:
-        """What a consumer that was given nothing has to know: what comes next, and when."""
+        """Return the query of a consumer that could claim nothing: what comes next, and when."""
 
         def soonest(state: State, column: str) -> Any:
             table = TASK.alias(column)
-            # Not the least one: to find that, a database that knows nothing of the table yet
-            # might go through all.
+            # ORDER BY and LIMIT instead of min(): without statistics of the table a planner
+            # might scan all rows for that.
             return (
                 select(table.c[column])
                 .where(table.c.queue == bindparam("queue_"), one_of(state, table=table))
@@ -312,7 +315,7 @@ class Statements:
             witness=bindparam("witness_"),
             tasks=bindparam("tasks_"),
         )
-        # Staged again by a call that nobody knows the end of.
+        # The batch may be staged already, by a call whose answer was lost.
         columns = ("staged", "number", "witness", "tasks")
         return statement.on_conflict_do_update(
             index_elements=[BATCH.c.queue, BATCH.c.id],
@@ -325,9 +328,9 @@ class Statements:
 
 
 def _blocked() -> ColumnElement[bool]:
-    """Whether a task that is queued comes after another one of its key."""
+    """Return the condition that a queued task has to wait for another one of its key."""
     keys = TASK.alias("keys")
-    # Of two that one claim would take, the later one waits.
+    # Of two tasks that one claim would take, the later one waits.
     earlier = and_(keys.c.state == name_of(QUEUED), keys.c.place < TASK.c.place)
     other = exists().where(
         keys.c.queue == TASK.c.queue,
@@ -340,7 +343,10 @@ def _blocked() -> ColumnElement[bool]:
 
 
 def _harmless(chosen: Any) -> ColumnElement[bool]:
-    """Whether a task of those comes before the first that was lost, or is that and the oldest."""
+    """Return the condition that a chosen task may be claimed with the others.
+
+    It comes before the first redelivered task, or is that task and the oldest, or `together`.
+    """
     lost = select(func.min(chosen.c.place)).where(chosen.c.lost > literal(0)).scalar_subquery()
     oldest = select(func.min(chosen.c.place)).scalar_subquery()
     return or_(
@@ -352,19 +358,19 @@ def _harmless(chosen: Any) -> ColumnElement[bool]:
 
 
 def _next_claim() -> Any:
-    """One more than the newest claim of those that run."""
+    """Return an expression: one more than the largest claim number of the running tasks."""
     others = TASK.alias("others")
     newest = select(func.coalesce(func.max(others.c.claim), 0) + 1)
     return newest.where(
         others.c.queue == bindparam("queue_", type_=Text),
         one_of(RUNNING, table=others),
-        # One that is damaged may have none after it.
+        # After a damaged number there may be no larger one.
         others.c.claim < literal_column(CLAIMS),
     ).scalar_subquery()
 
 
 def _known() -> ColumnElement[str]:
-    """Return the id a task is stored under: its own, or that of the one it was skipped for."""
+    """Return the id a task is stored under: its own, or that of the task it is an alias of."""
     alias = select(ALIAS.c.task).where(
         ALIAS.c.queue == bindparam("queue_"), ALIAS.c.id == bindparam("id")
     )

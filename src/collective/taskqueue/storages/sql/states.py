@@ -1,4 +1,4 @@
-"""What is said of a task in many statements, in the words that the planners of databases heed."""
+"""Conditions and expressions of many statements, written so that partial indexes match."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from sqlalchemy import Text
 from typing import Any
 
 
-#: Seconds that a consumer is remembered that is not heard of; no clock is wrong by more.
+#: Seconds that a consumer is listed after it was last heard of; no clock is wrong by more.
 HOUR = 3600.0
 
-#: Bytes that a record takes beside what is large in it.
+#: Bytes that a record takes besides its large columns.
 WEIGHT = 500
 
-#: No task begins so many attempts.
+#: No task has more attempts; a larger number is damaged.
 MANY = 10**9
 
-#: Seconds since the epoch: nothing is due later, and nothing was before minus that. A column that
-#: holds something else than a number compares as greater.
+#: Seconds since the epoch: no time is later, and none is before minus that. In a comparison, a
+#: value that is no number is larger.
 FAR = "1e14"
 
-#: States in which a task has its key.
+#: States in which a task holds its key.
 ACTIVE: tuple[State, ...] = (QUEUED, SCHEDULED, RUNNING)
 
-#: The condition that a task is of this queue.
+#: The condition that a task belongs to this queue.
 HERE = TASK.c.queue == bindparam("queue_", type_=Text)
 
 
-#: What is true of all tasks in a state. SQLite knows nothing of how few rows a partial index has:
-#: it prefers it to the index of all rows for certain only if two of its columns are asked for.
+#: A bound that all tasks in a state exceed. SQLite does not know how few rows a partial index has:
+#: it is certain to prefer one to the index of all rows only if two of its columns have conditions.
 _BOUNDS = {
     QUEUED: ("place", FIRST),
     SCHEDULED: ("due", "-1e99"),
@@ -60,7 +60,8 @@ def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
         several = table.c.state.in_([name_of(state) for state in states])
         if states != FINISHED:
             return several
-        # In the very words of the index. No bound: of two, a planner expects few rows in between.
+        # Word for word the condition of the index. No bound like `place >`: with a second bound a
+        # planner would expect few rows in between.
         return and_(several, table.c.place != literal_column(FIRST))
     [state] = states
     if state not in _BOUNDS:
@@ -70,7 +71,10 @@ def one_of(*states: State, table: Any = TASK) -> ColumnElement[bool]:
 
 
 def unbounded(state: State, table: Any = TASK) -> ColumnElement[bool]:
-    """Return the same for one that waits or runs, whatever else is in its row."""
+    """Return the condition that a task is in this state, of those that wait or run, without bound.
+
+    It finds rows with damaged values, too.
+    """
     condition: ColumnElement[bool] = table.c.state == name_of(state)
     if state != SCHEDULED:
         return condition
@@ -78,48 +82,47 @@ def unbounded(state: State, table: Any = TASK) -> ColumnElement[bool]:
 
 
 def name_of(state: State) -> ColumnElement[str]:
-    """Return the name of a state as it stands in the text of a statement."""
+    """Return the name of a state as a literal in the text of a statement."""
     return literal_column(f"'{state}'")
 
 
 def any_row(order: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return the condition that there is a row; an index has them in this order.
+    """Return the condition that there is a row; `order` is the column that orders its index.
 
-    Asked whether one exists, a database might expect many of them in the table, and go through
-    all of it to find none.
+    For EXISTS, a planner might expect many such rows in the table, and scan all of it to find none.
     """
     rows: Select[Any] = select(literal_column("1")).where(*conditions).order_by(order)
     return rows.limit(literal_column("1")).scalar_subquery().is_not(None)
 
 
 def is_finished() -> ColumnElement[bool]:
-    """Return the condition that a task is in a final state, as no index has it."""
+    """Return the condition that a task is in a final state, written so that no index matches."""
     return func.coalesce(TASK.c.state, "").in_([name_of(state) for state in FINISHED])
 
 
 def fresh(now: ColumnElement[float]) -> ColumnElement[bool]:
-    """Return the condition that the time of a record is not over."""
+    """Return the condition that the retention of a record is not over."""
     return or_(TASK.c.forget_at.is_(None), TASK.c.forget_at > now, ~is_finished())
 
 
 def entering(state: str | ColumnElement[str], now: Any) -> ColumnElement[str]:
-    """Return the text that the changes of a task are longer by."""
+    """Return the text that is added to the changes of a task that enters a state at `now`."""
     name = literal(state, Text) if isinstance(state, str) else state
     return name + literal(" ", Text) + cast(now, Text) + literal(";", Text)
 
 
 def sane(column: ColumnElement[Any]) -> ColumnElement[int]:
-    """Return a number of attempts that one can be added to, whatever a row holds."""
+    """Return a number of attempts to compute with: 0 if the value in the row is damaged."""
     return case((column.between(0, literal_column(str(MANY))), column), else_=literal_column("0"))
 
 
 def weight(history: Any, last: Any, payload: Any) -> ColumnElement[int]:
-    """Return the bytes that the record of a finished task takes."""
+    """Return the number of bytes that the record of a finished task takes."""
     parts = [func.coalesce(func.length(part), 0) for part in (TASK.c.body, history, last, payload)]
     return sum(parts, start=literal_column(str(WEIGHT)))
 
 
 def seconds(name: str) -> ColumnElement[float]:
     """Return a parameter that is a number of seconds."""
-    # PostgreSQL takes a parameter for a text unless it is told otherwise.
+    # Without a cast PostgreSQL takes a parameter for a text.
     return cast(bindparam(name, type_=Double), Double)

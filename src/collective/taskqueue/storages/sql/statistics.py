@@ -1,4 +1,7 @@
-"""Who takes tasks from a SQL queue, and how many came to an end: gathered, and stored at times."""
+"""Statistics of a SQL queue: consumers that are alive, and how many tasks have finished.
+
+They are gathered in memory, and stored every few seconds.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ import threading
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Seconds between two times that something is stored; a process that is killed takes as much
-#: of its numbers with it.
+#: Seconds between two writes of statistics; a process that is killed loses its numbers of that
+#: time.
 INTERVAL = 4.0
 
 
@@ -35,7 +38,7 @@ class Statistics:
         self._stored = float("-inf")
 
     def heard(self, consumer: str, now: float) -> None:
-        """A consumer is alive."""
+        """Record that a consumer is alive; store it once in `INTERVAL` seconds."""
         with self._lock:
             if abs(now - self._heard.get(consumer, float("-inf"))) < INTERVAL:
                 return
@@ -43,7 +46,7 @@ class Statistics:
         self._store({consumer}, now)
 
     def forget(self, consumer: str) -> None:
-        """A consumer has stopped, and is known no more until it is heard of again."""
+        """Delete the record of a consumer that has stopped, until `heard` is called again."""
         queue = self._session.settings.queue
         with self._lock:
             self._heard.pop(consumer, None)
@@ -57,7 +60,10 @@ class Statistics:
         )
 
     def ended(self, state: State, now: float, busy: bool = False, number: int = 1) -> None:
-        """So many tasks have come to a final state; who is `busy` will be back before long."""
+        """Count `number` tasks that reached a final state; store the counts at once unless `busy`.
+
+        A busy caller will call again before long: store its counts once in `INTERVAL` seconds.
+        """
         with self._lock:
             self._ended[int(now // 60), state] += number
             if busy and abs(now - self._stored) < INTERVAL:
@@ -65,7 +71,7 @@ class Statistics:
         self._store(set(), now)
 
     def flush(self) -> None:
-        """Store what is left; called before somebody looks, and at exit."""
+        """Store what is left; called before the throughput is read, and at exit."""
         if self._ended:
             self._store(set(), max(minute for minute, _ in self._ended) * 60.0)
 
@@ -103,7 +109,7 @@ class Statistics:
             old = ~CONSUMER.c.heard.between(now - HOUR, now + HOUR)
             connection.execute(delete(CONSUMER).where(CONSUMER.c.queue == queue, old))
         so_far = sane(ENDED.c.number)
-        # In one order for everybody, so that no two wait for each other.
+        # Every process writes the rows in the same order, against deadlocks.
         for (minute, state), number in sorted(ended.items()):
             values = {"queue": queue, "minute": minute, "state": state, "number": number}
             counted = insert(ENDED).values(values)

@@ -1,8 +1,8 @@
 """The SQL storage: one queue in SQLite or PostgreSQL; the tables are described in schema.py.
 
-Each transition is one transaction, most of them one statement. Where the two databases
-differ is told in dialect.py, and done in sqlite.py and postgresql.py; what people do
-with a queue is in admin.py.
+Each transition is one transaction, most of them one statement. dialect.py lists where the two
+databases differ, sqlite.py and postgresql.py implement it. admin.py has the operations of an
+admin.
 """
 
 from __future__ import annotations
@@ -57,28 +57,28 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Longest time in seconds that an idle consumer blocks.
+#: Most seconds that an idle consumer blocks.
 BLOCK = 10.0
 
-#: Seconds that a promoted batch is remembered; a promote may be repeated that long.
+#: Seconds that the id of a promoted batch is kept; `promote` may be repeated that long.
 REMEMBER = 7200.0
 
-#: Of so many batches one looks for others that need not be remembered any more.
+#: One in so many promoted batches deletes the ids that were kept long enough.
 MARKS = 100
 
 #: Seconds between two notifications of other processes.
 NOTIFY_INTERVAL = 0.1
 
 
-#: The age in seconds of a batch of which nobody knows when it was staged.
+#: The age in seconds of a batch if the time at which it was staged is damaged.
 OLD = 1e9
 
 
 @implementer(ITaskStorage, IExchange)
 class SqlStorage(Finishing):
-    """See `ITaskStorage`. `clock` takes the place of the database's clock; for tests."""
+    """See `ITaskStorage`. `clock` replaces the clock of the database; for tests."""
 
-    # A transaction that lasts takes as long as some small tasks.
+    # A durable commit takes as long as some small tasks.
     delay = 0.1
     most = 128
 
@@ -100,7 +100,7 @@ class SqlStorage(Finishing):
         self._adopted: set[str] = set()
         self._local = threading.local()
 
-    # in
+    # enqueue
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
         self._single(
@@ -114,8 +114,8 @@ class SqlStorage(Finishing):
         def work(connection: Connection, again: bool) -> News | None:
             staged, now = self._unstage(connection, batch_id)
             batch = staged or codec.staged(tasks)
-            # Not used up if there is nothing: who still holds the tasks of a lost batch may
-            # come later.
+            # Without tasks, do not mark as promoted: a later call may still bring the tasks of
+            # a lost batch.
             if not batch or not self._mark(connection, batch_id):
                 return None
             if not staged:
@@ -149,20 +149,19 @@ class SqlStorage(Finishing):
         return codec.unpack_batch(row[0]), row[1]
 
     def _mark(self, connection: Connection, batch_id: str) -> bool:
-        """Remember that a batch is not staged any more; return whether this was news."""
+        """Record that a batch was promoted or failed; return False if that was recorded before."""
         mark = self._session.execute(connection, self._statements.mark, batch=batch_id)
         marked = mark.first() is not None
         if uuid4().int % MARKS == 0:
             self._session.execute(connection, self._statements.forget_marks, remember=REMEMBER)
         return marked
 
-    # out
+    # consume
 
     def reserve(
         self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
     ) -> list[Lease]:
-        # Without a limit it returns now and then all the same: a consumer has other things
-        # to do as well.
+        # Without a timeout, too, return after BLOCK seconds: a consumer has other work to do.
         deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
         self._adopt(consumer)
         wakes = self._alarm.wakes
@@ -174,7 +173,7 @@ class SqlStorage(Finishing):
             leases = self._leases(consumer, rows)
             rest = deadline - time.monotonic()
             if leases or wakes != self._alarm.wakes or rest <= 0:
-                # Somebody who still waits has to watch over these leases.
+                # Wake a sleeping thread: it has to recover these leases when they expire.
                 self._alarm.ring()
                 return leases
             self._alarm.sleep(min(rest, soonest, BLOCK), changes, wakes)
@@ -194,7 +193,7 @@ class SqlStorage(Finishing):
         return Lease(task, row.token, consumer, *numbers, row.expires, row.tid)
 
     def _fail(self, consumer: str, row: Any, reason: str) -> None:
-        """A task was reserved that nobody can run."""
+        """Fail a reserved task that cannot be decoded, so that no consumer can run it."""
 
         def work(connection: Connection, again: bool) -> tuple[str, Any]:
             task_id = sound_id(self._session, connection, row.id)
@@ -205,7 +204,8 @@ class SqlStorage(Finishing):
         try:
             task_id, ended = self._session.write(work)
         except StorageUnavailable as exc:
-            # Its lease expires, and it comes again. Others were reserved with it.
+            # Its lease will expire, and the task is redelivered. Do not raise: other tasks were
+            # reserved with it.
             logger.warning("task %s: %s, cannot be failed now (%s)", row.id, reason, exc)
             return
         if ended is not None:
@@ -215,7 +215,7 @@ class SqlStorage(Finishing):
         self.notify(FAILED, task_id)
 
     def _adopt(self, consumer: str) -> None:
-        """Recover what this consumer ran in processes of this machine that are dead."""
+        """Recover the tasks that this consumer ran in dead processes of this machine."""
         if consumer in self._adopted:
             return
         mine = TASK.c.consumer == consumer
@@ -269,7 +269,8 @@ class SqlStorage(Finishing):
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
         found: list[StagedBatch] = []
         after = 0
-        # The tasks come along, so not all at once; and the oldest may be there for long.
+        # In pages, since the rows hold the tasks. Each page starts after the last one, since the
+        # oldest batches may stay in doubt for long.
         while rows := self._read(self._statements.in_doubt, age=age, after=after):
             after = rows[-1].number
             found += [_in_doubt(row) for row in rows]
@@ -281,7 +282,7 @@ class SqlStorage(Finishing):
         self._session.check()
 
     def after_fork(self) -> None:
-        # The connections are the parent's.
+        # The connections belong to the parent process.
         self._session.after_fork()
         self._begin()
 
@@ -292,7 +293,7 @@ class SqlStorage(Finishing):
         self._session.close()
 
     def _changed(self, news: News | None, *finished: State) -> None:
-        """After a transaction: tell it to whom it may concern."""
+        """After a transaction: log it, publish events, count what finished, wake consumers."""
         if news is None:
             return
         tell(news, self.notify)
@@ -307,9 +308,9 @@ class SqlStorage(Finishing):
 
 def _in_doubt(row: Any) -> StagedBatch:
     age = moment(row.age)
-    # One that is damaged is old enough for whatever is to be decided.
+    # A batch whose age is damaged counts as old enough for any decision.
     age = age if age is not None and 0 <= age < OLD else OLD
-    # No witness at all would be taken for proof that there was none.
+    # Do not turn a damaged witness into None: that would prove that there was none.
     witness = None if row.witness is None else shown(row.witness)
     return StagedBatch(row.id, witness, age, _ids(row.tasks))
 
@@ -318,5 +319,5 @@ def _ids(batch: bytes) -> tuple[str, ...]:
     try:
         return tuple(task.id for task in codec.unpack_batch(batch))
     except TaskDecodeError:
-        # Whoever promotes it is told why it cannot be; the other batches can be decided.
+        # `promote` raises the error for this batch; the other batches can be decided.
         return ()

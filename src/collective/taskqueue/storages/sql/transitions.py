@@ -1,4 +1,4 @@
-"""How a task of a SQL queue stops waiting or running, within a transaction of the caller."""
+"""Transitions of a task of a SQL queue out of waiting or running, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ import logging
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Tasks that are deleted, or queued, or recovered at a time.
+#: Most tasks that are deleted, queued or recovered at a time.
 PORTION = statements.PORTION
 
-#: Attempts and changes that are kept of one task.
+#: Most attempts, and most changes, that are kept of one task.
 HISTORY = 100
 
 _LOST = ("id", "key", "mode", "cancel", "attempts", "consumer", "started", "lost", "tid")
 
-#: What has to be known of a task that was lost.
+#: The columns that are needed to recover a task whose process was lost.
 LOST = tuple(TASK.c[name] for name in _LOST)
 
 
@@ -61,7 +61,7 @@ def of_task(session: Session, task_id: str) -> Update:
 
 
 def entered(state: State, now: float, reason: str = "") -> dict[str, Any]:
-    """Return the values of a task that enters a state."""
+    """Return the values of a task that enters a state at the time `now`."""
     return {
         "state": state,
         "reason": storable(reason),
@@ -91,7 +91,7 @@ def supersede(
 ) -> bytes | None:
     """Cancel a waiting task for a newer one of its key.
 
-    Returns its transaction, empty if there is none; None if the task does not wait any more.
+    Returns the id of its transaction, empty if it has none; None if it does not wait any more.
     """
     values = concluded(session, connection, CANCELLED, now, f"replaced by {newer}")
     waiting = of_task(session, task_id).where(one_of(QUEUED, SCHEDULED))
@@ -102,14 +102,17 @@ def supersede(
 
 
 def see(session: Session, connection: Connection, task_id: str, tid: bytes | None) -> None:
-    """Let a task run only when this transaction, too, can be seen."""
+    """Let a task run only where this transaction, too, is visible: raise its `tid` if smaller."""
     if tid:
         older = or_(TASK.c.tid.is_(None), TASK.c.tid < tid)
         connection.execute(of_task(session, task_id).where(older).values(tid=tid))
 
 
 def newer(session: Session, connection: Connection, key: str | None, mode: str) -> str | None:
-    """Return the waiting task that makes another run of one of this key pointless."""
+    """Return the id of the waiting task that replaces a task of this key, or None.
+
+    None also without a key, or if `mode` is "skip".
+    """
     if key is None or mode == "skip":
         return None
     same = waiting_of(session, connection, [key]).get(key)
@@ -119,19 +122,19 @@ def newer(session: Session, connection: Connection, key: str | None, mode: str) 
 def waiting_of(
     session: Session, connection: Connection, keys: Iterable[str]
 ) -> dict[str, list[str]]:
-    """Return the ids of the tasks that wait, by key, oldest first; the keys are locked."""
+    """Return the ids of the waiting tasks by key, oldest first; the caller has locked the keys."""
     rows: list[Any] = []
     for portion in session.portions(list(keys)):
         query = select(TASK.c.number, TASK.c.key, TASK.c.id).where(
             TASK.c.queue == session.settings.queue,
             TASK.c.key.in_(portion),
-            # The first in the very words of the index.
+            # The first condition is that of the partial index, word for word.
             one_of(*ACTIVE),
             one_of(QUEUED, SCHEDULED),
         )
         rows += connection.execute(query)
     found: dict[str, list[str]] = {}
-    # Not by the database, which has an index for that order and would go through all of it.
+    # Not sorted by the database: it has an index for that order, and would scan all of it.
     for row in sorted(rows, key=lambda row: in_order(row.number)):
         found.setdefault(row.key, []).append(row.id)
     return found
@@ -145,14 +148,17 @@ def queue_again(
     front: bool = False,
     **values: Any,
 ) -> None:
-    """Put a task at the end of the line of waiting tasks, or at its front."""
+    """Queue a task again, behind all queued tasks, or before them if `front`.
+
+    `values` are set in its row, too.
+    """
     number = session.number(connection)
     values |= {**entered(QUEUED, now), "place": -number if front else number}
     connection.execute(of_task(session, task_id).values(values))
 
 
 def ripen(session: Session, connection: Connection) -> int:
-    """Queue the scheduled tasks that are due, in the order they fell due; return how many."""
+    """Queue a portion of the due scheduled tasks, in the order they fell due; return how many."""
     now = session.now(connection)
     due = (
         select(TASK.c.id)
@@ -174,7 +180,11 @@ def ripen(session: Session, connection: Connection) -> int:
 def recover(
     session: Session, connection: Connection, condition: ColumnElement[bool] | None, news: News
 ) -> list[str]:
-    """Return running tasks whose lease has expired to the front, or those of a condition."""
+    """Recover a portion of the running tasks whose leases have expired, or those of `condition`.
+
+    They are put back to the front of the queue, unless they are cancelled, replaced, or lost too
+    often. Appends what was done to `news`; returns the ids of the tasks that are queued again.
+    """
     now = session.now(connection)
     lost = TASK.c.expires <= now if condition is None else condition
     query = (
@@ -187,10 +197,11 @@ def recover(
     session.dialect.lock_keys(connection, keys)
     rows = connection.execute(query.with_for_update(skip_locked=True)).all()
     recovered: list[str] = []
-    # The one reserved last first, so that the oldest ends up at the very front.
+    # Begin with the task that was reserved last, so that the oldest ends up at the very front.
     for row in rows:
         session.dialect.go_on()
-        # One whose key became known too late to be locked in order waits for the next time.
+        # A task whose key was not yet locked above is left for the next call: keys must be
+        # locked before rows.
         if row.key is None or row.key in keys:
             task_id = sound_id(session, connection, row.id)
             if _lose(session, connection, task_id, row, now, news):
@@ -229,11 +240,11 @@ def _lose(
 
 
 def give_back(session: Session, connection: Connection, row: Any, now: float, news: News) -> bool:
-    """Put a running task that has not begun back to the front; return whether it waits again.
+    """Release a running task that has not begun to the front; return whether it waits again.
 
-    Its key is locked.
+    The caller has locked its key.
     """
-    # A repeated call finds that token.
+    # `done` is set so that a repeated call finds that this one was executed.
     fewer = case((sane(TASK.c.attempts) > 0, TASK.c.attempts - 1), else_=0)
     values: dict[str, Any] = {"done": row.token, "attempts": fewer}
     replaced = newer(session, connection, row.key, row.mode)
@@ -251,7 +262,7 @@ def give_back(session: Session, connection: Connection, row: Any, now: float, ne
 
 
 def shorten(session: Session, connection: Connection, task_id: str) -> None:
-    """Let the oldest attempts and changes of a task give way."""
+    """Drop the oldest attempts and changes of a task; keep `HISTORY` of each."""
     mine = TASK.c.queue == session.settings.queue, TASK.c.id == task_id
     row = connection.execute(select(TASK.c.changes, TASK.c.history).where(*mine)).first()
     if row is None:
@@ -265,11 +276,11 @@ def shorten(session: Session, connection: Connection, task_id: str) -> None:
 def forgetting(order: Any, *conditions: ColumnElement[bool]) -> Any:
     """Return the statement that deletes a portion of the tasks for which all conditions are true.
 
-    It returns their ids. `order` is the column by which their index has them.
+    The statement returns their ids. `order` is the column that orders their index.
     """
     here = TASK.c.queue == bindparam("queue_", type_=Text)
     ids = select(TASK.c.id).where(here, *conditions).order_by(order).limit(PORTION)
-    # Once: if it were asked again for each row there would be no limit.
+    # Choose once: if a planner executed the subquery for each row, the limit would not hold.
     chosen = ids.with_for_update(skip_locked=True).cte("chosen")
     chosen = chosen.prefix_with("MATERIALIZED", dialect="postgresql")
     return delete(TASK).where(here, TASK.c.id.in_(select(chosen.c.id))).returning(TASK.c.id)

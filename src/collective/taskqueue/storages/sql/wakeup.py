@@ -1,4 +1,4 @@
-"""Who sleeps in `reserve`, and what wakes them."""
+"""Consumer threads sleep in `reserve`; a notifier wakes them after a change."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Seconds between two tries to listen to a database that is away.
+#: Seconds between two tries to listen to a database that is unavailable.
 PAUSE = 1.0
 
 
 class Alarm:
-    """Wakes threads of this process: one for each change, all of them when asked to.
+    """Wakes sleeping threads of this process: one for each change, all of them on `wake`.
 
-    `listen` is called in a thread of its own from when somebody sleeps for the first time; it
-    is given this alarm, to `ring` when another process may have changed something.
+    `listen` runs in a thread of its own, started when a thread sleeps for the first time. Its
+    argument is this notifier: it calls `ring` when another process may have changed something.
     """
 
     def __init__(self, listen: Callable[[Alarm], None]) -> None:
@@ -28,28 +28,31 @@ class Alarm:
         self._asleep = threading.Condition(lock)
         #: Threads that sleep now.
         self.sleepers = 0
-        #: Nobody listens any more.
+        #: Set by `close`: the listening thread ends.
         self.stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        #: Grows with each change; who has seen this one has missed nothing.
+        #: Grows with each change; a thread that has seen this value has missed no change.
         self.changes = 0
-        #: Grows when all have to return.
+        #: Grows when all sleeping threads have to return.
         self.wakes = 0
 
     def ring(self) -> None:
-        """Something has changed: let one of those who sleep look."""
+        """Count a change, and wake one sleeping thread to look for tasks."""
         with self._changed:
             self.changes += 1
             self._changed.notify()
 
     def wake(self) -> None:
-        """Let all who sleep return."""
+        """Let all sleeping threads return."""
         with self._changed:
             self.wakes += 1
             self._changed.notify_all()
 
     def sleep(self, seconds: float, changes: int, wakes: int) -> None:
-        """Sleep until there was a change since `changes`, a wake since `wakes`, or that long."""
+        """Sleep until `changes` or `wakes` is outdated, for at most `seconds`.
+
+        They are the caller's copies of the counters: return at once if one has grown since.
+        """
         with self._changed:
             if self._thread is None and not self.stopped.is_set():
                 self._thread = threading.Thread(
@@ -65,9 +68,9 @@ class Alarm:
                     self.sleepers -= 1
 
     def rest(self, seconds: float) -> bool:
-        """Wait so long, then until somebody sleeps; return whether `stopped` is set.
+        """Wait `seconds`, then until a thread sleeps; return whether `stopped` is set.
 
-        Called by those who listen by looking again and again.
+        Called by a `listen` that polls: it need not poll while no thread sleeps.
         """
         if not self.stopped.wait(seconds):
             with self._changed:
@@ -90,13 +93,16 @@ class Alarm:
                 self._listen(self)
             except Exception as exc:
                 logger.debug("cannot listen to the database (%s), trying again", exc)
-                # Somebody has to find out that it is away, and say so.
+                # The woken consumer asks the database, and reports that it is unavailable.
                 self.ring()
                 self.stopped.wait(PAUSE)
 
 
 class Debounced:
-    """Calls something now, and again if need be, but not more often than each `interval`."""
+    """Calls `call` at once, but not more often than once in `interval` seconds.
+
+    Calls within an interval are merged into one call at its end.
+    """
 
     def __init__(self, call: Callable[[], None], interval: float) -> None:
         self._call = call
@@ -121,7 +127,7 @@ class Debounced:
         self._call_once()
 
     def close(self) -> None:
-        """Call nothing any more; called at exit."""
+        """Cancel a pending call and wait for a running one; called at exit."""
         with self._lock:
             self._closed = True
             if self._timer is not None:

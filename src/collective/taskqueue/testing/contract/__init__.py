@@ -1,4 +1,4 @@
-"""What every storage promises, as tests: run them on a storage of your own.
+"""The contract of every storage, as tests. Run them on your own storage:
 
 ::
 
@@ -11,16 +11,16 @@
         def make_storage(self, clock):
             return lambda **settings: MyStorage(QueueSettings(**settings), clock)
 
-`make_storage` returns an `ITaskStorage` for an empty queue of its own each time it is
-called, with the given fields of `QueueSettings`. `clock` is the clock of that storage:
-called, it returns seconds since the epoch, and `clock.advance(seconds)` makes it later. A
-storage that asks a server for the time brings a clock that shifts the server's time.
+Each call of `make_storage` returns an `ITaskStorage` for a new, empty queue with the given
+fields of `QueueSettings`. `clock` is the clock of that storage: `clock()` returns seconds
+since the epoch, and `clock.advance(seconds)` lets seconds pass. If a storage reads the time
+of a server, its test provides a clock that shifts the server's time.
 
-Times are only compared to within five seconds, so the clock may run. Nothing sleeps; a
-test that waits gives up after `base.BOUND` seconds.
+Times are compared to within five seconds, so the clock may run. No test sleeps; a test that
+waits gives up after `base.BOUND` seconds.
 
-Ids such as C30 are explained in docs/behaviours.rst of the repository, numbers of
-guarantees in its README.
+docs/behaviours.rst of the repository explains ids such as C30, its README the numbers of
+guarantees.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from __future__ import annotations
 import pytest
 
 
-# Before they are imported, so that a failing assert of theirs shows its values.
+# Before these modules are imported, so that a failing assert in them shows its values.
 _PARTS = (
     *("base", "committing", "reserving", "finishing", "ahead", "keys", "steering", "looking"),
     *("keeping", "persons", "races"),
@@ -54,4 +54,4 @@ __all__ = ["ManualClock", "StorageContract"]
 class StorageContract(
     Committing, Reserving, Finishing, Ahead, Keys, Steering, Looking, Keeping, Persons, Races
 ):
-    """See the module. A subclass, named `Test…`, provides `clock` and `make_storage`."""
+    """All tests, see the module. A subclass named `Test…` provides `clock` and `make_storage`."""

@@ -1,4 +1,4 @@
-"""What a consumer reserves ahead: many at once, and given back if it cannot begin them."""
+"""Prefetch: a consumer reserves many tasks, and releases those that it cannot start."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ import pytest
 
 
 def take_some(storage: Any, number: int) -> list[Lease]:
-    """Reserve so many tasks, which must be there."""
+    """Reserve `number` tasks; fails if fewer are queued."""
     leases: list[Lease] = storage.reserve("consumer", limit=number, timeout=0, lease=LONG)
     assert len(leases) == number
     return leases
 
 
 class Ahead(Base):
-    """Who takes many tasks at once changes neither their order nor their number."""
+    """To reserve many tasks at once changes neither their order nor their attempts."""
 
     def test_what_is_given_back_was_never_taken(self, storage: Any) -> None:
-        """It stands where it stood, with all of its attempts, and nothing in its history."""
+        """A released task is in its old place, with all its attempts and an empty history."""
         tasks = add(storage, *(new_task() for _ in range(4)))
         leases = take_some(storage, 3)
         assert storage.give_back(leases[1:]) == ids(tasks[1:3])
@@ -57,7 +57,7 @@ class Ahead(Base):
         assert {(lease.attempt, lease.counted) for lease in again} == {(1, 0)}
 
     def test_it_is_no_lost_delivery(self, make_storage: Callable[..., Any]) -> None:
-        """However often: no process was lost."""
+        """A release never counts for `max_deliveries`, because no process was lost."""
         storage = make_storage(max_deliveries=1)
         task = add_one(storage)
         for _ in range(3):
@@ -66,7 +66,7 @@ class Ahead(Base):
         assert storage.finish(lease, ending(lease)) == SUCCEEDED
 
     def test_an_attempt_before_it_stays(self, storage: Any, clock: Any) -> None:
-        """Only the one that has not begun is taken out of the count."""
+        """A release takes back only the attempt that did not start."""
         add_one(storage, max_attempts=3)
         lease = take(storage)
         storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
@@ -77,7 +77,7 @@ class Ahead(Base):
         assert (lease.attempt, lease.counted) == (2, 1)
 
     def test_only_the_holder_gives_back(self, storage: Any, clock: Any) -> None:
-        """A lease that somebody else has by now, one that has ended, and one given back."""
+        """An expired lease, a completed one and a released one have no effect."""
         lost, done, back = add(storage, new_task(), new_task(), new_task())
         stale = [lose(storage, clock)]
         storage.recover()
@@ -91,7 +91,7 @@ class Ahead(Base):
         assert storage.get(done.id).state == SUCCEEDED
 
     def test_what_was_cancelled_meanwhile_is_cancelled(self, storage: Any) -> None:
-        """It does not run again to learn that; and the queue is told."""
+        """A task cancelled while reserved does not run again, and `notify` is called."""
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
         task = add_one(storage)
@@ -103,7 +103,7 @@ class Ahead(Base):
 
     @pytest.mark.parametrize("mode", ["replace", "after_running"])
     def test_what_a_newer_one_replaces_is_cancelled(self, storage: Any, mode: str) -> None:
-        """As if it had waited all the time."""
+        """A newer task of the key replaces a released one as if that had waited all the time."""
         task = add_one(storage, key="k", on_conflict=mode)
         lease = take(storage)
         newer = add_one(storage, key="k", on_conflict=mode)
@@ -112,7 +112,7 @@ class Ahead(Base):
         assert take_all(storage) == [newer.id]
 
     def test_a_parked_task_comes_when_the_other_goes_back(self, storage: Any) -> None:
-        """One that skips waits like any other: of one key never two run."""
+        """A released task with mode `skip` waits, too: two tasks of a key never run at once."""
         task = add_one(storage, key="k", on_conflict="skip")
         lease = take(storage)
         serial = add_one(storage, key="k", on_conflict="after_running")
@@ -123,7 +123,7 @@ class Ahead(Base):
         assert storage.get(serial.id).state == QUEUED
 
     def test_a_blocked_reserve_gets_what_is_given_back(self, storage: Any) -> None:
-        """Nobody waits for a task that could run."""
+        """A release wakes a waiting consumer for the task."""
         task = add_one(storage)
         lease = take(storage)
         blocked = aside(lambda: storage.reserve("blocked", timeout=2 * BOUND))
@@ -133,7 +133,7 @@ class Ahead(Base):
         assert again.task == task
 
     def test_a_paused_queue_takes_back(self, storage: Any) -> None:
-        """And hands it out once it is resumed."""
+        """A paused queue accepts a release, and hands the task out once it is resumed."""
         task = add_one(storage)
         lease = take(storage)
         storage.pause()
@@ -143,7 +143,7 @@ class Ahead(Base):
         assert take_all(storage) == [task.id]
 
     def test_many_end_and_many_begin(self, storage: Any, clock: Any) -> None:
-        """Each as by itself, the oldest first, and a stale one is told that it is."""
+        """Each completion works as a single one; a stale one gets None; the oldest tasks come."""
         tasks = add(storage, *(new_task() for _ in range(8)))
         done, failed, retried, stale = take_some(storage, 4)
         storage.finish(stale, ending(stale))
@@ -167,14 +167,14 @@ class Ahead(Base):
         assert ids([lease.task for lease in leases]) == [tasks[7].id]
 
     def test_many_may_end_and_none_begin(self, storage: Any) -> None:
-        """Who has no hand free takes nothing."""
+        """With `limit=0`, the call completes attempts and reserves nothing."""
         task = add(storage, new_task(), new_task())[1]
         lease = take(storage)
         assert exchange(storage, [(lease, ending(lease))], limit=0) == ([SUCCEEDED], [])
         assert take_all(storage) == [task.id]
 
     def test_one_retry_after_the_other(self, storage: Any, clock: Any) -> None:
-        """Those that end together and fall due together run in the order of their ends."""
+        """Attempts completed together and due together run in the order of their completions."""
         add(storage, new_task(), new_task(), new_task())
         leases = take_some(storage, 3)
         ends = [(lease, ending(lease, SCHEDULED, due=clock() - 1)) for lease in leases]
@@ -183,7 +183,7 @@ class Ahead(Base):
         assert {(lease.attempt, lease.counted) for lease in again} == {(2, 1)}
 
     def test_a_parked_task_begins_with_the_end_of_the_other(self, storage: Any) -> None:
-        """And of one key only one, however many may begin."""
+        """A completion frees the key for one parked task, whatever the limit."""
         fields = {"key": "k", "on_conflict": "after_running"}
         add_one(storage, **fields)
         lease = take(storage)
@@ -196,7 +196,7 @@ class Ahead(Base):
         assert none == []
 
     def test_a_task_that_was_lost_before_is_reserved_alone(self, storage: Any, clock: Any) -> None:
-        """D35: it may take down the next process, too, and each loss counts for all."""
+        """D35: a redelivered task may kill its process; then all tasks claimed with it are lost."""
         suspects = add(storage, new_task(), new_task())
         storage.reserve("lost", limit=2, timeout=0, lease=30.0)
         clock.advance(60)
@@ -213,7 +213,7 @@ class Ahead(Base):
         assert ids(order) == ids([*suspects, *others])
 
     def test_a_suspect_in_the_midst_waits_for_its_turn(self, storage: Any, clock: Any) -> None:
-        """Those before it are reserved, those after it not yet."""
+        """Tasks before a redelivered one are reserved; it and the tasks after it come later."""
         first, suspect, last = add(storage, new_task(), new_task(), new_task())
         held = take(storage)
         lose(storage, clock)

@@ -1,4 +1,4 @@
-"""What the tests of the contract share: a clock, tasks, and ways to do things at once."""
+"""Helpers of the contract tests: a clock, tasks, checks, and concurrent calls."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ import pytest
 import threading
 
 
-#: Seconds after which a wait that should long be over is given up.
+#: Seconds after which a test gives up a wait that should be over long before.
 BOUND = 30.0
 
-#: Seconds of silence that count as blocked; a storage that does not block answers sooner.
+#: A call that has not returned after these seconds is blocked; other calls return sooner.
 SILENCE = 0.2
 
-#: A lease that does not expire during a test.
+#: Seconds of a lease that does not expire during a test.
 LONG = 100_000.0
 
 #: Threads of a race.
@@ -43,7 +43,7 @@ THREADS = 8
 
 
 class ManualClock:
-    """A clock that stands still until somebody advances it."""
+    """A clock that stands still until the test advances it."""
 
     def __init__(self, now: float = 1_750_000_000.0) -> None:
         self._now = now
@@ -53,16 +53,16 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Make it `seconds` later."""
+        """Let `seconds` pass."""
         self._now += seconds
         self._passed += seconds
 
     def step(self, seconds: float) -> None:
-        """Set the clock, as NTP or a person does: nothing is later or earlier than before."""
+        """Set the clock forward by `seconds`, as NTP or an admin does; no time passes."""
         self._now += seconds
 
     def monotonic(self) -> float:
-        """Return the seconds that have passed, whatever the clock was set to."""
+        """Return the seconds that have passed, not counting steps of the clock."""
         return self._passed
 
 
@@ -71,14 +71,14 @@ class Base:
 
     @pytest.fixture
     def storage(self, make_storage: Callable[..., Any]) -> Iterator[Any]:
-        """An empty queue with default settings; consistent after whatever is done to it."""
+        """Yield an empty queue with default settings; check afterwards that it is consistent."""
         storage = make_storage()
         yield storage
         assert_consistent(storage)
 
 
 def new_task(**fields: Any) -> Task:
-    """Return a task that is unlike any other."""
+    """Return a task with an id of its own."""
     return Task(**{"id": str(uuid4()), "queue": "default", "url": "/view", **fields})
 
 
@@ -96,7 +96,7 @@ def add_one(storage: Any, **fields: Any) -> Task:
 
 
 def take(storage: Any, **arguments: Any) -> Lease:
-    """Reserve the next task, which must be there."""
+    """Reserve the next task; fails if none is due."""
     lease: Lease
     (lease,) = storage.reserve("consumer", timeout=0, **{"lease": LONG, **arguments})
     return lease
@@ -105,7 +105,7 @@ def take(storage: Any, **arguments: Any) -> Lease:
 def exchange(
     storage: Any, ends: Sequence[tuple[Lease, Transition]], limit: int = 1
 ) -> tuple[list[State | None], list[Lease]]:
-    """End attempts and reserve what comes next, in one call if the storage has it."""
+    """Complete attempts and reserve the next tasks, in one call if the storage has it."""
     if IExchange.providedBy(storage):
         found: tuple[list[State | None], list[Lease]] = storage.exchange(
             ends, "consumer", limit, LONG
@@ -128,13 +128,13 @@ def exchange(
 def finish_and_take(
     storage: Any, lease: Lease, transition: Transition
 ) -> tuple[State | None, list[Lease]]:
-    """End one attempt and reserve the next task."""
+    """Complete one attempt and reserve the next task."""
     (state,), leases = exchange(storage, [(lease, transition)])
     return state, leases
 
 
 def take_all(storage: Any) -> list[str]:
-    """Reserve all that can be reserved now, and return the ids in order."""
+    """Reserve all tasks that may run now, and return their ids in order."""
     leases = storage.reserve("consumer", limit=1000, timeout=0, lease=LONG)
     return [lease.task.id for lease in leases]
 
@@ -145,7 +145,7 @@ def ids(items: Any) -> list[str]:
 
 
 def ending(lease: Lease, state: State = SUCCEEDED, **fields: Any) -> Transition:
-    """Return what policy could have decided after the attempt."""
+    """Return a transition that the policy could choose after the attempt."""
     status = 200 if state == SUCCEEDED else 503
     reason = fields.get("reason", "" if state == SUCCEEDED else "status 503")
     attempt = AttemptRecord(lease.attempt, lease.consumer, 1000.0, 2.5, status, reason)
@@ -153,7 +153,7 @@ def ending(lease: Lease, state: State = SUCCEEDED, **fields: Any) -> Transition:
 
 
 def bring_to(storage: Any, clock: Any, state: State, **fields: Any) -> Task:
-    """Commit a task and bring it into a state; nothing else may be waiting."""
+    """Commit a task and bring it into a state; no other task may be waiting."""
     if state == SCHEDULED:
         return add_one(storage, due=clock() + 1000, **fields)
     task = add_one(storage, **fields)
@@ -176,29 +176,29 @@ def lose(storage: Any, clock: Any) -> Lease:
 
 
 def near(when: float) -> Any:
-    """A moment, give or take what a clock that runs moves during a test."""
+    """Return a value equal to any time within 5 seconds: the clock may run during a test."""
     return pytest.approx(when, abs=5.0)
 
 
 def everything(storage: Any) -> list[TaskStatus]:
-    """Return the brief status of every task that is known."""
+    """Return the brief status of every known task."""
     found: list[TaskStatus] = storage.tasks(size=1_000_000)
     return found
 
 
 def whole(storage: Any) -> list[TaskStatus]:
-    """Return all that is known of every task."""
+    """Return the full status of every known task."""
     return [storage.get(status.id) for status in everything(storage)]
 
 
 def brief_of(status: TaskStatus) -> TaskStatus:
-    """Return what a list shows of a status: nothing that may be large."""
+    """Return a status as lists show it, without large fields."""
     nothing: dict[str, Any] = {"attempts": (), "headers": (), "body": b"", "truncated": False}
     return replace(status, task=replace(status.task, payload=b""), **nothing)
 
 
 def assert_consistent(storage: Any) -> None:
-    """All ways to look at a storage that nobody is using show the same."""
+    """Check that all ways to read a storage agree, while no other thread uses it."""
     known = everything(storage)
     _assert_consistent_lists(storage, None, known)
     users = {status.task.user for status in known if status.task.user is not None}
@@ -230,7 +230,7 @@ def _assert_consistent_lists(
 
 @contextmanager
 def unchanged(storage: Any) -> Iterator[None]:
-    """What the block does changes nothing that can be seen."""
+    """Check that the block changes nothing that the storage shows."""
     before = _picture(storage)
     yield
     assert _picture(storage) == before
@@ -238,7 +238,7 @@ def unchanged(storage: Any) -> Iterator[None]:
 
 @contextmanager
 def refused(storage: Any, error: type[Exception], word: str) -> Iterator[None]:
-    """The block raises the error with `word` in its message, and changes nothing."""
+    """Check that the block raises the error with `word` in its message, and changes nothing."""
     with unchanged(storage), pytest.raises(error, match=word):
         yield
 
@@ -248,7 +248,7 @@ def _picture(storage: Any) -> Any:
 
 
 def aside(call: Callable[[], Any]) -> Future[Any]:
-    """Start the call in a thread of its own; `result(BOUND)` waits for what it returns."""
+    """Start the call in its own thread; `result(BOUND)` of the future waits for its result."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -262,7 +262,7 @@ def aside(call: Callable[[], Any]) -> Future[Any]:
 
 
 def is_blocked(future: Future[Any]) -> bool:
-    """Whether the call still has not returned after a while."""
+    """Return whether the call has not returned after `SILENCE` seconds."""
     try:
         future.exception(SILENCE)
     except NotYet:
@@ -271,7 +271,7 @@ def is_blocked(future: Future[Any]) -> bool:
 
 
 def at_once(calls: list[Callable[[], Any]], bound: float = BOUND) -> list[Any]:
-    """Make all calls at the same moment, and return what each returned or raised."""
+    """Make all calls at the same moment; return the result or the exception of each."""
     barrier = threading.Barrier(len(calls))
 
     def started(call: Callable[[], Any]) -> Callable[[], Any]:

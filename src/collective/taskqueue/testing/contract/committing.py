@@ -1,4 +1,4 @@
-"""The way in: stage, promote, discard."""
+"""Adding tasks: stage, promote, discard."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def _full_task(now: float) -> Task:
 
 
 class Committing(Base):
-    """A batch is there as a whole, in order and once, or not at all."""
+    """All tasks of a batch are added in order and once, or none is."""
 
     def test_it_provides_the_interface(self, storage: Any) -> None:
-        """Every method is there and takes what the interface says."""
+        """The storage has every method, with the arguments of the interface."""
         assert verifyObject(ITaskStorage, storage)
         assert ITaskStorage.implementedBy(type(storage))
 
     def test_a_new_queue_is_empty(self, storage: Any) -> None:
-        """U01."""
+        """U01: a new queue has no tasks and no batches in doubt."""
         assert len(storage) == 0
         assert not any(storage.counts().values())
         assert everything(storage) == []
@@ -75,7 +75,7 @@ class Committing(Base):
         assert storage.reserve("consumer", timeout=0) == []
 
     def test_what_is_staged_is_invisible(self, storage: Any) -> None:
-        """C30: nobody sees, runs or steers a task before its transaction has committed."""
+        """C30: no call shows, runs or changes a task before its transaction has committed."""
         task = new_task()
         storage.stage("batch", [task])
         assert len(storage) == 0
@@ -91,7 +91,7 @@ class Committing(Base):
         assert take_all(storage) == [task.id]
 
     def test_promoted_tasks_are_queued(self, storage: Any, clock: Any) -> None:
-        """C30, N40: visible once promoted, with nothing in their history yet."""
+        """C30, N40: a promoted task is visible, and has no attempts yet."""
         storage.stage("batch", [new_task()])
         storage.promote("batch", b"\x03\xfe\x00\x00\x00\x00\x00\x01")
         (status,) = everything(storage)
@@ -102,14 +102,14 @@ class Committing(Base):
         assert storage.in_doubt() == []
 
     def test_every_field_of_a_task_survives(self, storage: Any, clock: Any) -> None:
-        """C74: bytes stay bytes, text stays text, and no field is forgotten."""
+        """C74: bytes stay bytes, text stays text, and no field is lost."""
         task = _full_task(clock())
         add(storage, task)
         assert storage.get(task.id).task == task
         assert take(storage).task == task
 
     def test_the_batch_is_what_it_was_when_it_was_staged(self, storage: Any) -> None:
-        """What the caller does to the list afterwards changes nothing."""
+        """The batch does not change if the caller changes the list afterwards."""
         tasks = [new_task(), new_task()]
         expected = ids(tasks)
         storage.stage("batch", tasks)
@@ -118,12 +118,12 @@ class Committing(Base):
         assert take_all(storage) == expected
 
     def test_tasks_of_a_batch_keep_their_order(self, storage: Any) -> None:
-        """C37, D02: add order, beyond nine and beyond ninety-nine."""
+        """C37, D02: tasks run in the order they were added, also with two and three digits."""
         tasks = add(storage, *(new_task() for _ in range(250)))
         assert take_all(storage) == ids(tasks)
 
     def test_batches_come_in_the_order_they_were_promoted(self, storage: Any) -> None:
-        """Commit order, whatever the order of staging."""
+        """Tasks run in the order of commits, whatever the order of staging."""
         first, second, third = new_task(), new_task(), new_task()
         storage.stage("a", [third])
         storage.stage("b", [first])
@@ -134,7 +134,7 @@ class Committing(Base):
         assert take_all(storage) == ids([first, second, third])
 
     def test_promoting_again_changes_nothing(self, storage: Any) -> None:
-        """Idempotent: while a task waits, while it runs, and once it is gone."""
+        """`promote` is idempotent while a task waits, runs, has finished, and once removed."""
         task = new_task()
         storage.stage("batch", [task])
         storage.promote("batch")
@@ -151,7 +151,7 @@ class Committing(Base):
                 storage.promote("batch", None, [task])
 
     def test_a_lost_batch_is_replaced_by_its_tasks(self, storage: Any) -> None:
-        """A storage that lost what was staged still gets what was committed, and once."""
+        """A storage that lost a staged batch adds the committed tasks from the call, once."""
         tasks = [new_task(), new_task()]
         storage.promote("lost", None, tasks)
         with unchanged(storage):
@@ -159,14 +159,14 @@ class Committing(Base):
         assert take_all(storage) == ids(tasks)
 
     def test_tasks_of_a_batch_that_is_not_lost_are_not_added_twice(self, storage: Any) -> None:
-        """The staged batch and the tasks are the same; one of them counts."""
+        """If the batch is still staged, the same tasks in the call are ignored."""
         tasks = [new_task(), new_task()]
         storage.stage("batch", tasks)
         storage.promote("batch", None, tasks)
         assert take_all(storage) == ids(tasks)
 
     def test_promoting_nothing_does_not_use_up_the_batch(self, storage: Any) -> None:
-        """Else one process could make a task vanish that another still holds in memory."""
+        """An empty call must not discard tasks that another process still holds in memory."""
         task = new_task()
         with unchanged(storage):
             storage.promote("lost")
@@ -174,7 +174,7 @@ class Committing(Base):
         assert take_all(storage) == [task.id]
 
     def test_every_lease_tells_the_commit(self, storage: Any, clock: Any) -> None:
-        """Guarantee 4: whoever runs the task knows what the database must have reached."""
+        """Guarantee 4: the lease names the transaction that the consumer's database must show."""
         tid = b"\x03\xfe\x00\xff\n \x00\x01"
         storage.stage("batch", [new_task(), new_task()])
         storage.promote("batch", tid)
@@ -196,7 +196,7 @@ class Committing(Base):
         assert everything(storage) == []
 
     def test_what_is_condemned_is_for_a_person_to_decide(self, storage: Any, clock: Any) -> None:
-        """Failed with the reason, told, and as good as any failed task: it can be retried."""
+        """The tasks are failed with the reason, subscribers are notified, and a retry works."""
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
         waiting = add_one(storage, key="k")
@@ -214,7 +214,7 @@ class Committing(Base):
         assert take_all(storage) == ids(tasks)
 
     def test_what_is_condemned_stands_in_no_line(self, storage: Any, clock: Any) -> None:
-        """Its record shows what was asked for, but nothing is skipped or replaced for it."""
+        """Its record has all fields of the task, but the task does not count for deduplication."""
         user = Identity("/acl_users", "jane")
         task = new_task(key="k", on_conflict="replace", due=clock() + 100, user=user)
         storage.stage("batch", [task])
@@ -229,7 +229,7 @@ class Committing(Base):
         assert take(storage).task == task
 
     def test_what_was_condemned_is_not_promoted(self, storage: Any) -> None:
-        """Whoever promotes late comes too late, also after a person has decided."""
+        """A late `promote` has no effect, also after an admin has removed or retried the tasks."""
         tasks = [new_task(), new_task()]
         storage.stage("batch", tasks)
         storage.condemn("batch", "nobody knows")
@@ -243,7 +243,7 @@ class Committing(Base):
         assert take_all(storage) == [tasks[1].id]
 
     def test_a_task_that_is_there_is_not_added_again(self, storage: Any, clock: Any) -> None:
-        """Whatever its state, and by whatever batch; the others of the batch are added."""
+        """A known task is ignored in any state and any batch; the others of the batch are added."""
         for state in STATES:
             known = bring_to(storage, clock, state)
             before = storage.get(known.id)
@@ -260,7 +260,7 @@ class Committing(Base):
             storage.condemn("condemned", "nobody knows")
 
     def test_condemning_what_is_not_staged_does_nothing(self, storage: Any) -> None:
-        """Neither an unknown batch nor one that has been promoted."""
+        """An unknown batch is ignored, and one that has been promoted."""
         storage.stage("batch", [new_task()])
         storage.promote("batch")
         with unchanged(storage):
@@ -268,7 +268,7 @@ class Committing(Base):
             storage.condemn("batch", "nobody knows")
 
     def test_discarding_what_is_not_staged_does_nothing(self, storage: Any) -> None:
-        """Neither an unknown batch nor one that has been promoted."""
+        """An unknown batch is ignored, and one that has been promoted."""
         storage.stage("batch", [new_task()])
         storage.promote("batch")
         with unchanged(storage):
@@ -276,7 +276,7 @@ class Committing(Base):
             storage.discard("batch")
 
     def test_batches_in_doubt_come_oldest_first(self, storage: Any, clock: Any) -> None:
-        """What is neither promoted nor discarded is listed, until it is."""
+        """A batch is listed until it is promoted or discarded."""
         for batch in ("3", "1", "2"):
             storage.stage(batch, [new_task()])
             clock.advance(10)
@@ -287,7 +287,7 @@ class Committing(Base):
         assert ids(storage.in_doubt()) == ["2"]
 
     def test_a_batch_in_doubt_tells_what_decides_about_it(self, storage: Any, clock: Any) -> None:
-        """How to find its witness, how long ago it was staged, and how much is at stake."""
+        """The batch has its witness, its age in seconds, and the ids of its tasks."""
         tasks = [new_task() for _ in range(250)]
         storage.stage("old", tasks[:249], "main:0a")
         clock.advance(100)
@@ -299,7 +299,7 @@ class Committing(Base):
         assert storage.in_doubt(200.0) == []
 
     def test_no_batch_in_doubt_is_overlooked(self, storage: Any) -> None:
-        """However many are older, that nobody can decide about yet."""
+        """Batches are listed even if a thousand older ones are still in doubt."""
         batches = [str(number) for number in range(1001)]
         task = new_task()
         for batch in batches:
@@ -307,7 +307,7 @@ class Committing(Base):
         assert ids(storage.in_doubt()) == batches
 
     def test_a_batch_becomes_visible_at_once(self, storage: Any) -> None:
-        """H19: one atomic act: nobody ever sees a part of a batch."""
+        """H19: `promote` is atomic: no reader ever sees a part of a batch."""
         for number in range(20):
             storage.stage(str(number), [new_task() for _ in range(50)])
             seen = aside(lambda: _lengths_until(storage, 50))
@@ -318,7 +318,7 @@ class Committing(Base):
     def test_a_task_without_an_earlier_moment_is_due_at_once(
         self, storage: Any, clock: Any
     ) -> None:
-        """N40: a due time that has passed schedules nothing."""
+        """N40: a task whose due time has passed is queued, not scheduled."""
         task = add_one(storage, due=clock() - 100)
         assert storage.get(task.id).state == QUEUED
         assert take_all(storage) == [task.id]
@@ -326,7 +326,7 @@ class Committing(Base):
     def test_the_queues_of_one_process_are_independent(
         self, make_storage: Callable[..., Any]
     ) -> None:
-        """C51, D25, O09: what happens to one queue touches no other."""
+        """C51, D25, O09: an operation on one queue does not change another queue."""
         one, other = make_storage(queue="mail"), make_storage(queue="mailhost")
         task = add_one(other, queue="mailhost")
         assert len(one) == 0

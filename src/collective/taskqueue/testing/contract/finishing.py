@@ -1,4 +1,4 @@
-"""The end of an attempt: finish, report, results, retries, and who may not."""
+"""Completing an attempt: finish, report, results, retries, stale and forged tokens."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ WAYS_TO_LOSE_IT = [
 
 
 class Finishing(Base):
-    """Only the holder of the token ends an attempt, and what it says is kept."""
+    """Only the holder of the token completes an attempt, and its result is kept."""
 
     def test_the_end_of_one_and_the_beginning_of_the_next(self, storage: Any, clock: Any) -> None:
-        """In one call, if the storage has it: as `finish` and `reserve` one after the other."""
+        """One call, if the storage has it, does the same as `finish` and then `reserve`."""
         first, second, third = add(storage, new_task(), new_task(key="k"), new_task())
         lease = take(storage)
         state, (following,) = finish_and_take(storage, lease, ending(lease, FAILED))
@@ -99,7 +99,7 @@ class Finishing(Base):
         assert finish_and_take(storage, again, ending(again)) == (SUCCEEDED, [])
 
     def test_a_stale_finisher_may_still_begin_the_next(self, storage: Any, clock: Any) -> None:
-        """What it says is dropped; what it gets is its own."""
+        """Its result is dropped, but the new lease of the same call is valid."""
         lost = add_one(storage)
         stale = lose(storage, clock)
         storage.recover()
@@ -108,7 +108,7 @@ class Finishing(Base):
         assert storage.finish(lease, ending(lease)) == SUCCEEDED
 
     def test_a_paused_queue_gives_out_nothing_at_the_end_of_a_task(self, storage: Any) -> None:
-        """Nor does a key that is blocked; its next one comes at once."""
+        """Nor does a queue whose next task waits for its key; once it may run, it comes at once."""
         fields = {"key": "k", "on_conflict": "after_running"}
         add_one(storage, **fields)
         lease = take(storage)
@@ -126,7 +126,7 @@ class Finishing(Base):
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
     def test_a_finished_task_keeps_its_result(self, storage: Any, clock: Any, state: State) -> None:
-        """D06: nothing is acknowledged and forgotten."""
+        """D06: the record of a completed task stays, with its result and its attempt."""
         task = add_one(storage)
         lease = take(storage)
         transition = ending(lease, state, reason="because", **RESPONSE)
@@ -147,7 +147,7 @@ class Finishing(Base):
         assert take_all(storage) == []
 
     def test_an_attempt_that_is_retried_schedules_the_task(self, storage: Any, clock: Any) -> None:
-        """Scheduled with the reason, due when policy says so, and then the next attempt."""
+        """The task is scheduled with reason and due time, and then the next attempt starts."""
         task = add_one(storage, max_attempts=3)
         lease = take(storage)
         transition = ending(lease, SCHEDULED, due=clock() + 100, **RESPONSE)
@@ -166,7 +166,7 @@ class Finishing(Base):
         assert (lease.attempt, lease.counted) == (2, 1)
 
     def test_an_attempt_that_could_not_start_does_not_count(self, storage: Any, clock: Any) -> None:
-        """It stands in the history, and leaves all of `max_attempts`."""
+        """The attempt is in the history, but does not count for `max_attempts`."""
         add_one(storage, max_attempts=1)
         lease = take(storage)
         storage.finish(lease, ending(lease, SCHEDULED, due=clock(), counts=False))
@@ -176,7 +176,7 @@ class Finishing(Base):
     def test_retries_and_delays_ripen_in_the_order_they_are_due(
         self, storage: Any, clock: Any
     ) -> None:
-        """What is retried and what was delayed from the start stand in one line."""
+        """Retried tasks and tasks with a delay are sorted together by due time."""
         first, second = add(storage, new_task(), new_task())
         for lease, pause in zip([take(storage), take(storage)], (300, 100), strict=True):
             storage.finish(lease, ending(lease, SCHEDULED, due=clock() + pause))
@@ -185,7 +185,7 @@ class Finishing(Base):
         assert take_all(storage) == ids([second, third, first])
 
     def test_every_attempt_stands_in_the_history(self, storage: Any, clock: Any) -> None:
-        """Oldest first, whether it was retried, lost or the last one."""
+        """Retried, lost and last attempts are in the history, oldest first."""
         task = add_one(storage)
         lease = take(storage)
         storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
@@ -205,7 +205,7 @@ class Finishing(Base):
     def test_a_stale_token_changes_nothing(
         self, storage: Any, clock: Any, lose_it: Callable[..., None]
     ) -> None:
-        """N32, guarantee 2: the token is the fence, whatever happened since it was given."""
+        """N32, guarantee 2: the token fences, however the lease was lost since."""
         task = add_one(storage)
         lease = take(storage, lease=30.0)
         storage.report(lease, Progress(1.0, 2.0, "half", clock()))
@@ -218,7 +218,7 @@ class Finishing(Base):
             assert storage.report(lease, Progress(2.0, 2.0, "all", clock())) is True
 
     def test_a_forged_token_changes_nothing(self, storage: Any) -> None:
-        """Knowing the id of a task is not enough."""
+        """Every call needs the token of the lease; the id of the task is not enough."""
         add_one(storage)
         forged = replace(take(storage), token="forged")
         with unchanged(storage):
@@ -229,7 +229,7 @@ class Finishing(Base):
     def test_a_late_finisher_whom_nobody_has_overtaken_is_in_time(
         self, storage: Any, clock: Any
     ) -> None:
-        """The token decides, not the time: while it matches nobody else has run the task."""
+        """The token decides, not the expiry: while it matches, no other lease was made."""
         task = add_one(storage)
         late = lose(storage, clock)
         assert storage.finish(late, ending(late)) == SUCCEEDED
@@ -237,7 +237,7 @@ class Finishing(Base):
         assert storage.get(task.id).state == SUCCEEDED
 
     def test_progress_is_visible_at_once(self, storage: Any, clock: Any) -> None:
-        """The newest one; asking for cancellation in between does not erase it."""
+        """The newest progress is kept; a report without progress does not erase it."""
         task = add_one(storage)
         lease = take(storage)
         assert storage.get(task.id).progress is None
@@ -248,7 +248,7 @@ class Finishing(Base):
             assert storage.get(task.id).progress == progress
 
     def test_a_running_task_learns_that_it_is_cancelled(self, storage: Any, clock: Any) -> None:
-        """By every report from then on; its progress is stored all the same."""
+        """Every later `report` returns True, and still stores the progress."""
         task = add_one(storage)
         lease = take(storage)
         assert storage.get(task.id).cancel_requested is False
@@ -266,7 +266,7 @@ class Finishing(Base):
     def test_what_is_cancelled_while_it_runs_ends_as_cancelled(
         self, storage: Any, clock: Any, state: State
     ) -> None:
-        """However the attempt ends; its result is kept, and it is not retried."""
+        """Whatever the attempt returns, its result is kept, and it is not retried."""
         task = add_one(storage)
         lease = take(storage)
         storage.cancel(task.id)
@@ -282,7 +282,7 @@ class Finishing(Base):
     def test_what_is_cancelled_and_then_lost_does_not_run_again(
         self, storage: Any, clock: Any
     ) -> None:
-        """The wish outlives the process; the queue is told, for nobody else tells it."""
+        """The requested cancellation outlives the process; the storage calls `notify` for it."""
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
         task = add_one(storage)
@@ -298,7 +298,7 @@ class Finishing(Base):
         assert storage.finish(lease, ending(lease)) is None
 
     def test_the_queue_is_not_told_what_it_was_asked_for(self, storage: Any, clock: Any) -> None:
-        """Whoever asks for a change knows it from the answer."""
+        """`notify` is not called for a change that the caller learns from the return value."""
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
         for state in (SUCCEEDED, FAILED, CANCELLED):

@@ -1,4 +1,4 @@
-"""How long the records of finished tasks are kept, and how much of them."""
+"""How long records of finished tasks are kept, and within which number and size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ import pytest
 
 JANE = Identity("/acl_users", "jane")
 
-#: Ways to look: they return how many of two tasks there are, one of which is given.
+#: A function that reads the storage and returns how many of two tasks it shows; one is given.
 Look = Callable[[Any, State, Task], int]
 
 
@@ -76,7 +76,7 @@ LOOKS.append(_counts_of_person)
 
 
 def _end_with(storage: Any, state: State, large: str) -> Task:
-    """Bring a task to its end, with ten thousand bytes of something."""
+    """Bring a new task to a final state, with 10000 bytes in one of its fields."""
     data = bytes(10_000)
     task = add_one(storage, payload=data if large == "payload" else b"")
     lease = take(storage)
@@ -88,13 +88,13 @@ def _end_with(storage: Any, state: State, large: str) -> Task:
 
 
 class Keeping(Base):
-    """What has finished is known for a while, by the clock and in bounded number and size."""
+    """Records of finished tasks are kept for a time, and within a number and a size in bytes."""
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_records_are_kept_as_long_as_the_queue_says(
         self, make_storage: Callable[..., Any], clock: Any, state: State
     ) -> None:
-        """N46, T09: cancelled tasks as long as failed ones, whatever happens meanwhile."""
+        """N46, T09: cancelled tasks are kept as long as failed ones, whatever finishes later."""
         keep = {"keep_succeeded": 100.0, "keep_failed": 1000.0}
         storage = make_storage(**keep)
         seconds = 100 if state == SUCCEEDED else 1000
@@ -113,7 +113,7 @@ class Keeping(Base):
     def test_a_record_whose_time_is_over_is_unknown_at_once(
         self, make_storage: Callable[..., Any], clock: Any, state: State, look: Look
     ) -> None:
-        """Whatever is asked first: nobody has reserved or ended anything since."""
+        """Every way to read hides the record, also if no task was reserved or finished since."""
         storage = make_storage(keep_succeeded=100.0, keep_failed=100.0)
         old = bring_to(storage, clock, state, user=JANE)
         clock.advance(50)
@@ -129,7 +129,7 @@ class Keeping(Base):
     def test_a_record_whose_time_is_over_is_not_steered(
         self, make_storage: Callable[..., Any], clock: Any, state: State, method: str
     ) -> None:
-        """It is as unknown as one that never was."""
+        """Every method raises `UnknownTask`, as for a task that never existed."""
         storage = make_storage(keep_succeeded=100.0, keep_failed=100.0)
         old = bring_to(storage, clock, state)
         clock.advance(120)
@@ -138,7 +138,7 @@ class Keeping(Base):
         assert everything(storage) == []
 
     def test_an_idle_queue_forgets(self, make_storage: Callable[..., Any], clock: Any) -> None:
-        """No other task ends: who looks for work removes what is old, a portion each time."""
+        """If no task finishes, `reserve` removes expired records, a portion in each call."""
         storage = make_storage(keep_succeeded=100.0)
         for _ in range(5):
             bring_to(storage, clock, SUCCEEDED, user=JANE)
@@ -151,7 +151,7 @@ class Keeping(Base):
     def test_the_payload_is_kept_as_long_as_it_may_be_needed(
         self, storage: Any, clock: Any, state: State
     ) -> None:
-        """What has succeeded cannot be retried; all else can."""
+        """Succeeded tasks lose it: they cannot be retried; failed and cancelled tasks can."""
         task = bring_to(storage, clock, state, payload=b"once more", user=JANE)
         if state == SUCCEEDED:
             task = replace(task, payload=b"")
@@ -161,7 +161,7 @@ class Keeping(Base):
             assert take(storage).task == task
 
     def test_the_payload_is_kept_until_the_last_attempt(self, storage: Any, clock: Any) -> None:
-        """Through retries, losses, and a wish to cancel it that came while it ran."""
+        """It survives retries, a lost lease, and a cancellation requested while the task ran."""
         task = add_one(storage, payload=b"once more", max_attempts=3)
         lease = take(storage)
         storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
@@ -178,7 +178,7 @@ class Keeping(Base):
     def test_finished_records_are_bounded_in_bytes(
         self, make_storage: Callable[..., Any], clock: Any, large: str
     ) -> None:
-        """The oldest give way, whatever their state. A storage may keep a twentieth more."""
+        """The oldest records are removed, of any state. A storage may keep 5 % more bytes."""
         storage = make_storage(max_finished_bytes=100_000, keep_succeeded=1e6, keep_failed=1e6)
         tasks = []
         for number in range(20):
@@ -194,7 +194,7 @@ class Keeping(Base):
     def test_what_is_known_no_more_takes_no_room(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """Nor does what waits or runs again, or a response that somebody has removed."""
+        """The bytes of retried, removed and purged tasks and of removed responses do not count."""
         storage = make_storage(max_finished_bytes=100_000, keep_succeeded=1e6, keep_failed=1e6)
         kept = _end_with(storage, FAILED, "body")
         for _ in range(20):
@@ -215,7 +215,7 @@ class Keeping(Base):
     def test_a_record_that_is_too_large_alone_lingers(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """Who is told of the end can look at it; then it goes, without another end."""
+        """Subscribers can read it for a while; then it is removed, also if no task finishes."""
         storage = make_storage(max_finished_bytes=5_000)
         task = _end_with(storage, FAILED, "body")
         other = _end_with(storage, SUCCEEDED, "body")
@@ -229,7 +229,7 @@ class Keeping(Base):
     def test_what_waits_is_never_forgotten(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """N46, T09: however long it waits, and however little is kept of what has finished."""
+        """N46, T09: a task may wait for any time, and the limits for finished tasks spare it."""
         storage = make_storage(keep_succeeded=1.0, keep_failed=1.0, max_finished=1)
         tasks = [add_one(storage), add_one(storage, due=clock() + 10**8)]
         clock.advance(10**6)
@@ -240,7 +240,7 @@ class Keeping(Base):
     def test_a_task_may_be_kept_longer_or_shorter(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """`keep` of the task wins over both settings of its queue."""
+        """`keep` of the task overrides both settings of its queue."""
         storage = make_storage(keep_succeeded=100.0, keep_failed=100.0)
         longer = [bring_to(storage, clock, state, keep=1000.0) for state in FINISHED]
         for state in FINISHED:
@@ -253,7 +253,7 @@ class Keeping(Base):
     def test_who_is_told_of_the_end_can_look_at_it(
         self, make_storage: Callable[..., Any], clock: Any, state: State
     ) -> None:
-        """A task that is not to be kept is kept for a moment, also if others finish."""
+        """With `keep=0` a record is still kept for a moment, also if other tasks finish."""
         storage = make_storage(keep_succeeded=0.0, keep_failed=0.0)
         tasks = [bring_to(storage, clock, state, keep=keep) for keep in (0.0, None)]
         assert [storage.get(task.id).state for task in tasks] == [state, state]
@@ -266,7 +266,7 @@ class Keeping(Base):
     def test_a_retried_task_is_kept_from_its_new_end_on(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """Its first end does not count any more, neither while it waits nor afterwards."""
+        """The time of its first completion does not count, while it waits and afterwards."""
         storage = make_storage(keep_failed=100.0)
         task = bring_to(storage, clock, FAILED)
         clock.advance(80)
@@ -288,7 +288,7 @@ class Keeping(Base):
     def test_no_more_records_are_kept_than_the_queue_says(
         self, make_storage: Callable[..., Any], clock: Any, state: State
     ) -> None:
-        """The oldest ones give way to others of their state, and to no others."""
+        """The oldest records of a state are removed; those of other states stay."""
         storage = make_storage(max_finished=3)
         others = [bring_to(storage, clock, other) for other in FINISHED if other != state]
         tasks = [bring_to(storage, clock, state) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""Tasks of one key: skip, replace and after_running, decided when they are promoted."""
+"""Tasks of one key: skip, replace and after_running are applied when tasks are promoted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Keys(Base):
 
     @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
     def test_skip_leaves_the_earlier_one(self, storage: Any, clock: Any, state: State) -> None:
-        """The later one is another name of it, for every question."""
+        """The id of the skipped task is an alias of the waiting task in every method."""
         earlier = bring_to(storage, clock, state, **SKIP)
         later = add_one(storage, **SKIP)
         assert ids(everything(storage)) == [earlier.id]
@@ -54,7 +54,7 @@ class Keys(Base):
         assert lease.state == RUNNING
 
     def test_the_names_of_a_task_go_with_it(self, storage: Any, clock: Any) -> None:
-        """Removing it by another name removes all names."""
+        """To remove a task by an alias removes the task and all its aliases."""
         earlier = add_one(storage, **SKIP)
         others = [add_one(storage, **SKIP) for _ in range(3)]
         lease = take(storage)
@@ -69,7 +69,7 @@ class Keys(Base):
     def test_what_does_not_wait_is_no_conflict(
         self, storage: Any, clock: Any, state: State, key: dict[str, str]
     ) -> None:
-        """Only a waiting task is the same work: a running one has already begun."""
+        """Only a waiting task is the same work; a running one has already started."""
         earlier = bring_to(storage, clock, state, **key)
         later = add_one(storage, **key)
         assert storage.get(earlier.id).state == state
@@ -80,7 +80,7 @@ class Keys(Base):
     def test_the_newest_one_replaces_what_waits(
         self, storage: Any, clock: Any, state: State, key: dict[str, str]
     ) -> None:
-        """htq's: the earlier one is cancelled, and the queue is told."""
+        """As in htq: the earlier task is cancelled, and `notify` is called."""
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
         earlier = bring_to(storage, clock, state, **key)
@@ -93,17 +93,17 @@ class Keys(Base):
         assert take_all(storage) == ids([between, later])
 
     def test_a_task_without_a_key_conflicts_with_nothing(self, storage: Any) -> None:
-        """Deduplication is explicit only."""
+        """Tasks without a key are never deduplicated."""
         tasks = add(storage, *(new_task() for _ in range(3)))
         assert take_all(storage) == ids(tasks)
 
     def test_other_keys_are_other_work(self, storage: Any) -> None:
-        """Also a key that begins the same."""
+        """A key that has another key as prefix is another key."""
         tasks = add(storage, *(new_task(key=key) for key in ("k", "kk", "K", "k ")))
         assert take_all(storage) == ids(tasks)
 
     def test_the_key_is_decided_when_it_is_promoted(self, storage: Any) -> None:
-        """A transaction that aborts does not count; of two, the first to commit is first."""
+        """Aborted transactions do not count; of two others, the first to commit is first."""
         aborted, late, early = new_task(**SKIP), new_task(**SKIP), new_task(**SKIP)
         for batch, task in (("aborted", aborted), ("late", late), ("early", early)):
             storage.stage(batch, [task])
@@ -116,7 +116,7 @@ class Keys(Base):
         assert take_all(storage) == [early.id]
 
     def test_tasks_of_one_batch_conflict_like_any_others(self, storage: Any) -> None:
-        """Within one transaction the add order decides."""
+        """Within one transaction, the order in which tasks were added decides."""
         skipped = add(storage, new_task(**SKIP), new_task(**SKIP))
         assert storage.get(skipped[1].id).id == skipped[0].id
         replaced = add(storage, new_task(**REPLACE), new_task(**REPLACE))
@@ -127,7 +127,7 @@ class Keys(Base):
     def test_who_waits_must_see_all_that_it_stands_for(
         self, storage: Any, key: dict[str, str]
     ) -> None:
-        """Guarantee 4: batches may be promoted in another order than they were committed in."""
+        """Guarantee 4: the latest commit counts, also if batches are promoted in another order."""
         tids = [number.to_bytes(8, "big") for number in (0x7F, 0xA0FF, 0x9AFF)]
         for tid in (*tids, None):
             batch = str(tid)
@@ -138,7 +138,7 @@ class Keys(Base):
     def test_who_replaces_a_lost_task_must_see_what_that_had_to(
         self, storage: Any, clock: Any
     ) -> None:
-        """The work of both is left to the newer one."""
+        """The newer task replaces the lost one, so its lease names the later commit of both."""
         for number in (2, 1):
             storage.stage(str(number), [new_task(**AFTER)])
             storage.promote(str(number), bytes([number]) * 8)
@@ -147,7 +147,7 @@ class Keys(Base):
         assert take(storage).tid == b"\x02" * 8
 
     def test_the_names_of_a_task_are_not_too_many(self, storage: Any) -> None:
-        """A thousand of those that were skipped for it; the oldest give way."""
+        """The last 1000 aliases of a task are kept; older ones are unknown."""
         earlier, *others = add(storage, *(new_task(**SKIP) for _ in range(1201)))
         with refused(storage, UnknownTask, others[0].id):
             storage.get(others[0].id)
@@ -156,7 +156,7 @@ class Keys(Base):
 
     @pytest.mark.parametrize("free", ["cancel", "clear", "reserve"])
     def test_a_key_is_free_again_once_nothing_of_it_waits(self, storage: Any, free: str) -> None:
-        """Nobody is skipped for a task that will not run any more."""
+        """No task is skipped for one that does not wait any more."""
         earlier = add_one(storage, **SKIP)
         if free == "cancel":
             storage.cancel(earlier.id)
@@ -169,7 +169,7 @@ class Keys(Base):
         assert take_all(storage) == [later.id]
 
     def test_a_key_is_taken_again_by_a_task_that_comes_back(self, storage: Any, clock: Any) -> None:
-        """A retried or a lost task waits like any other."""
+        """A retried or recovered task claims its key again, like any waiting task."""
         task = add_one(storage, **SKIP)
         lease = take(storage)
         storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 100))
@@ -184,7 +184,7 @@ class Keys(Base):
         assert storage.get(add_one(storage, **SKIP).id).id == task.id
 
     def test_after_running_waits_for_the_running_one(self, storage: Any) -> None:
-        """At most one runs and one waits, newest wins; other tasks pass by."""
+        """One task of a key runs and one waits, the newest; tasks of other keys overtake it."""
         add_one(storage, **AFTER)
         running = take(storage)
         second = add_one(storage, **AFTER)
@@ -199,7 +199,7 @@ class Keys(Base):
         assert take_all(storage) == [third.id]
 
     def test_after_running_does_not_wait_for_another_key(self, storage: Any) -> None:
-        """Two keys run side by side."""
+        """Tasks of different keys run at the same time."""
         tasks = add(storage, *(new_task(key=key, on_conflict="after_running") for key in "abc"))
         assert take_all(storage) == ids(tasks)
 
@@ -207,7 +207,7 @@ class Keys(Base):
     def test_after_running_comes_however_the_running_one_ends(
         self, storage: Any, clock: Any, end: State
     ) -> None:
-        """What would be retried is not: the newer one does the same work."""
+        """An attempt to be retried is cancelled instead: the newer task does the same work."""
         first = add_one(storage, **AFTER)
         running = take(storage)
         second = add_one(storage, **AFTER)
@@ -227,7 +227,7 @@ class Keys(Base):
     def test_after_running_comes_when_the_running_one_is_lost(
         self, storage: Any, clock: Any
     ) -> None:
-        """The lost one is replaced by the newer one, and the queue is told."""
+        """The newer task replaces the lost one, and `notify` is called."""
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
         first = add_one(storage, **AFTER)
@@ -238,7 +238,7 @@ class Keys(Base):
         assert told == [(CANCELLED, first.id)]
 
     def test_parked_tasks_keep_their_order(self, storage: Any) -> None:
-        """What had to wait for its key comes before all that was added later."""
+        """Tasks that waited for their key run before all tasks added later."""
         fields = {"on_conflict": "after_running"}
         add(storage, *(new_task(key=key, **fields) for key in "ab"))
         running = [take(storage), take(storage)]
@@ -252,7 +252,7 @@ class Keys(Base):
     def test_a_parked_task_does_not_overtake_a_recovered_one(
         self, storage: Any, clock: Any
     ) -> None:
-        """Which was there before it, and has come back to the front."""
+        """The recovered task is older and back at the front, so it runs first."""
         lost = add_one(storage)
         add_one(storage, **AFTER)
         take(storage, lease=30.0)
@@ -265,7 +265,7 @@ class Keys(Base):
         assert take_all(storage) == ids([lost, parked])
 
     def test_a_blocked_reserve_gets_the_parked_task(self, storage: Any) -> None:
-        """The end of the running one wakes who waits for the next."""
+        """`finish` of the running task wakes a waiting consumer for the parked one."""
         add_one(storage, **AFTER)
         running = take(storage, lease=1000.0)
         parked = add_one(storage, **AFTER)
@@ -276,7 +276,7 @@ class Keys(Base):
         assert lease.task == parked
 
     def test_a_parked_task_can_be_cancelled_and_cleared(self, storage: Any) -> None:
-        """It waits; that it waits for its key makes no difference."""
+        """`cancel` and `clear` treat a parked task like any queued task."""
         add_one(storage, **AFTER)
         running = take(storage)
         first = add_one(storage, **AFTER)
@@ -291,7 +291,7 @@ class Keys(Base):
         assert take_all(storage) == [last.id]
 
     def test_one_that_comes_back_waits_like_the_other(self, storage: Any, clock: Any) -> None:
-        """The next one replaces both, or is skipped as long as one of them waits."""
+        """The next task replaces both, or is skipped while one of them waits."""
         back = bring_to(storage, clock, FAILED, **SKIP)
         other = add_one(storage, **SKIP)
         storage.retry(back.id)
@@ -309,7 +309,7 @@ class Keys(Base):
     def test_what_was_replaced_is_not_retried(
         self, storage: Any, clock: Any, key: dict[str, str]
     ) -> None:
-        """While the newer one waits; once that has run, the older one may."""
+        """`retry` is refused while the newer task waits; once that runs, it is allowed."""
         older = bring_to(storage, clock, FAILED, **key)
         newer = add_one(storage, **key)
         with refused(storage, ForbiddenTransition, newer.id):

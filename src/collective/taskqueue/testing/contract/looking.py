@@ -30,7 +30,7 @@ import socket
 
 
 class Looking(Base):
-    """All that is known can be seen, page by page, until it has been kept long enough."""
+    """All known tasks can be listed, page by page, until their records expire."""
 
     def test_counts_follow_every_change(self, storage: Any, clock: Any) -> None:
         """Each task is counted once, in the state it is in; `len` counts the queued ones."""
@@ -44,13 +44,13 @@ class Looking(Base):
         assert len(storage) == 1
 
     def test_len_counts_neither_running_nor_scheduled_tasks(self, storage: Any, clock: Any) -> None:
-        """C46: what runs is no longer waiting, what is scheduled not yet."""
+        """C46: a running task waits no longer, a scheduled one not yet."""
         add(storage, *(new_task() for _ in range(3)), new_task(due=clock() + 100))
         take(storage)
         assert len(storage) == 2
 
     def test_a_task_is_found_in_every_state(self, storage: Any, clock: Any) -> None:
-        """By its id and in the list of its state."""
+        """A task is found by its id and in the list of its state."""
         order: list[State] = [SUCCEEDED, FAILED, CANCELLED, RUNNING, SCHEDULED, QUEUED]
         for state in order:
             task = bring_to(storage, clock, state)
@@ -58,7 +58,7 @@ class Looking(Base):
             assert ids(storage.tasks(state)) == [task.id]
 
     def test_waiting_tasks_come_in_the_order_they_will_run(self, storage: Any, clock: Any) -> None:
-        """Recovered ones first, retried ones last."""
+        """Recovered tasks come first, retried ones last."""
         retried = bring_to(storage, clock, FAILED)
         tasks = add(storage, *(new_task() for _ in range(3)))
         lose(storage, clock)
@@ -71,21 +71,21 @@ class Looking(Base):
     def test_scheduled_tasks_come_in_the_order_they_fall_due(
         self, storage: Any, clock: Any
     ) -> None:
-        """Which is the order they will run in."""
+        """The list of scheduled tasks has the order in which they will run."""
         now = clock()
         tasks = add(storage, *(new_task(due=now + due) for due in (300, 100, 200)))
         assert ids(storage.tasks(SCHEDULED)) == ids([tasks[1], tasks[2], tasks[0]])
 
     @pytest.mark.parametrize("state", [RUNNING, SUCCEEDED, FAILED, CANCELLED])
     def test_all_others_come_oldest_first(self, storage: Any, clock: Any, state: State) -> None:
-        """Also if they are listed whatever their state."""
+        """The list of all states has the oldest first, too."""
         tasks = [bring_to(storage, clock, state) for _ in range(5)]
         assert ids(storage.tasks(state)) == ids(tasks)
         assert ids(storage.tasks()) == ids(tasks)
 
     @pytest.mark.parametrize("state", [None, QUEUED, SCHEDULED, RUNNING, SUCCEEDED])
     def test_pages_make_up_the_whole(self, storage: Any, clock: Any, state: State | None) -> None:
-        """Nothing twice, nothing left out, nothing beyond the end."""
+        """Pages repeat no task, leave none out, and are empty after the end."""
         tasks = [bring_to(storage, clock, SUCCEEDED) for _ in range(7)]
         if state != SUCCEEDED:
             due = clock() + 100 if state == SCHEDULED else None
@@ -99,12 +99,12 @@ class Looking(Base):
         assert storage.tasks(state, start=100) == []
 
     def test_a_page_has_fifty_tasks(self, storage: Any) -> None:
-        """By default, from the beginning."""
+        """The default page has the first fifty tasks."""
         tasks = add(storage, *(new_task() for _ in range(60)))
         assert ids(storage.tasks()) == ids(tasks[:50])
 
     def test_tasks_of_one_user(self, storage: Any, clock: Any) -> None:
-        """N22: by user id; with a state, with pages, and without other people's."""
+        """N22: by user id, also with a state and pages; no tasks of other users."""
         jane, joe = Identity("/acl_users", "jane"), Identity("/acl_users", "joe")
         hers, his, nobodys = [], [], []
         for state in (SUCCEEDED, SUCCEEDED, RUNNING, QUEUED):
@@ -126,7 +126,7 @@ class Looking(Base):
     def test_tasks_of_one_user_come_in_the_order_of_their_state(
         self, storage: Any, clock: Any
     ) -> None:
-        """As those of all users do, page by page."""
+        """The list of one user has the order of the list of all users, page by page."""
         now, jane = clock(), Identity("/acl_users", "jane")
         tasks = [new_task(due=now + due, user=jane) for due in (300, 100, 200)]
         add(storage, *tasks, new_task(due=now + 150))
@@ -143,7 +143,7 @@ class Looking(Base):
         assert storage.tasks(QUEUED, "joe") == []
 
     def test_consumers_are_known(self, storage: Any, clock: Any) -> None:
-        """As soon as they ask for tasks: where they are, and what they run."""
+        """Once a consumer has reserved, its host, process id and running tasks are listed."""
         assert storage.consumers() == []
         first, second = add(storage, new_task(), new_task())
         for consumer, limit in (("two", 2), ("one", 1)):
@@ -158,7 +158,7 @@ class Looking(Base):
             assert consumer.age == near(0.0)
 
     def test_a_consumer_is_heard_of_while_it_works(self, storage: Any, clock: Any) -> None:
-        """And forgotten an hour after it was heard of last."""
+        """A consumer is forgotten an hour after its last call."""
         add_one(storage)
         lease = take(storage)
         storage.reserve("other", timeout=0)
@@ -171,7 +171,7 @@ class Looking(Base):
         assert [consumer.name for consumer in storage.consumers()] == [lease.consumer]
 
     def test_a_consumer_that_has_stopped_is_forgotten(self, storage: Any, clock: Any) -> None:
-        """It alone, and until it is heard of again."""
+        """Only this consumer is forgotten, until its next call."""
         for consumer in ("one", "two"):
             storage.reserve(consumer, timeout=0)
         storage.forget_consumer("one")
@@ -181,7 +181,7 @@ class Looking(Base):
         assert [consumer.name for consumer in storage.consumers()] == ["one", "two"]
 
     def test_a_consumer_that_is_silent_is_not_alive(self, storage: Any, clock: Any) -> None:
-        """Unless it runs something: its lease tells."""
+        """A silent consumer is alive only while it has a running task, under a lease."""
         add_one(storage)
         storage.reserve("busy", timeout=0, lease=LONG)
         storage.reserve("idle", timeout=0)
@@ -194,7 +194,7 @@ class Looking(Base):
         assert all(consumer.alive for consumer in storage.consumers())
 
     def test_what_was_done_in_the_last_hour(self, storage: Any, clock: Any) -> None:
-        """Each end is counted, also of a task that is known no more."""
+        """Every completion is counted, also of a task whose record is removed."""
         for state in (SUCCEEDED, SUCCEEDED, FAILED, CANCELLED):
             bring_to(storage, clock, state)
         assert storage.throughput() == {SUCCEEDED: 2, FAILED: 1, CANCELLED: 1}
@@ -209,7 +209,7 @@ class Looking(Base):
         assert storage.throughput() == {SUCCEEDED: 0, FAILED: 1, CANCELLED: 0}
 
     def test_looking_changes_nothing(self, storage: Any, clock: Any) -> None:
-        """However often."""
+        """Reading changes nothing, however often."""
         for state in (SUCCEEDED, SCHEDULED):
             bring_to(storage, clock, state)
         task = add_one(storage)

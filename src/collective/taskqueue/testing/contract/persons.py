@@ -1,4 +1,4 @@
-"""Lists: what they show of each task, and whose tasks they show."""
+"""Lists: the fields of a task that they show, and the tasks of one person."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ORDER: tuple[State, ...] = (SUCCEEDED, FAILED, CANCELLED, RUNNING, SCHEDULED, QU
 
 JANE = Identity("/Plone/acl_users", "jane")
 
-#: Others, however much they look like her, or like the name of an index.
+#: Other users, with names that resemble hers or the name of an index.
 OTHERS = (
     Identity("/acl_users", "jane"),
     Identity("/Plone/acl_users", "jane", 1),
@@ -44,10 +44,10 @@ OTHERS = (
 
 
 class Persons(Base):
-    """A user id alone is nobody: a person is the user folder, the id, and which one of it."""
+    """A user id is no person: a person is user folder, user id, and a number for reused ids."""
 
     def test_tasks_of_one_person(self, storage: Any, clock: Any) -> None:
-        """In each state, with pages, in the order of the state, and nobody else's."""
+        """In each state, in the order of the state, with pages; no tasks of other persons."""
         expected = dict.fromkeys(STATES, 0)
         tasks = []
         for state in ORDER:
@@ -65,7 +65,7 @@ class Persons(Base):
 
     @pytest.mark.parametrize("other", OTHERS, ids=range(len(OTHERS)))
     def test_one_person_is_not_another(self, storage: Any, other: Identity) -> None:
-        """Neither by the list nor by the numbers; by user id, the folder is of no interest."""
+        """Lists and counts of a person exclude others; those of a user id ignore the folder."""
         task = add_one(storage, user=other)
         assert storage.tasks(user=JANE) == storage.tasks(QUEUED, JANE) == []
         assert storage.counts(JANE) == dict.fromkeys(STATES, 0)
@@ -84,7 +84,7 @@ class Persons(Base):
             assert storage.counts(user) == dict.fromkeys(STATES, 0)
 
     def test_the_tasks_of_a_person_follow_every_change(self, storage: Any, clock: Any) -> None:
-        """Delayed, hastened, reserved, given back, lost, retried, cancelled and removed."""
+        """Delayed, run now, reserved, released, lost, retried, cancelled and removed."""
         task = add_one(storage, user=JANE, due=clock() + 100)
         add_one(storage, user=OTHERS[0], due=clock() + 100)
 
@@ -115,7 +115,7 @@ class Persons(Base):
         assert storage.counts(JANE) == dict.fromkeys(STATES, 0)
 
     def test_the_key_of_a_person(self, storage: Any) -> None:
-        """What waits for its key, and what gives way to another, is in the right list."""
+        """A task that waits for its key, and one that was replaced, are in the right list."""
         fields: dict[str, Any] = {"key": "k", "on_conflict": "after_running", "user": JANE}
         first, second = add_one(storage, **fields), None
         lease = take(storage)
@@ -130,7 +130,7 @@ class Persons(Base):
         assert take(storage).task == third
 
     def test_a_batch_that_failed_is_in_the_lists_of_its_persons(self, storage: Any) -> None:
-        """They want to know."""
+        """The lists of a person show tasks of a staged batch that was failed."""
         task = add_one(storage)
         failed = replace(task, id="another", user=JANE)
         storage.stage("batch", [failed])
@@ -139,7 +139,7 @@ class Persons(Base):
         assert storage.counts(JANE)[FAILED] == 1
 
     def test_a_list_is_brief(self, storage: Any, clock: Any) -> None:
-        """Without payload, response and history; with all that is small."""
+        """Lists leave out payload, response and history, and have all small fields."""
         task = add_one(storage, user=JANE, payload=b"in" * 1000, description="Ä", max_attempts=9)
         lose(storage, clock)
         storage.recover()
@@ -159,7 +159,7 @@ class Persons(Base):
         assert [storage.tasks(*each) for each in lists] == [[brief]] * 4
 
     def test_how_many_attempts_have_ended(self, storage: Any, clock: Any) -> None:
-        """Lost ones included; one that runs has not ended, and one that is given back never was."""
+        """Lost attempts count; a running attempt does not yet, a released one never does."""
         task = add_one(storage)
         made = []
 
@@ -188,7 +188,7 @@ class Persons(Base):
 
     @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
     def test_who_cancels_may_say_why(self, storage: Any, clock: Any, state: State) -> None:
-        """It is the reason of the state, in the lists as well."""
+        """The given text is the reason of the state, in the lists as well."""
         task = bring_to(storage, clock, state, user=JANE)
         assert storage.cancel(task.id, "the user jane was deleted") == CANCELLED
         for status in (storage.get(task.id), *storage.tasks(CANCELLED, JANE)):

@@ -37,7 +37,7 @@ import time
 #: Tasks that each thread of the largest race adds.
 TASKS = 500
 
-#: Rounds of the races between two calls, so that each of them wins sometimes.
+#: Rounds of the races between two calls, so that each call wins sometimes.
 ROUNDS = 20
 
 
@@ -49,10 +49,10 @@ def stage_all(storage: Any, tasks: list[Task]) -> list[Callable[[], Any]]:
 
 
 class Races(Base):
-    """Every outcome of a race is one that some order of the calls would have had."""
+    """The outcome of concurrent calls is that of the same calls in some order."""
 
     def test_each_task_is_reserved_exactly_once(self, storage: Any) -> None:
-        """N32: in the order of the queue, while others add and look; counts add up always."""
+        """N32: in queue order, while other threads add and read; counts always add up."""
         for number in range(THREADS):
             tasks = [new_task(url=f"/{number}/{place}") for place in range(TASKS)]
             storage.stage(str(number), tasks)
@@ -73,7 +73,7 @@ class Races(Base):
                 seen.add(sum(storage.counts().values()))
 
         watching = aside(watch)
-        # Two commits for each of them, on a disk that others may use, too.
+        # Each task takes two commits, on a disk that other programs may use, too.
         taken = at_once([partial(work, number) for number in range(THREADS)], 5 * BOUND)
         done.set()
         watching.result(BOUND)
@@ -87,7 +87,7 @@ class Races(Base):
         assert storage.counts()[SUCCEEDED] == total
 
     def test_losers_of_a_task_are_blocked(self, storage: Any) -> None:
-        """One gets it; the others wait for their whole timeout, and get nothing."""
+        """One thread gets the task; the others wait for their whole timeout and get nothing."""
         task = add_one(storage)
 
         def reserve() -> tuple[list[str], float]:
@@ -100,7 +100,7 @@ class Races(Base):
         assert all(seconds >= 0.5 for taken, seconds in results if not taken)
 
     def test_one_of_many_finishers_wins(self, storage: Any) -> None:
-        """The result is the winner's; to the others the token is stale."""
+        """The result of the first call is kept; for the others the token is stale."""
         for _ in range(ROUNDS):
             task = add_one(storage)
             lease = take(storage)
@@ -112,7 +112,7 @@ class Races(Base):
             assert (status.reason, len(status.attempts)) == (winner, 1)
 
     def test_a_task_is_either_finished_or_recovered(self, storage: Any, clock: Any) -> None:
-        """Who comes too late is told so; the task does not both end and run again."""
+        """The later call has no effect; a task is never both completed and redelivered."""
         for _ in range(ROUNDS):
             task = add_one(storage)
             late = lose(storage, clock)
@@ -126,7 +126,7 @@ class Races(Base):
                 assert storage.finish(lease, ending(lease)) == SUCCEEDED
 
     def test_a_task_is_either_cancelled_or_reserved(self, storage: Any) -> None:
-        """Cancelled before it ran, or running and asked to stop; never both."""
+        """The task is cancelled before it runs, or runs and is asked to stop; never both."""
         for _ in range(ROUNDS):
             task = add_one(storage)
             reserve = partial(storage.reserve, "consumer", timeout=0)
@@ -138,7 +138,7 @@ class Races(Base):
                 assert storage.finish(lease, ending(lease)) == CANCELLED
 
     def test_a_task_is_either_cancelled_or_finished(self, storage: Any) -> None:
-        """Who is told `running` finds it cancelled; who is too late is told so."""
+        """If `cancel` returns running, the task ends as cancelled; if too late, `cancel` raises."""
         for _ in range(ROUNDS):
             task = add_one(storage)
             lease = take(storage)
@@ -153,7 +153,7 @@ class Races(Base):
 
     @pytest.mark.parametrize("method", ["cancel", "retry", "remove"])
     def test_one_of_many_requests_is_granted(self, storage: Any, clock: Any, method: str) -> None:
-        """To the others the task is in a state that forbids it, or gone."""
+        """The other calls raise: the state of the task forbids them, or the task is removed."""
         state = QUEUED if method == "cancel" else FAILED
         refusal = UnknownTask if method == "remove" else ForbiddenTransition
         task = bring_to(storage, clock, state)
@@ -164,7 +164,7 @@ class Races(Base):
             assert take_all(storage) == [task.id]
 
     def test_a_batch_is_promoted_once(self, storage: Any) -> None:
-        """By its transaction and by whoever finds it in doubt at the same moment."""
+        """Its transaction and the outbox relay may promote it at the same time."""
         for number in range(ROUNDS):
             tasks = [new_task() for _ in range(10)]
             batch = str(number)
@@ -174,7 +174,7 @@ class Races(Base):
             assert take_all(storage) == ids(tasks)
 
     def test_of_one_key_exactly_one_is_queued(self, storage: Any) -> None:
-        """skip: the others are other names of it."""
+        """skip: the ids of the other tasks are aliases of the queued one."""
         for _ in range(ROUNDS):
             tasks = [new_task(key="k") for _ in range(THREADS)]
             at_once(stage_all(storage, tasks))
@@ -186,7 +186,7 @@ class Races(Base):
     def test_of_one_key_exactly_one_waits(
         self, make_storage: Callable[..., Any], on_conflict: str
     ) -> None:
-        """The last one promoted; each of the others is cancelled, and told once."""
+        """The last one promoted waits; each other is cancelled, with one call of `notify`."""
         storage = make_storage()
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
@@ -206,7 +206,7 @@ class Races(Base):
         assert storage.finish(running, ending(running)) == SUCCEEDED
 
     def test_of_one_key_never_two_run(self, storage: Any) -> None:
-        """after_running, while eight threads add and reserve; the newest runs in the end."""
+        """after_running, while eight threads add and reserve; the newest task runs in the end."""
         running = threading.Semaphore(1)
         tasks = [new_task(key="k", on_conflict="after_running") for _ in range(THREADS * 20)]
         promote = stage_all(storage, tasks)
@@ -234,7 +234,7 @@ class Races(Base):
         assert newest.state == SUCCEEDED
 
     def test_all_at_once(self, storage: Any, clock: Any) -> None:
-        """Whatever is asked at the same moment, the storage stays consistent."""
+        """Whichever calls are made at the same moment, the storage stays consistent."""
         tasks = add(storage, *(new_task(key=str(number % 40)) for number in range(80)))
         allowed = (ForbiddenTransition, UnknownTask)
 

@@ -1,4 +1,4 @@
-"""The way out: reserve, wake, leases, recovery."""
+"""Taking tasks: reserve, wake, leases, recovery."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reserving(storage: Any, timeout: float | None = 2 * BOUND, **arguments: Any)
 
 
 def wake(storage: Any, blocked: Collection[Future[Any]]) -> None:
-    """Wake all at once; again only because a busy machine may not have let them block yet."""
+    """Wake all at once; once more if a thread had not blocked yet on a busy machine."""
     for seconds in (BOUND / 10, BOUND):
         storage.wake()
         if not wait(blocked, seconds).not_done:
@@ -48,10 +48,10 @@ def wake(storage: Any, blocked: Collection[Future[Any]]) -> None:
 
 
 class Reserving(Base):
-    """Who reserves a task has it alone, for as long as the lease lasts."""
+    """Only one consumer holds a task, for as long as the lease lasts."""
 
     def test_a_reserved_task_is_running(self, storage: Any, clock: Any) -> None:
-        """Under a lease that says what its holder has to know."""
+        """The lease has the task, a token, the consumer, the attempt and the expiry."""
         task = add_one(storage)
         (lease,) = storage.reserve("worker1", timeout=0, lease=45.0)
         assert lease.task == task
@@ -67,7 +67,7 @@ class Reserving(Base):
         assert storage.reserve("worker2", timeout=0) == []
 
     def test_every_lease_has_a_token_of_its_own(self, storage: Any) -> None:
-        """Also the next lease of the same task."""
+        """Every lease has its own token, also the next lease of the same task."""
         tasks = add(storage, *(new_task() for _ in range(5)))
         leases = storage.reserve("consumer", limit=5, timeout=0)
         tokens = {lease.token for lease in leases}
@@ -77,7 +77,7 @@ class Reserving(Base):
         assert len(tokens | {again.token}) == 6
 
     def test_it_takes_no_more_than_the_limit(self, storage: Any) -> None:
-        """Oldest first, one by default, and not waiting until the limit is reached."""
+        """`reserve` returns the oldest first, one by default, and does not wait for more."""
         tasks = add(storage, *(new_task() for _ in range(6)))
         taken = [ids(lease.task for lease in storage.reserve("consumer", timeout=0))]
         for _ in range(3):
@@ -86,7 +86,7 @@ class Reserving(Base):
         assert taken == [ids(tasks[:1]), ids(tasks[1:4]), ids(tasks[4:]), []]
 
     def test_it_returns_when_the_timeout_has_passed(self, storage: Any) -> None:
-        """Not earlier, and empty-handed."""
+        """`reserve` returns an empty list, and not earlier."""
         began = time.monotonic()
         assert storage.reserve("consumer", timeout=0.25) == []
         assert time.monotonic() - began >= 0.25
@@ -105,13 +105,13 @@ class Reserving(Base):
         assert later.result(0) == []
 
     def test_a_woken_reserve_still_brings_what_is_due(self, storage: Any) -> None:
-        """Waking takes nothing away from anybody."""
+        """A wake-up takes no task away from a `reserve`."""
         task = add_one(storage)
         storage.wake()
         assert take_all(storage) == [task.id]
 
     def test_a_blocked_reserve_gets_what_is_promoted(self, storage: Any) -> None:
-        """N40: staging wakes nobody; promoting does."""
+        """N40: `stage` wakes no consumer; `promote` does."""
         blocked = reserving(storage)
         task = new_task()
         storage.stage("batch", [task])
@@ -121,14 +121,14 @@ class Reserving(Base):
         assert lease.task == task
 
     def test_every_blocked_reserve_gets_a_task_of_the_batch(self, storage: Any) -> None:
-        """A batch wakes as many as it has tasks for."""
+        """A batch wakes one consumer for each of its tasks."""
         blocked = [reserving(storage) for _ in range(3)]
         tasks = add(storage, *(new_task() for _ in range(3)))
         taken = [lease.task.id for future in blocked for lease in future.result(BOUND)]
         assert sorted(taken) == sorted(ids(tasks))
 
     def test_a_blocked_reserve_gets_a_task_when_it_is_due(self, storage: Any, clock: Any) -> None:
-        """Not before, and without anybody calling anything at that moment."""
+        """The blocked `reserve` returns the task when it is due, not before, without a wake-up."""
         task = add_one(storage, due=clock() + 1)
         blocked = reserving(storage)
         clock.advance(1)
@@ -138,7 +138,7 @@ class Reserving(Base):
     def test_a_blocked_reserve_notices_what_is_scheduled_meanwhile(
         self, storage: Any, clock: Any
     ) -> None:
-        """The nearest moment counts, also if it became known after the wait had begun."""
+        """The earliest due time counts, also of a task that was added during the wait."""
         add_one(storage, due=clock() + 1000)
         blocked = reserving(storage)
         task = add_one(storage, due=clock() + 1)
@@ -150,7 +150,7 @@ class Reserving(Base):
     def test_a_blocked_reserve_gets_a_task_whose_lease_expires(
         self, storage: Any, clock: Any
     ) -> None:
-        """N64: without anybody calling `recover`: a waiting consumer is enough."""
+        """N64: a waiting consumer recovers the task; no call of `recover` is needed."""
         task = add_one(storage)
         take(storage, lease=1.0)
         blocked = reserving(storage)
@@ -161,7 +161,7 @@ class Reserving(Base):
     def test_who_is_left_blocked_watches_over_what_the_other_got(
         self, storage: Any, clock: Any
     ) -> None:
-        """Two wait, one gets a task and dies: the one still waiting must not sleep on."""
+        """Two wait, one gets a task and dies: the other one must wake when the lease expires."""
         both = [reserving(storage, lease=1.0) for _ in range(2)]
         task = add_one(storage)
         ((first,), (second,)) = wait(both, BOUND, FIRST_COMPLETED)
@@ -171,7 +171,7 @@ class Reserving(Base):
         assert (lease.task, lease.attempt) == (task, 2)
 
     def test_a_blocked_reserve_gets_what_is_retried(self, storage: Any, clock: Any) -> None:
-        """A task that is queued again wakes who waits for one."""
+        """`retry` queues the task and wakes a waiting consumer."""
         task = bring_to(storage, clock, FAILED)
         blocked = reserving(storage)
         storage.retry(task.id)
@@ -179,7 +179,7 @@ class Reserving(Base):
         assert lease.task == task
 
     def test_a_blocked_reserve_gets_the_next_attempt(self, storage: Any, clock: Any) -> None:
-        """Who ends an attempt wakes who makes the next one."""
+        """`finish` wakes a waiting consumer for the next attempt."""
         task = add_one(storage)
         lease = take(storage, lease=1000.0)
         blocked = reserving(storage)
@@ -188,7 +188,7 @@ class Reserving(Base):
         assert (lease.task, lease.attempt) == (task, 2)
 
     def test_a_blocked_reserve_gets_what_is_recovered(self, storage: Any, clock: Any) -> None:
-        """Who recovers a task wakes who runs it."""
+        """`recover` wakes a waiting consumer for the task."""
         task = add_one(storage)
         take(storage, lease=1000.0)
         blocked = reserving(storage)
@@ -200,7 +200,7 @@ class Reserving(Base):
     def test_scheduled_tasks_come_in_the_order_they_fall_due(
         self, storage: Any, clock: Any
     ) -> None:
-        """O05, U36; those due at the same moment in the order they were added."""
+        """O05, U36: tasks due at the same moment come in the order they were added."""
         now = clock()
         dues = [300, 100, 200, 100, 300]
         tasks = add(storage, *(new_task(due=now + due) for due in dues))
@@ -214,13 +214,13 @@ class Reserving(Base):
         assert take_all(storage) == ids([tasks[2], tasks[0], tasks[4]])
 
     def test_an_expired_task_comes_back_by_itself(self, storage: Any, clock: Any) -> None:
-        """N33, guarantee 2: whoever reserves next gets it, before all that waits."""
+        """N33, guarantee 2: the next `reserve` returns it, before all waiting tasks."""
         tasks = add(storage, new_task(), new_task())
         lose(storage, clock)
         assert take_all(storage) == ids(tasks)
 
     def test_recovered_tasks_go_to_the_front_in_their_order(self, storage: Any, clock: Any) -> None:
-        """Guarantee 3; those whose lease is still good stay where they are."""
+        """Guarantee 3; tasks whose lease is still valid keep running."""
         tasks = add(storage, *(new_task() for _ in range(5)))
         storage.reserve("lost", limit=3, timeout=0, lease=30.0)
         kept = take(storage, lease=1000.0)
@@ -232,7 +232,7 @@ class Reserving(Base):
         assert take_all(storage) == ids([*tasks[:3], tasks[4]])
 
     def test_nothing_is_recovered_before_its_lease_expires(self, storage: Any, clock: Any) -> None:
-        """N33: a lease lasts as long as it says."""
+        """N33: a lease lasts for the seconds that were asked for."""
         add_one(storage)
         take(storage, lease=100.0)
         clock.advance(80)
@@ -240,7 +240,7 @@ class Reserving(Base):
             assert storage.recover() == []
 
     def test_the_lost_attempt_is_counted(self, storage: Any, clock: Any) -> None:
-        """It stands in the history; it is not one of the task's `max_attempts`."""
+        """The lost attempt is in the history, and does not count for `max_attempts`."""
         task = add_one(storage, max_attempts=1)
         now = clock()
         lose(storage, clock)
@@ -259,7 +259,7 @@ class Reserving(Base):
     def test_a_task_that_takes_its_process_down_is_failed(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """D35: after `max_deliveries` losses, with that as its reason, and the queue is told."""
+        """D35: after `max_deliveries` losses, with that reason, and `notify` is called."""
         storage = make_storage(max_deliveries=2)
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
@@ -279,7 +279,7 @@ class Reserving(Base):
     def test_a_reserve_that_fails_a_task_tells_it(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """`reserve` recovers by itself, so it must tell by itself, too."""
+        """`reserve` recovers lost tasks itself, so it must call `notify` itself, too."""
         storage = make_storage(max_deliveries=1)
         told: list[tuple[str, str]] = []
         storage.notify = lambda state, task_id: told.append((state, task_id))
@@ -291,7 +291,7 @@ class Reserving(Base):
     def test_a_blocked_reserve_tells_and_goes_on_waiting(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """What it fails by the way is told at once, and is no reason to return."""
+        """`reserve` calls `notify` at once for a task that it fails, and then waits on."""
         storage = make_storage(max_deliveries=1)
         told: Future[Any] = Future()
         storage.notify = lambda state, task_id: told.set_result((state, task_id))
@@ -308,7 +308,7 @@ class Reserving(Base):
     def test_the_queue_is_never_told_under_a_lock(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """Who is told may ask the storage from another thread, and wait for the answer."""
+        """`notify` may call the storage in another thread and wait for the result."""
         storage = make_storage(max_deliveries=1)
         seen: list[str] = []
 
@@ -327,7 +327,7 @@ class Reserving(Base):
         assert storage.get(replaced.id).state == CANCELLED
 
     def test_a_renewed_lease_lasts_longer(self, storage: Any, clock: Any) -> None:
-        """From now on, not from its old end."""
+        """The new seconds count from now on, not from the old expiry."""
         task = add_one(storage)
         lease = take(storage, lease=100.0)
         clock.advance(80)
@@ -338,7 +338,7 @@ class Reserving(Base):
         assert storage.recover() == [task.id]
 
     def test_a_lost_lease_cannot_be_renewed(self, storage: Any, clock: Any) -> None:
-        """Neither while the task waits again nor while somebody else runs it."""
+        """`renew` returns False while the task waits again, and while another lease runs it."""
         task = add_one(storage)
         lost = lose(storage, clock)
         storage.recover()
@@ -350,7 +350,7 @@ class Reserving(Base):
         assert storage.recover() == [task.id]
 
     def test_a_paused_queue_hands_out_nothing(self, storage: Any, clock: Any) -> None:
-        """What is queued, scheduled or lost waits until the queue is resumed."""
+        """Queued, scheduled and lost tasks wait until the queue is resumed."""
         running = add_one(storage)
         lease = take(storage, lease=1000.0)
         lost = add_one(storage)
@@ -372,13 +372,13 @@ class Reserving(Base):
         assert taken == ids(tasks)
 
     def test_a_backend_that_can_be_used_passes_its_check(self, storage: Any) -> None:
-        """When the process starts, and without changing anything."""
+        """`check`, called when the process starts, raises nothing and changes nothing."""
         add_one(storage)
         with unchanged(storage):
             assert storage.check() is None
 
     def test_closing_lets_go(self, make_storage: Callable[..., Any]) -> None:
-        """At exit, whatever is in the queue."""
+        """`close`, called at exit, works whatever is in the queue."""
         storage = make_storage()
         add_one(storage)
         storage.stage("batch", [new_task()])

@@ -1,4 +1,4 @@
-"""Changes made from outside: cancel, retry, remove, clear, purge; what is forbidden; fork."""
+"""Admin operations: cancel, retry, run now, remove, clear, purge; forbidden ones; fork."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ FORBIDDEN = [
 
 
 class Steering(Base):
-    """What may be asked of a task in which state, and what follows."""
+    """Which admin operations are allowed in which state, and their effects."""
 
     @pytest.mark.parametrize(("method", "state"), FORBIDDEN)
     def test_a_forbidden_request_changes_nothing(
         self, storage: Any, clock: Any, method: str, state: State
     ) -> None:
-        """D55: it is refused with the task and its state in the message."""
+        """D55: the error names the task and its state."""
         task = bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, f"{task.id}.*{state}"):
             getattr(storage, method)(task.id)
@@ -63,14 +63,14 @@ class Steering(Base):
         "method", ["get", "cancel", "retry", "remove", "hasten", "forget_response"]
     )
     def test_an_unknown_task_is_refused(self, storage: Any, method: str) -> None:
-        """With its id in the message."""
+        """The error names the id."""
         add_one(storage)
         with refused(storage, UnknownTask, "no-such-task"):
             getattr(storage, method)("no-such-task")
 
     @pytest.mark.parametrize("state", [state for state in STATES if state not in FINISHED])
     def test_only_final_states_are_purged(self, storage: Any, clock: Any, state: State) -> None:
-        """The state is named in the message."""
+        """`purge` of another state raises an error that names the state."""
         bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, state):
             storage.purge(state)
@@ -79,7 +79,7 @@ class Steering(Base):
     def test_a_waiting_task_that_is_cancelled_never_runs(
         self, storage: Any, clock: Any, state: State
     ) -> None:
-        """H14: not even when it would be due; its record says when and that it was."""
+        """H14: it does not run when it would be due; its record shows when it was cancelled."""
         task = bring_to(storage, clock, state)
         other = add_one(storage)
         assert storage.cancel(task.id) == CANCELLED
@@ -93,7 +93,7 @@ class Steering(Base):
 
     @pytest.mark.parametrize("state", [FAILED, CANCELLED])
     def test_a_retried_task_is_queued_again(self, storage: Any, clock: Any, state: State) -> None:
-        """At the end of the line, due at once."""
+        """The retried task is at the end of the queue, due at once."""
         task = bring_to(storage, clock, state)
         other = add_one(storage)
         assert storage.retry(task.id) is None
@@ -103,7 +103,7 @@ class Steering(Base):
         assert take_all(storage) == ids([other, task])
 
     def test_a_retried_task_keeps_its_history(self, storage: Any, clock: Any) -> None:
-        """And gets all its attempts and losses anew."""
+        """Old attempts stay in the history, but do not count for `max_attempts`."""
         task = add_one(storage, max_attempts=2)
         lease = take(storage)
         storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
@@ -118,7 +118,7 @@ class Steering(Base):
         assert [attempt.number for attempt in storage.get(task.id).attempts] == [1, 2, 3]
 
     def test_the_life_of_a_retried_task_begins_anew(self, storage: Any, clock: Any) -> None:
-        """Its `max_age` counts from then, also in later attempts."""
+        """`max_age` counts from the retry, also in later attempts."""
         created = clock() - 500
         task = add_one(storage, created=created, max_age=60.0)
         lease = take(storage)
@@ -136,7 +136,7 @@ class Steering(Base):
     def test_a_retried_task_may_be_lost_as_often_as_before(
         self, make_storage: Callable[..., Any], clock: Any
     ) -> None:
-        """Who retries a poisonous task has done something about it."""
+        """Losses count anew: before retrying a poison task, an admin has fixed the cause."""
         storage = make_storage(max_deliveries=2)
         task = add_one(storage)
         for _ in range(2):
@@ -148,7 +148,7 @@ class Steering(Base):
             storage.retry(task.id)
 
     def test_a_retried_task_is_not_cancelled_any_more(self, storage: Any) -> None:
-        """The wish to cancel it was fulfilled."""
+        """The earlier request for cancellation was carried out, so `retry` removes it."""
         task = add_one(storage)
         lease = take(storage)
         storage.cancel(task.id)
@@ -160,7 +160,7 @@ class Steering(Base):
         assert storage.finish(lease, ending(lease)) == SUCCEEDED
 
     def test_a_hastened_task_is_queued_before_it_is_due(self, storage: Any, clock: Any) -> None:
-        """N12: at the end of the line; a queued one stays where it is."""
+        """N12: it goes to the end of the queue; a queued task keeps its place."""
         late = add_one(storage, due=clock() + 1000)
         first, last = add(storage, new_task(), new_task())
         assert storage.hasten(late.id) is None
@@ -172,7 +172,7 @@ class Steering(Base):
         assert take_all(storage) == ids([first, last, late])
 
     def test_a_task_is_hastened_for_its_next_attempt(self, storage: Any, clock: Any) -> None:
-        """Its pause is over; the history stays."""
+        """The backoff before the next attempt ends; attempts made still count."""
         task = add_one(storage, max_attempts=2, key="one", on_conflict="after_running")
         lease = take(storage)
         storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 1000))
@@ -182,13 +182,13 @@ class Steering(Base):
 
     @pytest.mark.parametrize("state", [RUNNING, *FINISHED])
     def test_only_what_waits_is_hastened(self, storage: Any, clock: Any, state: State) -> None:
-        """D55: what has finished does not run again."""
+        """D55: running and finished tasks cannot be run now."""
         task = bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, state):
             storage.hasten(task.id)
 
     def test_a_hastened_task_wakes_a_consumer(self, storage: Any, clock: Any) -> None:
-        """It does not wait until the task would have been due."""
+        """A blocked `reserve` returns at once, not when the task would have been due."""
         task = add_one(storage, due=clock() + 1000)
         blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))
         assert is_blocked(blocked)
@@ -197,7 +197,7 @@ class Steering(Base):
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
     def test_a_response_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:
-        """H17: once, and nothing else of the task is."""
+        """H17: only the response is removed; a second call returns False."""
         task = add_one(storage)
         lease = take(storage)
         headers = (("Content-Type", "text/plain"),)
@@ -214,7 +214,7 @@ class Steering(Base):
             assert storage.forget_response(task.id) is False
 
     def test_the_next_response_is_kept(self, storage: Any) -> None:
-        """Only the one that was there is forgotten."""
+        """`forget_response` removes only the present response, not later ones."""
         task = add_one(storage)
         for body in (b"one", b"two"):
             lease = take(storage)
@@ -227,14 +227,14 @@ class Steering(Base):
     def test_a_response_of_an_unfinished_task_is_not_forgotten(
         self, storage: Any, clock: Any, state: State
     ) -> None:
-        """There may be none, or another one soon."""
+        """The task may have no response, or soon another one, so the call is refused."""
         task = bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, state):
             storage.forget_response(task.id)
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_a_removed_task_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:
-        """T04: it alone, and for good."""
+        """T04: `remove` deletes one task; a second call raises `UnknownTask`."""
         task = bring_to(storage, clock, state)
         other = bring_to(storage, clock, state)
         assert storage.remove(task.id) is None
@@ -243,7 +243,7 @@ class Steering(Base):
             storage.remove(task.id)
 
     def test_clear_touches_only_what_waits(self, storage: Any, clock: Any) -> None:
-        """D25, T05: running tasks end as usual, finished ones are kept, staged ones come."""
+        """D25, T05: `clear` keeps running, finished and staged tasks."""
         kept = [bring_to(storage, clock, state) for state in (*FINISHED, RUNNING)]
         waiting = [*add(storage, new_task(), new_task()), add_one(storage, due=clock() + 100)]
         staged = new_task()
@@ -259,7 +259,7 @@ class Steering(Base):
         assert take_all(storage) == [staged.id]
 
     def test_a_running_task_ends_as_usual_after_a_clear(self, storage: Any) -> None:
-        """Its lease is as good as before."""
+        """Its lease is still valid."""
         task = add_one(storage)
         lease = take(storage)
         storage.clear()
@@ -269,7 +269,7 @@ class Steering(Base):
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_purge_forgets_one_state(self, storage: Any, clock: Any, state: State) -> None:
-        """All of it, and nothing else."""
+        """`purge` removes all tasks of the state, and no others."""
         purged = [bring_to(storage, clock, state) for _ in range(3)]
         others = [name for name in FINISHED if name != state]
         kept = [bring_to(storage, clock, name) for name in (*others, RUNNING, SCHEDULED)]
@@ -282,7 +282,7 @@ class Steering(Base):
     def test_what_is_dropped_is_logged(
         self, storage: Any, clock: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Guarantee 6: one line for each task, with its id, the cause and what follows."""
+        """Guarantee 6: one log line for each task, with its id, the cause and the effect."""
         finished = [bring_to(storage, clock, SUCCEEDED) for _ in range(3)]
         waiting = add(storage, *(new_task(due=due) for due in (None, None, clock() + 100)))
         caplog.set_level("INFO", "collective.taskqueue")
@@ -296,7 +296,7 @@ class Steering(Base):
             assert sorted(line.split()[1].rstrip(":") for line in lines) == sorted(ids(tasks))
 
     def test_pausing_is_no_change_of_any_task(self, storage: Any, clock: Any) -> None:
-        """And may be asked for twice."""
+        """`pause` and `resume` change no task, and may be called twice."""
         for state in (SUCCEEDED, SCHEDULED, QUEUED):
             bring_to(storage, clock, state)
         before = everything(storage)
@@ -309,7 +309,7 @@ class Steering(Base):
 
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
     def test_a_forked_child_uses_the_storage(self, make_storage: Callable[..., Any]) -> None:
-        """While other threads of the parent use it, and without running a task twice."""
+        """The child may fork while threads of the parent use the storage; no task runs twice."""
         storage = make_storage()
         with _in_use(storage):
             for _ in range(10):
@@ -337,7 +337,7 @@ def _in_use(storage: Any) -> Iterator[None]:
 
 
 def _run_after_fork(storage: Any) -> list[str]:
-    """What the child of a fork may do: own tasks, and none that the parent owns."""
+    """Add and run tasks in a forked child; return the ids of the tasks that it took."""
     storage.after_fork()
     task = add_one(storage)
     taken = []
@@ -349,11 +349,11 @@ def _run_after_fork(storage: Any) -> list[str]:
 
 
 def _in_child(call: Callable[[], list[str]]) -> list[str]:
-    """Make the call in a forked child; return what it returns, or nothing if it fails."""
+    """Make the call in a forked child; return its result, or an empty list if it fails."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        # Whatever happens, the child must not return into the tests of its parent.
+        # Also after an error, the child must not return into the tests of its parent.
         try:
             os.write(writer, " ".join(call()).encode())
         finally:

@@ -1,4 +1,4 @@
-"""One act, done to the storage and to the model alike, and what a machine knows between two."""
+"""Call the storage and the model alike, and keep what a machine knows between two calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import pytest
 import transaction
 
 
-#: Small, so that every limit is reached within a few steps.
+#: Small limits, so that each is reached within a few steps.
 SETTINGS: dict[str, Any] = {
     "max_deliveries": 2,
     "max_finished": 4,
@@ -32,12 +32,12 @@ SETTINGS: dict[str, Any] = {
     "keep_failed": 930.0,
 }
 
-#: Of a task: its key and mode, seconds until it is due, how long it is kept, and whose it is.
+#: Of a task: its key and mode, seconds until it is due, seconds that it is kept, and its user.
 Fields = tuple[tuple[str | None, str], float | None, float | None, Identity | None]
 
 
 class Acts(RuleBasedStateMachine):
-    """The hands and the memory of a machine."""
+    """The calls of a machine, and the state that it keeps between them."""
 
     def make_storage(self, clock: Any, **settings: Any) -> Any:
         """Return an `ITaskStorage` for an empty queue with these `QueueSettings`."""
@@ -58,15 +58,15 @@ class Acts(RuleBasedStateMachine):
         self.storage.notify = lambda state, task_id: self.told.append((state, task_id))
         self.expected = ExpectedQueue(settings)
         self.made = 0
-        #: What was seen last of each task.
+        #: The last status of each task.
         self.seen: dict[str, TaskStatus] = {}
-        #: What the current transaction has added, and savepoints with its length then.
+        #: Tasks that the current transaction has added; savepoints with the number of them then.
         self.added: list[Task] = []
         self.savepoints: list[tuple[Any, int]] = []
-        #: Batches of other processes, and those of them that were promoted.
+        #: Staged batches of other processes, and promoted ones.
         self.staged: dict[str, list[Task]] = {}
         self.promoted: dict[str, list[Task]] = {}
-        #: Leases by token: those a consumer knows of, and all others there were.
+        #: Leases by token: those that a consumer holds, and all earlier ones.
         self.held: dict[str, Lease] = {}
         self.dead: dict[str, Lease] = {}
 
@@ -102,7 +102,7 @@ class Acts(RuleBasedStateMachine):
 
     @contextmanager
     def _act(self) -> Iterator[None]:
-        """The block is one call, and the queue is told what nobody asked for."""
+        """Check that the block, one call, notifies of exactly the changes not asked for."""
         self.told.clear()
         self.expected.begin_act()
         yield
@@ -110,14 +110,14 @@ class Acts(RuleBasedStateMachine):
 
     @contextmanager
     def _refused(self, error: type[Exception] | None) -> Iterator[None]:
-        """The block raises the error, if there is one to raise."""
+        """Check that the block raises the error, or none if `error` is None."""
         if error is None:
             yield
         else:
             with pytest.raises(error):
                 yield
 
-    # what is known
+    # tasks, ids and leases
 
     def _make(self, tasks: list[Fields]) -> list[Task]:
         now = self.clock()
@@ -152,7 +152,7 @@ class Acts(RuleBasedStateMachine):
             return False
 
     def _names(self) -> list[str]:
-        """Every id that a task is known by."""
+        """Return every id by which a task is known, aliases included."""
         known = self.expected.entries.keys()
         aliases = self.expected.aliases.items()
         return [*known, *(name for name, others in aliases if others <= known)]
@@ -161,17 +161,17 @@ class Acts(RuleBasedStateMachine):
         return self.expected.entries[self.storage.get(name).id]
 
     def _unknown(self) -> list[str]:
-        """Ids that are not in use any more, or not yet, or never were."""
+        """Return ids that are not in use any more, or not yet, or never were."""
         staged = [task for batch in self.staged.values() for task in batch]
         return ["never", *self.expected.gone, *ids(self.added), *ids(staged)]
 
     def _held_from(self, which: int) -> Iterator[Lease]:
-        """The leases in use, in any order, each once."""
+        """Return the held leases, each once, starting with one of them."""
         held = list(self.held.values())
         return (held[(which + number) % len(held)] for number in range(len(held)))
 
     def _stale(self) -> list[Lease]:
-        """Leases that give no right: any more, or because somebody has made them up."""
+        """Return leases that are not valid: earlier ones, and one with a forged token."""
         leases = [*self.held.values(), *self.dead.values()]
         stale = [lease for lease in leases if self.expected.holder(lease) is None]
         return [*stale, *(replace(lease, token="forged") for lease in leases[:1])]

@@ -1,4 +1,4 @@
-"""What is always true of a storage, seen from outside and compared with the model."""
+"""The invariants of a storage: everything it shows is compared with the model."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from dataclasses import replace
 from typing import Any
 
 
-#: Keys whose tasks all are `after_running`.
+#: Keys that only tasks with `after_running` have.
 SERIAL = ("this", "that")
 
-#: Of one id, and not the same.
+#: Different persons with the same user id.
 PERSONS = (
     Identity("/acl_users", "jane"),
     Identity("/Plone/acl_users", "jane"),
     Identity("/Plone/acl_users", "jane", 1),
 )
 
-#: Changes and attempts that are compared; a storage need not keep more than that.
+#: How many of the last changes and attempts are compared; a storage may keep only these.
 HISTORY = 50
 
-#: More tasks than there ever are.
+#: A page size larger than any number of tasks in a test.
 EVERYTHING = 1_000_000
 
 
@@ -46,12 +46,12 @@ def check_all(
     seen: dict[str, TaskStatus],
     now: float,
 ) -> None:
-    """Compare all that can be seen; called after each step.
+    """Compare everything that the storage shows with the model; called after each step.
 
-    `seen` has what lists have shown after the step before.
+    `seen` has the statuses that lists showed after the previous step; it is updated.
     """
     known = {status.id: status for status in storage.tasks(size=EVERYTHING)}
-    # First of all, because the model may only know now what the storage has forgotten.
+    # This comes first: the model learns here which records the storage has forgotten.
     expected.notice_forgotten(known, now)
     _check_tasks(known, expected.entries)
     _check_whole(storage, known, seen, expected.entries)
@@ -72,7 +72,7 @@ def _check_whole(
     seen: dict[str, TaskStatus],
     expected: Mapping[str, Entry],
 ) -> None:
-    """Compare what no list shows, of the tasks that have changed."""
+    """Compare the fields that lists do not show, for the tasks that have changed."""
     for task_id, status in known.items():
         if status != seen.get(task_id):
             whole = storage.get(task_id)
@@ -91,7 +91,7 @@ def _check_persons(storage: Any, expected: ExpectedQueue) -> None:
         assert storage.counts(user) == counts
         assert ids(storage.tasks(None, user, 0, EVERYTHING)) == ids(entries)
         for state in STATES:
-            # An empty list is as good as said by the numbers.
+            # The counts have already shown which lists are empty.
             if counts[state]:
                 mine = [entry.id for entry in entries if entry.state == state]
                 found = ids(storage.tasks(state, user, 0, EVERYTHING))

@@ -1,12 +1,12 @@
-"""A queue in plain Python: one mapping of entries, no locks, no lines, no regard to speed.
+"""A queue in plain Python: one mapping of entries, no locks, no indexes, not made for speed.
 
-Where the contract leaves a storage a choice, so does the model:
+Where the contract leaves a choice to a storage, so does the model:
 
-* A task that waits for its key keeps its place among the tasks that were added; whether
-  it comes before or after one that is recovered is nobody's promise. As long as it waits
-  for its key it may be listed anywhere among the queued ones.
-* Of records that finished in one act any may give way to the cap in number.
-* If several tasks of one key wait, one that is skipped may go by the id of any of them.
+* A task that waits for its key keeps its place among the added tasks. The contract does not
+  say whether it runs before or after a recovered task. As long as it waits for its key, it
+  may be listed anywhere among the queued tasks.
+* Of the records that finished in one act, the limit in number may remove any.
+* If several tasks of one key wait, a skipped id may be an alias of any of them.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from collective.taskqueue.task import Transition
 from dataclasses import replace
 
 
-#: Seconds that a clock may run during one sequence of steps.
+#: Seconds that a running clock may advance by itself during one sequence of steps.
 DRIFT = 25.0
 
-#: Seconds around the moment when a record is forgotten in which it may be there or not: a clock
-#: that runs is a little later when it is looked at again.
+#: Seconds before and after the expiry of a record in which it may exist or not: a running clock
+#: is a little later when it is read again.
 TOLERANCE = 5.0
 
 
 class Entry:
-    """One task that is known."""
+    """One known task."""
 
     def __init__(self, task: Task) -> None:
         self.id = task.id
         self.task = task
         self.state: State = QUEUED
         self.changes: list[tuple[State, float]] = []
-        #: Number and status of each attempt that has ended.
+        #: Number and status of each completed or lost attempt.
         self.attempts: list[tuple[int, int | None]] = []
-        #: Decides the order among the tasks of one state.
+        #: Sorts the tasks of one state.
         self.place: tuple[float, int] = (0.0, 0)
-        #: How it came to wait: it was lost; and it was passed over because its key runs.
+        #: Why it waits: it was put back at the front; it was passed over because its key runs.
         self.recovered = False
         self.passed = False
         self.due: float | None = None
@@ -65,7 +65,7 @@ class Entry:
         self.progress: Progress | None = None
         self.cancel_requested = False
         self.forget_at = 0.0
-        #: In which act it finished.
+        #: The number of the act in which it finished.
         self.finished_in = 0
 
     @property
@@ -73,36 +73,36 @@ class Entry:
         return self.state in (QUEUED, SCHEDULED)
 
     def precedes(self, other: Entry) -> bool:
-        """Whether this one, queued as the other, has to run first."""
+        """Return whether this task must run before the other one; both are queued."""
         free = (self.passed and other.recovered) or (self.recovered and other.passed)
         return self.place < other.place and not free
 
 
 class ExpectedQueue:
-    """See the module. `now` is in seconds since the epoch, everywhere."""
+    """The model of a queue, see the module. `now` is always in seconds since the epoch."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self.settings = settings
         self.entries: dict[str, Entry] = {}
-        #: Skipped tasks, and those that waited then and may stand for them.
+        #: By id of a skipped task, the tasks that waited then: it may be an alias of any of them.
         self.aliases: dict[str, frozenset[str]] = {}
-        #: Ids that have been in use and must be unknown.
+        #: Ids of tasks that existed before and must be unknown now.
         self.gone: list[str] = []
-        #: What the queue has to be told, in the current act.
+        #: The expected calls of `notify` in the current act.
         self.told: list[tuple[State, str]] = []
         self.paused = False
         self._number = 0
         self._act = 0
 
     def begin_act(self) -> None:
-        """What follows happens at one moment, in one call."""
+        """Begin an act: the changes until the next one belong to one call, at one moment."""
         self._act += 1
         self.told.clear()
 
-    # in
+    # adding tasks
 
     def admit(self, tasks: Iterable[Task], now: float) -> None:
-        """A batch is promoted."""
+        """Add the tasks of a promoted batch."""
         for task in tasks:
             same = self.waiting_of(task.key)
             if same and task.on_conflict == "skip":
@@ -117,7 +117,7 @@ class ExpectedQueue:
                 self._queue(entry, now)
 
     def condemn(self, tasks: Iterable[Task], now: float) -> None:
-        """A batch in doubt is left to a person; its tasks are visible as failed."""
+        """Add the tasks of a batch in doubt as failed, for an admin to decide."""
         for task in tasks:
             entry = self.entries[task.id] = Entry(task)
             self._enter(entry, QUEUED, now)
@@ -125,7 +125,7 @@ class ExpectedQueue:
             self.told.append((FAILED, task.id))
 
     def waiting_of(self, key: str | None) -> list[Entry]:
-        """Return the entries of a key that wait."""
+        """Return the waiting entries of a key."""
         if key is None:
             return []
         return [entry for entry in self.entries.values() if entry.waits and entry.task.key == key]
@@ -151,7 +151,7 @@ class ExpectedQueue:
         self._number += 1
         return self._number
 
-    # out
+    # running tasks
 
     def reserve(
         self,
@@ -162,9 +162,9 @@ class ExpectedQueue:
         now: float,
         careful: bool = False,
     ) -> None:
-        """A consumer was given these leases; nothing else was allowed.
+        """Check that the leases given to a consumer are allowed, and start their attempts.
 
-        If it is careful it takes what was lost before alone.
+        With `careful`, a redelivered task must be claimed alone.
         """
         self.recover(now)
         for entry in self.line(SCHEDULED):
@@ -196,7 +196,7 @@ class ExpectedQueue:
         return [entry for entry in ready if not any(other.precedes(entry) for other in ready)]
 
     def blocked(self, entry: Entry) -> bool:
-        """Whether a task waits for another one of its key."""
+        """Return whether a task waits for a running one of its key."""
         if entry.task.key is None or entry.task.on_conflict != "after_running":
             return False
         return any(other.task.key == entry.task.key for other in self.line(RUNNING))
@@ -213,12 +213,12 @@ class ExpectedQueue:
         assert (lease.attempt, lease.counted) == (entry.number, entry.counted)
 
     def holder(self, lease: Lease) -> Entry | None:
-        """Return the entry that the lease gives a right to, if it still does."""
+        """Return the entry of a lease, or None if the lease is not valid any more."""
         entry = self.entries.get(lease.task.id)
         return entry if entry is not None and entry.token == lease.token else None
 
     def finish(self, lease: Lease, transition: Transition, now: float) -> State | None:
-        """An attempt ends; return the state of the task, None for a stale token."""
+        """Complete an attempt; return the state of the task, None for a stale token."""
         entry = self.holder(lease)
         if entry is None:
             return None
@@ -236,9 +236,9 @@ class ExpectedQueue:
         return entry.state
 
     def recover(self, now: float) -> list[str]:
-        """Leases are looked at; return the ids of the tasks that are queued again."""
+        """Recover tasks with expired leases; return the ids of those that are queued again."""
         lost = [entry for entry in self.line(RUNNING) if entry.expires <= now]
-        # The newest one first: of one key it makes the others pointless.
+        # Begin with the newest lost task: it replaces the others of its key.
         back = [entry.id for entry in reversed(lost) if self._lose(entry, now)]
         return back[::-1]
 
@@ -253,7 +253,7 @@ class ExpectedQueue:
         return False
 
     def give_back(self, leases: Sequence[Lease], now: float) -> list[str]:
-        """Tasks that have not begun are returned; return the ids of those that wait again."""
+        """Release tasks that have not started; return the ids of those that wait again."""
         back = []
         for lease in reversed(leases):
             entry = self.holder(lease)
@@ -272,7 +272,7 @@ class ExpectedQueue:
         return True
 
     def replaced(self, entry: Entry) -> bool:
-        """Whether a task that waits makes another run of this one pointless."""
+        """Return whether a waiting task replaces another attempt of this one."""
         return entry.task.on_conflict != "skip" and bool(self.waiting_of(entry.task.key))
 
     # finished
@@ -290,11 +290,11 @@ class ExpectedQueue:
         entry.forget_at = now + max(keep, LINGER)
         entry.finished_in = self._act
         if state == SUCCEEDED:
-            # It cannot be retried.
+            # A task that has succeeded cannot be retried.
             entry.task = replace(entry.task, payload=b"")
 
     def notice_forgotten(self, known: Iterable[str], now: float) -> None:
-        """Finished tasks that are not known any more were forgotten, if that was right."""
+        """Check that the storage forgot the right finished tasks, and forget the same ones."""
         for state in FINISHED:
             line = self.line(state)
             missing = [entry for entry in line if entry.id not in known]
@@ -312,14 +312,14 @@ class ExpectedQueue:
                 self.forget(entry.id)
 
     def forget(self, task_id: str) -> None:
-        """A task is known no more."""
+        """Forget a task; its id must be unknown from now on."""
         del self.entries[task_id]
         self.gone.append(task_id)
 
-    # transitions from outside
+    # admin operations
 
     def allows(self, what: str, entry: Entry) -> bool:
-        """Whether a task is in a state to be cancelled, retried, hastened or removed."""
+        """Return whether an entry may be cancelled, retried, run now or removed (`what`)."""
         if what == "cancel":
             return entry.state not in FINISHED
         if what == "retry":
@@ -329,7 +329,7 @@ class ExpectedQueue:
         return entry.state in FINISHED
 
     def cancel(self, entry: Entry, now: float) -> State:
-        """A waiting task is cancelled, a running one is asked to stop."""
+        """Cancel a waiting task, or ask a running one to stop; return its state."""
         if entry.state == RUNNING:
             entry.cancel_requested = True
         else:
@@ -337,26 +337,26 @@ class ExpectedQueue:
         return entry.state
 
     def retry(self, entry: Entry, now: float) -> None:
-        """A failed or cancelled task gets all its attempts anew."""
+        """Queue a failed or cancelled task again, with all its attempts."""
         entry.counted = entry.lost = 0
         entry.cancel_requested = False
         self._queue(entry, now)
 
     def hasten(self, entry: Entry, now: float) -> None:
-        """A scheduled task is queued, whenever it would be due."""
+        """Queue a scheduled task now, whenever it would be due."""
         if entry.state == SCHEDULED:
             self._queue(entry, now)
 
     def remove(self, entry: Entry, now: float) -> None:
-        """A finished task is forgotten."""
+        """Forget a finished task."""
         self.forget(entry.id)
 
     def clear(self) -> int:
-        """All that waits is forgotten."""
+        """Forget all waiting tasks; return how many."""
         return self._forget_all([*self.line(QUEUED), *self.line(SCHEDULED)])
 
     def purge(self, state: State) -> int:
-        """All that finished so is forgotten."""
+        """Forget all tasks in a final state; return how many."""
         return self._forget_all(self.line(state))
 
     def _forget_all(self, entries: list[Entry]) -> int:
@@ -384,7 +384,7 @@ class ExpectedQueue:
 
 
 def near(when: float | None, expected: float | None) -> bool:
-    """Whether a moment is the expected one, give or take what a clock may run."""
+    """Return whether a time is the expected one, give or take `DRIFT`."""
     if when is None or expected is None:
         return when is expected
     return abs(when - expected) < DRIFT

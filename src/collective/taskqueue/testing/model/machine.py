@@ -1,4 +1,4 @@
-"""The steps that can be taken, and what has to be true after each of them."""
+"""The steps of the machine, and the invariant that is checked after each step."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from typing import Any
 import transaction
 
 
-# The clock advances by full minutes and everything else falls on half ones, so that it is
-# always clear what comes first, even if the clock runs a little.
+# The clock advances by full minutes, and all other times fall on half minutes. So the order
+# of events is always clear, even if the clock runs a little.
 LEASES = (30.0, 90.0, 630.0, 630.0)
 LATER = (0.0, 0.0, 0.0, 0.0, 60.0, 60.0, 120.0, 600.0)
 DELAYS = (None, None, None, -30.0, 30.0, 90.0)
@@ -58,16 +58,16 @@ TASKS = st.lists(TASK, min_size=1, max_size=4)
 
 
 def often(*choices: Any) -> st.SearchStrategy[Any]:
-    """One of the choices; what stands there more than once comes more often."""
+    """Return a strategy for one of the choices; a repeated choice is drawn more often."""
     return st.sampled_from(choices)
 
 
-#: Which of the things there are; counted in a circle.
+#: The index of one of the existing things, modulo their number.
 WHICH = st.integers(0, 30)
 
 
 class QueueMachine(Acts):
-    """One queue. A subclass makes its storage."""
+    """The state machine of one queue. A subclass makes its storage."""
 
     # the transaction
 
@@ -91,7 +91,7 @@ class QueueMachine(Acts):
         number = which % len(self.savepoints)
         savepoint, length = self.savepoints[number]
         savepoint.rollback()
-        # Those taken later are not valid any more.
+        # Later savepoints are not valid any more.
         del self.savepoints[number + 1 :]
         self._forget_added(length)
 
@@ -254,7 +254,7 @@ class QueueMachine(Acts):
             found = self.storage.recover()
             assert found == self.expected.recover(self.clock()), "recovered in the wrong order"
 
-    # other people
+    # admins
 
     @rule(which=WHICH, what=often(*STEERING), wise=often(True, False))
     def steer(self, which: int, what: str, wise: bool) -> None:
@@ -279,7 +279,7 @@ class QueueMachine(Acts):
                 with self._refused(None if state in FINISHED else ForbiddenTransition):
                     assert self.storage.purge(state) == self.expected.purge(state)
 
-    # what is always true
+    # the invariant
 
     @invariant()
     def all_is_as_it_should_be(self) -> None:

@@ -1,8 +1,7 @@
-"""What differs between the databases, and which of them a url is about.
+"""The protocol for all that differs between the databases, and the choice of one by the url.
 
-All of it is here, in the words of `Dialect`: the clock, numbers, locks, and who is woken how.
-sqlite.py and postgresql.py say it in SQL, each by itself; every other room has one way for
-both.
+`Dialect` lists all of it: the clock, numbers, locks, wake-ups. sqlite.py and postgresql.py
+implement it, each for its own SQL; all other modules work the same way for both.
 """
 
 from __future__ import annotations
@@ -37,64 +36,64 @@ class Dialect(Protocol):
 
     @property
     def now(self) -> ColumnElement[float] | None:
-        """The time of the database; None if `clock` has it."""
+        """The time of the database; None if `clock` returns it."""
 
     @property
     def number(self) -> ColumnElement[int]:
-        """The next number, or the parameter `number_` for one of `numbers`."""
+        """The next number, or a parameter `number_`, to be given one of `numbers`."""
 
     @property
     def relaxed(self) -> tuple[ColumnElement[Any], ...]:
-        """What makes a claim cheaper where it is selected."""
+        """Expressions that make a claim cheaper if it returns them as additional columns."""
 
     @property
     def awaited(self) -> tuple[ColumnElement[bool], ...]:
-        """Conditions that somebody still waits for a claim."""
+        """Conditions of a claim: the consumer still waits for its answer."""
 
     @property
     def parameters(self) -> Mapping[str, Callable[[], Any]]:
-        """Who knows the values of parameters that only these expressions have, by their names."""
+        """Functions that return the values of parameters of these expressions only, by name."""
 
     @property
     def insert(self) -> Callable[[Any], sqlite.Insert | postgresql.Insert]:
-        """What makes an INSERT into a table, which can be told what to do on a conflict."""
+        """The function that returns an INSERT into a table, with ON CONFLICT."""
 
     # what the database is like
 
     @property
     def many(self) -> InProcess | OnServer:
-        """How one statement is executed for many rows."""
+        """The way to execute one statement for many rows."""
 
     @property
     def serial(self) -> bool:
-        """Whether one transaction at a time writes: no row, no key has to be locked."""
+        """Whether only one transaction at a time writes, so that no row or key has to be locked."""
 
     @property
     def nearby(self) -> bool:
-        """Whether it answers without a network in between; see `IExchange`."""
+        """Whether the database runs in this process, without a network; see `IExchange`."""
 
     # connections
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for what can be told without a connection."""
+        """Raise `ConfigurationError` for mistakes that can be found without a connection."""
 
     def engine(self, size: int, overflow: int) -> Engine:
-        """Return new connections: `size` are kept, `overflow` may be opened on top of them."""
+        """Return a new pool: `size` connections are kept, `overflow` more may be opened."""
 
     def turn(self, writes: bool) -> AbstractContextManager[None]:
-        """Let the block use connections: it has answers within `stage_timeout`, or fails.
+        """Let the block use connections: it gets its answers within `stage_timeout`, or fails.
 
         Raises `StorageUnavailable` if this thread gets no turn in that time.
         """
 
     def go_on(self) -> None:
-        """Within a turn that is large, and comes along: let its time begin anew."""
+        """Within a large turn that makes progress: restart its deadline."""
 
     def take_time(self) -> None:
-        """Within a turn that migrates tables: give nothing up that takes long."""
+        """Within a turn that migrates tables: extend its deadline, for that may take long."""
 
     def after_fork(self) -> None:
-        """Own no connection of the parent, and no lock."""
+        """Drop the connections and the locks of the parent process."""
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -102,34 +101,34 @@ class Dialect(Protocol):
     # within a transaction
 
     def clock(self) -> float | None:
-        """Return the time of the database, if this process knows it."""
+        """Return the time of the database if this process knows it, otherwise None."""
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
-        """Return so many new numbers, each larger than all before."""
+        """Return `count` new numbers, each larger than all before."""
 
     def lock_schema(self, connection: Connection) -> None:
-        """Be the only one to make or migrate tables, until the transaction ends."""
+        """Let no other transaction make or migrate tables until this one ends."""
 
     def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
-        """Be the only one to admit or end tasks of these keys, until the transaction ends."""
+        """Let no other transaction admit or end tasks of these keys until this one ends."""
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
-        """The same without waiting; return whether it was possible."""
+        """Like `lock_keys`, without waiting; return whether all keys could be locked."""
 
     # between processes
 
     def announce(self, connection: Connection) -> None:
-        """Let `listen` ring in other processes."""
+        """Notify other processes, so that their `listen` rings."""
 
     def listen(self, engine: Engine, alarm: Alarm, poll: float) -> None:
-        """Ring when other processes have changed something, until stopped.
+        """Ring when another process has changed something, until stopped.
 
-        And after `poll` seconds without. Who hears too much looks once too often.
+        Ring also after `poll` seconds without a change. Spurious wake-ups are harmless.
         """
 
 
 def dialect_of(settings: QueueSettings) -> Dialect:
-    """Return the dialect of the settings' url; raises `ConfigurationError`."""
+    """Return the dialect for the url of the settings; raises `ConfigurationError`."""
     scheme, _, rest = settings.url.partition("://")
     if scheme in ("sqlite", "sqlite+pysqlite"):
         return SQLite(settings, *sqlite_file(settings))

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that are waited for no longer than somebody has patience."""
+"""Connections to PostgreSQL with a deadline: each thread sets how long it waits for answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 
 
-#: Seconds between two looks whether to stop listening.
+#: Seconds between two checks whether to stop listening.
 SLICE = 0.2
 
 
@@ -25,10 +25,10 @@ _patience = _Patience()
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Everything this thread asks in the block is answered within so many seconds, or fails.
+    """Let all requests of this thread in the block be answered within `seconds`, or fail.
 
-    The server may be there and yet never answer: stopped, or behind a network that swallows
-    everything. No setting of the server ends that wait.
+    The server may be up and yet never answer: it is stopped, or the network drops all packets.
+    No setting of the server ends that wait.
     """
     before = _patience.deadline, _patience.seconds
     _patience.deadline, _patience.seconds = time.monotonic() + seconds, seconds
@@ -39,9 +39,9 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def go_on(seconds: float | None = None) -> None:
-    """Let the patience of this thread begin anew: what it does is large, and comes along.
+    """Restart the deadline of this thread, for a large transaction that makes progress.
 
-    Or let it last so many seconds from now.
+    The new deadline is `seconds` from now; without them, as many as `patience` was given.
     """
     if _patience.deadline is not None:
         seconds = _patience.seconds if seconds is None else seconds
@@ -49,12 +49,12 @@ def go_on(seconds: float | None = None) -> None:
 
 
 def rest() -> float:
-    """Return the seconds that are left of the patience of this thread."""
+    """Return the seconds until the deadline of this thread."""
     return max(0.0, (_patience.deadline or 0.0) - time.monotonic())
 
 
 class _Connection(psycopg.Connection[Any]):
-    """A connection that is given up when the patience of its thread ends."""
+    """A connection that is closed when the deadline of its thread passes without an answer."""
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """See `psycopg.Connection.wait`."""
@@ -66,7 +66,7 @@ class _Connection(psycopg.Connection[Any]):
         except psycopg.Error as exc:
             if time.monotonic() < deadline:
                 raise
-            # Its answer may come yet, and would be taken for that to the next question.
+            # Close it: a late answer would be taken for the answer to the next request.
             self.pgconn.finish()
             raise psycopg.OperationalError("the server does not answer in time") from exc
 
@@ -74,17 +74,17 @@ class _Connection(psycopg.Connection[Any]):
 def connect(*args: Any, **options: Any) -> psycopg.Connection[Any]:
     """Return a new connection, whose statements have the server's own placeholders.
 
-    Called by the pool. The driver would look for its own in each statement each time: that
-    takes as long as the call itself.
+    Called by the pool. The driver would look for its own placeholders in each statement each
+    time: that takes as long as the call itself.
     """
     if _patience.deadline is not None:
-        # Less than two seconds are two seconds, says libpq.
+        # libpq treats less than two seconds as two seconds.
         options["connect_timeout"] = max(2, min(options["connect_timeout"], int(rest())))
     return _Connection.connect(*args, cursor_factory=psycopg.RawCursor, **options)
 
 
 def options() -> set[str]:
-    """Return the names of the options that a connection may have; called for the url."""
+    """Return the names of the options that a connection may have, to check those of the url."""
     return {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
 
 
@@ -94,19 +94,20 @@ def listen(
     alarm: Alarm,
     poll: float,
 ) -> None:
-    """Ring at once, for each notification, and after `poll` seconds without, until stopped."""
+    """Ring at once, on each notification, and after `poll` seconds without one, until stopped."""
     connection.autocommit = True
     if _is_pooled(connection):
-        # The session that would listen is somebody else's in a moment: who waits here hears
-        # nothing, and they, whatever they use the database for, are told what they never read.
+        # Poll: the pooler soon gives the session that listens to another client. No notification
+        # would arrive here, and that client, of any application, would get notifications that it
+        # never reads.
         while not alarm.rest(poll):
             alarm.ring()
         return
     connection.execute(f'LISTEN "{channel}"')
-    # Of what was announced until now nobody here was told.
+    # Notifications before LISTEN did not arrive here.
     alarm.ring()
     heard = time.monotonic()
-    # While nobody sleeps, too: what was not taken fills the memory of the server.
+    # Take notifications even while no thread sleeps: those not taken fill the server's memory.
     while not alarm.stopped.is_set():
         if (
             list(connection.notifies(timeout=SLICE, stop_after=1))
@@ -117,6 +118,6 @@ def listen(
 
 
 def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
-    """Whether a pooler is between here and the server: who answers is not who said hello."""
+    """Return whether a pooler is in between: another session than that of the handshake answers."""
     found = connection.execute("SELECT pg_backend_pid()").fetchone()
     return found != (connection.info.backend_pid,)

@@ -1,9 +1,9 @@
 """SQLite and forks: a child must inherit neither an open file nor a lock within the library.
 
-A child that inherits an open database believes to hold the locks of its parent, and holds
-none of them; and a lock that another thread held within the library stays locked forever.
-So a fork waits until nobody is in SQLite, and all files are closed; they are opened again
-when they are needed next.
+A child that inherits an open database behaves as if it held the locks of its parent, and holds
+none of them. A lock that another thread held within the library stays locked forever. So a fork
+waits until no thread is in SQLite, then all files are closed. They are opened again when they
+are needed next.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import threading
 import weakref
 
 
-#: Seconds that a fork waits for a transaction to end.
+#: Seconds that a fork waits for transactions to end, and a transaction for a fork.
 PATIENCE = 10.0
 
 
 class Closable(Protocol):
-    """What has files open."""
+    """An object that has files open."""
 
     def let_go(self) -> None:
-        """Close all files; nobody uses one of them."""
+        """Close all files; no thread uses one of them."""
 
 
 class Forks:
@@ -41,7 +41,7 @@ class Forks:
         self._forking = False
 
     def watch(self, closable: Closable) -> None:
-        """Let its files be closed before each fork from now on."""
+        """Close the files of `closable` before each fork from now on."""
         self._closables.add(closable)
         if not self._registered:
             self._registered = True
@@ -51,7 +51,7 @@ class Forks:
 
     @contextmanager
     def none(self) -> Iterator[None]:
-        """No fork while the block runs."""
+        """Let forks wait while the block runs."""
         with self._changed:
             self._changed.wait_for(lambda: not self._forking, PATIENCE)
             self._active += 1

@@ -32,26 +32,26 @@ from typing import Any
 import math
 
 
-#: Keys that are locked one by one in a transaction; of more, all of the queue are locked.
+#: Most keys that a transaction locks one by one; for more, it locks all keys of the queue.
 MANY = 100
 
-#: Seconds after which PostgreSQL ends a transaction whose process asks for nothing more: it is
-#: frozen, or its machine is gone, and others wait for its locks. It is tried again if it wakes.
+#: Seconds after which PostgreSQL ends an idle transaction: its process is frozen, or its machine
+#: is gone, and others wait for its locks. A process that wakes up again repeats the transaction.
 IDLE = 10.0
 
-#: Seconds that tables are migrated at most.
+#: Most seconds that a migration of the tables may take.
 MIGRATION = 3600.0
 
-#: What the driver is told if the url says nothing of it. After so many seconds of silence this
-#: machine asks whether the other one is there, every few seconds, and gives up after so many
-#: questions without an answer. A firewall forgets no connection on which something is said.
+#: Options of the driver, unless the url sets them. After `idle` seconds of silence TCP sends a
+#: probe every `interval` seconds, and closes the connection after `count` probes without an
+#: answer. The probes also keep a firewall from dropping an idle connection.
 KEEPALIVES = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 
-#: Engines of a parent process: never closed here, for their sockets are not ours.
+#: Engines of a parent process: never closed here, for the parent uses their sockets.
 _inherited: list[Engine] = []
 
 _EACH = "FROM unnest(CAST(:numbers AS bigint[])) AS number"
-# Without a lock to be shared its function is not called.
+# If :shared is NULL, PostgreSQL does not call the function that takes the shared lock.
 _LOCK = text(f"SELECT pg_advisory_xact_lock_shared(:shared), pg_advisory_xact_lock(number) {_EACH}")
 _TRY_LOCK = text(
     "SELECT coalesce(pg_try_advisory_xact_lock_shared(:shared), true)"
@@ -60,7 +60,7 @@ _TRY_LOCK = text(
 
 
 class PostgreSQL:
-    """A server, with row locks, and a clock of its own."""
+    """A server, with row locks and a clock of its own."""
 
     now: ColumnElement[float] | None = cast(extract("epoch", func.statement_timestamp()), Double)
     number: ColumnElement[int] = NUMBERS.next_value()
@@ -68,11 +68,11 @@ class PostgreSQL:
     serial = False
     nearby = False
     many = OnServer()
-    #: A crash of the server may take a claim, and nothing else with it.
+    #: Commit a claim asynchronously: a crash of the server may lose it, and nothing else.
     relaxed = (func.set_config("synchronous_commit", "off", True),)
-    #: Who claims has given up by the time that somebody lets go of the table, perhaps, and the
-    #: server knows nothing of it. The time of the statement is that after the wait; and what
-    #: the server reads late it takes for new.
+    #: Claim only while the consumer still waits. A claim may wait for a lock on the table until
+    #: its consumer has given up, which the server does not notice. statement_timestamp() is taken
+    #: after that wait; and a request that the server reads late looks new to it.
     awaited: tuple[ColumnElement[bool], ...] = (
         cast(extract("epoch", func.clock_timestamp() - func.transaction_timestamp()), Double)
         < cast(bindparam("patience_", type_=Double), Double),
@@ -90,7 +90,7 @@ class PostgreSQL:
         refuse_options(settings, set(url.query) - driver.options())
         self._driver = driver
         self._engines: list[Engine] = []
-        # In the url: what is told to the engine would have the last word.
+        # In the url, so that the url's own options win: connect_args would override them.
         query = {**KEEPALIVES, **url.query}
         self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._channel = f"taskqueue_{_digest(settings.queue)}"
@@ -100,19 +100,20 @@ class PostgreSQL:
         seconds = self.settings.stage_timeout
         engine = create_engine(
             self._url,
-            # The driver begins no transaction by itself; each one says what it is.
+            # The driver must not begin transactions by itself: `_begin_on_server` does.
             isolation_level="AUTOCOMMIT",
-            # Placeholders as the server has them: the driver looks for no others, see `connect`.
+            # The server's own placeholders: the driver need not look for others, see `connect`.
             paramstyle="numeric_dollar",
             pool_size=size,
             max_overflow=overflow,
             pool_timeout=seconds,
-            # Tasks and who they run as have no place in a traceback.
+            # Keep tasks, and the users they run as, out of tracebacks.
             hide_parameters=True,
             connect_args={
                 "connect_timeout": max(2, math.ceil(seconds)),
                 "application_name": "collective.taskqueue",
-                # A pooler in transaction mode hands each transaction another session.
+                # No prepared statements: a pooler in transaction mode gives each transaction
+                # another session.
                 "prepare_threshold": None,
             },
         )
@@ -147,20 +148,20 @@ class PostgreSQL:
         return all(connection.scalars(_TRY_LOCK, self._locks(keys)))
 
     def go_on(self) -> None:
-        """A transaction that is large comes along: wait `stage_timeout` for what is next."""
+        """Restart the deadline of a large transaction: wait `stage_timeout` for what is next."""
         self._driver.go_on()
 
     def take_time(self) -> None:
-        """To migrate takes longer the more tasks there are."""
+        """Extend the deadline: a migration takes longer the more tasks there are."""
         self._driver.go_on(MIGRATION)
 
     def after_fork(self) -> None:
-        """Own no connection of the parent, and close none."""
+        """Drop the connections of the parent process without closing them."""
         _inherited.extend(self._engines)
         self._engines.clear()
 
     def check(self) -> None:
-        """The server tells what is wrong."""
+        """Do nothing: the server reports what is wrong."""
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -171,21 +172,22 @@ class PostgreSQL:
         connection.execute(select(func.pg_notify(self._channel, "")))
 
     def listen(self, engine: Engine, alarm: Alarm, poll: float) -> None:
-        """Ring whenever another process has notified this one, until stopped."""
+        """Ring when another process has notified this one, until stopped; see `driver.listen`."""
         connection = engine.raw_connection()
-        # Asked for later, a connection that is none of the pool's has no driver.
+        # Before `detach`: SQLAlchemy does not return it for a connection outside of the pool.
         driver: Any = connection.driver_connection
         connection.detach()
         with closing(driver):
             self._driver.listen(driver, self._channel, alarm, poll)
 
     def _patience(self) -> float:
-        """Return seconds from now, or from a moment before, in which an answer is waited for."""
+        """Return seconds, from now or shortly before, in which this thread waits for an answer."""
         return self._driver.rest() / 2
 
     def _locks(self, keys: Iterable[str]) -> dict[str, Any]:
-        # In one order for everybody, so that no two wait for each other. A server has room for
-        # a few thousand locks: who wants many takes one instead, which all others share.
+        # Every transaction takes the locks in the same order, against deadlocks. A server has
+        # room for a few thousand locks: a transaction with many keys takes one lock instead,
+        # which all other transactions share.
         numbers = sorted(_number(f"{self.settings.queue}:{key}") for key in set(keys))
         every = _number(f"{self.settings.queue}:")
         if len(numbers) > MANY:
@@ -196,7 +198,7 @@ class PostgreSQL:
 def _begin_on_server(connection: Connection) -> None:
     if not connection.get_execution_options().get("alone"):
         # In one message, and for this transaction only: a pooler may give the session to
-        # somebody else afterwards.
+        # another client afterwards.
         connection.exec_driver_sql(
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
             f" SET LOCAL idle_in_transaction_session_timeout = {int(IDLE * 1000)}"
@@ -208,6 +210,6 @@ def _digest(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    """Return a number for a name that is like no other of ours, as advisory locks want it."""
+    """Return the number of an advisory lock for a name; no two of our names share one."""
     digest = blake2b(f"collective.taskqueue:{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

@@ -1,4 +1,4 @@
-"""SQLite: a file, written by one process at a time; see `Dialect`."""
+"""SQLite: a file that one process at a time writes to; see `Dialect`."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Kibibytes of the file that each connection may keep in memory: those of the tasks that wait
-#: and run, and the way to the finished ones.
+#: Kibibytes of the file that each connection may cache: enough for the pages of the waiting and
+#: running tasks, and for the inner index pages on the way to the finished ones.
 CACHE = 16 * 1024
 
-#: Who may read and write a file that is made here: the user of the process.
+#: Mode of a file that is made here: only the user of the process may read and write it.
 MODE = 0o600
 
-#: Seconds between two looks whether another process has written to the file.
+#: Seconds between two checks whether another process has written to the file.
 PROBE = 0.05
 
-#: Seconds before a file is tried again that another process is making just now.
+#: Seconds before the next try to open a file that another process is making just now.
 PAUSE = 0.005
 
-#: Larger numbers are damaged.
+#: A larger number is damaged.
 LIMIT = 2**62
 
 _COUNT = (
@@ -72,13 +72,13 @@ _COUNT = (
 
 
 class SQLite:
-    """A file, written by one process at a time; its clock is that of the machine."""
+    """A file that one process at a time writes to; its clock is that of the machine."""
 
     now: ColumnElement[float] | None = None
     number: ColumnElement[int] = bindparam("number_", type_=BigInteger)
     insert = staticmethod(sqlite.insert)
     relaxed: tuple[Any, ...] = ()
-    #: Nothing: the answer is there as soon as it is given.
+    #: Empty: SQLite runs in this process, so its caller gets each answer at once.
     awaited: tuple[ColumnElement[bool], ...] = ()
     parameters: Mapping[str, Callable[[], Any]] = {}
     serial = True
@@ -98,7 +98,7 @@ class SQLite:
         self._engines: list[Engine] = []
         #: The inodes of the file and of its write-ahead log, while a connection has them open.
         self._inodes: dict[str, int] = {}
-        #: The connection that looks for what other processes have written.
+        #: The connection that checks whether other processes have written to the file.
         self._probe: Any = None
 
     def engine(self, size: int, overflow: int) -> Engine:
@@ -109,7 +109,7 @@ class SQLite:
             pool_size=size,
             max_overflow=overflow,
             pool_timeout=self.settings.stage_timeout,
-            # The one that has most of the file in memory.
+            # Reuse the connection that was used last: most of the file is in its cache.
             pool_use_lifo=True,
             connect_args={"timeout": self.settings.stage_timeout, "check_same_thread": False},
             hide_parameters=True,
@@ -121,16 +121,17 @@ class SQLite:
         return engine
 
     def _make_file(self, *connecting: Any) -> None:
-        # It has payloads and the names of people in it. SQLite would make it as open as the
-        # umask is; to its log and its index it gives the mode that the file has.
+        # The file holds payloads and names of users. SQLite would make it with the mode that
+        # the umask allows; it gives the write-ahead log and its index the mode of the file.
         if self._url.query.get("mode", "rwc") != "rwc":
             return
         with suppress(OSError):
-            # It is there already, or SQLite says why it cannot be. A link may lead to none yet.
+            # On an error the file exists already, or SQLite reports why it cannot be made. The
+            # path may be a link to a file that does not exist yet.
             path = os.path.realpath(self._path)
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, MODE)
             try:
-                # An umask may have taken even that.
+                # The umask may have removed even bits of MODE.
                 os.fchmod(file, MODE)
             finally:
                 os.close(file)
@@ -140,7 +141,10 @@ class SQLite:
 
     @contextmanager
     def turn(self, writes: bool) -> Iterator[None]:
-        """Let the threads of this process write in turns: those who wait in SQLite sleep."""
+        """Let the threads of this process write in turns.
+
+        Threads that wait for each other within SQLite would sleep between their tries.
+        """
         self._turn.ends = time.monotonic() + self.settings.stage_timeout
         if writes and not self._gate.acquire(timeout=self.settings.stage_timeout):
             raise StorageUnavailable("another thread of this process writes for too long")
@@ -148,8 +152,8 @@ class SQLite:
             with FORKS.none():
                 self._look_after_files()
                 yield
-                # From now on a connection of this process has them open: before, another
-                # process might have ended, and taken the log with it.
+                # Record the inodes only now that a connection of this process has the files
+                # open: before, another process could end and remove the log.
                 for path in (f"{self._path}", f"{self._path}-wal"):
                     if path not in self._inodes and (inode := _inode(path)):
                         self._inodes[path] = inode
@@ -158,21 +162,21 @@ class SQLite:
                 self._gate.release()
 
     def _begin(self, connection: Connection) -> None:
-        # Who has waited for other threads already waits so much less for other processes: in
-        # tenths of a second, so that there is rarely something to be said.
+        # Deduct the time spent on the in-process lock from busy_timeout, in steps of a tenth of
+        # a second, so that the pragma is rarely needed.
         rest = max(0, math.ceil((self._turn.ends - time.monotonic()) * 10) * 100)
         if connection.info.get("busy_timeout") != rest:
             connection.info["busy_timeout"] = rest
             connection.connection.driver_connection.execute(f"PRAGMA busy_timeout={rest}")  # type: ignore[union-attr]
-        # Who reads first and then wants to write would be told that somebody else was faster.
+        # A transaction that reads first and then writes would fail if another connection wrote
+        # in between.
         reads = connection.get_execution_options().get("reads")
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     def _look_after_files(self) -> None:
-        # What is written to a file that has lost its name is found by nobody. And without its
-        # write-ahead log the file is not what was committed. This process still has the log
-        # open, and puts what is in there into the file when it ends; others that begin a new
-        # log now would spoil that.
+        # Data written to a file that has lost its name is lost. And without its write-ahead log
+        # the file lacks committed transactions. This process still has the log open, and copies
+        # it into the file when it ends; a process that begins a new log now would corrupt that.
         for path, inode in self._inodes.copy().items():
             if _inode(path) != inode:
                 raise StorageUnavailable(
@@ -181,7 +185,7 @@ class SQLite:
                 )
 
     def check(self) -> None:
-        """Raises `ConfigurationError` if there is no folder for the file, or one in its place."""
+        """Raise `ConfigurationError` if the file's folder is missing, or its path is a folder."""
         if self._path.is_dir():
             raise ConfigurationError(f"{self.settings.place}: {self._path} is a folder")
         if not self._path.parent.is_dir():
@@ -198,7 +202,7 @@ class SQLite:
         return list(range(last - count + 1, last + 1))
 
     def _count_anew(self, connection: Connection) -> None:
-        """Its row is gone, or its number is none: go on after all numbers that are in use."""
+        """Restore the counter, missing or damaged: go on after all numbers that are in use."""
         queue = self.settings.queue
         used = [
             select(extreme(column)).where(TASK.c.queue == queue, column.between(-LIMIT, LIMIT))
@@ -218,35 +222,35 @@ class SQLite:
         logger.error("queue %s: its number was damaged, counted anew", queue)
 
     def lock_schema(self, connection: Connection) -> None:
-        """The transaction is the lock."""
+        """Do nothing: the transaction locks the whole file."""
 
     def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
-        """The transaction is the lock."""
+        """Do nothing: the transaction locks the whole file."""
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
         return True
 
     def take_time(self) -> None:
-        """It takes what it takes."""
+        """Do nothing: no deadline ends a migration."""
 
     def go_on(self) -> None:
-        """Nobody waits for a file that does not answer."""
+        """Do nothing: no deadline ends a running transaction."""
 
     def after_fork(self) -> None:
-        """The thread that had the gate is not in this process."""
+        """Make a new lock: the thread that held the old one is not in this process."""
         self._gate = threading.Lock()
         self._engines.clear()
 
     def announce(self, connection: Connection) -> None:
-        """Other processes see that the file has changed."""
+        """Do nothing: other processes see that the file has changed."""
 
     def listen(self, engine: Engine, alarm: Alarm, poll: float) -> None:
-        """Ring whenever another process has written, until stopped."""
+        """Ring when another process has written, and after `poll` seconds, until stopped."""
         seen, rounds = 0, 0
         while not alarm.rest(PROBE):
             with FORKS.none():
                 if self._probe is None:
-                    # It counts what it sees by itself.
+                    # Each connection has a data_version of its own.
                     seen = 0
                     self._probe = engine.raw_connection()
                     self._probe.detach()
@@ -258,14 +262,14 @@ class SQLite:
         self._close_probe()
 
     def let_go(self) -> None:
-        """A fork or the end is near, and nobody is in SQLite."""
+        """Close all files, before a fork or at exit; no thread is in SQLite then."""
         self._close_probe()
         for engine in self._engines:
             engine.dispose()
         self._inodes.clear()
 
     def close(self) -> None:
-        """Close the files: what is in the log goes into the file, if nobody else has it open."""
+        """Close the files; SQLite copies the log into the file if no other process has it open."""
         with FORKS.none():
             self.let_go()
 
@@ -276,21 +280,21 @@ class SQLite:
 
 
 def _prepare(patience: float, connection: Any, record: object) -> None:
-    # The driver begins no transaction by itself; each one says what it is.
+    # The driver must not begin transactions by itself: `_begin` chooses the kind of each.
     connection.isolation_level = None
     connection.text_factory = _text
     mode = _write_ahead(connection, time.monotonic() + patience)
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
-    # FULL for claims, too. Nothing else would be lost with one, for each later commit takes
-    # the log to the disk as far as there is one; but a task that takes the whole machine with
-    # it would never be counted as lost, and would run at each start.
+    # FULL for claims, too. A lost claim would lose nothing else, for each later commit syncs the
+    # whole log to the disk. But the claim of a task that crashes the machine would be lost: the
+    # task would never count as lost, and would run again at each start.
     for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{CACHE}"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _text(stored: bytes) -> str | bytes:
-    """Return a text, or what was stored as one and is none: the other rows can be read."""
+    """Return a stored text, or its bytes if it is not UTF-8, so that other rows can be read."""
     try:
         return stored.decode()
     except UnicodeDecodeError:
@@ -298,13 +302,14 @@ def _text(stored: bytes) -> str | bytes:
 
 
 def _write_ahead(connection: Any, deadline: float) -> str:
-    """Let the file have a write-ahead log; return the mode it has then."""
+    """Switch the file to a write-ahead log; return the journal mode it has then."""
     while True:
         try:
             mode: str = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             return mode
         except connection.OperationalError as exc:
-            # Of two processes that make the file at the same moment one is told at once to go.
+            # Of two processes that make the file at the same moment, one gets SQLITE_BUSY at
+            # once, whatever its busy_timeout.
             if exc.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE)
