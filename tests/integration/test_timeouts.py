@@ -90,19 +90,18 @@ def test_timeouts_close_to_the_time_tasks_take(
 
     usual = seconds_of_a_task(queue, view)
     url = view("work", work)
-    ids = [
-        taskqueue.add(
-            url,
-            params={
-                "number": number,
-                "seconds": dice.uniform(0, 0.01),
-                **({"shared": 1} if number % 8 == 0 else {}),
-                **({"fail": 1} if number % 5 == 0 else {}),
-            },
-            timeout=usual + dice.uniform(0, 0.01),
-        )
-        for number in range(TASKS)
-    ]
+    ids = []
+    for number in range(TASKS):
+        seconds, timeout = dice.uniform(0, 0.01), usual + dice.uniform(0, 0.01)
+        # On any machine some are late for certain, and others for certain not.
+        if number % 10 == 3:
+            seconds = PATIENCE
+        elif number % 10 == 7:
+            timeout = PATIENCE
+        params = {"number": number, "seconds": seconds}
+        params |= {"shared": 1} if number % 8 == 0 else {}
+        params |= {"fail": 1} if number % 5 == 0 else {}
+        ids.append(taskqueue.add(url, params=params, timeout=timeout))
     transaction.commit()
     statuses = finished(queue, ids)
 
@@ -120,7 +119,7 @@ def test_timeouts_close_to_the_time_tasks_take(
                 attempt.error
             )
     # Far from all and far from none, or nothing was tried.
-    assert TASKS / 10 < len(late) < TASKS * 9 / 10
+    assert TASKS / 10 <= len(late) <= TASKS * 9 / 10
 
     transaction.begin()
     written = {n for n in range(TASKS) if shelves[n] or n in shelves["all"]}
