@@ -6,6 +6,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages.sql import migrations
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.dialects import mounts
 from collective.taskqueue.storages.sql.schema import ALIAS
 from collective.taskqueue.storages.sql.schema import CONSUMER
 from collective.taskqueue.storages.sql.schema import ENDED
@@ -72,13 +73,13 @@ def test_a_file_without_a_folder(tmp_path):
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs", "fuse.glusterfs"])
 def test_a_network_file_system(tmp_path, monkeypatch, kind):
     """Refused if it can be told; the mount nearest to the file decides."""
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(
+    table = tmp_path / "mountinfo"
+    table.write_text(
         "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
         f"2 1 0:30 / {tmp_path}/far\\040away rw shared:1 - {kind} server:/ rw\n"
         f"3 2 8:2 / {tmp_path}/far\\040away/local rw - xfs /dev/sdb1 rw\n"
     )
-    monkeypatch.setattr(mounts, "MOUNTS", mounts)
+    monkeypatch.setattr(mounts, "MOUNTS", table)
     with pytest.raises(ConfigurationError, match=f"network file system .{kind}."):
         storage(f"sqlite:///{tmp_path}/far away/queue.sqlite")
     storage(f"sqlite:///{tmp_path}/far away/local/queue.sqlite")
