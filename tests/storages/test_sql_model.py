@@ -47,7 +47,8 @@ def test_sql_does_what_the_model_does(url: str, caplog: pytest.LogCaptureFixture
                 made.pop().close()
             with engine.begin() as connection:
                 METADATA.drop_all(connection)
-            fields = {"url": url, **fields, "type": "sql"}
+            # A slow machine is not a server that does not answer.
+            fields = {"url": url, "stage_timeout": 20.0, **fields, "type": "sql"}
             made.append(SqlStorage(QueueSettings(**fields), clock))
             return made[-1]
 

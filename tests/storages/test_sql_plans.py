@@ -238,7 +238,8 @@ def test_whichever_index_was_made_first(tmp_path, first):
 def test_ends_are_found_whatever_is_known_of_the_table(postgres_server, done):
     """A server that has no statistics yet would rather read all tasks of the queue."""
     url = postgres_server.new_database()
-    storage = SqlStorage(QueueSettings(type="sql", url=url, max_finished=10_000))
+    settings = QueueSettings(type="sql", url=url, max_finished=10_000, stage_timeout=20.0)
+    storage = SqlStorage(settings)
     storage.check()
     fill(storage, "postgresql", done, 0)
     for _ in range(99):
