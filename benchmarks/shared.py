@@ -142,7 +142,7 @@ def _cost(storage: RedisStorage, number: int) -> float:
     for _ in range(number):
         [lease] = storage.reserve("bench", timeout=0)
         attempt = AttemptRecord(lease.attempt, "bench", 0.0, 0.0, 200)
-        storage.finish(lease, Transition(SUCCEEDED, attempt))
+        storage.complete(lease, Transition(SUCCEEDED, attempt))
     return (perf_counter() - started) / number
 
 

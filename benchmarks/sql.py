@@ -97,9 +97,11 @@ def _cost(storage: SqlStorage, limit: int, number: int) -> float:
         # What a consumer does with many.
         while len(leases) > 1 and done + len(leases) < number:
             done += len(leases)
-            _, leases = storage.exchange([_end(lease) for lease in leases], "bench", limit)
+            _, leases = storage.complete_and_reserve(
+                [_end(lease) for lease in leases], "bench", limit
+            )
         for lease in leases:
-            storage.finish(*_end(lease))
+            storage.complete(*_end(lease))
         done += len(leases)
     return (perf_counter() - started) / done
 

@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def nothing_unfinished(monkeypatch):
     """What a test leaves to be done in the background is done by nobody after it."""
-    backlog = outbox.Backlog()
-    monkeypatch.setattr(outbox, "_backlog", backlog)
+    backlog = outbox.Relay()
+    monkeypatch.setattr(outbox, "_relay", backlog)
     yield
     backlog._jobs.clear()

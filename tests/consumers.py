@@ -30,10 +30,10 @@ class Storage(LocalStorage):
         self.fail("reserve")
         return super().reserve(*args, **more)
 
-    def finish(self, lease, transition):
+    def complete(self, lease, transition):
         self.finishes += 1
-        self.fail("finish")
-        return super().finish(lease, transition)
+        self.fail("complete")
+        return super().complete(lease, transition)
 
     def fail(self, method):
         pending = self.failures.get(method)
@@ -44,12 +44,12 @@ class Storage(LocalStorage):
 class FarStorage(Storage):
     """The same, as if it were so far away that a consumer has a clerk."""
 
-    nearby = False
+    in_process = False
     most = 128
     delay = 0.02
 
-    def exchange(self, ends, consumer, limit=1, seconds=30.0):
-        states = [self.finish(lease, transition) for lease, transition in ends]
+    def complete_and_reserve(self, ends, consumer, limit=1, seconds=30.0):
+        states = [self.complete(lease, transition) for lease, transition in ends]
         return states, LocalStorage.reserve(self, consumer, limit, 0, seconds)
 
 

@@ -3,13 +3,13 @@
 from collections import deque
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer.clerk import Held
-from collective.taskqueue.consumer.desk import Ending
+from collective.taskqueue.consumer.desk import Completion
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import new_task
 import threading
@@ -17,16 +17,16 @@ import time
 
 
 class FarStorage(LocalStorage):
-    """Holds each exchange until it is let go, and fails as it is told."""
+    """Holds each batch call until it is let go, and fails as it is told."""
 
-    nearby = False
+    in_process = False
     most = 128
     delay = 0.02
 
     def __init__(self, **settings):
         super().__init__(QueueSettings(**settings))
         self.failures = []
-        #: The number of ends, and the limit, of each exchange.
+        #: The number of ends, and the limit, of each batch call.
         self.exchanges = []
         self.changed = threading.Condition()
         self.open = True
@@ -36,7 +36,7 @@ class FarStorage(LocalStorage):
         self.reserves += 1
         return super().reserve(*args, **more)
 
-    def exchange(self, ends, consumer, limit=1, seconds=30.0):
+    def complete_and_reserve(self, ends, consumer, limit=1, seconds=30.0):
         with self.changed:
             self.exchanges.append((len(ends), limit))
             self.changed.notify_all()
@@ -45,15 +45,15 @@ class FarStorage(LocalStorage):
             raise self.failures.pop(0)
         for lease, transition in ends:
             self.check_end(lease, transition)
-        states = [self.finish(lease, transition) for lease, transition in ends]
+        states = [self.complete(lease, transition) for lease, transition in ends]
         return states, super().reserve(consumer, limit, 0, seconds) if limit else []
 
     def check_end(self, lease, transition):
         """Raise if the storage cannot hold that."""
 
-    def finish(self, lease, transition):
+    def complete(self, lease, transition):
         self.check_end(lease, transition)
-        return super().finish(lease, transition)
+        return super().complete(lease, transition)
 
     def let(self, go):
         with self.changed:
@@ -72,9 +72,9 @@ class Stored(list):
     def __init__(self):
         self.changed = threading.Condition()
 
-    def __call__(self, ending, state):
+    def __call__(self, completion, state):
         with self.changed:
-            self.append((ending.lease.task.id, state))
+            self.append((completion.lease.task.id, state))
             self.changed.notify_all()
 
     def wait_for(self, number):
@@ -87,7 +87,7 @@ def fill(storage, number):
 
 
 def end(desk, lease, state=SUCCEEDED, release=lambda: None):
-    desk.end(Ending(lease, ending(lease, state), release))
+    desk.end(Completion(lease, completed(lease, state), release))
 
 
 def take(desk):

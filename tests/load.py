@@ -15,7 +15,7 @@ from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import new_task
 from services import PostgresServer
 from typing import Any
@@ -146,7 +146,7 @@ def terminate_sessions(server: PostgresServer, which: str, times: int) -> None:
 
 
 def wake_too_late(frozen: SqlStorage, storage: SqlStorage, monkeypatch: Any) -> None:
-    """Freeze an exchange within its transaction: the task runs elsewhere, and nothing changes."""
+    """Freeze a batch call within its transaction: the task runs elsewhere, and nothing changes."""
     task = add_one(storage)
     [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
     change = frozen._session.change
@@ -160,14 +160,14 @@ def wake_too_late(frozen: SqlStorage, storage: SqlStorage, monkeypatch: Any) -> 
         return result
 
     monkeypatch.setattr(frozen._session, "change", stall)
-    ends = [(lease, ending(lease, "scheduled", due=1.0))]
-    late = aside(lambda: frozen.exchange(ends, "frozen"))
+    ends = [(lease, completed(lease, "scheduled", due=1.0))]
+    late = aside(lambda: frozen.complete_and_reserve(ends, "frozen"))
     assert asleep.wait(BOUND)
     [again] = storage.reserve("consumer", timeout=BOUND)
     assert (again.task.id, again.attempt) == (task.id, 2)
     awake.set()
     assert late.result(BOUND) == ([None], [])
-    assert storage.finish(again, ending(again)) == SUCCEEDED
+    assert storage.complete(again, completed(again)) == SUCCEEDED
 
 
 def _holds(condition: Callable[[], bool]) -> bool:

@@ -30,7 +30,7 @@ class Server:
     #: What ends it without waiting for its clients.
     end = signal.SIGTERM
     _command: list[str]
-    #: Whose process it is, if not ours.
+    #: Owner process it is, if not ours.
     _user: str | None = None
 
     def start(self) -> Self:

@@ -166,13 +166,13 @@ def test_a_subscriber_that_adds_a_task(life):
 
 def test_a_subscriber_that_raises(life):
     """It is logged, and harms nothing."""
-    task_id = life.add("pointless", description="raise alarm")
+    task_id = life.add("pointless", description="raise notifier")
     assert life.finished(task_id)["reason"] == "Discard: there is nothing to do"
     wait_for(
         lambda: life.instance.lines(f"task {task_id}: a subscriber of TaskFailed failed"),
         "the line about the subscriber",
     )
-    assert life.instance.lines("RuntimeError: alarm")
+    assert life.instance.lines("RuntimeError: notifier")
     following = life.add("work")
     assert life.finished(following)["state"] == "succeeded"
     assert life.told(following, 3)[-1] == "TaskSucceeded"

@@ -63,7 +63,7 @@ def add_and_die(
     """
     with monkeypatch.context() as patch:
         # No afterlife: nothing goes on in the background of a dead process.
-        patch.setattr(outbox.Backlog, "add", lambda self, job: None)
+        patch.setattr(outbox.Relay, "add", lambda self, job: None)
         patch.setattr(queue.storage, "promote" if committed else "discard", die)
         if committed:
             add(database, queue, url)

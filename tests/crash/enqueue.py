@@ -3,7 +3,7 @@
 One interpreter forks a writer for each injection. The writer commits transactions that
 leave a record in the database and queue tasks, and dies: at a chosen step of the protocol,
 or killed from outside at a random moment. The server of the database, if there is one, is
-restarted now and then. Then a judge, a process of its own, too, opens the same database,
+restarted now and then. Then a verdict_of, a process of its own, too, opens the same database,
 commits objects of its own, resolves what is in doubt, and compares the records with the queue.
 
     python -m crash.enqueue --database zeo --injections 500
@@ -41,7 +41,7 @@ import time
 import transaction
 
 
-#: The judge looks from so many seconds later: every batch is older than any commit can be.
+#: The verdict_of looks from so many seconds later: every batch is older than any commit can be.
 LATER = 2 * indoubt.LONGEST_COMMIT
 
 #: Sort keys: before us, between us and the database, and the same on the way back.
@@ -54,7 +54,7 @@ POINTS = [
     *(f"{when} discard" for when in ("before", "after")),
 ]
 
-#: How often the server of the database is restarted before the judge looks.
+#: How often the server of the database is restarted before the verdict_of looks.
 RESTARTS = 0.25
 
 #: Longest time in seconds that a writer lives if it is killed at a random moment. One of so many
@@ -288,13 +288,13 @@ class Harness:
                 transaction.abort()
             begun.set()
 
-    # the judge
+    # the verdict_of
 
     def _judge(self) -> dict[str, Any]:
         database = self._open()
         # A server may still be at what the writer sent last; it does one commit at a time.
         with database.transaction() as connection:
-            connection.root()["judged"] = time.time()
+            connection.root()["classify"] = time.time()
         # The ids of the objects that the writer did not commit go to these.
         databases.commit_objects(database)
         settle(self._settings)

@@ -51,7 +51,7 @@ def finish_one(storage: RedisStorage) -> None:
     """Run the task that comes next."""
     for lease in storage.reserve("same", timeout=PATIENCE):
         attempt = AttemptRecord(lease.attempt, "same", 0.0, 0.0, 200)
-        if storage.finish(lease, Transition(SUCCEEDED, attempt)) != SUCCEEDED:
+        if storage.complete(lease, Transition(SUCCEEDED, attempt)) != SUCCEEDED:
             raise AssertionError("somebody else's task")
         return
     raise AssertionError("no task")

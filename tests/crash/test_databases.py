@@ -189,7 +189,7 @@ def test_zeo_killed_after_it_committed(zeo_server, through_proxy, queue):
 
 def test_zeo_killed_and_the_process_too(zeo_server, through_proxy, queue, later, monkeypatch):
     """Guarantee 1: a consumer in another process finds the witness."""
-    monkeypatch.setattr(outbox.Backlog, "add", lambda self, job: None)
+    monkeypatch.setattr(outbox.Relay, "add", lambda self, job: None)
     proxy, database = through_proxy
     commit_and_lose_the_answer(zeo_server, proxy, database, queue)
     other = zeo_server.open()

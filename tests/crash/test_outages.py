@@ -215,7 +215,7 @@ def test_promote_without_server(server, storage, root):
 
 def test_process_dies_while_the_server_is_away(server, make_storage, root, monkeypatch):
     """D03: nothing is left of the batch but what the server has stored, and the witness."""
-    monkeypatch.setattr(outbox.Backlog, "add", lambda self, job: None)
+    monkeypatch.setattr(outbox.Relay, "add", lambda self, job: None)
     storage = make_storage()
     queue = TaskQueue(storage.settings, storage)
     root["x"] = 1
@@ -255,11 +255,11 @@ def test_reply_to_finish_lost(proxy, make_storage):
     storage = make_storage(unix_socket_path=proxy.address)
     add(storage, "/a")
     [lease] = storage.reserve("consumer", timeout=0)
-    proxy.lose_reply(b"finish")
+    proxy.lose_reply(b"complete")
     state = "?"
     for _ in range(2):
         try:
-            state = storage.finish(lease, success(lease))
+            state = storage.complete(lease, success(lease))
             break
         except StorageUnavailable:
             continue
@@ -341,7 +341,7 @@ def test_flushed_while_running(server, storage, caplog):
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.flushall()
     assert not storage.renew(lease)
-    assert storage.finish(lease, success(lease)) is None
+    assert storage.complete(lease, success(lease)) is None
     assert set(storage.counts().values()) == {0}
 
 

@@ -41,17 +41,17 @@ class Storage(LocalStorage):
         self.renewed.set()
         return super().renew(lease, seconds)
 
-    def finish(self, lease, transition):
+    def complete(self, lease, transition):
         if self.away:
             raise StorageUnavailable("away")
-        return super().finish(lease, transition)
+        return super().complete(lease, transition)
 
 
 @pytest.fixture
 def queue():
     queue = TaskQueue(QueueSettings(), Storage(QueueSettings()))
     yield queue
-    queue._keeper.stop()
+    queue._heartbeat.stop()
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_the_lease_is_renewed_while_the_script_works(monkeypatch):
         queue.task_done(task, "HTTP/1.1 200 OK", "script")
         assert queue.status("a").state == "succeeded"
     finally:
-        queue._keeper.stop()
+        queue._heartbeat.stop()
 
 
 def in_a_child(report):
@@ -168,12 +168,12 @@ def test_nothing_of_the_parent_goes_on_in_a_child(queue, taken):
     door = threading.Event()
 
     def hold():
-        with interrupt.short_turns():
+        with interrupt.short_switch_interval():
             held.set()
             door.wait(BOUND)
 
     interval = sys.getswitchinterval()
-    outbox._backlog._jobs.append(outbox._Job(queue.storage, "batch", lambda: False))
+    outbox._relay._jobs.append(outbox._Job(queue.storage, "batch", lambda: False))
     thread = threading.Thread(target=hold)
     thread.start()
     assert held.wait(BOUND)
@@ -277,6 +277,6 @@ def test_a_queue_that_nobody_serves(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         (
             "queue lonely: in the memory of this process, and no <taskqueue-server> in its"
-            " zope.conf: nobody runs its tasks"
+            " zope.conf: its tasks do not run"
         )
     ]

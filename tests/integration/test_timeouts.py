@@ -29,7 +29,7 @@ THREADS = 2
 def consumer(queue):
     """The consumer of a server, with threads that are used again and again."""
     settings = ServerSettings(name="timeouts", concurrent_limit=THREADS, grace=PATIENCE)
-    consumer = Consumer(queue.storage, publish, settings, queue.announce)
+    consumer = Consumer(queue.storage, publish, settings, queue.publish_event)
     consumer.start()
     yield consumer
     consumer.stop()
@@ -128,10 +128,10 @@ def test_timeouts_close_to_the_time_tasks_take(
     assert "unexpected error" not in caplog.text
     assert "could not be dispatched" not in caplog.text
     assert "lease lost" not in caplog.text
-    assert consumer._keeper.running() == []
+    assert consumer._heartbeat.running() == []
     assert len([i for i in database.connectionDebugInfo() if i["opened"]]) == len(opened)
     locks = [handler.lock for handler in logging.getLogger().handlers if handler.lock]
-    locks += [queue.storage._changed, database._lock, consumer._keeper._changed]
+    locks += [queue.storage._changed, database._lock, consumer._heartbeat._changed]
     assert not [lock for lock in locks if taken(lock)]
 
     # The threads are those of the beginning, and as good as new.
@@ -196,7 +196,7 @@ def test_a_timeout_during_the_commit_does_not_undo_it(queue, view, portal, consu
     def hook():
         # Runs in the commit; longer than the timeout, until the watchdog has looked.
         deadline = time.monotonic() + PATIENCE
-        (attempt,) = consumer._keeper.running()
+        (attempt,) = consumer._heartbeat.running()
         while not attempt._overdue:
             assert time.monotonic() < deadline
         beyond.set()
@@ -226,7 +226,7 @@ def test_a_timeout_while_a_conflict_is_waited_out(queue, view, consumer):
 
     def hook():
         deadline = time.monotonic() + PATIENCE
-        (attempt,) = consumer._keeper.running()
+        (attempt,) = consumer._heartbeat.running()
         while not attempt._overdue:
             assert time.monotonic() < deadline
         raise ConflictError

@@ -5,7 +5,7 @@ from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.services import tasks
 from collective.taskqueue.services.access import ADD
-from collective.taskqueue.services.limits import require_room
+from collective.taskqueue.services.limits import require_capacity
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
@@ -101,15 +101,15 @@ def test_what_is_not_committed_yet_counts(portal, few):
     login(portal, "adder")
     user = Identity("/plone/acl_users", "adder")
     for _ in range(3):
-        require_room(few, user)
+        require_capacity(few, user)
         few.add(VIEW)
     for person in (user, None):
         with pytest.raises(Refusal) as refused:
-            require_room(few, person)
+            require_capacity(few, person)
         assert refused.value.status == 429
-    require_room(few, Identity("/plone/acl_users", "editor"))
+    require_capacity(few, Identity("/plone/acl_users", "editor"))
     transaction.abort()
-    require_room(few, user)
+    require_capacity(few, user)
 
 
 def test_python_is_not_limited(portal, few):

@@ -54,7 +54,7 @@ def test_a_task_that_has_ended(adder, queue):
     task = adder.get(f"@tasks/{task_id}").json
     assert (task["state"], task["status"], task["attempts"]) == ("scheduled", 503, 1)
     assert task["reason"] == "status 503"
-    queue.hasten(task_id)
+    queue.run_now(task_id)
     perform(queue)
     task = adder.get(f"@tasks/{task_id}").json
     assert (task["state"], task["status"], task["attempts"]) == ("succeeded", 200, 2)

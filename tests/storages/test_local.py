@@ -17,7 +17,7 @@ from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import everything
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import is_blocked
@@ -111,7 +111,7 @@ def test_a_consumer_sleeps_until_a_record_is_to_be_forgotten(clock):
     storage.cancel(other.id)
     assert storage._changed.waited.wait(BOUND)
     storage._changed.waited.clear()
-    storage.finish(lease, ending(lease))
+    storage.complete(lease, completed(lease))
     assert storage._changed.waited.wait(BOUND)
     storage._changed.waited.clear()
     clock.advance(60)
@@ -238,13 +238,13 @@ def test_what_is_forgotten_leaves_nothing_behind(storage, clock):
         elif happening == "end" and leases:
             lease = leases.pop(rng.randrange(len(leases)))
             state = rng.choice([SUCCEEDED, FAILED, SCHEDULED])
-            storage.finish(lease, ending(lease, state, due=clock() + 20))
+            storage.complete(lease, completed(lease, state, due=clock() + 20))
         elif happening == "wait":
             clock.advance(rng.uniform(0, 20))
         elif happening == "steer":
             task_id = rng.choice(ids(storage.tasks(size=1000)) or ["none"])
             with suppress(ForbiddenTransition, UnknownTask):
-                getattr(storage, rng.choice(["cancel", "retry", "remove", "hasten"]))(task_id)
+                getattr(storage, rng.choice(["cancel", "retry", "remove", "run_now"]))(task_id)
     counts = storage.counts()
     assert all(counts.values())
     for status in storage.tasks(RUNNING, size=1000):
@@ -281,11 +281,11 @@ def test_records_that_gave_way_take_no_memory(clock):
     for _ in range(5000):
         add_one(storage)
         lease = take(storage)
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
     assert len(everything(storage)) == 10
     assert len(storage._board._expiry) < 500
     clock.advance(10_000)
     add_one(storage)
     lease = take(storage)
-    storage.finish(lease, ending(lease))
+    storage.complete(lease, completed(lease))
     assert ids(everything(storage)) == [lease.task.id]

@@ -136,8 +136,8 @@ class ForgetsNothing(LocalStorage):
 class KeepsPayloads(LocalStorage):
     """What has succeeded could be run again."""
 
-    def finish(self, lease: Lease, transition: Transition) -> State | None:
-        state = super().finish(lease, transition)
+    def complete(self, lease: Lease, transition: Transition) -> State | None:
+        state = super().complete(lease, transition)
         if state == SUCCEEDED:
             self._board.records[lease.task.id].task = lease.task
         return state

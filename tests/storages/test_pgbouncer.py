@@ -21,7 +21,7 @@ from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import at_once
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
 from collective.taskqueue.testing.contract.keys import Keys
@@ -177,8 +177,8 @@ def test_one_session_is_enough(narrow, database, make_storage):
     while leases:
         assert storage.report(leases[0], Progress(1, 2, "half", 0.0)) is False
         assert storage.renew(leases[0])
-        states, more = storage.exchange(
-            [(lease, ending(lease)) for lease in leases], "consumer", limit=2
+        states, more = storage.complete_and_reserve(
+            [(lease, completed(lease)) for lease in leases], "consumer", limit=2
         )
         assert set(states) == {SUCCEEDED}
         done |= {lease.task.id for lease in leases}
@@ -198,14 +198,14 @@ def test_a_session_is_given_back_as_it_was(narrow, database, make_storage, monke
         before = _left_behind(somebody)
         consumer, storage = (make_storage(narrow.url(database)) for _ in range(2))
         for _ in range(3):
-            seen = consumer._alarm.changes
+            seen = consumer._notifier.changes
             blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
-            until(lambda seen=seen: consumer._alarm.changes > seen)
+            until(lambda seen=seen: consumer._notifier.changes > seen)
             task = add_one(storage, key="key", on_conflict="after_running")
             [lease] = blocked.result(BOUND)
             assert lease.task.id == task.id
-            ends = [(lease, ending(lease))]
-            assert consumer.exchange(ends, "consumer") == ([SUCCEEDED], [])
+            ends = [(lease, completed(lease))]
+            assert consumer.complete_and_reserve(ends, "consumer") == ([SUCCEEDED], [])
             assert _left_behind(somebody) == before
         assert list(somebody.notifies(timeout=0)) == []
 
@@ -271,7 +271,7 @@ def test_a_running_task_is_cancelled(pooler, database, make_storage):
     assert consumer.report(lease, Progress(1, 10, "", 0.0)) is False
     assert person.cancel(task.id) == "running"
     assert consumer.report(lease) is True
-    assert consumer.finish(lease, ending(lease)) == CANCELLED
+    assert consumer.complete(lease, completed(lease)) == CANCELLED
     assert person.get(task.id).state == CANCELLED
 
 

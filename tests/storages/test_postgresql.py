@@ -12,7 +12,7 @@ from collective.taskqueue.storages.sql import storage as sql
 from collective.taskqueue.storages.sql import wakeup
 from collective.taskqueue.storages.sql.dialects import driver
 from collective.taskqueue.storages.sql.dialects import postgresql
-from collective.taskqueue.storages.sql.promote import Admission
+from collective.taskqueue.storages.sql.promote import Promotion
 from collective.taskqueue.storages.sql.wakeup import Debounced
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SUCCEEDED
@@ -20,7 +20,7 @@ from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import at_once
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
@@ -122,7 +122,7 @@ def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
     """N45, T10: as behind a pooler that changes sessions: LISTEN hears nothing."""
     monkeypatch.setattr(session, "POLL", 0.2)
     consumer, producer = make_storage(), make_storage()
-    monkeypatch.setattr(producer._session.dialect, "announce", lambda connection: None)
+    monkeypatch.setattr(producer._session.dialect, "publish_event", lambda connection: None)
     blocked = aside(lambda: consumer.reserve("consumer", timeout=None))
     with pytest.raises(TimeoutError):
         blocked.result(0.3)
@@ -201,7 +201,10 @@ def test_a_user_who_may_create_nothing(make_storage, url):
         connection.execute("GRANT USAGE ON SEQUENCE taskqueue_number TO weak")
     weak.check()
     lease = (add_one(weak), take(weak))[1]
-    assert weak.exchange([(lease, ending(lease))], "consumer", limit=0) == ([SUCCEEDED], [])
+    assert weak.complete_and_reserve([(lease, completed(lease))], "consumer", limit=0) == (
+        [SUCCEEDED],
+        [],
+    )
     assert weak.throughput()[SUCCEEDED] == 1
 
 
@@ -255,8 +258,8 @@ def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
         person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
         calls: list[Callable[[], Any]] = [lambda: storage.reserve("consumer", timeout=0)]
         for lease in leases:
-            ends = [(lease, ending(lease))]
-            calls.append(lambda ends=ends: storage.exchange(ends, "consumer"))
+            ends = [(lease, completed(lease))]
+            calls.append(lambda ends=ends: storage.complete_and_reserve(ends, "consumer"))
         for error in at_once(calls):
             assert isinstance(error, StorageUnavailable)
         person.rollback()
@@ -320,7 +323,10 @@ def test_keys_that_are_locked_for_long(make_storage, url):
     with psycopg.connect(_conninfo(url)) as somebody:
         lock = storage._session.dialect._locks(map(str, range(1000)))
         somebody.execute("SELECT pg_advisory_xact_lock(%s)", lock["numbers"])
-        assert storage.exchange([(lease, ending(lease))], "consumer") == ([SUCCEEDED], [])
+        assert storage.complete_and_reserve([(lease, completed(lease))], "consumer") == (
+            [SUCCEEDED],
+            [],
+        )
         assert storage.reserve("consumer", timeout=0) == []
     assert storage.get(first.id).state == SUCCEEDED
     assert take(storage).task.id == task.id
@@ -330,15 +336,15 @@ def test_what_waits_is_dropped_while_another_is_skipped_for_it(make_storage, mon
     """The two are done one after the other: in the end the later task waits."""
     storage, other = make_storage(), make_storage()
     add_one(storage, key="key")
-    store = Admission._store
+    store = Promotion._store
     dropped: list[int] = []
 
-    def drop_first(admission: Admission) -> None:
+    def drop_first(admission: Promotion) -> None:
         if not dropped:
             dropped.append(other.clear())
         store(admission)
 
-    monkeypatch.setattr(Admission, "_store", drop_first)
+    monkeypatch.setattr(Promotion, "_store", drop_first)
     task = add_one(storage, key="key")
     assert dropped == [1]
     assert take(storage).task.id == task.id
@@ -361,10 +367,10 @@ def test_the_answer_to_finish_is_lost(make_storage, monkeypatch):
         return result
 
     monkeypatch.setattr(storage._session, "execute", lossy)
-    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+    assert storage.complete(lease, completed(lease)) == SUCCEEDED
     assert not lost
     assert len(storage.get(task.id).attempts) == 1
-    assert storage.finish(lease, ending(lease)) is None
+    assert storage.complete(lease, completed(lease)) is None
 
 
 def test_the_answer_to_a_claim_is_lost(make_storage, monkeypatch):
@@ -388,4 +394,4 @@ def test_the_answer_to_a_claim_is_lost(make_storage, monkeypatch):
     assert [lease.task.id for lease in leases] == [task.id for task in tasks[:2]]
     assert storage.counts()["running"] == 2
     for lease in leases:
-        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+        assert storage.complete(lease, completed(lease)) == SUCCEEDED

@@ -13,8 +13,8 @@ from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
-from collective.taskqueue.testing.contract.base import exchange
+from collective.taskqueue.testing.contract.base import complete_and_reserve
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import finish_and_take
 from collective.taskqueue.testing.contract.base import ManualClock
 from collective.taskqueue.testing.contract.base import new_task
@@ -62,7 +62,7 @@ def test_an_answer_that_was_lost_is_asked_for_again(storage, monkeypatch):
     add(storage, *(new_task() for _ in range(3)))
     lease = take(storage)
     lose_answers(storage, monkeypatch, 1, redis.ConnectionError("gone"))
-    state, (following,) = finish_and_take(storage, lease, ending(lease))
+    state, (following,) = finish_and_take(storage, lease, completed(lease))
     assert state == SUCCEEDED
     assert len(storage.get(lease.task.id).attempts) == 1
     assert storage.counts()[RUNNING] == 1
@@ -77,8 +77,8 @@ def test_a_call_that_failed_may_be_repeated(storage, monkeypatch, error):
     lose_answers(storage, monkeypatch, 2, error)
     for _ in range(1 if isinstance(error, redis.ConnectionError) else 2):
         with pytest.raises(StorageUnavailable):
-            finish_and_take(storage, lease, ending(lease))
-    state, (following,) = finish_and_take(storage, lease, ending(lease))
+            finish_and_take(storage, lease, completed(lease))
+    state, (following,) = finish_and_take(storage, lease, completed(lease))
     assert (state, following.attempt) == (SUCCEEDED, 1)
     assert storage.counts()[RUNNING] == 1
 
@@ -88,18 +88,18 @@ def test_many_ends_that_failed_may_be_repeated(storage, monkeypatch, alone):
     """Together, which brings what had been reserved with them, or each by itself."""
     tasks = add(storage, *(new_task() for _ in range(5)))
     leases = storage.reserve("consumer", limit=3, timeout=0)
-    ends = [(lease, ending(lease)) for lease in leases]
+    ends = [(lease, completed(lease)) for lease in leases]
     lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
     with pytest.raises(StorageUnavailable):
-        exchange(storage, ends, limit=2)
+        complete_and_reserve(storage, ends, limit=2)
     assert storage.counts()[SUCCEEDED] == 3
     if alone:
-        assert [storage.finish(*end) for end in ends] == [SUCCEEDED] * 3
+        assert [storage.complete(*end) for end in ends] == [SUCCEEDED] * 3
     else:
-        states, brought = exchange(storage, ends, limit=2)
+        states, brought = complete_and_reserve(storage, ends, limit=2)
         assert states == [SUCCEEDED] * 3
         assert [lease.task for lease in brought] == list(tasks[3:])
-        assert [storage.finish(lease, ending(lease)) for lease in brought] == [SUCCEEDED] * 2
+        assert [storage.complete(lease, completed(lease)) for lease in brought] == [SUCCEEDED] * 2
     assert all(len(storage.get(lease.task.id).attempts) == 1 for lease in leases)
 
 
@@ -119,11 +119,11 @@ def test_what_is_asked_for_again_late_has_a_lease_anew(server, monkeypatch):
     clock.advance(20)
     assert storage.recover() == []
     lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
-    ends = [(lease, ending(lease))]
+    ends = [(lease, completed(lease))]
     with pytest.raises(StorageUnavailable):
-        storage.exchange(ends, "consumer", 1, 30.0)
+        storage.complete_and_reserve(ends, "consumer", 1, 30.0)
     clock.advance(25)
-    _, (lease,) = storage.exchange(ends, "consumer", 1, 30.0)
+    _, (lease,) = storage.complete_and_reserve(ends, "consumer", 1, 30.0)
     assert lease.expires == pytest.approx(clock() + 30, abs=1.0)
     storage.close()
 
@@ -134,12 +134,12 @@ def test_one_that_cannot_be_read_harms_no_other(storage, server, monkeypatch):
     lease = take(storage)
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.hset(f"collective.taskqueue.default:task:{broken.id}", "body", b"\xc1")
-    ends = [(lease, ending(lease))]
+    ends = [(lease, completed(lease))]
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_condemn", _gone)
+        patch.setattr(storage, "_fail_unreadable", _gone)
         with pytest.raises(StorageUnavailable):
-            exchange(storage, ends, limit=2)
-    states, (lease,) = exchange(storage, ends, limit=2)
+            complete_and_reserve(storage, ends, limit=2)
+    states, (lease,) = complete_and_reserve(storage, ends, limit=2)
     assert (states, lease.task.id) == ([SUCCEEDED], good.id)
     assert storage.get(broken.id).state == FAILED
     assert storage.get(first.id).state == SUCCEEDED
@@ -201,8 +201,8 @@ def test_a_server_that_was_flushed_is_said_to_be(storage, server, caplog):
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.flushall()
     add(storage, *(new_task() for _ in range(3)))
-    assert storage.finish(lease, ending(lease)) is None
-    state, (lease,) = finish_and_take(storage, lease, ending(lease))
+    assert storage.complete(lease, completed(lease)) is None
+    state, (lease,) = finish_and_take(storage, lease, completed(lease))
     assert state is None
     take(storage)
     lines = [line for line in caplog.messages if "FLUSHALL" in line]
@@ -235,7 +235,7 @@ def test_a_record_that_is_damaged(storage, part, damage):
     """It is shown with what can be read of it and with that as its reason; others are shown."""
     tasks = add(storage, new_task(), new_task())
     lease = take(storage)
-    storage.finish(lease, ending(lease, FAILED, reason=""))
+    storage.complete(lease, completed(lease, FAILED, reason=""))
     names = (("P:", f"{storage._prefix}:"), ("ID", lease.task.id))
     for old, new in names:
         damage = [part.replace(old, new) if isinstance(part, str) else part for part in damage]
@@ -250,17 +250,17 @@ def test_a_record_that_is_damaged(storage, part, damage):
 def test_what_is_no_task_is_put_aside(storage, server, caplog):
     """Version 1 left whole tasks in the list of this name, and it may have evicted a record."""
     (task,) = add(storage, new_task())
-    strangers = [b"\x85\xa3url Authorization: Basic c2VjcmV0", b"\x00\xff" * 9, b"plain"]
+    foreign = [b"\x85\xa3url Authorization: Basic c2VjcmV0", b"\x00\xff" * 9, b"plain"]
     with redis.Redis(unix_socket_path=server.socket) as client:
-        client.rpush("collective.taskqueue.default", *reversed(strangers))
+        client.rpush("collective.taskqueue.default", *reversed(foreign))
         caplog.clear()
         assert take(storage).task == task
-        assert client.lrange("collective.taskqueue.default:strangers", 0, -1) == strangers[::-1]
+        assert client.lrange("collective.taskqueue.default:foreign", 0, -1) == foreign[::-1]
         assert client.lrange("collective.taskqueue.default.consumer", 0, -1) == [task.id.encode()]
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
         f"entry of {len(entry)} bytes, sha1 {sha1(entry).hexdigest()[:12]}: no task of this"
-        " version, put aside into the list collective.taskqueue.default:strangers"
-        for entry in strangers
+        " version, moved to the list collective.taskqueue.default:foreign"
+        for entry in foreign
     ]
 
 
@@ -318,7 +318,7 @@ def test_a_key_of_the_wrong_kind_is_moved_aside(storage, server, caplog):
     lines = [line for line in caplog.messages if "moved" in line]
     assert len(lines) == 3
     assert (
-        "key collective.taskqueue.default: of a kind that is not ours, moved to"
+        "key collective.taskqueue.default: of another type than this queue uses, moved to"
         " collective.taskqueue.default:broken:queue"
     ) in lines
 
@@ -333,7 +333,7 @@ def test_a_list_that_was_lost_is_made_anew(storage, server):
     found = found or storage.reserve("consumer", limit=5, timeout=0)
     assert [lease.task for lease in found] == list(tasks[1:])
     assert storage.renew(lease) is True
-    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+    assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
 
 def test_what_is_no_task_does_not_hide_what_is(storage, server):
@@ -344,7 +344,7 @@ def test_what_is_no_task_does_not_hide_what_is(storage, server):
         assert [status.task for status in storage.tasks(QUEUED)] == list(tasks)
         assert storage.clear() == 2
         assert storage.tasks() == []
-        assert client.lrange("collective.taskqueue.default:strangers", 0, -1) == [
+        assert client.lrange("collective.taskqueue.default:foreign", 0, -1) == [
             b"\x00\xff",
             b"plain",
         ]
@@ -369,7 +369,7 @@ def test_an_idle_queue_forgets(storage, server, look):
     for _ in range(200):
         task = add_one(storage, user=Identity("/acl_users", "jane"))
         lease = take(storage)
-        storage.finish(lease, ending(lease, body=b"body"))
+        storage.complete(lease, completed(lease, body=b"body"))
     clock.advance(45)
     if look:
         assert storage.tasks() == []
@@ -379,7 +379,7 @@ def test_an_idle_queue_forgets(storage, server, look):
             assert storage.reserve("consumer", timeout=0) == []
     with redis.Redis(unix_socket_path=server.socket) as client:
         left = {key.decode().partition(":")[2].partition(":")[0] for key in client.scan_iter()}
-        assert left <= {"consumers", "ended", "number", "promoted", "born", "wake", "bytes"}
+        assert left <= {"consumers", "ended", "number", "promoted", "incarnation", "wake", "bytes"}
         assert task.id not in str(list(client.scan_iter()))
         assert client.get("collective.taskqueue.default:bytes") == b"0"
     storage.close()
@@ -404,7 +404,7 @@ def test_names_with_dots_share_nothing(storage, server):
         assert len(queues[name]) == 4 - len(consumers)
         assert [one.name for one in queues[name].consumers()] == sorted(consumers)
     for name, lease in leases:
-        assert queues[name].finish(lease, ending(lease)) == SUCCEEDED
+        assert queues[name].complete(lease, completed(lease)) == SUCCEEDED
     with redis.Redis(unix_socket_path=server.socket) as client:
         assert client.llen("collective.taskqueue.a") == 1
         assert client.llen("collective.taskqueue.a%2Eb") == 2

@@ -22,7 +22,7 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ManualClock
 from collective.taskqueue.testing.contract.base import new_task
 from contextlib import suppress
@@ -46,8 +46,8 @@ KEYS = {
     **{f"finished {state}": f"{P}:finished:{state}" for state in FINISHED},
     **{name: f"{P}:{name}" for name in ("consumers", "ended", "expiry", "sizes", "bytes")},
     **{name: f"{P}:{name}" for name in ("staged", "witness", "keys", "running-keys")},
-    **{name: f"{P}:{name}" for name in ("running-key", "parked", "aliases", "ghosts")},
-    **{name: f"{P}:{name}" for name in ("strangers", "number", "born", "wake")},
+    **{name: f"{P}:{name}" for name in ("running-key", "parked", "aliases", "tombstones")},
+    **{name: f"{P}:{name}" for name in ("foreign", "number", "incarnation", "wake")},
     **{f"of {state}": f"{P}:of:{state}:jane" for state in ("", *STATES)},
     **{f"person {state}": f"{P}:person:{state}:{JANE.person}" for state in ("", *STATES)},
     "batch": f"{P}:batch:batch",
@@ -78,7 +78,7 @@ class Scene:
             ids[name] = add_one(storage, user=JANE).id
             (lease,) = storage.reserve("other", timeout=0)
             storage.report(lease, Progress(1.0, None, "on the way", 1.0))
-            storage.finish(lease, ending(lease, state, body=b"body"))
+            storage.complete(lease, completed(lease, state, body=b"body"))
         keyed = {"key": "k", "on_conflict": "after_running", "user": JANE}
         ids["keyed"] = add_one(storage, **keyed).id
         ids["running"] = add_one(storage, user=JANE, payload=b"payload").id
@@ -163,14 +163,14 @@ def work(storage: RedisStorage) -> None:
         if number % 2:
             leases = storage.reserve("consumer", limit=3, timeout=0)
         else:
-            _, leases = storage.exchange(ends, "consumer", 3, 30.0)
+            _, leases = storage.complete_and_reserve(ends, "consumer", 3, 30.0)
             ends = []
-        ends += [(lease, ending(lease)) for lease in leases]
+        ends += [(lease, completed(lease)) for lease in leases]
         if number % 2 or not leases:
             for lease, transition in ends:
                 storage.renew(lease)
                 storage.report(lease)
-                storage.finish(lease, transition)
+                storage.complete(lease, transition)
             ends = []
         states = [storage.get(task.id).state for task in tasks]
         if states == [SUCCEEDED, SUCCEEDED] and not leases:
@@ -181,7 +181,7 @@ def work(storage: RedisStorage) -> None:
 def steer(storage: RedisStorage, ids: list[str]) -> None:
     """Whatever people ask of each task, it is done or refused."""
     for task_id in ids:
-        for method in ("hasten", "cancel", "retry", "forget_response", "cancel", "remove"):
+        for method in ("run_now", "cancel", "retry", "forget_response", "cancel", "remove"):
             with suppress(UnknownTask, ForbiddenTransition):
                 getattr(storage, method)(task_id)
 
@@ -269,7 +269,7 @@ def test_what_is_never_due_has_failed(scene, score):
     later = storage.get(scene.ids["later"])
     assert (later.state, later.reason) == (
         FAILED,
-        "its record is damaged: nobody knows when it is due",
+        "its record is damaged: its due time is unknown",
     )
     assert storage.counts()[SCHEDULED] == 0
     storage.close()
@@ -310,9 +310,9 @@ def test_what_has_not_finished_is_not_forgotten(scene, state, way):
     others = [add_one(storage).id for _ in range(2)]
     leases = {lease.task.id: lease for lease in storage.reserve("other", 10, timeout=0)}
     for task_id in others:
-        storage.finish(leases[task_id], ending(leases[task_id], state))
+        storage.complete(leases[task_id], completed(leases[task_id], state))
     assert storage.get(waiting).state == RUNNING
-    assert storage.finish(leases[waiting], ending(leases[waiting])) == SUCCEEDED
+    assert storage.complete(leases[waiting], completed(leases[waiting])) == SUCCEEDED
     storage.close()
 
 
@@ -330,7 +330,7 @@ def test_a_record_of_another_kind_is_moved_aside_and_not_forgotten(scene):
 def test_ghosts_that_are_none(scene):
     """A task that would be skipped for ever runs, and who is idle does not look all the time."""
     storage = scene.restore()
-    scene.client.hset(f"{P}:ghosts", scene.ids["waiting"], 10**9)
+    scene.client.hset(f"{P}:tombstones", scene.ids["waiting"], 10**9)
     found = [lease.task.id for _ in range(4) for lease in storage.reserve("x", 9, timeout=0)]
     assert scene.ids["waiting"] in found
     assert storage.counts()["queued"] == 1, "only what is parked"

@@ -12,7 +12,7 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ManualClock
 from collective.taskqueue.testing.contract.base import new_task
 from pathlib import Path
@@ -60,7 +60,7 @@ class Queue:
             elif state not in ("scheduled", QUEUED):
                 leases = [self._take() for _ in tasks]
                 for lease in leases if state in FINISHED else ():
-                    self.storage.finish(lease, ending(lease, state))
+                    self.storage.complete(lease, completed(lease, state))
 
     def _take(self) -> Any:
         while not (leases := self.storage.reserve("consumer", timeout=0, lease=1e6)):
@@ -153,7 +153,7 @@ def test_an_id_costs_the_same_whosever_it_is(server, size):
     task = new_task(user=OTHERS, payload=bytes(size))
     queue.add([task])
     lease = queue._take()
-    queue.storage.finish(lease, ending(lease, FAILED, body=bytes(size)))
+    queue.storage.complete(lease, completed(lease, FAILED, body=bytes(size)))
     before = queue.client.info("stats")["total_net_output_bytes"]
     queue.storage.get(task.id, brief=True)
     queue.storage.tasks()
@@ -169,11 +169,11 @@ def test_an_exchange_writes_what_is_common_once(server, together, most):
     leases = queue.storage.reserve("consumer", limit=together, timeout=0)
     for _ in range(2):
         # The first one finds keys that are not there yet.
-        ends = [(lease, ending(lease)) for lease in leases]
+        ends = [(lease, completed(lease)) for lease in leases]
         found: list[Any] = []
         cost = queue.cost(
             lambda ends=ends, found=found: found.extend(
-                queue.storage.exchange(ends, "consumer", together, 30.0)
+                queue.storage.complete_and_reserve(ends, "consumer", together, 30.0)
             )
         )
         states, leases = found

@@ -13,7 +13,7 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import new_task
 from pathlib import Path
 from services import RedisServer
@@ -61,16 +61,16 @@ def test_what_is_there_runs_and_ends(storage, client):
     with pytest.raises(StorageUnavailable):
         storage.stage("batch", [new_task()])
     assert storage.renew(leases[0]) is True
-    assert storage.finish(leases[0], ending(leases[0])) == SUCCEEDED
-    later = ending(leases[1], SCHEDULED, due=time.time() + 1000)
-    assert storage.finish(leases[1], later) == SCHEDULED
+    assert storage.complete(leases[0], completed(leases[0])) == SUCCEEDED
+    later = completed(leases[1], SCHEDULED, due=time.time() + 1000)
+    assert storage.complete(leases[1], later) == SCHEDULED
     leases = storage.reserve("consumer", limit=2, timeout=0)
-    ends = [(lease, ending(lease, FAILED)) for lease in leases]
-    states, leases = storage.exchange(ends, "consumer", 3)
+    ends = [(lease, completed(lease, FAILED)) for lease in leases]
+    states, leases = storage.complete_and_reserve(ends, "consumer", 3)
     assert states == [FAILED, FAILED]
-    storage.give_back(leases[2:])
+    storage.release(leases[2:])
     for lease in leases[:2]:
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
     storage.cancel(tasks[-1].id)
     counts = storage.counts()
     assert counts == {
@@ -94,7 +94,7 @@ def test_what_was_lost_comes_back(storage, client):
     assert storage.counts()[QUEUED] == 2
     [lease] = storage.reserve("consumer", timeout=0)
     assert lease.task == expired.task
-    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+    assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
 
 def test_a_queue_that_is_looked_at_for_the_first_time(storage, client):

@@ -8,7 +8,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.sql import SqlStorage
-from collective.taskqueue.storages.sql.retention import Tidy
+from collective.taskqueue.storages.sql.retention import Retention
 from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -18,7 +18,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.testing.contract.base import add_one
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
 from contextlib import nullcontext
@@ -196,7 +196,7 @@ def test_how_many_there_are_is_told_without_a_look_at_the_tasks(meters):
 
 def test_who_finds_nothing_to_do_looks_at_no_task(meters, monkeypatch):
     """Nor does the look for what is to be forgotten, or damaged, however much waits."""
-    monkeypatch.setattr(Tidy, "INTERVAL", 0.0)
+    monkeypatch.setattr(Retention, "INTERVAL", 0.0)
     costs = []
     for meter in meters:
         meter.storage.pause()
@@ -218,7 +218,7 @@ def test_a_page_reads_nothing_that_it_does_not_show(tmp_path):
 
     task = add_one(storage, user=JANE, payload=b"x" * 100_000)
     lease = take(storage)
-    storage.finish(lease, ending(lease, FAILED, body=b"x" * 60_000))
+    storage.complete(lease, completed(lease, FAILED, body=b"x" * 60_000))
     storage._session.dialect.let_go()
     event.listen(
         storage._session.engine,

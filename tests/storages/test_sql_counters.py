@@ -16,7 +16,7 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import new_task
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,9 +76,11 @@ def test_each_change_of_state(make_storage):
     assert_counted(storage)
     leases = storage.reserve("consumer", limit=6, timeout=0)
     assert_counted(storage)
-    storage.give_back(leases[:1])
-    storage.exchange([(lease, ending(lease)) for lease in leases[1:4]], "consumer", 1)
-    storage.finish(leases[4], ending(leases[4], FAILED))
+    storage.release(leases[:1])
+    storage.complete_and_reserve(
+        [(lease, completed(lease)) for lease in leases[1:4]], "consumer", 1
+    )
+    storage.complete(leases[4], completed(leases[4], FAILED))
     assert_counted(storage)
     assert storage.counts() == {
         **dict.fromkeys(STATES, 0),

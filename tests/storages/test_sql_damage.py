@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages.sql import SqlStorage
-from collective.taskqueue.storages.sql.retention import Tidy
+from collective.taskqueue.storages.sql.retention import Retention
 from collective.taskqueue.storages.sql.schema import METADATA
 from collective.taskqueue.storages.sql.schema import QUEUE
 from collective.taskqueue.storages.sql.schema import TASK
@@ -25,7 +25,7 @@ from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import LONG
 from collective.taskqueue.testing.contract.base import new_task
 from contextlib import closing
@@ -148,8 +148,8 @@ class Filled:
             self.storage.cancel(task.id)
             return task
         [lease] = self.storage.reserve(f"of {user.id}", timeout=0)
-        ends = [(lease, ending(lease, state, body=b"body"))]
-        assert self.storage.exchange(ends, "consumer", 0) == ([state], [])
+        ends = [(lease, completed(lease, state, body=b"body"))]
+        assert self.storage.complete_and_reserve(ends, "consumer", 0) == ([state], [])
         return task
 
     def restore(self, connection: Any) -> None:
@@ -191,18 +191,18 @@ def on_postgresql(postgres_server: PostgresServer) -> Iterator[tuple[Filled, Any
 def open_queue(url: str) -> SqlStorage:
     storage = SqlStorage(QueueSettings(type="sql", url=url, stage_timeout=20.0, max_deliveries=9))
 
-    def hurry(connection: Any, record: object) -> None:
+    def stop_waiting(connection: Any, record: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
     if url.startswith("sqlite"):
-        event.listen(storage._session.engine, "connect", hurry)
+        event.listen(storage._session.engine, "connect", stop_waiting)
     return storage
 
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who looks for tasks looks for damage, too, however often."""
-    monkeypatch.setattr(Tidy, "INTERVAL", 0.0)
+    monkeypatch.setattr(Retention, "INTERVAL", 0.0)
 
 
 @pytest.fixture
@@ -258,22 +258,22 @@ def check(filled: Filled, caplog: pytest.LogCaptureFixture) -> None:
             look(storage, others)
             storage.renew(leases[0])
             storage.report(leases[0], Progress(1.0, 2.0, "half", 0.0))
-            storage.give_back(leases[1:])
+            storage.release(leases[1:])
             del leases[1:]
-        ends = [(lease, ending(lease, SCHEDULED, due=time.time())) for lease in leases]
+        ends = [(lease, completed(lease, SCHEDULED, due=time.time())) for lease in leases]
         if number > 1:
-            ends = [(lease, ending(lease)) for lease in leases]
-        _, leases = storage.exchange(ends, "consumer", 3)
+            ends = [(lease, completed(lease)) for lease in leases]
+        _, leases = storage.complete_and_reserve(ends, "consumer", 3)
         ran |= {lease.task.id for lease in leases}
         for lease in leases:
-            storage.finish(lease, ending(lease))
+            storage.complete(lease, completed(lease))
     expected = {task.id for task in filled.others[3:-1]}
     assert expected <= ran, [status for status in storage.tasks() if status.id in expected - ran]
     look(storage, others)
     task = add_one(storage, user=JOE, key="a new one")
     [lease] = storage.reserve("consumer", timeout=0)
     assert lease.task == task
-    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+    assert storage.complete(lease, completed(lease)) == SUCCEEDED
     assert storage.retry(filled.others[1].id) is None
     assert storage.cancel(filled.others[1].id) == CANCELLED
     assert storage.cancel(filled.others[-1].id, "not wanted") == CANCELLED

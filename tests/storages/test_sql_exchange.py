@@ -21,7 +21,7 @@ from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import at_once
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import LONG
 from collective.taskqueue.testing.contract.base import near
@@ -58,7 +58,7 @@ ON_A_SERVER = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 
 def ends_of(leases: list[Lease], state: State = SUCCEEDED, **fields: Any) -> Any:
-    return [(lease, ending(lease, state, **fields)) for lease in leases]
+    return [(lease, completed(lease, state, **fields)) for lease in leases]
 
 
 class Fault:
@@ -97,16 +97,16 @@ def test_asked_again_it_tells_what_was_done(make_storage, committed, state):
     ends = ends_of(leases, state, due=time.time() + 1000)
     fault = Fault(storage, committed)
     with pytest.raises(StorageUnavailable):
-        storage.exchange(ends, "consumer", 1, LONG)
+        storage.complete_and_reserve(ends, "consumer", 1, LONG)
     assert not fault.armed
-    states, [following] = storage.exchange(ends, "consumer", 1, LONG)
+    states, [following] = storage.complete_and_reserve(ends, "consumer", 1, LONG)
     assert states == [state] * 3
     assert following.task == tasks[3]
     assert storage.counts()[RUNNING] == 1
     assert all(len(storage.get(task.id).attempts) == 1 for task in tasks[:3])
     # What has ended and was answered is stale from then on.
-    assert storage.exchange(ends, "consumer", 0, LONG) == ([None] * 3, [])
-    assert storage.finish(following, ending(following)) == SUCCEEDED
+    assert storage.complete_and_reserve(ends, "consumer", 0, LONG) == ([None] * 3, [])
+    assert storage.complete(following, completed(following)) == SUCCEEDED
 
 
 @pytest.fixture
@@ -132,16 +132,16 @@ def test_what_is_asked_for_again_late_has_a_lease_anew(late):
     assert (lease.attempt, lease.expires) == (1, near(clock() + 30))
     clock.advance(20)
     assert storage.recover() == []
-    ends = [(lease, ending(lease))]
+    ends = [(lease, completed(lease))]
     Fault(storage, committed=True)
     with pytest.raises(StorageUnavailable):
-        storage.exchange(ends, "consumer", 1, 30.0)
+        storage.complete_and_reserve(ends, "consumer", 1, 30.0)
     clock.advance(25)
-    states, [lease] = storage.exchange(ends, "consumer", 1, 30.0)
+    states, [lease] = storage.complete_and_reserve(ends, "consumer", 1, 30.0)
     assert (states, lease.attempt, lease.expires) == ([SUCCEEDED], 1, near(clock() + 30))
     clock.advance(20)
     assert storage.recover() == []
-    assert storage.finish(lease, ending(lease)) == SUCCEEDED
+    assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
 
 def test_what_is_asked_for_again_too_late_is_somebody_elses(late):
@@ -173,14 +173,14 @@ def test_the_connection_breaks_after_it_was_done(make_storage, monkeypatch):
 
     def lossy(connection: Any, statement: Any, **values: Any) -> Any:
         result = execute(connection, statement, **values)
-        if statement is storage._statements.exchange and lost:
+        if statement is storage._statements.complete_and_reserve and lost:
             lost.pop()
             connection.connection.driver_connection.close()
             connection.exec_driver_sql("SELECT 1")
         return result
 
     monkeypatch.setattr(storage._session, "execute", lossy)
-    states, following = storage.exchange(ends_of(leases), "consumer", 2, LONG)
+    states, following = storage.complete_and_reserve(ends_of(leases), "consumer", 2, LONG)
     assert not lost
     assert states == [SUCCEEDED] * 2
     assert ids([lease.task for lease in following]) == ids(tasks[2:])
@@ -193,8 +193,8 @@ def test_one_that_is_cancelled_and_one_that_is_stale_among_many(make_storage):
     tasks = add(storage, *(new_task() for _ in range(6)))
     leases = storage.reserve("consumer", limit=5, timeout=0, lease=LONG)
     storage.cancel(tasks[1].id)
-    storage.finish(leases[3], ending(leases[3]))
-    states, [following] = storage.exchange(ends_of(leases), "consumer", 5, LONG)
+    storage.complete(leases[3], completed(leases[3]))
+    states, [following] = storage.complete_and_reserve(ends_of(leases), "consumer", 5, LONG)
     assert states == [SUCCEEDED, "cancelled", SUCCEEDED, None, SUCCEEDED]
     assert following.task == tasks[5]
     assert storage.throughput() == {"succeeded": 4, "failed": 0, "cancelled": 1}
@@ -216,12 +216,12 @@ def test_a_crowd_of_keys(make_storage):
         leases: list[Lease] = []
         for n in range(rounds):
             half = len(leases) // 2
-            storage.give_back(leases[:half])
+            storage.release(leases[:half])
             due = time.time() - 1
             ends = ends_of(leases[half:], SCHEDULED if n % 2 else SUCCEEDED, due=due)
-            _, leases = storage.exchange(ends, name, 4, LONG)
+            _, leases = storage.complete_and_reserve(ends, name, 4, LONG)
             storage.recover()
-        storage.give_back(leases)
+        storage.release(leases)
 
     calls: list[Callable[[], Any]] = [
         lambda mode=mode: arrive(mode) for mode in ("skip", "replace", "after_running")
@@ -230,7 +230,7 @@ def test_a_crowd_of_keys(make_storage):
     assert at_once(calls) == [None] * len(calls)
     assert storage.counts()[RUNNING] == 0
     while leases := storage.reserve("last", limit=100, timeout=0, lease=LONG):
-        states, more = storage.exchange(ends_of(leases), "last", 0, LONG)
+        states, more = storage.complete_and_reserve(ends_of(leases), "last", 0, LONG)
         assert states == [SUCCEEDED] * len(leases)
         assert more == []
     assert storage.counts()[RUNNING] == len(storage) == 0
@@ -248,7 +248,7 @@ def _work(url: str, name: str) -> None:
     ends: Any = []
     while True:
         try:
-            _, leases = storage.exchange(ends, name, 7, 1.0)
+            _, leases = storage.complete_and_reserve(ends, name, 7, 1.0)
         except StorageUnavailable:
             time.sleep(0.01)
             continue
@@ -306,7 +306,7 @@ def test_connections_die_under_exchanges(make_storage, postgres_server):
         ends: Any = []
         while not done.is_set():
             with contextlib.suppress(StorageUnavailable):
-                _, leases = storage.exchange(ends, name, 5, LONG)
+                _, leases = storage.complete_and_reserve(ends, name, 5, LONG)
                 ran.update(lease.task.id for lease in leases)
                 ends = ends_of(leases)
 
@@ -333,8 +333,10 @@ def test_more_has_finished_than_is_forgotten_at_once(make_storage, monkeypatch, 
     storage = make_storage(**settings)
     for _ in range(8):
         add(storage, *(new_task() for _ in range(20)))
-        storage.exchange(ends_of(storage.reserve("consumer", limit=20, timeout=0)), "consumer", 0)
+        storage.complete_and_reserve(
+            ends_of(storage.reserve("consumer", limit=20, timeout=0)), "consumer", 0
+        )
     for _ in range(60):
         add(storage, new_task())
-        storage.exchange(ends_of(storage.reserve("consumer", timeout=0)), "consumer", 0)
+        storage.complete_and_reserve(ends_of(storage.reserve("consumer", timeout=0)), "consumer", 0)
     assert storage.counts()[SUCCEEDED] <= 110

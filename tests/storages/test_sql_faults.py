@@ -18,7 +18,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add_one
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
 from sqlalchemy import text
@@ -52,20 +52,20 @@ def test_what_cannot_be_forgotten_costs_no_lease(storage, monkeypatch):
     second = add_one(storage)
 
     single = storage._session.single
-    chores = []
+    maintenance = []
 
     def fail(work: Any) -> Any:
-        if "Tidy" not in work.__qualname__:
+        if "Retention" not in work.__qualname__:
             return single(work)
-        chores.append(work)
+        maintenance.append(work)
         raise StorageUnavailable("gone")
 
     lease = take(storage)
     monkeypatch.setattr(storage._session, "single", fail)
-    [state], [following] = storage.exchange([(lease, ending(lease))], "consumer")
+    [state], [following] = storage.complete_and_reserve([(lease, completed(lease))], "consumer")
     assert (state, following.task.id) == (SUCCEEDED, second.id)
-    assert storage.finish(following, ending(following)) == SUCCEEDED
-    assert chores
+    assert storage.complete(following, completed(following)) == SUCCEEDED
+    assert maintenance
 
 
 def test_who_is_replaced_is_asked_anew_after_a_conflict(make_storage, monkeypatch):
@@ -93,7 +93,7 @@ def test_who_is_replaced_is_asked_anew_after_a_conflict(make_storage, monkeypatc
 
     monkeypatch.setattr(storage._session, "execute", conflicting)
     monkeypatch.setattr(session, "time", Clock)
-    assert storage.finish(lease, ending(lease, SCHEDULED, due=2e9)) == SCHEDULED
+    assert storage.complete(lease, completed(lease, SCHEDULED, due=2e9)) == SCHEDULED
     assert (storage.get(task.id).state, storage.get(newer.id).state) == (SCHEDULED, CANCELLED)
 
 
@@ -143,7 +143,7 @@ def test_a_record_that_is_damaged(storage, part, stored):
     """It is shown with what can be read of it and with that as its reason; others are shown."""
     tasks = [add_one(storage), add_one(storage)]
     lease = take(storage)
-    storage.finish(lease, ending(lease, FAILED, reason="status 503"))
+    storage.complete(lease, completed(lease, FAILED, reason="status 503"))
     column = {"response": "last", "task": "body"}.get(part, part)
     mine = TASK.c.id == lease.task.id
     storage._session.single(

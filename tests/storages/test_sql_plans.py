@@ -13,7 +13,7 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add_one
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import LONG
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
@@ -160,7 +160,7 @@ def ask_everything(storage: SqlStorage) -> None:
         lease = take(storage)
         assert storage.renew(lease) is True
         storage.report(lease)
-        storage.finish(lease, ending(lease, state))
+        storage.complete(lease, completed(lease, state))
     for key in ("skip", "replace", "after_running"):
         for _ in range(2):
             add_one(storage, key=key, on_conflict=key)
@@ -170,9 +170,9 @@ def ask_everything(storage: SqlStorage) -> None:
     storage.recover()
     for number, statement in enumerate(("claim_keyed", "claim_others")):
         storage._claims._claim(getattr(storage._statements, statement), f"{number}", 1, LONG, True)
-    ends = [(lease, ending(lease)) for lease in storage.reserve("consumer", limit=3, timeout=0)]
-    _, leases = storage.exchange(ends, "consumer", limit=2)
-    storage.give_back(leases)
+    ends = [(lease, completed(lease)) for lease in storage.reserve("consumer", limit=3, timeout=0)]
+    _, leases = storage.complete_and_reserve(ends, "consumer", limit=2)
+    storage.release(leases)
     storage.consumers()
     storage.counts()
     len(storage)
@@ -183,11 +183,11 @@ def ask_everything(storage: SqlStorage) -> None:
         storage.tasks(state, "user7")
         storage.tasks(state, JANE)
     for state in FINISHED:
-        storage._tidy._forget(storage._tidy._surplus[state], most=10_000)
-    storage._tidy._looked = float("-inf")
-    storage._tidy.look(time.time())
-    storage._tidy._shrink(time.time())
-    storage._tidy._repair()
+        storage._retention._forget(storage._retention._surplus[state], most=10_000)
+    storage._retention._looked = float("-inf")
+    storage._retention.look(time.time())
+    storage._retention._shrink(time.time())
+    storage._retention._repair()
 
 
 def test_every_question_has_its_index(full):
@@ -246,7 +246,9 @@ def test_ends_are_found_whatever_is_known_of_the_table(postgres_server, done):
         add_one(storage)
     leases = storage.reserve("consumer", limit=64, timeout=0)
     plans = Plans(storage)
-    states, more = storage.exchange([(lease, ending(lease)) for lease in leases], "consumer", 20)
+    states, more = storage.complete_and_reserve(
+        [(lease, completed(lease)) for lease in leases], "consumer", 20
+    )
     plans.stop()
     storage.close()
     assert (states, len(more)) == ([SUCCEEDED] * 64, 20)

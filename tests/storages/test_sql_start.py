@@ -20,7 +20,7 @@ from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import at_once
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take_all
@@ -301,7 +301,7 @@ def test_tables_of_the_first_version_are_migrated(url, tables_of_the_first_versi
     queue.promote("b")
     [first, *leases] = queue.reserve("consumer", limit=20, timeout=0)
     assert [first.task, *(lease.task for lease in leases)] == [waiting, *staged]
-    assert queue.finish(first, ending(first)) == SUCCEEDED
+    assert queue.complete(first, completed(first)) == SUCCEEDED
     assert queue.counts(waiting.user)[FAILED] == 1
     queue.close()
 

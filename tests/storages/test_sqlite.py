@@ -11,7 +11,7 @@ from collective.taskqueue.storages.sql.dialects import sqlite
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
@@ -235,7 +235,7 @@ def test_a_long_history_is_shortened(make_storage):
     task = add_one(storage)
     for _ in range(400):
         lease = take(storage)
-        storage.finish(lease, ending(lease, "scheduled", due=1.0))
+        storage.complete(lease, completed(lease, "scheduled", due=1.0))
     status = storage.get(task.id)
     assert 100 <= len(status.attempts) <= 400
     assert 100 <= len(status.changes) <= 250

@@ -7,7 +7,7 @@ from attempts import Reports
 from attempts import Running
 from attempts import taken
 from collective.taskqueue.consumer.attempt import Attempt
-from collective.taskqueue.consumer.heartbeat import Keeper
+from collective.taskqueue.consumer.heartbeat import Heartbeat
 from collective.taskqueue.consumer.interrupt import _set_async_exc
 from collective.taskqueue.consumer.interrupt import raise_in
 from collective.taskqueue.errors import TaskTimeout
@@ -362,7 +362,7 @@ def test_no_lock_stays_taken_by_tasks_that_are_interrupted():
     logger.addHandler(handler)
     condition = threading.Condition()
     storage = Reports()
-    keeper = Keeper(storage, 30.0, "keeper-of-the-stress-test")
+    heartbeat = Heartbeat(storage, 30.0, "heartbeat-of-the-stress-test")
 
     def busy():
         while True:
@@ -374,9 +374,9 @@ def test_no_lock_stays_taken_by_tasks_that_are_interrupted():
     outcomes = set()
     for number in range(150):
         attempt = make_attempt(storage, timeout=random.uniform(0.001, 0.005), number=number)
-        with keeper.watch(attempt):
+        with heartbeat.watch(attempt):
             outcomes.add(type(Running(attempt, busy).end()))
         assert not taken(handler.lock)
         assert not taken(condition)
-    keeper.stop()
+    heartbeat.stop()
     assert outcomes == {TaskTimeout}

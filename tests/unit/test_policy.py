@@ -2,9 +2,9 @@
 
 from collective.taskqueue.config import TRANSIENT_STATUSES
 from collective.taskqueue.consumer.policy import backoff
-from collective.taskqueue.consumer.policy import decide
-from collective.taskqueue.consumer.policy import judged
+from collective.taskqueue.consumer.policy import classify
 from collective.taskqueue.consumer.policy import LONGEST_PAUSE
+from collective.taskqueue.consumer.policy import next_transition
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Outcome
@@ -38,13 +38,13 @@ def pauses(count, **fields):
     found = []
     for counted in range(count):
         lease = make_lease(counted, max_attempts=count + 1, **fields)
-        found.append(decide(lease, Outcome(503), NOW, Middle()).due - NOW)
+        found.append(next_transition(lease, Outcome(503), NOW, Middle()).due - NOW)
     return found
 
 
 def follow(status, **fields):
     """What follows from the first attempt if it ended with the status."""
-    return decide(make_lease(), Outcome(status, **fields), NOW, Middle())
+    return next_transition(make_lease(), Outcome(status, **fields), NOW, Middle())
 
 
 # schedules
@@ -68,7 +68,10 @@ def test_the_linear_schedule():
 def test_one_schedule_for_all(kind, outcome):
     """T07: whether it was the network or the other side, the queue says how pauses grow."""
     found = [
-        decide(make_lease(counted, max_attempts=9, backoff=kind), outcome, NOW, Middle()).due - NOW
+        next_transition(
+            make_lease(counted, max_attempts=9, backoff=kind), outcome, NOW, Middle()
+        ).due
+        - NOW
         for counted in range(4)
     ]
     assert found == pytest.approx(pauses(4, backoff=kind))
@@ -93,7 +96,7 @@ def test_the_schedule_has_no_end():
 def test_every_pause_is_spread_by_ten_percent():
     """In both directions, so that a herd does not march in step."""
     rng = random.Random(7)
-    found = [decide(make_lease(2), Outcome(503), NOW, rng).due - NOW for _ in range(1000)]
+    found = [next_transition(make_lease(2), Outcome(503), NOW, rng).due - NOW for _ in range(1000)]
     assert 7.2 <= min(found) < 7.21
     assert 8.79 < max(found) <= 8.8
     assert sum(found) / len(found) == pytest.approx(8, abs=0.05)
@@ -101,7 +104,7 @@ def test_every_pause_is_spread_by_ten_percent():
 
 def test_chance_needs_no_seed():
     """Called by the consumer without a generator."""
-    due = {decide(make_lease(2), Outcome(503), NOW).due - NOW for _ in range(50)}
+    due = {next_transition(make_lease(2), Outcome(503), NOW).due - NOW for _ in range(50)}
     assert len(due) > 1
     assert all(7.2 <= pause <= 8.8 for pause in due)
 
@@ -112,7 +115,9 @@ def test_chance_needs_no_seed():
 )
 def test_retry_after_is_honoured(asked, pause):
     """As it is, without a spread and beyond `max_backoff`, but not for eternity."""
-    transition = decide(make_lease(), Outcome(503, retry_after=asked), NOW, random.Random(1))
+    transition = next_transition(
+        make_lease(), Outcome(503, retry_after=asked), NOW, random.Random(1)
+    )
     assert transition.state == SCHEDULED
     assert transition.due == NOW + pause
 
@@ -139,7 +144,7 @@ def test_a_redirect_is_a_success(status):
 def test_a_redirect_with_a_reason_fails_at_once(status):
     """C87: it leads to a login page, or no further."""
     outcome = Outcome(status, reason="redirected to /login")
-    transition = decide(make_lease(max_attempts=3), outcome, NOW)
+    transition = next_transition(make_lease(max_attempts=3), outcome, NOW)
     assert (transition.state, transition.reason) == (FAILED, "redirected to /login")
 
 
@@ -158,11 +163,13 @@ def test_the_statuses_that_time_may_heal():
 @pytest.mark.parametrize("status", range(400, 500))
 def test_a_queue_has_statuses_of_its_own(status):
     """N38, U31: 400 is tried again if it says so, and 429 fails if it does not."""
-    outcome = judged(Outcome(status), {400, 404})
+    outcome = classify(Outcome(status), {400, 404})
     expected = SCHEDULED if status in (400, 404) else FAILED
-    transition = decide(make_lease(), outcome, NOW, Middle())
+    transition = next_transition(make_lease(), outcome, NOW, Middle())
     assert (transition.state, transition.reason) == (expected, f"status {status}")
-    default = decide(make_lease(), judged(Outcome(status), TRANSIENT_STATUSES), NOW, Middle())
+    default = next_transition(
+        make_lease(), classify(Outcome(status), TRANSIENT_STATUSES), NOW, Middle()
+    )
     assert default == follow(status)
 
 
@@ -179,7 +186,7 @@ def test_a_queue_has_statuses_of_its_own(status):
 )
 def test_a_queue_has_no_say_in_anything_else(outcome):
     """Neither in what is no client error, nor in what the task itself has decided."""
-    assert judged(outcome, {200, 302, 404, 429, 500}) is outcome
+    assert classify(outcome, {200, 302, 404, 429, 500}) is outcome
 
 
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 599, None, 100, 600])
@@ -218,7 +225,7 @@ def test_a_task_may_ask_not_to_be_retried(status):
 def test_a_task_that_could_not_start_is_postponed():
     """At no cost: the attempt does not count, not even the last one."""
     lease = make_lease(4, max_attempts=5)
-    transition = decide(lease, Outcome(None, "not yet", verdict="postpone"), NOW, Middle())
+    transition = next_transition(lease, Outcome(None, "not yet", verdict="postpone"), NOW, Middle())
     assert (transition.state, transition.reason) == (SCHEDULED, "not yet")
     assert transition.due > NOW
     assert transition.counts is False
@@ -235,7 +242,7 @@ def test_a_task_is_dispatched_exactly_as_often_as_it_may_be(max_attempts, outcom
     states = []
     while FAILED not in states:
         lease = make_lease(len(states), max_attempts=max_attempts)
-        transition = decide(lease, outcome, NOW)
+        transition = next_transition(lease, outcome, NOW)
         states.append(transition.state)
     assert states == [SCHEDULED] * (max_attempts - 1) + [FAILED]
     assert transition.due is None
@@ -244,13 +251,13 @@ def test_a_task_is_dispatched_exactly_as_often_as_it_may_be(max_attempts, outcom
 def test_lost_attempts_are_not_counted():
     """The lease tells what counts; the number of the attempt does not."""
     lease = replace(make_lease(0, max_attempts=2), attempt=7)
-    assert decide(lease, Outcome(503), NOW).state == SCHEDULED
+    assert next_transition(lease, Outcome(503), NOW).state == SCHEDULED
 
 
 def test_the_reason_tells_that_it_was_the_last_attempt():
     """Of several; a task that is only tried once did not give up."""
-    assert decide(make_lease(4), Outcome(503), NOW).reason == "status 503 (attempt 5 of 5)"
-    assert decide(make_lease(0, max_attempts=1), Outcome(503), NOW).reason == "status 503"
+    assert next_transition(make_lease(4), Outcome(503), NOW).reason == "status 503 (attempt 5 of 5)"
+    assert next_transition(make_lease(0, max_attempts=1), Outcome(503), NOW).reason == "status 503"
 
 
 def test_no_pause_is_longer_than_max_backoff():
@@ -261,16 +268,16 @@ def test_no_pause_is_longer_than_max_backoff():
             return b
 
     lease = make_lease(4, max_backoff=60.0, min_backoff=60.0)
-    assert decide(lease, Outcome(503), NOW, Highest()).due is None
+    assert next_transition(lease, Outcome(503), NOW, Highest()).due is None
     lease = make_lease(0, max_backoff=60.0, min_backoff=60.0)
-    assert decide(lease, Outcome(503), NOW, Highest()).due == NOW + 60
+    assert next_transition(lease, Outcome(503), NOW, Highest()).due == NOW + 60
 
 
 def test_a_task_that_would_be_too_old_is_given_up():
     """`max_age` is counted from when it was added to when it would run again."""
     fields = {"max_age": 100.0, "min_backoff": 10.0}
     for age, state in ((0, SCHEDULED), (90, SCHEDULED), (90.1, FAILED), (200, FAILED)):
-        transition = decide(make_lease(**fields), Outcome(503), NOW + age, Middle())
+        transition = next_transition(make_lease(**fields), Outcome(503), NOW + age, Middle())
         assert transition.state == state
     assert transition.reason == "status 503 (given up after 100 s)"
     assert transition.due is None
@@ -280,13 +287,13 @@ def test_the_age_of_a_task_that_was_queued_again():
     """It counts from then."""
     lease = make_lease(max_age=100.0, min_backoff=10.0)
     for since, state in ((NOW + 1000, SCHEDULED), (NOW + 910, SCHEDULED), (NOW + 909, FAILED)):
-        transition = decide(lease, Outcome(503), NOW + 1000, Middle(), since)
+        transition = next_transition(lease, Outcome(503), NOW + 1000, Middle(), since)
         assert transition.state == state
 
 
 def test_a_task_that_is_too_old_may_still_succeed():
     """It has been done; that is what counts."""
-    assert decide(make_lease(max_age=1.0), Outcome(200), NOW + 100).state == SUCCEEDED
+    assert next_transition(make_lease(max_age=1.0), Outcome(200), NOW + 100).state == SUCCEEDED
 
 
 # what is kept
@@ -305,7 +312,7 @@ def test_the_transition_carries_the_whole_outcome(status):
         started=NOW - 3,
         seconds=2.5,
     )
-    transition = decide(make_lease(1), outcome, NOW)
+    transition = next_transition(make_lease(1), outcome, NOW)
     assert (transition.headers, transition.body) == (outcome.headers, b"body")
     assert transition.truncated is True
     attempt = transition.attempt

@@ -1,10 +1,10 @@
 """Which record of a database is a witness: whatever else lies under its oid is none."""
 
 from collective.taskqueue.enqueue.indoubt import COMMITTED
-from collective.taskqueue.enqueue.indoubt import judge
 from collective.taskqueue.enqueue.indoubt import LONGEST_COMMIT
 from collective.taskqueue.enqueue.indoubt import UNKNOWN
 from collective.taskqueue.enqueue.indoubt import Verdict
+from collective.taskqueue.enqueue.indoubt import verdict_of
 from collective.taskqueue.enqueue.indoubt import Witness
 from contextlib import closing
 from ZODB.MappingStorage import MappingStorage
@@ -30,10 +30,10 @@ def test_a_record_of_another_object(record):
             connection.add(witness := Witness("ab" * 16))
             oid = witness._p_oid
         reference = f"main:{oid.hex()}:{witness.uuid}::"
-        assert judge(database.databases, reference, 0.0).end == COMMITTED
+        assert verdict_of(database.databases, reference, 0.0).end == COMMITTED
         _put(database.storage, oid, record)
-        assert judge(database.databases, reference, 0.0) == Verdict(None)
-        assert judge(database.databases, reference, LONGEST_COMMIT) == Verdict(UNKNOWN)
+        assert verdict_of(database.databases, reference, 0.0) == Verdict(None)
+        assert verdict_of(database.databases, reference, LONGEST_COMMIT) == Verdict(UNKNOWN)
 
 
 def _put(storage, oid, record):

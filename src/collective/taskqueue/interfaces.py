@@ -74,7 +74,7 @@ class ITaskStorage(Interface):
     def discard(batch_id: str) -> None:
         """Delete a staged batch; nothing happens if there is none."""
 
-    def condemn(batch_id: str, reason: str) -> None:
+    def fail_batch(batch_id: str, reason: str) -> None:
         """Make the tasks of a staged batch visible as failed, for a person to decide.
 
         Their history says that they were queued, but they are not queued, and they do not
@@ -103,7 +103,7 @@ class ITaskStorage(Interface):
     def renew(lease: Lease, seconds: float = 30.0) -> bool:
         """Extend the lease to `seconds` from now; return whether it was still valid."""
 
-    def finish(lease: Lease, transition: Transition) -> State | None:
+    def complete(lease: Lease, transition: Transition) -> State | None:
         """End the attempt with the transition that policy chose.
 
         The record of a task that is finished by it is kept for `LINGER` seconds at least.
@@ -112,7 +112,7 @@ class ITaskStorage(Interface):
         meantime — or None if the token does not match any more: then nothing changed.
         """
 
-    def give_back(leases: Sequence[Lease]) -> list[str]:
+    def release(leases: Sequence[Lease]) -> list[str]:
         """Return reserved tasks that have not begun to the front, in this order.
 
         They are as if never reserved: no attempt is counted. A task is cancelled instead if
@@ -196,7 +196,7 @@ class ITaskStorage(Interface):
     def remove(task_id: str) -> None:
         """Delete the record of a finished task."""
 
-    def hasten(task_id: str) -> None:
+    def run_now(task_id: str) -> None:
         """Run a scheduled task now: queue it at the end of the queue, before it is due.
 
         Nothing happens to a queued one; a task in any other state is not waiting.
@@ -240,29 +240,31 @@ class ITaskStorage(Interface):
         """Close connections; called once, at exit."""
 
 
-class IExchange(Interface):
+class IRemoteStorage(Interface):
     """Optional, for a storage whose round trips take much longer than the work they request."""
 
     settings: Any = Attribute("The `QueueSettings` that it was made with.")
 
-    nearby: bool = Attribute("Whether it computes in this process, rather than wait for another.")
+    in_process: bool = Attribute(
+        "Whether it computes in this process, rather than wait for another."
+    )
 
-    delay: float = Attribute("Seconds that an end may wait for others; twice that, if nearby.")
+    delay: float = Attribute("Seconds that an end may wait for others; twice that, if in_process.")
 
     most: int = Attribute("Most ends, and most leases, of one call: so that others are served.")
 
-    def exchange(
+    def complete_and_reserve(
         ends: Sequence[tuple[Lease, Transition]],
         consumer: str,
         limit: int = 1,
         seconds: float = 30.0,
     ) -> tuple[list[State | None], list[Lease]]:
-        """`finish` each of these, then `reserve` up to `limit` tasks without waiting.
+        """`complete` each of these, then `reserve` up to `limit` tasks without waiting.
 
         All in one round trip. A redelivered task is reserved alone or not at all: it may crash
         this process, too, and the tasks reserved with it would be lost.
 
-        Returns what `finish` returns for each, and the leases. After an error it is unknown how
+        Returns what `complete` returns for each, and the leases. After an error it is unknown how
         much was done; the same call, repeated by the same thread, returns what had been done
         and reserved then.
         """
@@ -353,7 +355,7 @@ class ITaskQueue(Interface):
     def remove(task_id: str) -> None:
         """Delete the record of a finished task."""
 
-    def hasten(task_id: str) -> None:
+    def run_now(task_id: str) -> None:
         """Run a scheduled task now: queue it before it is due."""
 
     def forget_response(task_id: str) -> bool:
@@ -368,13 +370,13 @@ class ITaskQueue(Interface):
     def resume() -> None:
         """Start tasks again."""
 
-    def announce(state: State, task_id: str) -> None:
+    def publish_event(state: State, task_id: str) -> None:
         """Publish the event that a task has entered a state.
 
         Never raises. Called by the consumer, the storage and the queue itself.
         """
 
-    def arrival(task_ids: Collection[str]) -> AbstractContextManager[None]:
+    def promoting(task_ids: Collection[str]) -> AbstractContextManager[None]:
         """Publish `ITaskQueued` for these tasks once the block has promoted them, and before
         this process publishes any other event of them.
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer import policy
 from collective.taskqueue.consumer.attempt import Attempt
-from collective.taskqueue.consumer.events import announce
-from collective.taskqueue.consumer.heartbeat import Keeper
+from collective.taskqueue.consumer.events import publish_event
+from collective.taskqueue.consumer.heartbeat import Heartbeat
 from collective.taskqueue.enqueue import datamanager
 from collective.taskqueue.enqueue.capture import CURRENT
 from collective.taskqueue.enqueue.capture import make_task
@@ -57,17 +57,17 @@ class TaskQueue:
         self.name = settings.queue
         self.settings = settings
         self.storage = storage
-        self.storage.notify = self.announce
+        self.storage.notify = self.publish_event
         self._begin()
 
     def _begin(self) -> None:
-        #: What `get` has returned, with the attempts whose leases the keeper renews.
+        #: What `get` has returned, with the attempts whose leases the heartbeat renews.
         self._reserved: dict[str, Any] = {}
-        self._keeper = Keeper(self.storage, LEASE, f"taskqueue-{self.name}-keeper")
+        self._heartbeat = Heartbeat(self.storage, LEASE, f"taskqueue-{self.name}-heartbeat")
         #: Tasks that are promoted right now, and whose `ITaskQueued` is not published yet; with
         #: the last change of a task before it was queued again.
-        self._arriving: dict[str, tuple[State, float] | None] = {}
-        self._telling = threading.Lock()
+        self._promoting: dict[str, tuple[State, float] | None] = {}
+        self._publishing = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.storage)
@@ -97,7 +97,7 @@ class TaskQueue:
             return
         batch_id = str(uuid4())
         self.storage.stage(batch_id, (task,))
-        with self.arrival((task.id,)):
+        with self.promoting((task.id,)):
             self.storage.promote(batch_id)
 
     def _is_known(self, task_id: str) -> bool:
@@ -110,8 +110,8 @@ class TaskQueue:
     def get(self, consumer_name: str = SCRIPT) -> Task | None:
         leases = self.storage.reserve(consumer_name, limit=1, timeout=0, lease=LEASE)
         for lease in leases:
-            watched = self._keeper.watch(Attempt(lease, self.storage), timed=False)
-            self._keeper.begin(watched)
+            watched = self._heartbeat.watch(Attempt(lease, self.storage), timed=False)
+            self._heartbeat.begin(watched)
             self._reserved[lease.task.id] = watched
             task: Task = lease.task
             return task
@@ -132,10 +132,10 @@ class TaskQueue:
         started = watched.attempt.started
         now = time.time()
         outcome = Outcome(_status(status_line), started=started, seconds=now - started)
-        outcome = policy.judged(outcome, self.settings.transient_statuses)
-        state = self.storage.finish(lease, policy.decide(lease, outcome, now))
+        outcome = policy.classify(outcome, self.settings.transient_statuses)
+        state = self.storage.complete(lease, policy.next_transition(lease, outcome, now))
         del self._reserved[task.id]
-        self._keeper.end(watched)
+        self._heartbeat.end(watched)
         if state is None:
             logger.warning("task %s: done after its lease expired, ignored", task.id)
 
@@ -174,31 +174,31 @@ class TaskQueue:
         state: State = self.storage.cancel(task_id, reason)
         logger.info("task %s: cancellation asked for, now %s", task_id, state)
         if state == CANCELLED:
-            self.announce(CANCELLED, task_id)
+            self.publish_event(CANCELLED, task_id)
         return state
 
     def retry(self, task_id: str) -> None:
         # The id may be an alias: that of a task that was skipped for this one.
         status = self.storage.get(task_id, brief=True)
         task_id = status.id
-        arriving = task_id in self._arriving
+        arriving = task_id in self._promoting
         if not arriving:
-            self._arriving[task_id] = status.changes[-1]
+            self._promoting[task_id] = status.changes[-1]
         try:
             self.storage.retry(task_id)
         except TaskQueueError:
             if not arriving:
-                self._arriving.pop(task_id, None)
+                self._promoting.pop(task_id, None)
             raise
         logger.info("task %s: queued again", task_id)
-        self._announce_arrival(task_id)
+        self._publish_queued(task_id)
 
     def remove(self, task_id: str) -> None:
         self.storage.remove(task_id)
         logger.info("task %s: record removed", task_id)
 
-    def hasten(self, task_id: str) -> None:
-        self.storage.hasten(task_id)
+    def run_now(self, task_id: str) -> None:
+        self.storage.run_now(task_id)
         logger.info("task %s: to be run now, queued", task_id)
 
     def forget_response(self, task_id: str) -> bool:
@@ -220,27 +220,27 @@ class TaskQueue:
         self.storage.resume()
         logger.info("queue %s: resumed", self.name)
 
-    def announce(self, state: State, task_id: str) -> None:
-        self._announce_arrival(task_id)
-        announce(self.storage, state, task_id)
+    def publish_event(self, state: State, task_id: str) -> None:
+        self._publish_queued(task_id)
+        publish_event(self.storage, state, task_id)
 
     @contextmanager
-    def arrival(self, task_ids: Collection[str]) -> Iterator[None]:
-        self._arriving.update(dict.fromkeys(task_ids))
+    def promoting(self, task_ids: Collection[str]) -> Iterator[None]:
+        self._promoting.update(dict.fromkeys(task_ids))
         yield
         for task_id in task_ids:
-            self._announce_arrival(task_id)
+            self._publish_queued(task_id)
 
-    def _announce_arrival(self, task_id: str) -> None:
+    def _publish_queued(self, task_id: str) -> None:
         # A consumer may start the task before the promoting thread gets here: the first of them
         # publishes `ITaskQueued`. The entry is deleted only after that, so that the other one
         # cannot publish a later event first.
-        if task_id not in self._arriving:
+        if task_id not in self._promoting:
             return
-        with self._telling:
-            if task_id in self._arriving:
-                announce(self.storage, QUEUED, task_id, self._arriving[task_id])
-                del self._arriving[task_id]
+        with self._publishing:
+            if task_id in self._promoting:
+                publish_event(self.storage, QUEUED, task_id, self._promoting[task_id])
+                del self._promoting[task_id]
 
 
 def _status(line: str) -> int | None:

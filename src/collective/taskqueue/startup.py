@@ -10,7 +10,7 @@ from collective.taskqueue.consumer import events
 from collective.taskqueue.consumer import interrupt
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.consumer import Consumer
-from collective.taskqueue.consumer.policy import judged
+from collective.taskqueue.consumer.policy import classify
 from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.enqueue.datamanager import pending
@@ -97,7 +97,7 @@ def build_queues(event: Any) -> None:
 def start_consumers(event: Any) -> None:
     """Start a consumer for each `<taskqueue-server>`, unless a script is about to run."""
     servers = _sections(ServerSettings)
-    _warn_of_queues_that_nobody_serves(servers)
+    _warn_of_queues_without_consumer(servers)
     if not servers:
         return
     if _is_script():
@@ -124,13 +124,13 @@ def start_consumers_after_fork(event: Any) -> None:
             _start(_sections(ServerSettings))
 
 
-def _warn_of_queues_that_nobody_serves(servers: list[ServerSettings]) -> None:
+def _warn_of_queues_without_consumer(servers: list[ServerSettings]) -> None:
     served = {server.queue for server in servers}
     for settings in _sections(QueueSettings):
         if settings.type == "local" and settings.queue not in served:
             logger.warning(
                 "queue %s: in the memory of this process, and no <taskqueue-server> in its"
-                " zope.conf: nobody runs its tasks",
+                " zope.conf: its tasks do not run",
                 settings.queue,
             )
 
@@ -223,13 +223,13 @@ def _start(servers: list[ServerSettings]) -> None:
             queue.storage,
             partial(_perform, queue.settings, WebHooks(queue.settings)),
             settings,
-            queue.announce,
+            queue.publish_event,
             ready=partial(_reached, _process.database),
-            chores=partial(
+            maintenance=partial(
                 indoubt.resolve,
                 queue.storage,
                 _process.database.databases,
-                arrival=queue.arrival,
+                promoting=queue.promoting,
             ),
         )
         _process.consumers.append(consumer)
@@ -238,7 +238,7 @@ def _start(servers: list[ServerSettings]) -> None:
 
 def _perform(settings: QueueSettings, hooks: WebHooks, attempt: Attempt) -> Outcome:
     outcome = hooks.call(attempt) if attempt.task.is_hook else publish(attempt)
-    return judged(outcome, settings.transient_statuses)
+    return classify(outcome, settings.transient_statuses)
 
 
 def _reached(database: Any, tid: bytes) -> bool:
@@ -285,7 +285,7 @@ def _handler(previous: Any) -> Any:
         if _process.leaving:
             # Second signal: the first call, interrupted while it waits, goes on at once.
             for consumer in _process.leaving:
-                consumer.hurry()
+                consumer.stop_waiting()
             return
         stop_consumers()
         if callable(previous):

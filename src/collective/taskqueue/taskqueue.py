@@ -41,7 +41,7 @@ def add(
 
     :param url: a content object, or a brain of one: the task follows it when it is moved, and
         fails if it is deleted. Or a physical path from the Zope root, such as
-        ``/Plone/news/@@publish``; it may carry a query string. Or an absolute url, http or
+        ``/Plone/notices/@@publish``; it may carry a query string. Or an absolute url, http or
         https, that calls a web hook: nothing of the current request is sent to it.
     :param method: GET (the default, POST for a web hook), POST, PUT, PATCH, DELETE or HEAD.
     :param params: appended to the query string: texts, numbers, bools (``1`` and empty), dates
@@ -125,12 +125,12 @@ def retry(task_id: str, queue: str | None = None) -> None:
     _find(task_id, queue).retry(task_id)
 
 
-def hasten(task_id: str, queue: str | None = None) -> None:
+def run_now(task_id: str, queue: str | None = None) -> None:
     """Run a scheduled task now: queue it before it is due; a queued one stays queued.
 
     Raises `UnknownTask`, and `ForbiddenTransition` for a task that is not waiting.
     """
-    _find(task_id, queue).hasten(task_id)
+    _find(task_id, queue).run_now(task_id)
 
 
 def remove(task_id: str, queue: str | None = None) -> None:

@@ -117,7 +117,7 @@ def test_a_request_with_credentials(added, without_plugin, current_request, capl
 def test_the_credentials_of_somebody_else(
     added, functional, without_plugin, current_request, caplog
 ):
-    """Whose request it is, and who adds the task: the credentials are those of the first."""
+    """Owner request it is, and who adds the task: the credentials are those of the first."""
     request = current_request(HTTP_COOKIE="__ac=secret", HTTP_AUTHORIZATION=BASIC, HTTP_X_SSO="a")
     request.other["AUTHENTICATED_USER"] = functional["app"].acl_users.getUser(SITE_OWNER_NAME)
     task = added()

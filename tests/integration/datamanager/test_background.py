@@ -57,7 +57,7 @@ def test_a_database_that_cannot_be_asked_does_not_stop_the_queue(queue, root, mo
     def away(*args):
         raise ConnectionError("away")
 
-    monkeypatch.setattr(indoubt, "judge", away)
+    monkeypatch.setattr(indoubt, "verdict_of", away)
     commit_with(Saboteur(AFTER_ALL, "tpc_vote"), queue, root)
     queue.storage.faults["promote"] = 1
     queue.add("/b")
@@ -66,7 +66,7 @@ def test_a_database_that_cannot_be_asked_does_not_stop_the_queue(queue, root, mo
     while urls(queue) != ["/b"] and time.monotonic() < deadline:
         time.sleep(0.001)
     assert urls(queue) == ["/b"]
-    outbox._backlog._jobs.clear()
+    outbox._relay._jobs.clear()
 
 
 def test_a_batch_without_a_witness_is_for_a_person_to_decide(queue, root):
@@ -75,11 +75,11 @@ def test_a_batch_without_a_witness_is_for_a_person_to_decide(queue, root):
     queue.add("/a")
     transaction.commit()
     # The process dies, and with it what it had left to do.
-    outbox._backlog._jobs.clear()
+    outbox._relay._jobs.clear()
     queue.storage.faults["promote"] = 0
     assert len(indoubt.resolve(queue.storage, root._p_jar.db().databases, grace=0.0)) == 1
     (status,) = queue.tasks(state="failed")
-    assert (status.task.url, status.reason) == ("/a", indoubt.NOBODY_KNOWS)
+    assert (status.task.url, status.reason) == ("/a", indoubt.UNDECIDABLE)
     queue.retry(status.id)
     assert urls(queue) == ["/a"]
 

@@ -66,7 +66,7 @@ def test_nobody_can_tell_whether_it_was_committed(queue, root, monkeypatch):
     commit_with(Saboteur(AFTER_ALL, "tpc_vote"), queue, root)
     settle()
     (status,) = queue.tasks(state="failed")
-    assert (status.task.url, status.reason) == ("/a", indoubt.NOBODY_KNOWS)
+    assert (status.task.url, status.reason) == ("/a", indoubt.UNDECIDABLE)
 
 
 def test_witnesses_in_another_database_give_no_transaction_to_wait_for(queue, root):

@@ -59,7 +59,7 @@ class Fast(LocalStorage):
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_a_task_is_queued_before_it_starts(told, url, queue, tasks):
     """Also if the consumer is faster than the transaction, and as it was then."""
-    queue.storage = Fast(queue, queue.announce)
+    queue.storage = Fast(queue, queue.publish_event)
     ids = [taskqueue.add(url) for _ in range(tasks)]
     transaction.commit()
     queue.storage.consumer.stop()
@@ -99,7 +99,7 @@ def test_a_retry_is_told_as_it_was(told, queue, view):
             raise ValueError("bad")
 
     task_id = add(view("work", work), max_attempts=2, min_backoff=0)
-    consumer = Hasty(queue.storage, publish, ServerSettings(name="hasty"), queue.announce)
+    consumer = Hasty(queue.storage, publish, ServerSettings(name="hasty"), queue.publish_event)
     consumer.step()
     consumer.stop()
     told.of(task_id)
@@ -112,13 +112,13 @@ def test_a_retry_is_told_as_it_was(told, queue, view):
 def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatch):
     """Whoever promotes and the consumer come to tell at the same time: one waits."""
     telling, go = threading.Event(), threading.Event()
-    announce = module.announce
+    publish_event = module.publish_event
 
     def held(storage, state, task_id, *after):
         if state == QUEUED:
             telling.set()
             assert go.wait(PATIENCE)
-        announce(storage, state, task_id, *after)
+        publish_event(storage, state, task_id, *after)
 
     class Door:
         """A lock that lets whoever holds it go on as soon as another one waits for it."""
@@ -140,9 +140,9 @@ def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatc
         # Only in vain: it has overtaken the one who promotes.
         go.set()
 
-    monkeypatch.setattr(module, "announce", held)
-    monkeypatch.setattr(queue, "_telling", Door())
-    consumer = Consumer(queue.storage, publish, ServerSettings(), queue.announce)
+    monkeypatch.setattr(module, "publish_event", held)
+    monkeypatch.setattr(queue, "_publishing", Door())
+    consumer = Consumer(queue.storage, publish, ServerSettings(), queue.publish_event)
     thread = threading.Thread(target=run)
     thread.start()
     task_id = add(url)
@@ -157,11 +157,11 @@ def test_a_condemned_task_that_was_retried_meanwhile(told, url, queue):
 
     def retried_first(state, task_id):
         queue.storage.retry(task_id)
-        queue.announce(state, task_id)
+        queue.publish_event(state, task_id)
 
     queue.storage.notify = retried_first
     queue.storage.stage("batch", [task])
-    queue.storage.condemn("batch", "nobody knows")
+    queue.storage.fail_batch("batch", "nobody knows")
     assert told.of(task.id) == [TaskFailed]
     assert (told[0].status.state, told[0].status.attempts) == (FAILED, ())
 
@@ -174,7 +174,7 @@ def test_a_long_history_is_told_as_it_was(told, url, queue):
         assert consumer.step()
     consumer.stop()
     queue.storage.reserve("next", timeout=0)
-    queue.announce(SCHEDULED, task_id)
+    queue.publish_event(SCHEDULED, task_id)
     assert told.flushed()[-1].status.attempts[-1].number == 60
 
 

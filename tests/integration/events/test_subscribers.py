@@ -54,7 +54,7 @@ def test_the_transaction_of_a_subscriber_is_committed(told, subscribe, view, url
     assert (run.task.description, run.status.state) == ("after", SUCCEEDED)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("alarm"), SystemExit("alarm")])
+@pytest.mark.parametrize("error", [RuntimeError("notifier"), SystemExit("notifier")])
 def test_what_a_subscriber_raises_is_logged_and_harms_nobody(
     told, subscribe, view, url, queue, caplog, error
 ):
@@ -164,13 +164,13 @@ class Counting(LocalStorage):
 @pytest.fixture
 def counting(queue):
     queue.storage = Counting(queue.settings)
-    queue.storage.notify = queue.announce
+    queue.storage.notify = queue.publish_event
     return queue.storage
 
 
 def test_without_a_subscriber_nothing_is_asked(counting, url, queue):
     """Events cost nothing where nobody listens."""
-    consumer = Consumer(counting, publish, ServerSettings(), queue.announce)
+    consumer = Consumer(counting, publish, ServerSettings(), queue.publish_event)
     add(url)
     consumer.step()
     consumer.stop()
@@ -180,7 +180,7 @@ def test_without_a_subscriber_nothing_is_asked(counting, url, queue):
 
 def test_only_what_is_listened_to_is_asked_for(counting, subscribe, url, queue):
     subscribe(lambda event: None, ITaskQueued)
-    consumer = Consumer(counting, publish, ServerSettings(), queue.announce)
+    consumer = Consumer(counting, publish, ServerSettings(), queue.publish_event)
     add(url)
     consumer.step()
     consumer.stop()

@@ -21,7 +21,7 @@ def herald(monkeypatch):
     """Another thread for events, with room for two; the old one comes back."""
     monkeypatch.setattr(events, "MAX_WAITING", 2)
     monkeypatch.setattr(events, "MAX_ARRIVALS", 2)
-    monkeypatch.setattr(events, "_herald", events._Herald())
+    monkeypatch.setattr(events, "_dispatcher", events._Dispatcher())
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_thread_that_cannot_be_started(told, herald, url, caplog, monkeypatch)
     assert "no thread for task events (can't start new thread)" in caplog.text
     # At the end of a process there are no threads any more, and nothing to wait for.
     with monkeypatch.context() as patched:
-        patched.setattr(events._herald._events.all_tasks_done, "wait_for", pytest.fail)
+        patched.setattr(events._dispatcher._events.all_tasks_done, "wait_for", pytest.fail)
         assert not events.flush(PATIENCE)
     taskqueue.cancel(task_id)
     assert told.of(task_id) == [TaskQueued, TaskCancelled]
@@ -113,16 +113,16 @@ getGlobalSiteManager().registerHandler(subscriber, (ITaskEvent,))
 storage = LocalStorage(QueueSettings())
 
 
-def announce(name):
+def publish_event(name):
     storage.stage(name, [Task(id=name, queue="default", url="/")])
     storage.promote(name)
-    events.announce(storage, "queued", name)
+    events.publish_event(storage, "queued", name)
 
 
-announce("told by the parent")
+publish_event("told by the parent")
 while not told:
     pass
-announce("waits in the parent")
+publish_event("waits in the parent")
 child = os.fork()
 gate.set()
 told.clear()
@@ -132,7 +132,7 @@ if child:
     assert told == ["waits in the parent"]
 else:
     events.after_fork()
-    announce("told by the child")
+    publish_event("told by the child")
     assert events.flush(60)
     assert told == ["told by the child"]
     os._exit(0)

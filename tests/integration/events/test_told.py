@@ -207,11 +207,11 @@ def test_a_task_whose_process_was_lost(told, url, queue, witness, caplog):
     if witness:
         # What the data manager does before the commit.
         getSite().title = "Changed"
-        testimony = indoubt.testify(transaction.get())
+        testimony = indoubt.add_witness(transaction.get())
         reference, databases = testimony.reference, testimony.databases
         transaction.commit()
     queue.storage.stage("batch", [task], reference)
-    assert indoubt.resolve(queue.storage, databases, 0.0, queue.arrival) == ["batch"]
+    assert indoubt.resolve(queue.storage, databases, 0.0, queue.promoting) == ["batch"]
     assert told.of(task.id) == [TaskQueued if witness else TaskFailed]
     word = "queued late" if witness else "nobody can tell"
     assert [line for line in caplog.messages if task.id in line and word in line]

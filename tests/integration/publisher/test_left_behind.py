@@ -172,19 +172,19 @@ def test_thread_can_run_the_next_task(view, functional, delays):
     """One thread, one task after the other, whatever became of those before."""
     outcomes = []
     view("fine", lambda context, request: "fine")
-    endings = [ValueError(), SystemExit(), ConflictError(), KeyboardInterrupt()]
-    for number, error in enumerate(endings):
+    completions = [ValueError(), SystemExit(), ConflictError(), KeyboardInterrupt()]
+    for number, error in enumerate(completions):
         view(f"bad-{number}", _litter(raising(error)))
 
     def work():
-        for number in range(len(endings)):
+        for number in range(len(completions)):
             publish(_attempt(f"/plone/@@bad-{number}"))
             outcomes.append(publish(_attempt("/plone/@@fine")).body)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join(TIMEOUT)
-    assert outcomes == [b"fine"] * len(endings)
+    assert outcomes == [b"fine"] * len(completions)
 
 
 def test_task_of_another_user_does_not_leak_into_the_next(run, seen, functional):

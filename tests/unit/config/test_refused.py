@@ -94,7 +94,7 @@ BAD_SERVER_VALUES = {
     "grace": ["-1", "abc", "nan", "inf"],
 }
 
-#: Whose every value means something.
+#: Owner every value means something.
 ANY_TEXT = {"url", "host", "db", "password", "unix_socket_path"}
 
 

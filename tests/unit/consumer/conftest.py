@@ -41,7 +41,7 @@ def make(storage, clock, told):
     """Make a consumer that is not started."""
 
     def make(perform=lambda attempt: Outcome(200), **more):
-        names = ("ready", "chores")
+        names = ("ready", "maintenance")
         arguments = {name: more.pop(name) for name in names if name in more}
         settings = ServerSettings(name="worker1", **more)
         return Consumer(storage, perform, settings, told, clock, **arguments)

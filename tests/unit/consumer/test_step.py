@@ -300,14 +300,14 @@ def test_an_exception_without_a_text(make, storage):
 
 def test_a_storage_that_chokes_on_the_response(make, storage, quick):
     """What it cannot hold is left out; the state is what counts."""
-    finish = LocalStorage.finish
+    finish = LocalStorage.complete
 
     def choke(lease, transition):
         if transition.body:
             raise TypeError("cannot hold this")
         return finish(storage, lease, transition)
 
-    storage.finish = choke
+    storage.complete = choke
     task = add_one(storage)
     make(lambda attempt: Outcome(200, body=b"x")).step()
     status = storage.get(task.id)

@@ -19,7 +19,7 @@ import pytest
 import threading
 
 
-@pytest.mark.parametrize("method", ["reserve", "finish"])
+@pytest.mark.parametrize("method", ["reserve", "complete"])
 def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, caplog):
     """Nobody waits for a back-off, nor is it cut short; a result that is lost is said to be."""
     for module in (consumer_module, shutdown):
@@ -36,11 +36,11 @@ def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, 
     with started(make(), grace=1.0):
         assert failed.wait(BOUND)
     lost = f"task {task.id}: succeeded, but stopped before its storage knew; it will run again"
-    assert (lost in caplog.messages) is (method == "finish")
+    assert (lost in caplog.messages) is (method == "complete")
     # A result has a last try when the grace period ends.
-    assert storage.finishes == (2 if method == "finish" else 0)
+    assert storage.finishes == (2 if method == "complete" else 0)
     assert len(storage.reserves) == 1
-    assert storage.get(task.id).state == (RUNNING if method == "finish" else QUEUED)
+    assert storage.get(task.id).state == (RUNNING if method == "complete" else QUEUED)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])
@@ -127,12 +127,12 @@ def test_it_says_when_it_starts_and_stops(make, caplog):
 def test_an_outage_while_it_stops_is_waited_for(make, storage, perform, running, door, quick):
     """As long as there is grace left: else the task would run again."""
     task = add_one(storage)
-    storage.failures["finish"] = [StorageUnavailable("away")] * 5
+    storage.failures["complete"] = [StorageUnavailable("away")] * 5
     consumer = make(perform, grace=BOUND)
     consumer.start()
     assert running.wait(BOUND)
     stopping = aside(consumer.stop)
-    assert consumer._grace.begun.wait(BOUND)
+    assert consumer._shutdown.begun.wait(BOUND)
     door.set()
     stopping.result(BOUND)
     assert storage.get(task.id).state == SUCCEEDED

@@ -82,7 +82,7 @@ def test_hurry_ends_the_wait(consumer, caplog):
     before = time.monotonic()
     thread = threading.Thread(target=consumer.stop)
     thread.start()
-    consumer.hurry()
+    consumer.stop_waiting()
     thread.join(LONG)
     assert time.monotonic() - before < LONG
     assert "task 1: still running after the grace period, left unfinished" in caplog.text

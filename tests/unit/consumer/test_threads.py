@@ -74,7 +74,7 @@ def test_chores_are_done_now_and_then(make, storage, told):
     """Between two tasks, not after each of them."""
     done = []
     add(storage, *(new_task() for _ in range(5)))
-    with started(make(chores=lambda: done.append(1))):
+    with started(make(maintenance=lambda: done.append(1))):
         told.wait_for(5)
     assert done == [1]
 
@@ -127,11 +127,11 @@ def test_a_consumer_that_stops_is_none_any_more(make, storage, told):
 def test_a_thread_lives_on_whatever_a_chore_raises(make, storage, told, quick, caplog):
     """The tasks do not suffer from it."""
 
-    def chores():
+    def maintenance():
         raise OSError("broken")
 
     tasks = add(storage, new_task(), new_task())
-    with started(make(chores=chores)):
+    with started(make(maintenance=maintenance)):
         told.wait_for(2)
     assert {storage.get(task.id).state for task in tasks} == {SUCCEEDED}
     assert messages(caplog) == ["consumer worker1 of queue default: unexpected error, going on"]
@@ -161,7 +161,7 @@ def test_a_result_outlives_an_outage(make, storage, told, quick, caplog, failure
         performed.append(attempt.task.id)
         return Outcome(200)
 
-    storage.failures["finish"] = [failure] * 3
+    storage.failures["complete"] = [failure] * 3
     task = add_one(storage)
     with started(make(perform)):
         told.wait_for(1)
@@ -189,10 +189,10 @@ def test_without_a_thread_the_task_runs_all_the_same(make, storage, monkeypatch,
 
     task = add_one(storage)
     consumer = make(concurrent_limit=0)
-    # The keeper has a thread of its own.
-    consumer._keeper.begin = consumer._keeper.end = lambda watched: None
+    # The heartbeat has a thread of its own.
+    consumer._heartbeat.begin = consumer._heartbeat.end = lambda watched: None
     monkeypatch.setattr(threading.Thread, "start", refuse)
     consumer.step()
     assert storage.get(task.id).state == SUCCEEDED
     assert consumer._extra == set()
-    assert "no thread can be had (can't start new thread)" in caplog.text
+    assert "no thread can be started (can't start new thread)" in caplog.text

@@ -1,11 +1,11 @@
-"""Desks whose storage is far away, or nearby."""
+"""Desks whose storage is far away, or in_process."""
 
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import clerk as clerk_room
 from collective.taskqueue.consumer import desk as desk_room
 from collective.taskqueue.consumer import shutdown as pauses
 from collective.taskqueue.consumer.clerk import BusyDesk
-from collective.taskqueue.consumer.shutdown import Grace
+from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.testing.contract.base import BOUND
 from desks import FarStorage
 from desks import Stored
@@ -14,10 +14,10 @@ import pytest
 import time
 
 
-@pytest.fixture(params=[False, True], ids=["far", "nearby"])
+@pytest.fixture(params=[False, True], ids=["far", "in_process"])
 def storage(request):
     storage = FarStorage()
-    storage.nearby = request.param
+    storage.in_process = request.param
     storage.delay = 0.1 if request.param else 0.02
     return storage
 
@@ -45,14 +45,14 @@ def make(storage, stored):
     desks = []
 
     def make(**settings):
-        desk = BusyDesk(storage, ServerSettings(**settings), Grace(), stored)
+        desk = BusyDesk(storage, ServerSettings(**settings), Shutdown(), stored)
         desks.append(desk)
         return desk
 
     yield make
     storage.let(go=True)
     for desk in desks:
-        desk._grace.begin(BOUND)
+        desk._shutdown.begin(BOUND)
         desk.close()
         assert desk._clerk is None or not desk._clerk.is_alive()
 

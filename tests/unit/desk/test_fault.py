@@ -65,7 +65,7 @@ def test_who_waits_is_let_go_by_the_stop(make, storage, stored):
     storage.wait_for(number + 1)
     run(desk, len(desk._hand))
     waiting = aside(desk.take)
-    desk._grace.begin(BOUND)
+    desk._shutdown.begin(BOUND)
     desk.wake()
     assert waiting.result(BOUND) == []
     storage.let(go=True)
@@ -82,7 +82,7 @@ def test_a_stop_during_an_outage_says_what_will_run_again(make, storage, stored,
     storage.failures = [StorageUnavailable("gone")] * 10_000
     released = []
     end(desk, take(desk), release=lambda: released.append(True))
-    desk._grace.begin(0.0)
+    desk._shutdown.begin(0.0)
     desk.close()
     message = f"task {task}: succeeded, but stopped before its storage knew; it will run again"
     eventually(lambda: message in caplog.text)
@@ -95,7 +95,7 @@ def test_who_ends_after_the_stop_still_hands_in(make, storage, stored):
     (task,) = fill(storage, 1)
     desk = make()
     lease = take(desk)
-    desk._grace.begin(0.0)
+    desk._shutdown.begin(0.0)
     desk.close()
     end(desk, lease, FAILED)
     assert stored == [(task, FAILED)]

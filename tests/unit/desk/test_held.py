@@ -103,24 +103,24 @@ def test_what_cannot_be_given_back_is_said(make, storage, stored, caplog, patien
     def broken(leases):
         raise ValueError("broken")
 
-    storage.give_back = broken
+    storage.release = broken
     take(desk)
     make_late(desk)
-    eventually(lambda: "not begun, not given back (broken), its lease expires" in caplog.text)
+    eventually(lambda: "not started, not released (broken), its lease expires" in caplog.text)
 
 
 def test_what_cannot_be_given_back_now_is_later(make, storage, stored, quick, patient):
     """No process was lost, so no attempt counts as lost, and the order stays."""
     desk, tasks = in_stream(make, storage, stored)
     failures = [StorageUnavailable("gone")] * 3
-    give_back = storage.give_back
+    release = storage.release
 
     def away(leases):
         if failures:
             raise failures.pop()
-        return give_back(leases)
+        return release(leases)
 
-    storage.give_back = away
+    storage.release = away
     take(desk)
     make_late(desk)
     eventually(lambda: len(storage) == 59)
@@ -140,11 +140,11 @@ def test_it_is_tried_no_longer_than_the_leases_last(make, storage, stored, quick
         now[0] += 1.0
         raise StorageUnavailable("gone")
 
-    storage.give_back = away
+    storage.release = away
     slow = take(desk)
     now[0] += 2 * PATIENCE
     desk.wake()
-    eventually(lambda: "not begun, not given back (gone), its lease expires" in caplog.text)
+    eventually(lambda: "not started, not released (gone), its lease expires" in caplog.text)
     end(desk, slow)
     now[0] += 2 * storage.delay
     stored.wait_for(41)
@@ -160,7 +160,7 @@ def test_a_task_that_must_not_be_lost_is_not_held(make, storage, stored):
 def test_a_suspect_from_the_storage_waits_as_well(make, storage, stored, monkeypatch):
     """D35: it makes no difference which of the threads it comes to, and how."""
     first, suspect = new_task(), new_task()
-    monkeypatch.setattr(clerk_room, "_is_suspect", lambda lease: lease.task == suspect)
+    monkeypatch.setattr(clerk_room, "_is_redelivered", lambda lease: lease.task == suspect)
     add(storage, first)
     desk = make(concurrent_limit=2)
     lease = take(desk)
@@ -187,10 +187,10 @@ def test_what_a_stop_gives_back_stays_in_its_order(make, storage, stored, patien
         desk._hand = deque(older(held, -1000.0) for held in desk._hand)
     lease = take(desk)
     assert desk._hand
-    desk._grace.begin(BOUND)
+    desk._shutdown.begin(BOUND)
     # As the consumer does that could not begin it; the clerk has not been woken yet.
     desk.drop(lease)
-    desk.give_back([lease])
+    desk.release([lease])
     desk.wake()
     desk.close()
     assert ids(storage.tasks(QUEUED, size=100)) == tasks[40:]

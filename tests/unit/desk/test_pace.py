@@ -30,7 +30,7 @@ def test_tasks_come_in_their_order_and_none_twice(make, storage, stored):
 
 
 def test_ends_travel_together(make, storage, stored, patient):
-    """What ends while the clerk is away goes with the next exchange; the others go on."""
+    """What ends while the clerk is away goes with the next call; the others go on."""
     fill(storage, 200)
     desk = make()
     run(desk, 50)
@@ -125,7 +125,7 @@ def test_what_came_late_has_not_waited(make, storage, stored, now):
     tasks = fill(storage, 3)
     desk = make()
     storage.check_end = lambda lease, transition: now.__setitem__(0, now[0] + 3 * PATIENCE)
-    storage.give_back = lambda leases: pytest.fail("given back")
+    storage.release = lambda leases: pytest.fail("given back")
     assert run(desk, 3) == tasks
     now[0] += 2 * storage.delay
     stored.wait_for(3)

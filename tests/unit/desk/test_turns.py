@@ -32,7 +32,7 @@ def test_without_a_clerk_each_hands_in_by_itself(make, storage, stored, monkeypa
     monkeypatch.setattr(threading.Thread, "start", refuse)
     end(desk, lease)
     assert stored == [(tasks[0], SUCCEEDED)]
-    assert f"task {tasks[0]}: no thread can be had" in caplog.text
+    assert f"task {tasks[0]}: no thread can be started" in caplog.text
     assert desk.take()[0].task.id == tasks[1]
     monkeypatch.undo()
     assert storage.exchanges == []
@@ -51,25 +51,25 @@ def test_a_clerk_lives_on_whatever_happens(make, storage, stored, caplog):
     end(desk, lease)
     stored.wait_for(1)
     assert stored[-1] == (tasks[1], SUCCEEDED)
-    assert "going on" in caplog.text
+    assert "could not be published" in caplog.text
 
 
 def test_a_thread_goes_by_itself_to_what_is_nearby(make, storage, stored, monkeypatch):
     """It does not wait for a clerk, who would compute in its stead."""
-    monkeypatch.setattr(BusyDesk, "_run", lambda self: self._grace.begun.wait(BOUND))
-    storage.nearby = True
+    monkeypatch.setattr(BusyDesk, "_run", lambda self: self._shutdown.begun.wait(BOUND))
+    storage.in_process = True
     tasks = fill(storage, 30)
     desk = make()
     assert run(desk, 30) == tasks
     assert aside(partial(desk.take, 0)).result(BOUND) == []
     assert sorted(stored) == sorted((task_id, SUCCEEDED) for task_id in tasks)
     assert len(storage.exchanges) < 20
-    desk._grace.begin(0)
+    desk._shutdown.begin(0)
 
 
 def test_the_clerk_goes_if_nobody_comes(make, storage, stored, now):
     """It lets them have the time to: two that compute take the lock from each other."""
-    storage.nearby = True
+    storage.in_process = True
     tasks = fill(storage, 9)
     desk = make()
     assert run(desk, 9) == tasks
@@ -88,7 +88,7 @@ def test_the_clerk_goes_at_once_if_the_consumer_stops(make, storage, stored, now
     fill(storage, 1)
     desk = make(concurrent_limit=2)
     end(desk, take(desk))
-    desk._grace.begin(BOUND)
+    desk._shutdown.begin(BOUND)
     desk.wake()
     stored.wait_for(1)
 

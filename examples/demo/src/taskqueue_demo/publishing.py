@@ -16,7 +16,7 @@ class QueueTree(Button):
 
     def queue(self):
         name = INameChooser(self.context).chooseName("news", self.context)
-        tree = api.content.create(self.context, "Folder", id=name, title="News")
+        tree = api.content.create(self.context, "Folder", id=name, title="Notices")
         for topic in ("sports", "weather"):
             folder = api.content.create(tree, "Folder", id=topic, title=topic.title())
             for number in ("1", "2"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collective.taskqueue.consumer.interrupt import let_strike
 from collective.taskqueue.consumer.interrupt import raise_in
-from collective.taskqueue.consumer.interrupt import short_turns
+from collective.taskqueue.consumer.interrupt import raise_pending
+from collective.taskqueue.consumer.interrupt import short_switch_interval
 from collective.taskqueue.consumer.response import MAX_REASON
 from collective.taskqueue.consumer.text import one_line
 from collective.taskqueue.errors import StorageUnavailable
@@ -55,7 +55,7 @@ class Attempt:
         self._asked = 0.0
         self._cancelled = False
         #: The last report has failed, and that was logged.
-        self._unheard = False
+        self._report_failed = False
         self._pending: Progress | None = None
         self._gate = threading.Lock()
         self._thread: int | None = None
@@ -153,7 +153,7 @@ class Attempt:
             if self._cut is not None:
                 self._cut()
                 return True
-        with short_turns():
+        with short_switch_interval():
             for _ in range(LOOKS):
                 with self._gate:
                     self._overdue = True
@@ -171,7 +171,7 @@ class Attempt:
                     self._thread = None
                     overdue = self._overdue
                 # Otherwise a pending exception would be raised after the task, in other code.
-                let_strike()
+                raise_pending()
                 return overdue
             except TaskTimeout:
                 # The exception was raised just here; the next round is undisturbed.
@@ -182,12 +182,12 @@ class Attempt:
         try:
             call = outage_of(self._storage).call
             self._cancelled = bool(call(self._storage.report, self.lease, progress))
-            self._unheard = False
+            self._report_failed = False
         except Exception as exc:
             # The task can run without: a failing storage must not make the task fail.
-            if not (self._unheard and isinstance(exc, StorageUnavailable)):
+            if not (self._report_failed and isinstance(exc, StorageUnavailable)):
                 logger.warning("task %s: progress not stored (%s), going on", self.task.id, exc)
-            self._unheard = True
+            self._report_failed = True
 
     def _timeout_message(self) -> str:
         return f"the task took more than {self.task.timeout:g} s"

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from collective.taskqueue.consumer.desk import Completion
 from collective.taskqueue.consumer.desk import Desk
-from collective.taskqueue.consumer.desk import Ending
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
@@ -60,7 +60,7 @@ class Held(NamedTuple):
 
 
 class BusyDesk(Desk):
-    """See the module; its storage is an `IExchange`."""
+    """See the module; its storage is an `IRemoteStorage`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -70,7 +70,7 @@ class BusyDesk(Desk):
         self._news = threading.Condition(lock)
         #: Prefetched tasks, oldest first.
         self._hand: deque[Held] = deque()
-        self._ends: deque[Ending] = deque()
+        self._ends: deque[Completion] = deque()
         #: Tokens of the leases that the threads hold, and whether each is redelivered.
         self._taken: dict[str, bool] = {}
         #: How many threads wait in the storage and not here.
@@ -89,7 +89,7 @@ class BusyDesk(Desk):
         self._delay: float = self._storage.delay
         self._most: int = self._storage.most
         #: Whether the threads flush by themselves.
-        self._nearby = bool(self._storage.nearby and self._settings.concurrent_limit)
+        self._nearby = bool(self._storage.in_process and self._settings.concurrent_limit)
         self._under_way = False
         self._closed = False
         self._clerk: threading.Thread | None = None
@@ -100,7 +100,7 @@ class BusyDesk(Desk):
         with self._work:
             lease = self._from_hand()
             clerk_works = self._under_way or self._is_pressing()
-            away = lease is None and not self._grace.begun.is_set()
+            away = lease is None and not self._shutdown.begun.is_set()
             self._away += away
         if not away:
             if clerk_works:
@@ -137,7 +137,7 @@ class BusyDesk(Desk):
 
     def _from_hand(self) -> Lease | None:
         """Return the next prefetched lease; None if there is none and none is on its way."""
-        while not self._grace.begun.is_set():
+        while not self._shutdown.begun.is_set():
             if self._hand and self._may_begin(self._hand[0]):
                 lease = self._hand.popleft().lease
                 self._note_taken(lease)
@@ -179,12 +179,12 @@ class BusyDesk(Desk):
             # The storage was unavailable for so long that the lease may expire before renewal.
             return False
         # A redelivered task may crash the process: flush all completions before it begins.
-        return not (_is_suspect(held.lease) and self._has_unsaid())
+        return not (_is_redelivered(held.lease) and self._has_unsaid())
 
     def _holds_back(self, lease: Lease) -> bool:
         """Whether a lease that a thread reserved itself has to wait, too: see `_may_begin`."""
         limited = bool(self._settings.concurrent_limit)
-        if not (limited and _is_suspect(lease) and self._has_unsaid()):
+        if not (limited and _is_redelivered(lease) and self._has_unsaid()):
             return False
         self._put_in_hand([lease])
         return True
@@ -195,39 +195,39 @@ class BusyDesk(Desk):
         self._work.notify()
 
     def _note_taken(self, lease: Lease) -> None:
-        self._taken[lease.token] = _is_suspect(lease)
+        self._taken[lease.token] = _is_redelivered(lease)
 
-    def end(self, ending: Ending) -> None:
+    def end(self, completion: Completion) -> None:
         with self._work:
-            if not self._closed and self._has_clerk(ending):
-                self._taken.pop(ending.lease.token, None)
+            if not self._closed and self._has_clerk(completion):
+                self._taken.pop(completion.lease.token, None)
                 self._recent.append(self._busy())
-                self._ends.append(ending)
+                self._ends.append(completion)
                 if len(self._ends) == 1:
                     self._first = time.monotonic()
                 if len(self._ends) == 1 or (self._is_pressing() and not self._nearby):
                     # Otherwise the timeout of the clerk ends soon enough.
                     self._work.notify()
                 return
-        self.drop(ending.lease)
-        super().end(ending)
+        self.drop(completion.lease)
+        super().end(completion)
 
     def drop(self, lease: Lease) -> None:
         with self._work:
             self._taken.pop(lease.token, None)
 
-    def give_back(self, leases: Sequence[Lease]) -> None:
+    def release(self, leases: Sequence[Lease]) -> None:
         with self._work:
             if self._is_staffed():
                 # The clerk releases these in order with its own.
                 self._put_in_hand(leases)
                 return
-        super().give_back(leases)
+        super().release(leases)
 
     def _is_staffed(self) -> bool:
         return not self._closed and self._clerk is not None and self._clerk.is_alive()
 
-    def _has_clerk(self, ending: Ending) -> bool:
+    def _has_clerk(self, completion: Completion) -> bool:
         if self._clerk is None or not self._clerk.is_alive():
             name = f"taskqueue-{self._settings.queue}-{self._settings.name}-clerk"
             clerk = threading.Thread(target=self._run, name=name, daemon=True)
@@ -235,8 +235,8 @@ class BusyDesk(Desk):
                 clerk.start()
             except RuntimeError as exc:
                 logger.warning(
-                    "task %s: no thread can be had (%s), its end is handed in by itself",
-                    ending.lease.task.id,
+                    "task %s: no thread can be started (%s), its completion is reported alone",
+                    completion.lease.task.id,
                     exc,
                 )
                 return False
@@ -253,7 +253,7 @@ class BusyDesk(Desk):
             self._closed = True
             self._work.notify()
         if self._clerk is not None:
-            self._grace.join(self._clerk, self.wake)
+            self._shutdown.join(self._clerk, self.wake)
 
     # the clerk
 
@@ -272,26 +272,28 @@ class BusyDesk(Desk):
                 with self._work:
                     self._return_with(brought)
 
-    def _errand(self) -> tuple[list[Held], list[Ending], int]:
+    def _errand(self) -> tuple[list[Held], list[Completion], int]:
         """Return what to release, what to report, and how many tasks to reserve."""
         back = self._take_back()
         ends = [self._ends.popleft() for _ in range(min(len(self._ends), self._most))]
         self._under_way = True
         return back, ends, self._wanted()
 
-    def _visit(self, back: Sequence[Held], ends: Sequence[Ending], limit: int) -> list[Held]:
+    def _visit(self, back: Sequence[Held], ends: Sequence[Completion], limit: int) -> list[Held]:
         """Make that round trip to the storage, and return the prefetched tasks."""
         try:
             if back:
                 until = min(held.since for held in back) + self._settings.lease
-                self._give_back([held.lease for held in back], until)
+                self._release([held.lease for held in back], until)
             if ends:
-                return self._exchange(ends, limit)
+                return self._complete_and_reserve(ends, limit)
         except BaseException:
-            logger.exception("the ends of %d tasks may be lost, going on", len(ends))
+            logger.exception(
+                "%d completed attempts may be unreported, their leases expire", len(ends)
+            )
             # Otherwise their leases would be renewed for ever.
-            for ending in ends:
-                ending.release()
+            for completion in ends:
+                completion.release()
         return []
 
     def _return_with(self, brought: Sequence[Held]) -> None:
@@ -303,7 +305,7 @@ class BusyDesk(Desk):
     def _is_pressing(self) -> bool:
         """Whether completed attempts are to be flushed now."""
         enough = len(self._ends) >= min(SHARE * len(self._hand), self._most)
-        if enough or self._grace.begun.is_set() or self._all_wait():
+        if enough or self._shutdown.begun.is_set() or self._all_wait():
             return bool(self._ends)
         return bool(self._ends) and time.monotonic() >= self._first + self._delay
 
@@ -319,7 +321,7 @@ class BusyDesk(Desk):
 
     def _may_expect_others(self) -> bool:
         """Whether a thread may come for its next task, and flush by itself."""
-        return self._nearby and not self._waiting and not self._grace.begun.is_set()
+        return self._nearby and not self._waiting and not self._shutdown.begun.is_set()
 
     def _longest(self) -> float:
         """Return the seconds after which the clerk flushes a completion in any case."""
@@ -329,7 +331,7 @@ class BusyDesk(Desk):
         """Whether the oldest prefetched task has waited too long."""
         if not self._hand:
             return False
-        return self._grace.begun.is_set() or time.monotonic() >= self._hand[0].arrived + PATIENCE
+        return self._shutdown.begun.is_set() or time.monotonic() >= self._hand[0].arrived + PATIENCE
 
     def _pause(self) -> float | None:
         """Return the seconds until the clerk must flush or release; None if neither is due."""
@@ -350,7 +352,7 @@ class BusyDesk(Desk):
     def _wanted(self) -> int:
         """Return how many tasks to reserve: one for each free thread, and some to prefetch."""
         threads = self._settings.concurrent_limit
-        if not threads or self._grace.begun.is_set():
+        if not threads or self._shutdown.begun.is_set():
             return 0
         ahead = 0
         if self._may_hold():
@@ -362,21 +364,21 @@ class BusyDesk(Desk):
 
     def _may_hold(self) -> bool:
         """Whether to prefetch: a prefetched task loses a delivery if the process crashes."""
-        held = any(_is_suspect(held.lease) for held in self._hand)
+        held = any(_is_redelivered(held.lease) for held in self._hand)
         return not held and not any(self._taken.values()) and self._deliveries > 1
 
-    def _exchange(self, ends: Sequence[Ending], limit: int) -> list[Held]:
-        pairs = [(ending.lease, ending.transition) for ending in ends]
+    def _complete_and_reserve(self, ends: Sequence[Completion], limit: int) -> list[Held]:
+        pairs = [(completion.lease, completion.transition) for completion in ends]
         name, lease = self._settings.name, self._settings.lease
         since = 0.0
 
-        def exchange() -> tuple[list[State | None], list[Lease]] | None:
+        def complete_and_reserve() -> tuple[list[State | None], list[Lease]] | None:
             nonlocal since
             # Before any of the leases can have begun.
             since = time.monotonic()
             try:
                 found: tuple[list[State | None], list[Lease]]
-                found = self._storage.exchange(pairs, name, limit, lease)
+                found = self._storage.complete_and_reserve(pairs, name, limit, lease)
             except StorageUnavailable:
                 raise
             except Exception as exc:
@@ -384,28 +386,28 @@ class BusyDesk(Desk):
                 return [], []
             return found
 
-        found = self._until_done(ends, exchange)
+        found = self._until_done(ends, complete_and_reserve)
         if found is not None and len(found[0]) < len(ends):
             # One by one: a completion that the storage cannot hold must not block the others.
-            for ending in ends:
-                self._hand_in_alone(ending)
+            for completion in ends:
+                self._hand_in_alone(completion)
             return []
         self._settle(ends, None if found is None else found[0])
         now = time.monotonic()
         return [] if found is None else [Held(lease, since, now) for lease in found[1]]
 
-    def _hand_in_alone(self, ending: Ending) -> None:
+    def _hand_in_alone(self, completion: Completion) -> None:
         try:
-            self._finish(ending, REFUSALS)
+            self._finish(completion, REFUSALS)
         except Exception:
-            name = f"taskqueue-{self._settings.queue}-{ending.lease.task.id}-end"
-            finish = partial(self._finish, ending)
+            name = f"taskqueue-{self._settings.queue}-{completion.lease.task.id}-end"
+            finish = partial(self._finish, completion)
             try:
                 threading.Thread(target=finish, name=name, daemon=True).start()
             except RuntimeError:
                 finish()
 
 
-def _is_suspect(lease: Lease) -> bool:
+def _is_redelivered(lease: Lease) -> bool:
     # Redelivered: an earlier attempt has not ended as counted; its process may have crashed.
     return lease.attempt - lease.counted > 1

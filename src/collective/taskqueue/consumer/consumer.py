@@ -10,11 +10,11 @@ from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import policy
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.clerk import BusyDesk
+from collective.taskqueue.consumer.desk import Completion
 from collective.taskqueue.consumer.desk import Desk
-from collective.taskqueue.consumer.desk import Ending
-from collective.taskqueue.consumer.heartbeat import Keeper
-from collective.taskqueue.consumer.shutdown import Grace
+from collective.taskqueue.consumer.heartbeat import Heartbeat
 from collective.taskqueue.consumer.shutdown import pause
+from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.errors import described
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
@@ -46,11 +46,11 @@ BARRIER = 30.0
 #: Seconds between two checks whether that transaction has arrived.
 BARRIER_INTERVAL = 0.005
 
-#: Seconds between two runs of the chores of a consumer.
-CHORES_INTERVAL = 30.0
+#: Seconds between two runs of the maintenance of a consumer.
+MAINTENANCE_INTERVAL = 30.0
 
 #: Seconds that `stop` waits for the heartbeat thread, which may be in a round trip.
-KEEPER_TIMEOUT = 1.0
+HEARTBEAT_TIMEOUT = 1.0
 
 
 class Consumer:
@@ -58,7 +58,7 @@ class Consumer:
 
     `perform` makes the request of an attempt and returns its outcome. `notify` is called
     with a state and a task id after each change. `clock` gives seconds since the epoch.
-    `ready` tells whether a transaction is visible in this process; `chores` is called at
+    `ready` tells whether a transaction is visible in this process; `maintenance` is called at
     intervals, between tasks.
     """
 
@@ -70,7 +70,7 @@ class Consumer:
         notify: Callable[[str, str], None] = lambda state, task_id: None,
         clock: Callable[[], float] = time.time,
         ready: Callable[[bytes], bool] = lambda tid: True,
-        chores: Callable[[], object] = lambda: None,
+        maintenance: Callable[[], object] = lambda: None,
     ) -> None:
         self.settings = settings
         self._storage = storage
@@ -79,16 +79,16 @@ class Consumer:
         self._notify = notify
         self._clock = clock
         self._ready = ready
-        self._chores = chores
-        self._next_chores = time.monotonic()
+        self._maintenance = maintenance
+        self._next_maintenance = time.monotonic()
         self._label = f"taskqueue-{settings.queue}-{settings.name}"
-        self._keeper = Keeper(storage, settings.lease, f"{self._label}-keeper")
-        self._grace = Grace()
-        self._desk = Desk(storage, settings, self._grace, self._stored)
+        self._heartbeat = Heartbeat(storage, settings.lease, f"{self._label}-heartbeat")
+        self._shutdown = Shutdown()
+        self._desk = Desk(storage, settings, self._shutdown, self._stored)
         #: The desk of `run`.
         self._busy_desk = self._desk
-        if hasattr(storage, "exchange"):
-            self._busy_desk = BusyDesk(storage, settings, self._grace, self._stored)
+        if hasattr(storage, "complete_and_reserve"):
+            self._busy_desk = BusyDesk(storage, settings, self._shutdown, self._stored)
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
 
@@ -115,38 +115,38 @@ class Consumer:
         """
         self.begin_stop(grace)
         self.end_stop()
-        self._keeper.join(KEEPER_TIMEOUT)
+        self._heartbeat.join(HEARTBEAT_TIMEOUT)
 
     def begin_stop(self, grace: float | None = None) -> None:
         """The first half of `stop`: begin the grace period, and do not wait."""
-        self._grace.begin(self.settings.grace if grace is None else grace)
+        self._shutdown.begin(self.settings.grace if grace is None else grace)
         self._wake()
         logger.info(
             "consumer %s of queue %s: stopping, %d tasks running",
             self.settings.name,
             self.settings.queue,
-            len(self._keeper.running()),
+            len(self._heartbeat.running()),
         )
 
     def end_stop(self) -> None:
         """The second half of `stop`: wait until the grace period that has begun is over."""
         for thread in self._threads:
-            self._grace.join(thread, self._wake)
+            self._shutdown.join(thread, self._wake)
         # Only now: until they have ended, the threads may start more.
         for thread in list(self._extra):
-            self._grace.join(thread, self._wake)
+            self._shutdown.join(thread, self._wake)
         self._busy_desk.close()
-        for attempt in self._keeper.running():
+        for attempt in self._heartbeat.running():
             logger.error(
                 "task %s: still running after the grace period, left unfinished", attempt.task.id
             )
-        self._keeper.stop()
+        self._heartbeat.stop()
         self._unregister()
         logger.info("consumer %s of queue %s: stopped", self.settings.name, self.settings.queue)
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """End the wait of a `stop` for running tasks."""
-        self._grace.hurry()
+        self._shutdown.stop_waiting()
 
     def _unregister(self) -> None:
         if self._outage.lasts():
@@ -167,10 +167,10 @@ class Consumer:
     def run(self) -> None:
         """Take and run tasks until `stop`; no error ends the thread."""
         errors = 0
-        while not self._grace.begun.is_set():
+        while not self._shutdown.begun.is_set():
             try:
                 self._run_next(self._busy_desk, None)
-                self._do_chores()
+                self._maintain()
                 errors = 0
             except StorageUnavailable:
                 # The outage is logged once for all threads.
@@ -183,7 +183,7 @@ class Consumer:
                     self.settings.queue,
                 )
             if errors:
-                self._grace.begun.wait(pause(errors))
+                self._shutdown.begun.wait(pause(errors))
 
     def step(self, timeout: float | None = 0.0) -> int:
         """Wait up to `timeout` seconds (None: without limit) for a task, and run it.
@@ -198,7 +198,7 @@ class Consumer:
             if self.settings.concurrent_limit:
                 self._work(lease, desk)
             else:
-                self._work_aside(lease, desk)
+                self._work_in_own_thread(lease, desk)
         return len(leases)
 
     def work(self, lease: Lease) -> Outcome | None:
@@ -213,7 +213,7 @@ class Consumer:
             return self._attempt(lease, desk)
         except _Stopped:
             desk.drop(lease)
-            desk.give_back([lease])
+            desk.release([lease])
             return None
         except BaseException:
             desk.drop(lease)
@@ -222,33 +222,33 @@ class Consumer:
     def _attempt(self, lease: Lease, desk: Desk) -> Outcome:
         attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
         since = self._since(lease.task)
-        hindrance = self._hindrance(attempt, since)
+        undispatched = self._outcome_without_dispatch(attempt, since)
         self._notify("running", lease.task.id)
-        watched = self._keeper.watch(attempt)
-        release = partial(self._keeper.end, watched)
+        watched = self._heartbeat.watch(attempt)
+        release = partial(self._heartbeat.end, watched)
         try:
-            self._keeper.begin(watched)
-            outcome = _storable(hindrance or self._outcome(attempt))
-            transition = policy.decide(lease, outcome, self._clock(), since=since)
-            desk.end(Ending(lease, transition, release))
+            self._heartbeat.begin(watched)
+            outcome = _storable(undispatched or self._outcome(attempt))
+            transition = policy.next_transition(lease, outcome, self._clock(), since=since)
+            desk.end(Completion(lease, transition, release))
         except BaseException:
             # Otherwise its lease would be renewed for ever.
             release()
             raise
         return outcome
 
-    def _stored(self, ending: Ending, state: State | None) -> None:
-        _log_end(ending.lease, ending.transition, state)
+    def _stored(self, completion: Completion, state: State | None) -> None:
+        _log_end(completion.lease, completion.transition, state)
         if state is not None:
-            self._notify(state, ending.lease.task.id)
+            self._notify(state, completion.lease.task.id)
 
-    def _do_chores(self) -> None:
+    def _maintain(self) -> None:
         now = time.monotonic()
-        if now >= self._next_chores:
-            self._next_chores = now + CHORES_INTERVAL
-            self._outage.call(self._chores)
+        if now >= self._next_maintenance:
+            self._next_maintenance = now + MAINTENANCE_INTERVAL
+            self._outage.call(self._maintenance)
 
-    def _work_aside(self, lease: Lease, desk: Desk) -> None:
+    def _work_in_own_thread(self, lease: Lease, desk: Desk) -> None:
         def work() -> None:
             try:
                 self._work(lease, desk)
@@ -263,7 +263,9 @@ class Consumer:
             thread.start()
         except RuntimeError as exc:
             logger.warning(
-                "task %s: no thread can be had (%s), other tasks wait for it", lease.task.id, exc
+                "task %s: no thread can be started (%s), other tasks wait for it",
+                lease.task.id,
+                exc,
             )
             self._extra.discard(thread)
             self._work(lease, desk)
@@ -284,7 +286,7 @@ class Consumer:
                 return status.since
         return task.created
 
-    def _hindrance(self, attempt: Attempt, since: float) -> Outcome | None:
+    def _outcome_without_dispatch(self, attempt: Attempt, since: float) -> Outcome | None:
         """Return the outcome of a task that cannot be dispatched; None if it can be.
 
         Raises `_Stopped` if the consumer stops before that is known.
@@ -300,7 +302,7 @@ class Consumer:
             # A person decides: the objects that the task is about may be lost as well.
             return Outcome(None, str(exc), verdict="discard", started=now)
         if not visible:
-            if self._grace.begun.is_set():
+            if self._shutdown.begun.is_set():
                 raise _Stopped
             reason = f"its transaction did not arrive within {BARRIER:g} s"
             return Outcome(None, reason, verdict="postpone", started=now)
@@ -325,9 +327,9 @@ class Consumer:
             return True
         deadline = time.monotonic() + BARRIER
         # The lease is renewed, but the timeout of the task has not begun.
-        with self._keeper.watch(attempt, timed=False):
+        with self._heartbeat.watch(attempt, timed=False):
             while not self._is_ready(tid):
-                if time.monotonic() > deadline or self._grace.begun.wait(BARRIER_INTERVAL):
+                if time.monotonic() > deadline or self._shutdown.begun.wait(BARRIER_INTERVAL):
                     return False
         return True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer.shutdown import Grace
+from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.outage import outage_of
 from collective.taskqueue.task import Lease
@@ -28,7 +28,7 @@ logger = logging.getLogger("collective.taskqueue")
 T = TypeVar("T")
 
 
-class Ending(NamedTuple):
+class Completion(NamedTuple):
     """A completed attempt, and what to call once it is stored or never will be."""
 
     lease: Lease
@@ -44,13 +44,13 @@ class Desk:
         self,
         storage: Any,
         settings: ServerSettings,
-        grace: Grace,
-        stored: Callable[[Ending, State | None], None],
+        shutdown: Shutdown,
+        stored: Callable[[Completion, State | None], None],
     ) -> None:
         self._storage = storage
         self._outage = outage_of(storage)
         self._settings = settings
-        self._grace = grace
+        self._shutdown = shutdown
         self._stored = stored
 
     def take(self, timeout: float | None = None) -> list[Lease]:
@@ -64,17 +64,17 @@ class Desk:
         )
         return leases
 
-    def end(self, ending: Ending) -> None:
+    def end(self, completion: Completion) -> None:
         """Report the completed attempt of a task that was taken; never raises."""
-        self._finish(ending)
+        self._finish(completion)
 
-    def _finish(self, ending: Ending, most: float = inf) -> None:
-        transition = ending.transition
+    def _finish(self, completion: Completion, most: float = inf) -> None:
+        transition = completion.transition
 
         def finish() -> State | None:
             nonlocal transition
             try:
-                state: State | None = self._storage.finish(ending.lease, transition)
+                state: State | None = self._storage.complete(completion.lease, transition)
             except StorageUnavailable:
                 raise
             except Exception:
@@ -83,31 +83,31 @@ class Desk:
                 raise
             return state
 
-        self._settle([ending], self._until_done([ending], lambda: [finish()], most))
+        self._settle([completion], self._until_done([completion], lambda: [finish()], most))
 
     def drop(self, lease: Lease) -> None:
         """Called for a task that has no completion, by an error of ours; its lease expires."""
 
-    def give_back(self, leases: Sequence[Lease]) -> None:
+    def release(self, leases: Sequence[Lease]) -> None:
         """Release tasks that were taken, but have not begun, to the front; never raises."""
-        self._give_back(leases, inf)
+        self._release(leases, inf)
 
-    def _give_back(self, leases: Sequence[Lease], until: float) -> None:
+    def _release(self, leases: Sequence[Lease], until: float) -> None:
         # Tried again while the storage is unavailable: otherwise each task would lose a delivery
         # though no process was lost. `until` is the monotonic time at which the leases expire.
         errors = 0
         while True:
             try:
-                self._outage.call(self._storage.give_back, leases)
+                self._outage.call(self._storage.release, leases)
                 break
             except Exception as exc:
                 errors += 1
                 away = isinstance(exc, StorageUnavailable) and time.monotonic() < until
-                if not (away and self._grace.may_try_again(errors)):
+                if not (away and self._shutdown.may_try_again(errors)):
                     _log_kept(leases, exc)
                     return
         for lease in leases:
-            logger.debug("task %s: not begun, given back", lease.task.id)
+            logger.debug("task %s: not started, released", lease.task.id)
 
     def wake(self) -> None:
         """Unblock all waiting threads; called when the grace period has begun."""
@@ -116,7 +116,7 @@ class Desk:
         """Called once, when all threads have ended or the wait for them is over."""
 
     def _until_done(
-        self, endings: Sequence[Ending], store: Callable[[], T], most: float = inf
+        self, completions: Sequence[Completion], store: Callable[[], T], most: float = inf
     ) -> T | None:
         """Call `store` until it succeeds; return None if the grace period ends before.
 
@@ -128,52 +128,57 @@ class Desk:
                 return self._outage.call(store)
             except Exception as exc:
                 errors += 1
-                self._log_failure(endings, exc, errors)
+                self._log_failure(completions, exc, errors)
                 refusals += not isinstance(exc, StorageUnavailable)
                 if refusals >= most:
                     raise
-            if not self._grace.may_try_again(errors):
+            if not self._shutdown.may_try_again(errors):
                 return None
 
-    def _log_failure(self, endings: Sequence[Ending], exc: Exception, errors: int) -> None:
+    def _log_failure(self, completions: Sequence[Completion], exc: Exception, errors: int) -> None:
         away = isinstance(exc, StorageUnavailable)
         if errors > 1 and away:
             # The outage is logged elsewhere; its effect on these tasks was logged here.
             return
-        if errors > 1 and len(endings) > 1:
+        if errors > 1 and len(completions) > 1:
             logger.error("queue %s: still (%s), trying again", self._settings.queue, exc)
             return
-        for ending in endings:
+        for completion in completions:
             logger.log(
                 logging.WARNING if away else logging.ERROR,
                 "task %s: %s, but its storage failed (%s), trying again",
-                ending.lease.task.id,
-                ending.transition.state,
+                completion.lease.task.id,
+                completion.transition.state,
                 exc,
                 exc_info=not away,
             )
 
-    def _settle(self, endings: Sequence[Ending], states: Sequence[State | None] | None) -> None:
-        for number, ending in enumerate(endings):
+    def _settle(
+        self, completions: Sequence[Completion], states: Sequence[State | None] | None
+    ) -> None:
+        for number, completion in enumerate(completions):
             try:
-                ending.release()
+                completion.release()
                 if states is not None:
-                    self._stored(ending, states[number])
+                    self._stored(completion, states[number])
                 else:
                     logger.error(
                         "task %s: %s, but stopped before its storage knew; it will run again",
-                        ending.lease.task.id,
-                        ending.transition.state,
+                        completion.lease.task.id,
+                        completion.transition.state,
                     )
             except Exception:
                 # Other completions are still published, and prefetched tasks still begin.
-                logger.exception("task %s: nobody told of its end, going on", ending.lease.task.id)
+                logger.exception(
+                    "task %s: finished, but its event could not be published",
+                    completion.lease.task.id,
+                )
 
 
 def _log_kept(leases: Sequence[Lease], exc: Exception) -> None:
     for lease in leases:
         logger.warning(
-            "task %s: not begun, not given back (%s), its lease expires",
+            "task %s: not started, not released (%s), its lease expires",
             lease.task.id,
             exc,
             exc_info=not isinstance(exc, StorageUnavailable),

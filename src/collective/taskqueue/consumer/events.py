@@ -93,10 +93,10 @@ EVENTS: dict[State, type[TaskEvent]] = {
 }
 
 
-def announce(
+def publish_event(
     storage: Any, state: State, task_id: str, after: tuple[State, float] | None = None
 ) -> None:
-    """Publish the event that a task has entered a state; see `ITaskQueue.announce`.
+    """Publish the event that a task has entered a state; see `ITaskQueue.publish_event`.
 
     `after` is the last change of a task before it was queued again. Without a subscriber for
     that event this costs a dictionary lookup.
@@ -106,11 +106,11 @@ def announce(
     look = partial(_event, storage, state, task_id, after)
     if state == QUEUED:
         # A transaction may add thousands, and the commit should not wait for their statuses.
-        _herald.tell(task_id, look, MAX_ARRIVALS)
+        _dispatcher.publish(task_id, look, MAX_ARRIVALS)
         return
     event = look()
     if event is not None:
-        _herald.tell(task_id, lambda: event, MAX_WAITING)
+        _dispatcher.publish(task_id, lambda: event, MAX_WAITING)
 
 
 def _event(
@@ -120,7 +120,9 @@ def _event(
         status = storage.get(task_id)
     except Exception as exc:
         # Must not raise: the transaction that queued the task may be in its very last phase.
-        logger.warning("task %s: %s, but nobody was told (%s)", task_id, state, exc)
+        logger.warning(
+            "task %s: %s, but its event could not be published (%s)", task_id, state, exc
+        )
         return None
     # The id of a skipped task is an alias of the waiting one: nothing happened to that one.
     if status.id != task_id:
@@ -164,16 +166,16 @@ def _last(status: TaskStatus, state: State) -> int:
 
 def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
     """Wait up to `timeout` seconds until all events are published; return whether they are."""
-    return _herald.flush(timeout)
+    return _dispatcher.flush(timeout)
 
 
 def after_fork() -> None:
     """Called in a forked child: drop the thread and its events, which are the parent's."""
-    global _herald
-    _herald = _Herald()
+    global _dispatcher
+    _dispatcher = _Dispatcher()
 
 
-class _Herald:
+class _Dispatcher:
     """A thread that publishes one event after the other, started with the first event."""
 
     def __init__(self) -> None:
@@ -181,12 +183,14 @@ class _Herald:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def tell(self, task_id: str, look: Callable[[], TaskEvent | None], limit: int) -> None:
+    def publish(self, task_id: str, look: Callable[[], TaskEvent | None], limit: int) -> None:
         """Publish what `look` returns, unless `limit` events wait already. Never raises."""
         if self._events.qsize() < limit:
             self._events.put((task_id, look))
         else:
-            logger.error("task %s: too many events wait, one is dropped", task_id)
+            logger.error(
+                "task %s: too many events wait for subscribers, this one is dropped", task_id
+            )
         self._start()
 
     def flush(self, timeout: float) -> bool:
@@ -216,9 +220,9 @@ class _Herald:
                 event = look()
                 if event is not None:
                     for subscriber in _subscribers(type(event)):
-                        _tell(subscriber, event)
+                        _publish(subscriber, event)
             except Exception:
-                logger.exception("task %s: one of its events could not be told", task_id)
+                logger.exception("task %s: one of its events could not be published", task_id)
             finally:
                 self._events.task_done()
 
@@ -230,7 +234,7 @@ def _subscribers(kind: type[TaskEvent]) -> Sequence[Callable[[TaskEvent], object
     return [*found, *(each for each in zope.event.subscribers if each is not dispatch)]
 
 
-def _tell(subscriber: Callable[[TaskEvent], object], event: TaskEvent) -> None:
+def _publish(subscriber: Callable[[TaskEvent], object], event: TaskEvent) -> None:
     # Each subscriber has its own transaction: none undoes the work of another one.
     try:
         # Resets the registry of this thread: it is the one of the last `setSite`, and test
@@ -251,9 +255,12 @@ def _clean_up(event: TaskEvent) -> None:
     try:
         transaction.abort()
     except Exception:
-        logger.exception("task %s: its event left a mess behind, ignored", event.status.id)
+        logger.exception(
+            "task %s: the transaction after its event could not be aborted, ignored",
+            event.status.id,
+        )
     noSecurityManager()
     setSite(None)
 
 
-_herald = _Herald()
+_dispatcher = _Dispatcher()

@@ -34,7 +34,7 @@ RETRIES = 12
 CANCEL_INTERVAL = 1.0
 
 
-class Keeper:
+class Heartbeat:
     """See the module. `lease` is the length of a lease in seconds."""
 
     def __init__(self, storage: Any, lease: float, name: str) -> None:
@@ -74,7 +74,7 @@ class Keeper:
         except RuntimeError as exc:
             # At a limit of threads, or at the end of the process; the next task tries again.
             logger.error(
-                "task %s: no thread can be had (%s), its lease is not renewed",
+                "task %s: no thread can be started (%s), its lease is not renewed",
                 watched.attempt.task.id,
                 exc,
             )
@@ -131,7 +131,7 @@ class Keeper:
             try:
                 self.look(time.monotonic())
             except Exception:
-                logger.exception("watching running tasks failed, trying again")
+                logger.exception("checking leases and timeouts failed, trying again")
 
     def _renew(self, watched: _Watched) -> float:
         """Renew the lease of a task; return the seconds until the next renewal."""
@@ -183,14 +183,14 @@ class _Watched:
 
     # A plain class: a context manager made of a generator would take twice the time per task.
 
-    def __init__(self, keeper: Keeper, attempt: Attempt, timeout: float | None) -> None:
+    def __init__(self, heartbeat: Heartbeat, attempt: Attempt, timeout: float | None) -> None:
         now = time.monotonic()
-        self._keeper = keeper
+        self._heartbeat = heartbeat
         self.attempt = attempt
         self.thread = threading.get_ident()
         self.started = now
         #: When to renew the lease next.
-        self.renews = now + keeper.renewal
+        self.renews = now + heartbeat.renewal
         self.due = float("inf") if timeout is None else now + timeout
         #: When to check for cancellation next.
         self.asks = now + CANCEL_INTERVAL if attempt.task.is_hook else float("inf")
@@ -201,10 +201,10 @@ class _Watched:
         self.unrenewed = False
 
     def __enter__(self) -> None:
-        self._keeper.begin(self)
+        self._heartbeat.begin(self)
 
     def __exit__(self, *exc_info: object) -> None:
-        self._keeper.end(self)
+        self._heartbeat.end(self)
 
     def soonest(self) -> float:
         return min(self.due, self.asks, self.renews)
@@ -213,7 +213,7 @@ class _Watched:
 def _report_stuck(watched: _Watched, now: float) -> None:
     frame = sys._current_frames().get(watched.thread)
     logger.error(
-        "task %s: runs for %.0f s, cannot be interrupted, still waited for\n%s",
+        "task %s: running for %.0f s, cannot be interrupted, its lease is still renewed\n%s",
         watched.attempt.task.id,
         now - watched.started,
         "".join(traceback.format_stack(frame)) if frame else "",

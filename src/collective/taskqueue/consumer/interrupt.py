@@ -46,7 +46,7 @@ _usual: float | None = None
 
 
 @contextmanager
-def short_turns() -> Iterator[None]:
+def short_switch_interval() -> Iterator[None]:
     """Let threads take turns as often as possible while the block runs.
 
     Otherwise this thread would run only where the other one blocks, perhaps on a disk, and
@@ -90,7 +90,7 @@ def raise_in(thread: int, kind: type[BaseException], base: CodeType) -> bool:
     return frame.f_lasti == place and bool(_set_async_exc(thread, address))
 
 
-def let_strike() -> None:
+def raise_pending() -> None:
     """Let the exception that is pending for this thread, if any, be raised here.
 
     Python looks for it whenever a function begins. It must not be cleared instead: CPython

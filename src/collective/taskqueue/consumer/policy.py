@@ -25,7 +25,7 @@ LONGEST_PAUSE = 366 * 86400.0
 _random = random.Random()
 
 
-def decide(
+def next_transition(
     lease: Lease,
     outcome: Outcome,
     now: float,
@@ -59,7 +59,7 @@ def decide(
     return _transition(lease, outcome, SCHEDULED, _reason(outcome), due)
 
 
-def judged(outcome: Outcome, transient: Collection[int]) -> Outcome:
+def classify(outcome: Outcome, transient: Collection[int]) -> Outcome:
     """Return the outcome with the verdict of its queue, if it is a client error.
 
     `transient` has the statuses after which that queue tries again. A verdict of the task

@@ -16,12 +16,12 @@ MAX_PAUSE = 4.0
 INTERVAL = 0.25
 
 
-class Grace:
+class Shutdown:
     """The grace period: begins when the consumer is told to stop, and ends at its deadline."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
-        self._hurried = threading.Event()
+        self._stopped_waiting = threading.Event()
         #: Monotonic time at which the wait for running tasks ends.
         self._deadline = float("inf")
 
@@ -30,9 +30,9 @@ class Grace:
         self._deadline = time.monotonic() + seconds
         self.begun.set()
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """End the wait now."""
-        self._hurried.set()
+        self._stopped_waiting.set()
 
     def may_try_again(self, errors: int) -> bool:
         """Pause after so many errors in a row; return False once the grace period is over."""
@@ -40,11 +40,11 @@ class Grace:
         if not self.begun.wait(seconds):
             return True
         left = self._left()
-        return left > 0 and not self._hurried.wait(min(seconds, left))
+        return left > 0 and not self._stopped_waiting.wait(min(seconds, left))
 
     def join(self, thread: threading.Thread, wake: Callable[[], None]) -> None:
         """Wait for the thread until the grace period is over; call `wake` again and again."""
-        while thread.is_alive() and self._left() > 0 and not self._hurried.is_set():
+        while thread.is_alive() and self._left() > 0 and not self._stopped_waiting.is_set():
             thread.join(min(INTERVAL, self._left()))
             # Again: the thread may have been about to block.
             wake()

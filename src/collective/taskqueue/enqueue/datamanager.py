@@ -72,7 +72,7 @@ class _Batch:
         self._closed = False
         self._refused = False
         self._staged: tuple[Task, ...] = ()
-        self._testimony: indoubt.Testimony | None = None
+        self._witness: indoubt.StoredWitness | None = None
         self._transaction = current
 
     def append(self, task: Task) -> None:
@@ -92,8 +92,8 @@ class _Batch:
         if self.tasks:
             # Set first: if the storage stages the batch and then raises, discard it, too.
             self._staged = tuple(self.tasks)
-            self._testimony = indoubt.testify(self._transaction)
-            witness = None if self._testimony is None else self._testimony.reference
+            self._witness = indoubt.add_witness(self._transaction)
+            witness = None if self._witness is None else self._witness.reference
             self._refused = True
             outage_of(self.queue.storage).call(
                 self.queue.storage.stage, self.id, self._staged, witness
@@ -104,8 +104,8 @@ class _Batch:
         tasks, self._staged = self._staged, ()
         if not tasks:
             return
-        testimony, self._testimony = self._testimony, None
-        tid = None if testimony is None else testimony.confirm()
+        stored, self._witness = self._witness, None
+        tid = None if stored is None else stored.confirm()
         if outbox.is_behind(self.queue):
             # Batches of earlier transactions come first, once the storage is available.
             outbox.log(
@@ -129,13 +129,11 @@ class _Batch:
         tasks, self._staged = self._staged, ()
         if not tasks:
             return
-        testimony, self._testimony = self._testimony, None
-        if self.voted and testimony is not None:
+        stored, self._witness = self._witness, None
+        if self.voted and stored is not None:
             # Whether the database has committed is not known here; the witness will show it.
             outbox.log(tasks, "commit failed after the vote, in doubt until its witness is found")
-            outbox.resolve_later(
-                self.queue, self.id, testimony.databases, testimony.reference, tasks
-            )
+            outbox.resolve_later(self.queue, self.id, stored.databases, stored.reference, tasks)
             return
         if self._refused:
             # The storage may be unavailable: do not wait for it a second time.

@@ -57,10 +57,10 @@ ABORTED = "aborted"
 UNKNOWN = "unknown"
 
 #: The reason of tasks that are failed because the end of their transaction is unknown.
-NOBODY_KNOWS = "nobody can tell whether its transaction was committed"
+UNDECIDABLE = "it is unknown whether its transaction was committed"
 
-#: The type of `ITaskQueue.arrival`.
-Arrival = Callable[[Collection[str]], AbstractContextManager[None]]
+#: The type of `ITaskQueue.promoting`.
+Promoting = Callable[[Collection[str]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Verdict:
     tid: bytes | None = None
 
 
-def _told_by_nobody(task_ids: Collection[str]) -> AbstractContextManager[None]:
+def _without_events(task_ids: Collection[str]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
@@ -123,7 +123,7 @@ class _Reference(NamedTuple):
         )
 
 
-class Testimony:
+class StoredWitness:
     """A witness on its way into the database, and how to find it again."""
 
     def __init__(self, connection: Any) -> None:
@@ -151,15 +151,15 @@ class Testimony:
         return serial if serial != z64 else self._database.lastTransaction()
 
 
-def testify(current: ITransaction) -> Testimony | None:
+def add_witness(current: ITransaction) -> StoredWitness | None:
     """Add a witness to the transaction that is about to commit; None if it writes nothing.
 
     A transaction that only reads does not become one that writes. Called by the data
     manager before any storage begins to commit.
     """
     try:
-        testimony: Testimony = current.data(Witness)
-        return testimony
+        stored: StoredWitness = current.data(Witness)
+        return stored
     except KeyError:
         pass
     connections = [
@@ -171,13 +171,13 @@ def testify(current: ITransaction) -> Testimony | None:
         return None
     # Prefer the main database if it takes part: others may be memory only.
     connections.sort(key=lambda connection: connection.db().database_name != MAIN)
-    testimony = Testimony(connections[0])
+    stored = StoredWitness(connections[0])
     # One witness is enough, however many queues the transaction adds to.
-    current.set_data(Witness, testimony)
-    return testimony
+    current.set_data(Witness, stored)
+    return stored
 
 
-def judge(databases: Any, reference: str, age: float) -> Verdict:
+def verdict_of(databases: Any, reference: str, age: float) -> Verdict:
     """Return how the transaction with this witness has ended, if that is known yet.
 
     `age` is the number of seconds since the batch was staged. Raises `KeyError` for a database
@@ -198,20 +198,20 @@ def judge(databases: Any, reference: str, age: float) -> Verdict:
 
 
 def resolve(
-    storage: Any, databases: Any, grace: float = GRACE, arrival: Arrival = _told_by_nobody
+    storage: Any, databases: Any, grace: float = GRACE, promoting: Promoting = _without_events
 ) -> list[str]:
     """Resolve batches that were staged at least `grace` seconds ago.
 
-    `arrival` is that of the queue. Returns the ids of the batches that were resolved. Called
+    `promoting` is that of the queue. Returns the ids of the batches that were resolved. Called
     by consumers.
     """
     found = storage.in_doubt(grace)
-    return [batch.id for batch in found if _settled(storage, databases, batch, arrival)]
+    return [batch.id for batch in found if _settled(storage, databases, batch, promoting)]
 
 
-def _settled(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
+def _settled(storage: Any, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
     try:
-        return _resolved(storage, databases, batch, arrival)
+        return _resolved(storage, databases, batch, promoting)
     except TaskDecodeError as exc:
         # The batch would be unreadable later, too, and would be tried for ever.
         storage.discard(batch.id)
@@ -278,22 +278,22 @@ def _tid_at(when: float) -> bytes:
     return stamp
 
 
-def _resolved(storage: Any, databases: Any, batch: StagedBatch, arrival: Arrival) -> bool:
+def _resolved(storage: Any, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
     if batch.witness is None:
         # Only tasks were written. Their client may have been told that they are queued: the
         # storage may have been unavailable from then on until the process was gone.
-        storage.condemn(batch.id, NOBODY_KNOWS)
+        storage.fail_batch(batch.id, UNDECIDABLE)
         return True
-    verdict = judge(databases, batch.witness, batch.age)
+    verdict = verdict_of(databases, batch.witness, batch.age)
     if verdict.end == COMMITTED:
-        with arrival(batch.tasks):
+        with promoting(batch.tasks):
             storage.promote(batch.id, verdict.tid)
         for task_id in batch.tasks:
             logger.warning("task %s: its transaction was committed, queued late", task_id)
     elif verdict.end == ABORTED:
         _discard(storage, batch, "its transaction was not committed")
     elif verdict.end == UNKNOWN:
-        storage.condemn(batch.id, NOBODY_KNOWS)
+        storage.fail_batch(batch.id, UNDECIDABLE)
     return verdict.end is not None
 
 

@@ -71,13 +71,13 @@ def promote(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task])
 
     Raises `StorageUnavailable`. Called by the data manager, and by the jobs here.
     """
-    with queue.arrival([task.id for task in tasks]):
+    with queue.promoting([task.id for task in tasks]):
         queue.storage.promote(batch_id, tid, tasks)
 
 
 def is_behind(queue: Any) -> bool:
     """Return whether batches of the queue wait to be promoted; later ones have to wait, too."""
-    return _backlog.is_behind(queue.storage)
+    return _relay.is_behind(queue.storage)
 
 
 def promote_later(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
@@ -88,7 +88,7 @@ def promote_later(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[
         log(tasks, "promoted after all", level=logging.INFO)
         return True
 
-    _backlog.add(_Job(queue.storage, f"batch {batch_id}", act, tasks, leads=True))
+    _relay.add(_Job(queue.storage, f"batch {batch_id}", act, tasks, leads=True))
 
 
 def resolve_later(
@@ -99,7 +99,7 @@ def resolve_later(
 
     def act() -> bool:
         try:
-            verdict = indoubt.judge(databases, witness, time.monotonic() - begun)
+            verdict = indoubt.verdict_of(databases, witness, time.monotonic() - begun)
         except Exception as exc:
             # The database is unavailable and not the storage: do not hold up other jobs.
             logger.debug("batch %s: its database cannot be asked (%s)", batch_id, exc)
@@ -111,10 +111,10 @@ def resolve_later(
             queue.storage.discard(batch_id)
             log(tasks, "was not committed, discarded", level=logging.WARNING)
         elif verdict.end == indoubt.UNKNOWN:
-            queue.storage.condemn(batch_id, indoubt.NOBODY_KNOWS)
+            queue.storage.fail_batch(batch_id, indoubt.UNDECIDABLE)
         return verdict.end is not None
 
-    _backlog.add(_Job(queue.storage, f"batch {batch_id}", act, tasks))
+    _relay.add(_Job(queue.storage, f"batch {batch_id}", act, tasks))
 
 
 def discard_later(storage: Any, batch_id: str) -> None:
@@ -124,7 +124,7 @@ def discard_later(storage: Any, batch_id: str) -> None:
         storage.discard(batch_id)
         return True
 
-    _backlog.add(_Job(storage, f"batch {batch_id}", act))
+    _relay.add(_Job(storage, f"batch {batch_id}", act))
 
 
 def cancel_later(queue: Any, user: Identity, reason: str) -> None:
@@ -139,7 +139,7 @@ def cancel_later(queue: Any, user: Identity, reason: str) -> None:
             _cancel_all(queue, state, user, reason)
         return True
 
-    _backlog.add(_Job(queue.storage, f"user {user.id} of {user.folder}", act))
+    _relay.add(_Job(queue.storage, f"user {user.id} of {user.folder}", act))
 
 
 def _cancel_all(queue: Any, state: State, user: Identity, reason: str) -> None:
@@ -157,19 +157,19 @@ def _cancel_all(queue: Any, state: State, user: Identity, reason: str) -> None:
 
 def flush(timeout: float) -> bool:
     """Wait up to `timeout` seconds until no job is left; return whether that is so."""
-    return _backlog.flush(timeout)
+    return _relay.flush(timeout)
 
 
 def close(timeout: float) -> None:
     """Flush, and log the jobs that are left then; called when the process ends."""
     if not flush(timeout):
-        _backlog.report()
+        _relay.report()
 
 
 def after_fork() -> None:
     """Called in a forked child: drop the thread and its jobs, which are the parent's."""
-    global _backlog
-    _backlog = Backlog()
+    global _relay
+    _relay = Relay()
 
 
 def log(tasks: Sequence[Task], message: str, *args: object, level: int = logging.ERROR) -> None:
@@ -178,7 +178,7 @@ def log(tasks: Sequence[Task], message: str, *args: object, level: int = logging
         logger.log(level, "task %s: %s", task.id, message % args)
 
 
-class Backlog:
+class Relay:
     """The jobs that are left, and the thread that does them."""
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ class Backlog:
             threading.Thread(target=self._work, name="taskqueue-batch", daemon=True).start()
         except RuntimeError as exc:
             # No thread can be started, at exit or at a limit. The next job tries again.
-            logger.error("nothing can be done in the background (%s), left to consumers", exc)
+            logger.error("no thread for background work (%s), consumers resolve these batches", exc)
             return False
         return True
 
@@ -281,4 +281,4 @@ def _pause(tries: int) -> float:
     return random.uniform(0.5, 1.0) * float(min(0.1 * 2.0 ** min(tries, 10), MAX_PAUSE))
 
 
-_backlog = Backlog()
+_relay = Relay()

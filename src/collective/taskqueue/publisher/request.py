@@ -299,7 +299,7 @@ def _clean_up() -> None:
         if transaction.manager.manager._txn is not None:
             transaction.abort()
     except Exception:
-        logger.exception("a data manager that a task left behind could not abort, ignored")
+        logger.exception("a data manager of a finished task could not abort, ignored")
     noSecurityManager()
     if getSite() is not None:
         setSite(None)
@@ -332,7 +332,7 @@ def check_identity(event: Any) -> None:
     if expected is None:
         return
     if _current_identity() != expected:
-        raise Unauthorized(_stranger(event.request, expected) or _GONE.format(expected))
+        raise Unauthorized(_unknown_user(event.request, expected) or _GONE.format(expected))
 
 
 def _current_identity() -> Identity | None:
@@ -341,11 +341,11 @@ def _current_identity() -> Identity | None:
 
 #: Messages: user deleted / user deleted and id reused / user unknown at this path.
 _GONE = "queued by {0.id} of {0.folder}, who cannot be authenticated any more"
-_REPLACED = "queued by {0.id} of {0.folder}, who was deleted since; who has that id now is another"
+_REPLACED = "queued by {0.id} of {0.folder}, who was deleted; another user has that id now"
 _ELSEWHERE = "queued by {0.id} of {0.folder}, whose users are not known at {1}"
 
 
-def _stranger(request: TaskRequest, user: Identity) -> str:
+def _unknown_user(request: TaskRequest, user: Identity) -> str:
     """Return why the task cannot be authenticated as this user; empty if known here."""
     parents = [item for item in request.get("PARENTS", ()) if hasattr(item, "getPhysicalPath")]
     if not parents:
@@ -384,6 +384,6 @@ def remember_failure(event: Any) -> None:
         return
     failure, user = event.exc_info[1], event.request.attempt.task.user
     if isinstance(failure, Unauthorized) and user is not None and _current_identity() != user:
-        reason = _stranger(event.request, user)
+        reason = _unknown_user(event.request, user)
         failure = Unauthorized(reason).with_traceback(failure.__traceback__) if reason else failure
     event.request.attempt.failure = failure

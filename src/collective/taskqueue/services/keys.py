@@ -20,7 +20,7 @@ MAX_KEY = 1000
 MAX_STORED = 200
 
 #: Replaces the user in the prefix if Anonymous adds the task.
-NOBODY = "0" * 32
+ANONYMOUS = "0" * 32
 
 
 def own_key(user: Identity | None, key: Any) -> str:
@@ -58,4 +58,4 @@ def _hashed_prefix(user: Identity | None) -> str:
 
 
 def _person(user: Identity | None) -> str:
-    return NOBODY if user is None else user.person
+    return ANONYMOUS if user is None else user.person

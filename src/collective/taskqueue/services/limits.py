@@ -14,7 +14,7 @@ from typing import Any
 RETRY_AFTER = 60
 
 
-def require_room(queue: Any, user: Identity | None) -> None:
+def require_capacity(queue: Any, user: Identity | None) -> None:
     """Raise a `Refusal` if `max_waiting_per_person` tasks of the user wait in the queue.
 
     A storage cannot tell tasks of Anonymous from other tasks without a user. So Anonymous is

@@ -26,7 +26,7 @@ PHRASES = (
     "its transaction did not arrive",
     "its url",
     "no response",
-    "nobody can tell whether its transaction was committed",
+    "it is unknown whether its transaction was committed",
     "older than its max_age",
     "replaced",
     "there is no",

@@ -14,7 +14,7 @@ from collective.taskqueue.services import listing
 from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import ADD
 from collective.taskqueue.services.access import ADD_HOOK
-from collective.taskqueue.services.limits import require_room
+from collective.taskqueue.services.limits import require_capacity
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.services.refusal import unknown_task
 from collective.taskqueue.services.service import Shape
@@ -56,7 +56,7 @@ class Tasks(TaskQueueService):
         if name not in queues:
             known = ", ".join(sorted(queues)) or "none"
             raise InvalidTask("queue", f"there is no task queue {name!r} (known: {known})")
-        require_room(queues[name], self.access.user)
+        require_capacity(queues[name], self.access.user)
         try:
             queues[name].add(**arguments)
         except InvalidTask:
@@ -98,14 +98,14 @@ class Tasks(TaskQueueService):
         queue, status = self._to_be_run(task_id)
         # The limit is for the user's own tasks: it does not bind a manager of other tasks.
         if status.finished and self.access.owns(status.task):
-            require_room(queue, self.access.user)
+            require_capacity(queue, self.access.user)
         queue.retry(task_id)
         return shape.whole(queue.status(task_id), self.site_url, self.access)
 
     def run(self, task_id: str) -> dict[str, Any]:
         """Run a waiting task now, before it is due."""
         queue, _ = self._to_be_run(task_id)
-        queue.hasten(task_id)
+        queue.run_now(task_id)
         return shape.whole(queue.status(task_id), self.site_url, self.access)
 
     def response(self, task_id: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Tasks(TaskQueueService):
     def _to_be_steered(self, task_id: str) -> tuple[Any, TaskStatus]:
         queue, status = self._find(task_id)
         if not self.access.may_steer(status.task):
-            raise Refusal(403, "This is somebody else's task.")
+            raise Refusal(403, "This task belongs to another user.")
         return queue, status
 
     def _to_be_run(self, task_id: str) -> tuple[Any, TaskStatus]:

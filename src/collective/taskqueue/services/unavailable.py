@@ -23,7 +23,7 @@ TEXT = _(
     default="This needs the queue of tasks, which does not answer at the moment."
     " Nothing was changed.",
 )
-HINT = _("unavailable_hint", default="If it lasts, tell the people who run this site.")
+HINT = _("unavailable_hint", default="If it lasts, tell the administrators of this site.")
 
 PAGE = """\
 <!DOCTYPE html>

@@ -154,7 +154,7 @@ def decode(task_id: str, head: object, payload: object = b"") -> Task:
     return replace(task, payload=payload)
 
 
-def end(lease: Lease, transition: Transition) -> list[bytes | str | float]:
+def pack_completion(lease: Lease, transition: Transition) -> list[bytes | str | float]:
     """Return the nine values of a completion for the Redis script."""
     status = transition.attempt.status
     return [

@@ -12,12 +12,12 @@ import logging
 logger = logging.getLogger("collective.taskqueue")
 
 #: For each event: its kind, the id of the task, and a detail such as the reason.
-News = list[tuple[Any, str, str]]
+Notices = list[tuple[Any, str, str]]
 
 
-def tell(news: Iterable[tuple[Any, str, str]], notify: Callable[[str, str], None]) -> None:
+def publish(notices: Iterable[tuple[Any, str, str]], notify: Callable[[str, str], None]) -> None:
     """Log each event; call `notify` for final states. Never call this under a lock."""
-    for kind, task_id, detail in news:
+    for kind, task_id, detail in notices:
         _LOG[kind](task_id, detail)
         if kind in FINISHED:
             notify(kind, task_id)
@@ -32,14 +32,14 @@ _LOG: dict[str, Callable[[str, str], None]] = {
     ),
     "cancelled": lambda task_id, detail: logger.info("task %s: %s, cancelled", task_id, detail),
     "failed": lambda task_id, detail: logger.error("task %s: %s, failed", task_id, detail),
-    "stranger": lambda entry, detail: logger.error(
-        "%s: no task of this version, put aside into the list %s", entry, detail
+    "foreign": lambda entry, detail: logger.error(
+        "%s: no task of this version, moved to the list %s", entry, detail
     ),
     "broken": lambda entry, detail: logger.error("%s: %s", entry, detail),
     "moved": lambda key, detail: logger.error(
-        "key %s: of a kind that is not ours, moved to %s", key, detail
+        "key %s: of another type than this queue uses, moved to %s", key, detail
     ),
     "recovered": lambda task_id, detail: logger.warning(
-        "task %s: lease of consumer %s ended, back to the front", task_id, detail
+        "task %s: lease of consumer %s expired, back to the front", task_id, detail
     ),
 }

@@ -12,7 +12,7 @@ from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import events
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.consumer import Consumer
-from collective.taskqueue.consumer.policy import judged
+from collective.taskqueue.consumer.policy import classify
 from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.errors import UnknownQueue
@@ -124,7 +124,7 @@ def task_queue(name: str = "default", **settings: Any) -> Iterator[TaskQueue]:
 
 
 def _replace_storage(queue: Any, storage: LocalStorage) -> None:
-    storage.notify = queue.announce
+    storage.notify = queue.publish_event
     queue.storage = storage
 
 
@@ -245,7 +245,7 @@ def _check_transaction(queues: Sequence[Any]) -> None:
 def _run(queue: Any, runs: list[TaskRun], limit: int, hook: Any) -> int:
     settings = ServerSettings(name="testing", queue=queue.name)
     perform = partial(_perform, queue.settings, hook)
-    consumer = Consumer(queue.storage, perform, settings, queue.announce)
+    consumer = Consumer(queue.storage, perform, settings, queue.publish_event)
     before = len(runs)
     try:
         while _may_go_on(queue, len(runs), limit, hook):
@@ -263,7 +263,7 @@ def _run(queue: Any, runs: list[TaskRun], limit: int, hook: Any) -> int:
 
 def _perform(settings: QueueSettings, hook: Any, attempt: Attempt) -> Outcome:
     outcome = hook(attempt.task) if attempt.task.is_hook else publish(attempt)
-    return judged(outcome, settings.transient_statuses)
+    return classify(outcome, settings.transient_statuses)
 
 
 def _may_go_on(queue: Any, done: int, limit: int, hook: Any) -> bool:

@@ -25,10 +25,10 @@ import threading
 logger = logging.getLogger("collective.taskqueue")
 
 #: Seconds that a consumer is remembered after its last call.
-HEARD = 3600.0
+SEEN = 3600.0
 
 
-class Oversight:
+class Admin:
     """The admin half of the storage."""
 
     settings: QueueSettings
@@ -37,7 +37,7 @@ class Oversight:
     _board: Board
     _paused: bool
     #: By consumer: the time of its last call, and how many of its calls of `reserve` block.
-    _heard: dict[str, float]
+    _seen: dict[str, float]
     _blocked: Counter[str]
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Oversight:
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         with self._changed:
-            self._tidy()
+            self._remove_expired()
             return self._board.counts(user)
 
     def get(self, task_id: str, brief: bool = False) -> TaskStatus:
@@ -61,13 +61,13 @@ class Oversight:
         size: int = 50,
     ) -> list[TaskStatus]:
         with self._changed:
-            self._tidy()
+            self._remove_expired()
             page = self._board.lines.page(state, user, start, size) if size else ()
             return [self._board.records[task_id].status(brief=True) for task_id in page]
 
-    def _tidy(self) -> None:
+    def _remove_expired(self) -> None:
         # Forget all expired records: a reader must not see any of them.
-        while self._board.tidy(self._clock()):
+        while self._board.remove_expired(self._clock()):
             pass
 
     def consumers(self) -> list[ConsumerStatus]:
@@ -80,9 +80,9 @@ class Oversight:
             # A consumer that blocks in `reserve` is alive.
             ages = {
                 name: 0.0 if self._blocked[name] else now - heard
-                for name, heard in self._heard.items()
+                for name, heard in self._seen.items()
             }
-            self._heard = {name: now - age for name, age in ages.items() if age < HEARD}
+            self._seen = {name: now - age for name, age in ages.items() if age < SEEN}
             return [
                 ConsumerStatus(
                     name,
@@ -92,12 +92,12 @@ class Oversight:
                     tuple(running.get(name, ())),
                     name in running or ages[name] < processes.SILENCE,
                 )
-                for name in sorted(self._heard)
+                for name in sorted(self._seen)
             ]
 
     def forget_consumer(self, consumer: str) -> None:
         with self._changed:
-            self._heard.pop(consumer, None)
+            self._seen.pop(consumer, None)
 
     def throughput(self) -> dict[State, int]:
         with self._changed:
@@ -135,7 +135,7 @@ class Oversight:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not removed")
             self._board.forget(record)
 
-    def hasten(self, task_id: str) -> None:
+    def run_now(self, task_id: str) -> None:
         with self._changed:
             record = self._record(task_id)
             if record.state == states.SCHEDULED:

@@ -40,7 +40,7 @@ logger = logging.getLogger("collective.taskqueue")
 PORTION = 100
 
 #: Changes of state that no caller asked for, to be passed to `notify` of the storage.
-News = list[tuple[State, str]]
+Notices = list[tuple[State, str]]
 
 
 class Board:
@@ -63,7 +63,7 @@ class Board:
 
     # adding tasks
 
-    def admit(self, task: Task, tid: bytes | None, now: float, news: News) -> bool:
+    def promote(self, task: Task, tid: bytes | None, now: float, notices: Notices) -> bool:
         """Add a committed task, unless its key skips it. Return whether it was added."""
         if self._is_known(task):
             return False
@@ -73,21 +73,21 @@ class Board:
             return False
         record = self._create(task, tid)
         for earlier in same:
-            self.supersede(self.records[earlier], record, now, news)
+            self.supersede(self.records[earlier], record, now, notices)
         if task.due is not None and task.due > now:
             self.schedule(record, task.due, now)
         else:
             self.queue(record, now)
         return True
 
-    def condemn(self, task: Task, reason: str, now: float, news: News) -> None:
+    def fail_batch(self, task: Task, reason: str, now: float, notices: Notices) -> None:
         """Add a task as failed. It is not queued and has no claim on its key: it blocks no task."""
         if self._is_known(task):
             return
         record = self._create(task, None)
         record.enter(states.QUEUED, now)
         self.conclude(record, states.FAILED, reason, now)
-        news.append((states.FAILED, task.id))
+        notices.append((states.FAILED, task.id))
         logger.error("task %s: %s, failed", task.id, reason)
 
     def _is_known(self, task: Task) -> bool:
@@ -139,12 +139,12 @@ class Board:
         self._enter(record, states.SCHEDULED, now, (due, next(self._number)), reason)
         self._claim_key(record)
 
-    def supersede(self, record: Record, newer: Record, now: float, news: News) -> None:
+    def supersede(self, record: Record, newer: Record, now: float, notices: Notices) -> None:
         """Cancel a task because a newer one of its key replaces it."""
         self.withdraw(record)
         self.conclude(record, states.CANCELLED, f"replaced by {newer.id}", now)
         newer.see(record.tid)
-        news.append((states.CANCELLED, record.id))
+        notices.append((states.CANCELLED, record.id))
         logger.info("task %s: replaced by %s, cancelled", record.id, newer.id)
 
     def newer(self, record: Record) -> Record | None:
@@ -222,7 +222,7 @@ class Board:
         # A waiting task always has a place.
         return cast(int, self.records[task_id].place)
 
-    def put_back(self, record: Record, now: float, news: News) -> bool:
+    def put_back(self, record: Record, now: float, notices: Notices) -> bool:
         """Put a released task back at the front, or cancel it if it must not run again.
 
         Returns whether it waits again.
@@ -230,9 +230,9 @@ class Board:
         newer = self.newer(record)
         if record.cancel_requested:
             self.conclude(record, states.CANCELLED, "cancelled while running", now)
-            news.append((states.CANCELLED, record.id))
+            notices.append((states.CANCELLED, record.id))
         elif newer is not None:
-            self.supersede(record, newer, now, news)
+            self.supersede(record, newer, now, notices)
         else:
             self.queue(record, now, front=True)
             return True
@@ -259,11 +259,11 @@ class Board:
             # Records forgotten long before their time have left stale entries.
             self._expiry = [entry for entry in self._expiry if self._is_current(entry)]
             heapq.heapify(self._expiry)
-        self.tidy(now)
+        self.remove_expired(now)
         while self.lines.number(state) > self.settings.max_finished:
             self.forget(self._oldest(state))
 
-    def tidy(self, now: float, limit: int = PORTION) -> bool:
+    def remove_expired(self, now: float, limit: int = PORTION) -> bool:
         """Forget expired records, and surplus ones by size in bytes; at most `limit` of them.
 
         Returns whether there may be more.

@@ -21,9 +21,9 @@ from typing import Any
 
 
 #: The owner of tasks, as kind and name; empty texts for the tasks of all owners.
-Whose = tuple[str, str]
+Owner = tuple[str, str]
 
-EVERYBODY: Whose = ("", "")
+ALL_USERS: Owner = ("", "")
 
 
 class _Line:
@@ -49,16 +49,16 @@ class Lines:
     """All lines of a queue, see the module. The caller of every method holds the storage's lock."""
 
     def __init__(self) -> None:
-        self._ledgers: defaultdict[Whose, _Ledger] = defaultdict(_Ledger)
+        self._ledgers: defaultdict[Owner, _Ledger] = defaultdict(_Ledger)
 
     def open(self, record: Record) -> None:
         """Add a task to its lines of state None, where it stays until `close`."""
         record.ledgers = [self._ledgers[whose] for whose in _all_of(record.task.user)]
-        self.enter(record, None, record.born)
+        self.enter(record, None, record.sequence)
 
     def close(self, record: Record) -> None:
         """Remove a forgotten task, and the lines that are empty then."""
-        self.leave(record, None, record.born)
+        self.leave(record, None, record.sequence)
         for whose in _all_of(record.task.user):
             if not self._ledgers[whose][None].number:
                 del self._ledgers[whose]
@@ -105,11 +105,11 @@ class Lines:
 
 # Cached: this is called for each task, mostly with the same few users.
 @lru_cache(maxsize=1000)
-def _all_of(user: Identity | None) -> tuple[Whose, ...]:
-    return (EVERYBODY,) if user is None else (EVERYBODY, _whose(user.id), _whose(user))
+def _all_of(user: Identity | None) -> tuple[Owner, ...]:
+    return (ALL_USERS,) if user is None else (ALL_USERS, _whose(user.id), _whose(user))
 
 
-def _whose(user: str | Identity | None) -> Whose:
+def _whose(user: str | Identity | None) -> Owner:
     if user is None:
-        return EVERYBODY
+        return ALL_USERS
     return ("user", user) if isinstance(user, str) else ("person", user.person)

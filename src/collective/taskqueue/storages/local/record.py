@@ -35,7 +35,6 @@ class Record:
     __slots__ = (
         "aliases",
         "attempts",
-        "born",
         "cancel_requested",
         "changes",
         "consumer",
@@ -50,6 +49,7 @@ class Record:
         "place",
         "progress",
         "reason",
+        "sequence",
         "size",
         "started",
         "state",
@@ -58,11 +58,11 @@ class Record:
         "token",
     )
 
-    def __init__(self, task: Task, tid: bytes | None, born: int) -> None:
+    def __init__(self, task: Task, tid: bytes | None, sequence: int) -> None:
         self.task = task
         self.tid = tid
         #: A number that grows with each added task.
-        self.born = born
+        self.sequence = sequence
         self.state: State = QUEUED
         self.reason = ""
         self.changes: list[tuple[State, float]] = []

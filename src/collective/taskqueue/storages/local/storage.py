@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.interfaces import ITaskStorage
-from collective.taskqueue.storages.local.admin import Oversight
+from collective.taskqueue.storages.local.admin import Admin
 from collective.taskqueue.storages.local.board import Board
-from collective.taskqueue.storages.local.board import News
+from collective.taskqueue.storages.local.board import Notices
 from collective.taskqueue.storages.local.record import Record
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
@@ -38,7 +38,7 @@ REMEMBERED_BATCHES = 10_000
 
 
 @implementer(ITaskStorage)
-class LocalStorage(Oversight):
+class LocalStorage(Admin):
     """The storage in the memory of one process, see `ITaskStorage`.
 
     `clock` returns seconds since the epoch. `monotonic` returns seconds that no correction of
@@ -65,7 +65,7 @@ class LocalStorage(Oversight):
         self._promoted: OrderedDict[str, None] = OrderedDict()
         self._wakes = 0
         self._paused = False
-        self._heard = {}
+        self._seen = {}
         self._blocked = Counter()
 
     # adding tasks
@@ -75,7 +75,7 @@ class LocalStorage(Oversight):
             self._staged[batch_id] = tuple(tasks), witness, self._passed()
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
-        news: News = []
+        notices: Notices = []
         with self._changed:
             if batch_id in self._promoted:
                 return
@@ -86,16 +86,16 @@ class LocalStorage(Oversight):
             self._remember(batch_id)
             now = self._clock()
             for task in batch:
-                self._board.admit(task, tid, now, news)
+                self._board.promote(task, tid, now, notices)
             self._changed.notify(len(batch))
-        self._tell(news)
+        self._publish(notices)
 
     def discard(self, batch_id: str) -> None:
         with self._changed:
             self._staged.pop(batch_id, None)
 
-    def condemn(self, batch_id: str, reason: str) -> None:
-        news: News = []
+    def fail_batch(self, batch_id: str, reason: str) -> None:
+        notices: Notices = []
         with self._changed:
             tasks = self._staged.pop(batch_id, ((), None, 0.0))[0]
             if tasks:
@@ -103,9 +103,9 @@ class LocalStorage(Oversight):
                 self._remember(batch_id)
             now = self._clock()
             for task in tasks:
-                self._board.condemn(task, reason, now, news)
+                self._board.fail_batch(task, reason, now, notices)
             self._changed.notify()
-        self._tell(news)
+        self._publish(notices)
 
     def _remember(self, batch_id: str) -> None:
         self._promoted[batch_id] = None
@@ -122,16 +122,16 @@ class LocalStorage(Oversight):
         over = False
         leases: list[Lease] = []
         while not leases and not over:
-            news: News = []
+            notices: Notices = []
             with self._changed:
                 try:
                     while not over:
-                        now = self._heard[consumer] = self._clock()
-                        self._recover(now, news)
+                        now = self._seen[consumer] = self._clock()
+                        self._recover(now, notices)
                         self._board.ripen(now)
-                        self._board.tidy(now)
+                        self._board.remove_expired(now)
                         leases = [] if self._paused else self._take(consumer, limit, lease, now)
-                        if leases or news:
+                        if leases or notices:
                             break
                         pause = self._until_next(now, deadline)
                         over = wakes != self._wakes or (pause is not None and pause <= 0)
@@ -142,7 +142,7 @@ class LocalStorage(Oversight):
                     # a notification that this thread got but does not use.
                     self._changed.notify()
             # Without the lock, and before this thread waits again.
-            self._tell(news)
+            self._publish(notices)
         return leases
 
     def _block(self, consumer: str, pause: float | None) -> None:
@@ -151,7 +151,7 @@ class LocalStorage(Oversight):
             self._changed.wait(pause)
         finally:
             self._blocked[consumer] -= 1
-            self._heard[consumer] = self._clock()
+            self._seen[consumer] = self._clock()
 
     def wake(self) -> None:
         with self._changed:
@@ -163,12 +163,12 @@ class LocalStorage(Oversight):
             record = self._holder(lease)
             if record is None:
                 return False
-            self._heard[lease.consumer] = self._clock()
+            self._seen[lease.consumer] = self._clock()
             record.expires = self._passed() + seconds
             return True
 
-    def finish(self, lease: Lease, transition: Transition) -> State | None:
-        news: News = []
+    def complete(self, lease: Lease, transition: Transition) -> State | None:
+        notices: Notices = []
         with self._changed:
             record = self._holder(lease)
             if record is None:
@@ -188,11 +188,11 @@ class LocalStorage(Oversight):
                 self._board.schedule(record, transition.due or now, now, transition.reason)
             self._changed.notify()
             state = record.state
-        self._tell(news)
+        self._publish(notices)
         return state
 
-    def give_back(self, leases: Sequence[Lease]) -> list[str]:
-        news: News = []
+    def release(self, leases: Sequence[Lease]) -> list[str]:
+        notices: Notices = []
         waiting: list[str] = []
         with self._changed:
             now = self._clock()
@@ -202,10 +202,10 @@ class LocalStorage(Oversight):
                 if record is not None:
                     self._board.release(record)
                     record.unstart()
-                    if self._board.put_back(record, now, news):
+                    if self._board.put_back(record, now, notices):
                         waiting.insert(0, record.id)
             self._changed.notify(len(leases))
-        self._tell(news)
+        self._publish(notices)
         return waiting
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
@@ -218,10 +218,10 @@ class LocalStorage(Oversight):
             return record.cancel_requested
 
     def recover(self) -> list[str]:
-        news: News = []
+        notices: Notices = []
         with self._changed:
-            recovered = self._recover(self._clock(), news)
-        self._tell(news)
+            recovered = self._recover(self._clock(), notices)
+        self._publish(notices)
         return recovered
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
@@ -262,7 +262,7 @@ class LocalStorage(Oversight):
             return None
         return record
 
-    def _recover(self, now: float, news: News) -> list[str]:
+    def _recover(self, now: float, notices: Notices) -> list[str]:
         board = self._board
         if not board.lines.number(states.RUNNING):
             return []
@@ -278,9 +278,9 @@ class LocalStorage(Oversight):
             if hopeless and not record.cancel_requested and board.newer(record) is None:
                 reason = f"its process was lost {record.lost} times"
                 board.conclude(record, states.FAILED, reason, now)
-                news.append((states.FAILED, task_id))
+                notices.append((states.FAILED, task_id))
                 logger.error("task %s: %s, failed", task_id, reason)
-            elif board.put_back(record, now, news):
+            elif board.put_back(record, now, notices):
                 recovered.insert(0, task_id)
                 logger.warning(
                     "task %s: lease of consumer %s expired, back to the front",
@@ -307,6 +307,6 @@ class LocalStorage(Oversight):
             for record in [*board.in_state(states.QUEUED), *board.in_state(states.SCHEDULED)]:
                 logger.warning("task %s: %s, lost with this process", record.id, record.state)
 
-    def _tell(self, news: News) -> None:
-        for state, task_id in news:
+    def _publish(self, notices: Notices) -> None:
+        for state, task_id in notices:
             self.notify(state, task_id)

@@ -21,7 +21,7 @@ import logging
 logger = logging.getLogger("collective.taskqueue")
 
 
-class Oversight:
+class Admin:
     """The admin half of the storage."""
 
     _prefix: str
@@ -33,7 +33,7 @@ class Oversight:
         return int(self._call("length"))
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
-        numbers = self._tidied("counts", *_whose(user))
+        numbers = self._without_expired("counts", *_whose(user))
         return dict(zip(STATES, (int(number) for number in numbers), strict=True))
 
     def get(self, task_id: str, brief: bool = False) -> TaskStatus:
@@ -46,10 +46,10 @@ class Oversight:
         start: int = 0,
         size: int = 50,
     ) -> list[TaskStatus]:
-        found = self._tidied("tasks", state or "", *_whose(user), start, size)
+        found = self._without_expired("tasks", state or "", *_whose(user), start, size)
         return [_status(record) for record in found]
 
-    def _tidied(self, *call: Any) -> Any:
+    def _without_expired(self, *call: Any) -> Any:
         """Call the script until all expired records are forgotten; return its answer then."""
         # In portions, so that the server answers other clients in between.
         while (answer := self._call(*call)) == b"":
@@ -87,8 +87,8 @@ class Oversight:
         if not done:
             raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not removed")
 
-    def hasten(self, task_id: str) -> None:
-        state, done = self._call("hasten", task_id)
+    def run_now(self, task_id: str) -> None:
+        state, done = self._call("run_now", task_id)
         if not done:
             raise ForbiddenTransition(f"task {task_id} is {state.decode()}, it does not wait")
 

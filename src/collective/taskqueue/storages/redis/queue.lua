@@ -3,7 +3,7 @@
 -- KEYS[1]  the prefix of the queue
 -- ARGV[1]  the operation, ARGV[2] the settings as JSON, ARGV[3...] its arguments
 --
--- Returns the result of the operation, and `news`: other events of the same call. Keys are made
+-- Returns the result of the operation, and `notices`: other events of the same call. Keys are made
 -- from the prefix, so a queue lives on one server, not in a cluster. Nothing in a key is
 -- trusted: data that this script did not write is moved aside, and the operation goes on.
 
@@ -20,7 +20,7 @@ local CHUNK = 1000      -- most values in one command: the stack of Lua is short
 local NUMBERS = 100     -- numbers that a call takes at once
 local HISTORY = 100     -- attempts and changes that are kept
 local ALIASES = 1000    -- aliases (ids of skipped tasks) kept for each waiting task
-local STRANGERS = 10000 -- entries kept that are not tasks
+local FOREIGN = 10000 -- entries kept that are not tasks
 local HOUR = 3600       -- seconds that a consumer is remembered
 local WEEK = 604800     -- seconds that an unreadable record is kept
 local WEIGHT = 500      -- bytes of a record without its large fields
@@ -32,8 +32,8 @@ local STATES = { queued = true, scheduled = true, running = true,
 local ORDER = { 'queued', 'scheduled', 'running', 'succeeded', 'failed', 'cancelled' }
 local FINISHED = { succeeded = true, failed = true, cancelled = true }
 
-local news = {}
-local function tell(kind, id, detail) table.insert(news, { kind, id, detail or '' }) end
+local notices = {}
+local function note(kind, id, detail) table.insert(notices, { kind, id, detail or '' }) end
 
 -- data that cannot be trusted
 
@@ -41,7 +41,7 @@ local function move_aside(key)
   local name = string.gsub(string.sub(key, #P + 1), '^[.:]', '')
   local to = P .. ':broken:' .. (name == '' and 'queue' or name)
   redis.call('RENAME', key, to)
-  tell('moved', key, to)
+  note('moved', key, to)
   return to
 end
 
@@ -382,20 +382,20 @@ local function withdraw(record, popped)
     if key and call('HGET', P .. ':parked', key) == id then
       call('HDEL', P .. ':parked', key)
     else
-      add(P .. ':ghosts', id, 1)
-      there.ghosts = true
+      add(P .. ':tombstones', id, 1)
+      there.tombstones = true
     end
   end
   if key then free_key(key, id) end
 end
 
 local function exorcise(id)
-  local ghosts = is_there_any('ghosts') and num(call('HGET', P .. ':ghosts', id))
-  if not ghosts then return false end
-  if ghosts > 1 then
-    call('HSET', P .. ':ghosts', id, ghosts - 1)
+  local tombstones = is_there_any('tombstones') and num(call('HGET', P .. ':tombstones', id))
+  if not tombstones then return false end
+  if tombstones > 1 then
+    call('HSET', P .. ':tombstones', id, tombstones - 1)
   else
-    call('HDEL', P .. ':ghosts', id)
+    call('HDEL', P .. ':tombstones', id)
   end
   return true
 end
@@ -455,7 +455,7 @@ local function forget_surplus_bytes(limit)
   return math.min(#oldest, limit)
 end
 
-local function tidy(limit)
+local function remove_expired(limit)
   -- Forgets expired records and surplus bytes. Returns whether there may be more to forget.
   local old = call('ZRANGEBYSCORE', P .. ':expiry', '-inf', NOW, 'LIMIT', 0, limit)
   for _, id in ipairs(old) do forget_finished(id, P .. ':expiry') end
@@ -491,7 +491,7 @@ local function keep_house()
   -- Cleans up once per call, after all completions. Expired records go first, to make room.
   local all = 0
   for _, ends in pairs(ended) do all = all + ends end
-  if all > 0 or is_untidy then tidy(PORTION + all) end
+  if all > 0 or is_untidy then remove_expired(PORTION + all) end
   for state, ends in pairs(ended) do
     count_ends(state, ends)
     trim(state, ends)
@@ -521,7 +521,7 @@ end
 local function supersede(record, newer, quiet, more)
   see(newer, record.tid)
   conclude(record, 'cancelled', 'replaced by ' .. newer, more)
-  if not quiet then tell('cancelled', record.id, 'replaced by ' .. newer) end
+  if not quiet then note('cancelled', record.id, 'replaced by ' .. newer) end
 end
 
 local function newer(record)
@@ -538,7 +538,7 @@ end
 
 local function is_known(id)
   if not is_there(id) then return false end
-  tell('known', id)
+  note('known', id)
   return true
 end
 
@@ -548,7 +548,7 @@ local function skip(id, earlier, tid)
   there.aliases = true
   if call('RPUSH', names, id) > ALIASES then call('HDEL', P .. ':aliases', call('LPOP', names)) end
   see(earlier, tid)
-  tell('skipped', id, earlier)
+  note('skipped', id, earlier)
 end
 
 local function create(id, body, payload, key, mode, user, person, keep, tid)
@@ -577,7 +577,7 @@ local function create(id, body, payload, key, mode, user, person, keep, tid)
   return record, values
 end
 
-local function admit(tid, id, body, payload, due, key, mode, user, person, keep)
+local function promote(tid, id, body, payload, due, key, mode, user, person, keep)
   if is_known(id) then return end
   local same = key ~= '' and waiting_of(key) or {}
   if #same > 0 and mode == 'skip' then
@@ -661,11 +661,11 @@ local function take_out(id)
     call('LREM', P .. '.' .. (string.match(heard, '^%S+') or heard), 0, id)
   end
   drop(P .. ':leases', id)
-  call('HDEL', P .. ':ghosts', id)
+  call('HDEL', P .. ':tombstones', id)
   free_running(id)
   if call('EXISTS', task_key(id)) == 1 then call('EXPIRE', move_aside(task_key(id)), WEEK) end
   forget({ id = id })
-  tell('broken', named(id), 'its record is missing, taken out of the queue')
+  note('broken', named(id), 'its record is missing, taken out of the queue')
 end
 
 local function is_sound(id)
@@ -682,9 +682,9 @@ local function is_sound(id)
   end
   release(record)
   record.state = record.state or 'unknown'
-  local reason = 'its record is damaged: nobody knows its state'
+  local reason = 'its record is damaged: its state is unknown'
   conclude(record, 'failed', reason)
-  tell('failed', id, reason)
+  note('failed', id, reason)
   return false
 end
 
@@ -692,7 +692,7 @@ local function stray(record, state)
   -- Removes a task from the lines of a state that it is not in.
   drop(P .. ':leases', record.id)
   leave(record, state)
-  tell('broken', named(record.id), 'it is not ' .. state .. ', taken out of that list')
+  note('broken', named(record.id), 'it is not ' .. state .. ', taken out of that list')
 end
 
 local function ripen()
@@ -703,7 +703,7 @@ local function ripen()
     if state == 'scheduled' then
       queue(record)
     elseif state then
-      tell('broken', named(id), 'it is not scheduled, taken out of that list')
+      note('broken', named(id), 'it is not scheduled, taken out of that list')
     end
     drop(P .. ':scheduled', place)
   end
@@ -715,7 +715,7 @@ local function is_pointless(record, more)
   local replaced = newer(record)
   if record.cancel then
     conclude(record, 'cancelled', 'cancelled while running', more)
-    tell('cancelled', record.id, 'cancelled while running')
+    note('cancelled', record.id, 'cancelled while running')
   elseif replaced then
     supersede(record, replaced, false, more)
   else
@@ -741,10 +741,10 @@ local function lose(id)
   if lost >= settings.max_deliveries then
     local reason = 'its process was lost ' .. lost .. ' times'
     conclude(record, 'failed', reason, more)
-    tell('failed', id, reason)
+    note('failed', id, reason)
   else
     queue(record, true, more)
-    tell('recovered', id, record.consumer or '')
+    note('recovered', id, record.consumer or '')
     wake(1)
     return true
   end
@@ -810,10 +810,10 @@ local function mend_moments()
     local id = string.sub(place, 18)
     local state, record = is_sound(id)
     if state == 'scheduled' then
-      local reason = 'its record is damaged: nobody knows when it is due'
+      local reason = 'its record is damaged: its due time is unknown'
       if record.key then free_key(record.key, id) end
       conclude(record, 'failed', reason)
-      tell('failed', id, reason)
+      note('failed', id, reason)
     end
     drop(P .. ':scheduled', place)
   end
@@ -886,12 +886,12 @@ local function staged(batch)
   local key = P .. ':batch:' .. batch
   local found = call('LRANGE', key, 1, -1)
   if #found % FIELDS == 0 then return found end
-  tell('moved', key, move_aside(key))
+  note('moved', key, move_aside(key))
   operation.discard(batch)
   return {}
 end
 
-function operation.condemn(batch, reason)
+function operation.fail_batch(batch, reason)
   local found = staged(batch)
   for i = 1, #found, FIELDS do
     local id, body, payload, _, key, mode, user, person, keep = unpack(found, i, i + FIELDS - 1)
@@ -900,7 +900,7 @@ function operation.condemn(batch, reason)
       local record, values = create(id, body, payload, key, mode, user, person, keep, '')
       enter(record, 'queued', 0, '', values)
       conclude(record, 'failed', reason)
-      tell('failed', id, reason)
+      note('failed', id, reason)
     end
   end
   -- A later `promote` of the batch does nothing: an admin decides now.
@@ -917,18 +917,18 @@ function operation.promote(batch, tid)
     -- The mark of an earlier promotion has expired, but the tasks are still there.
     if is_there(found[1]) then return 0 end
   end
-  for i = 1, #found, FIELDS do admit(tid, unpack(found, i, i + FIELDS - 1)) end
+  for i = 1, #found, FIELDS do promote(tid, unpack(found, i, i + FIELDS - 1)) end
   settle(batch)
   wake(#found / FIELDS)
   return 1
 end
 
-local function born()
+local function incarnation()
   -- A storage that remembers another value knows that the server has lost all data.
-  local found = call('GET', P .. ':born')
+  local found = call('GET', P .. ':incarnation')
   if not found then
     found = NOW
-    call('SET', P .. ':born', found)
+    call('SET', P .. ':incarnation', found)
   end
   return found
 end
@@ -950,18 +950,18 @@ end
 
 local function put_aside(entry)
   -- Another program has pushed the entry, such as version 1, or the server evicted its record.
-  local name = P .. ':strangers'
+  local name = P .. ':foreign'
   call('LPUSH', name, entry)
-  call('LTRIM', name, 0, STRANGERS - 1)
-  tell('stranger', named(entry), name)
+  call('LTRIM', name, 0, FOREIGN - 1)
+  note('foreign', named(entry), name)
 end
 
 local function relist()
   -- The list is empty, but tasks are queued: the list or entries of `parked` were lost.
   local mine, lost = {}, {}
   -- An empty list has no tombstones.
-  call('DEL', P .. ':ghosts')
-  there.ghosts = false
+  call('DEL', P .. ':tombstones')
+  there.tombstones = false
   local parked = call('HSCAN', P .. ':parked', 0, 'COUNT', CHUNK)[2]
   for i = 1, #parked, 2 do
     local key, id = parked[i], parked[i + 1]
@@ -999,7 +999,7 @@ local function take(consumer, process, nonce, limit, seconds, careful)
     end
     local is_ghost = exorcise(id)
     local record = is_ghost and {} or read_record(id, WAITING, #RECORD)
-    local suspect = careful and record.lost
+    local redelivered = careful and record.lost
     looked = looked + 1
     if is_ghost then
       -- The record may be deleted by now, so it is not looked at.
@@ -1018,7 +1018,7 @@ local function take(consumer, process, nonce, limit, seconds, careful)
     elseif record.key and record.mode == 'after_running' and #running_of(record.key) > 0 then
       call('LREM', mine, 1, id)
       call('HSET', P .. ':parked', record.key, id)
-    elseif suspect and #leases > 0 then
+    elseif redelivered and #leases > 0 then
       call('LREM', mine, 1, id)
       call('RPUSH', P, id)
       break
@@ -1026,7 +1026,7 @@ local function take(consumer, process, nonce, limit, seconds, careful)
       local token = nonce .. '.' .. (#leases + 1)
       table.insert(leases, start(record, consumer, process, token, seconds))
       looked = looked - 1
-      if suspect then break end
+      if redelivered then break end
     end
   end
   return leases, looked < LOOKS
@@ -1046,10 +1046,10 @@ local function reserve(consumer, process, nonce, limit, seconds, careful)
   end
   if #leases == 0 then
     mend_moments()
-    return { done and soonest() or '0', leases, born() }
+    return { done and soonest() or '0', leases, incarnation() }
   end
   if call('LLEN', P) > 0 then wake(1) end
-  return { '', leases, born() }
+  return { '', leases, incarnation() }
 end
 
 function operation.reserve(consumer, process, nonce, limit, seconds)
@@ -1064,7 +1064,7 @@ function operation.renew(id, token, seconds)
   return 1
 end
 
-function operation.finish(id, token, state, reason, due, attempt, status, last, counts)
+function operation.complete(id, token, state, reason, due, attempt, status, last, counts)
   local record = record_of(id)
   -- The reply to an earlier try of this call was lost.
   if settings.again and record.done == token then return record.state end
@@ -1092,16 +1092,16 @@ function operation.finish(id, token, state, reason, due, attempt, status, last, 
   return state
 end
 
-function operation.exchange(consumer, process, nonce, limit, seconds)
+function operation.complete_and_reserve(consumer, process, nonce, limit, seconds)
   local states = {}
   for i = 8, #ARGV, ENDS do
-    table.insert(states, operation.finish(unpack(ARGV, i, i + ENDS - 1)))
+    table.insert(states, operation.complete(unpack(ARGV, i, i + ENDS - 1)))
   end
   local _, leases, since = unpack(reserve(consumer, process, nonce, limit, seconds, true))
   return { states, leases, since }
 end
 
-function operation.give_back(...)
+function operation.release(...)
   local held, waiting = { ... }, {}
   -- Release the last lease first, so that the first task ends up at the very front.
   for i = #held - 1, 1, -2 do
@@ -1143,7 +1143,7 @@ local function answer()
   if unwritten then write_lines() end
   if not done then error(result, 0) end
   if type(result) == 'table' and result.err then return result end
-  return { result or '', news }
+  return { result or '', notices }
 end
 
 -- The operations below are rare: to create these functions takes longer than most calls do.
@@ -1198,10 +1198,10 @@ local function doubtful(batch)
   if ids and num(since) then return num(since), witness, ids end
   if ids then
     -- Its transaction may have been committed: an admin decides.
-    operation.condemn(batch, 'nobody knows whether its transaction was committed')
+    operation.fail_batch(batch, 'it is unknown whether its transaction was committed')
   end
   operation.discard(batch)
-  tell('broken', 'batch ' .. named(batch), 'its record is damaged, taken out of what is staged')
+  note('broken', 'batch ' .. named(batch), 'its record is damaged, taken out of what is staged')
 end
 
 function operation.in_doubt(age, after)
@@ -1237,7 +1237,7 @@ end
 
 function operation.counts(kind, who)
   -- Returns nothing if there may be more expired records: call again.
-  if tidy(PORTION) then return end
+  if remove_expired(PORTION) then return end
   local found = {}
   for _, state in ipairs(ORDER) do
     table.insert(found, call('ZCARD', whose(state, kind, who)))
@@ -1274,7 +1274,7 @@ end
 
 function operation.tasks(state, kind, who, first, size)
   -- Returns nothing if there may be more expired records: call again.
-  if tidy(PORTION) then return end
+  if remove_expired(PORTION) then return end
   local line, found, start, rest = whose(state, kind, who), {}, tonumber(first), tonumber(size)
   while rest > 0 do
     local page, strays = call('ZRANGE', line, start, start + math.min(rest, CHUNK) - 1), 0
@@ -1286,7 +1286,7 @@ function operation.tasks(state, kind, who, first, size)
       else
         drop(line, member)
         if status then
-          tell('broken', named(id), 'it does not belong into a list, taken out of that')
+          note('broken', named(id), 'it does not belong into a list, taken out of that')
         else
           take_out(id)
         end
@@ -1360,7 +1360,7 @@ function operation.retry(id)
   return { 'queued', 1, '' }
 end
 
-function operation.hasten(id)
+function operation.run_now(id)
   local name, state = known(id)
   if not state then return unknown(id) end
   if state == 'queued' then return { state, 1 } end

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import translated
 from collective.taskqueue.task import LINGER
@@ -29,7 +29,7 @@ LEASE = 30
 class Script:
     """The script on the queue whose keys begin with `prefix`; `clock` as for the storage.
 
-    Calls `tell` with other events of a call, for example that a task was replaced.
+    Calls `publish` with other events of a call, for example that a task was replaced.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Script:
         settings: QueueSettings,
         prefix: str,
         clock: Callable[[], float] | None,
-        tell: Callable[[News], None],
+        publish: Callable[[Notices], None],
     ) -> None:
         self._server = server
         self._prefix = prefix
         self._clock = clock
-        self._tell = tell
+        self._publish = publish
         self._local = threading.local()
         self._salt, self._nonces = token_hex(16), count()
         self._options = {
@@ -65,14 +65,14 @@ class Script:
         """
         with translated():
             try:
-                answer, news = self._call_once(operation, again, *args)
+                answer, notices = self._call_once(operation, again, *args)
             except redis.exceptions.ConnectionError:
                 # The connection was closed since its last use, or during the call: it is unknown
                 # whether the call was carried out. After a timeout, no time is left to try again.
-                answer, news = self._call_once(operation, True, *args)
-        if news:
-            items = (decoded(item) for item in news)
-            self._tell([(kind, task_id, detail) for kind, task_id, detail in items])
+                answer, notices = self._call_once(operation, True, *args)
+        if notices:
+            items = (decoded(item) for item in notices)
+            self._publish([(kind, task_id, detail) for kind, task_id, detail in items])
         return answer
 
     def _call_once(self, operation: str, again: bool, *args: Any) -> Any:

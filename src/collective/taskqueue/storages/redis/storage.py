@@ -34,11 +34,11 @@ consumers have no colon. So keys of two queues are never the same:
     P:parked              hash    key → id of a queued task that waits for its key
     P:aliases             hash    id of a task skipped for its key → id of the waiting task
     P:aliases:<id>        list    the skipped ids for one task, the oldest at the left end
-    P:ghosts              hash    id → number of its tombstones in P
-    P:strangers           list    entries that were in P and are not tasks, the newest first
+    P:tombstones              hash    id → number of its tombstones in P
+    P:foreign           list    entries that were in P and are not tasks, the newest first
     P:broken:<name>       any     an unreadable value that was moved aside from a key
     P:number              string  the last number that the queue gave out
-    P:born                string  when the queue was first used; differs after a loss of data
+    P:incarnation                string  when the queue was first used; differs after a loss of data
     P:paused              string  exists while the queue is paused
     P:wake                list    markers; an idle consumer blocks on it
     P:wake:<process>      list    markers for the threads of one process; expires
@@ -57,13 +57,13 @@ from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.interfaces import IExchange
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
-from collective.taskqueue.storages.notifier import News
-from collective.taskqueue.storages.notifier import tell
-from collective.taskqueue.storages.redis.admin import Oversight
+from collective.taskqueue.storages.notifier import Notices
+from collective.taskqueue.storages.notifier import publish
+from collective.taskqueue.storages.redis.admin import Admin
 from collective.taskqueue.storages.redis.connection import at_start
 from collective.taskqueue.storages.redis.connection import BLOCK
 from collective.taskqueue.storages.redis.connection import Server
@@ -94,11 +94,11 @@ MINIMUM_VERSION = (6, 2)
 WAKE_MARKERS = 64
 
 
-@implementer(ITaskStorage, IExchange)
-class RedisStorage(Oversight):
+@implementer(ITaskStorage, IRemoteStorage)
+class RedisStorage(Admin):
     """The Redis storage, see `ITaskStorage`. Tests pass a `clock` to replace the server's clock."""
 
-    nearby = False
+    in_process = False
     delay = 0.02
     # While a script runs, the server answers no other client. A call of 25 takes up to 5 ms.
     most = 25
@@ -115,10 +115,10 @@ class RedisStorage(Oversight):
     def _connect(self) -> None:
         self._process = processes.identity()
         self._server = Server(self.settings)
-        self._script = Script(self._server, self.settings, self._prefix, self._clock, self._tell)
+        self._script = Script(self._server, self.settings, self._prefix, self._clock, self._publish)
         self._call = self._script.call
         self._wakes = 0
-        self._born = b""
+        self._incarnation = b""
         self._adopted: set[str] = set()
 
     # adding tasks
@@ -135,8 +135,8 @@ class RedisStorage(Oversight):
     def discard(self, batch_id: str) -> None:
         self._call("discard", batch_id)
 
-    def condemn(self, batch_id: str, reason: str) -> None:
-        self._call("condemn", batch_id, reason)
+    def fail_batch(self, batch_id: str, reason: str) -> None:
+        self._call("fail_batch", batch_id, reason)
 
     # running tasks
 
@@ -158,18 +158,18 @@ class RedisStorage(Oversight):
     def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
         with self._script.asking() as (nonce, again):
             found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
-            soonest, reserved, born = found
-            self._notice_loss(born)
+            soonest, reserved, incarnation = found
+            self._notice_loss(incarnation)
             leases = self._leases(consumer, reserved)
             # If no reserved task can be decoded, other tasks may wait: do not block.
             return 0.0 if reserved else float(soonest or "inf"), leases
 
-    def _notice_loss(self, born: bytes) -> None:
-        before, self._born = self._born, born
-        if before not in (b"", born):
+    def _notice_loss(self, incarnation: bytes) -> None:
+        before, self._incarnation = self._incarnation, incarnation
+        if before not in (b"", incarnation):
             logger.error(
-                "queue %s: the server has lost all data since it was asked last (FLUSHALL, or a"
-                " restart without persistence); tasks that waited are gone",
+                "queue %s: the server has lost all data since the last call (FLUSHALL, or a"
+                " restart without persistence); waiting tasks are lost",
                 self.settings.queue,
             )
 
@@ -194,13 +194,13 @@ class RedisStorage(Oversight):
             commit = bytes.fromhex(tid.decode()) or None
         except (TaskDecodeError, ValueError) as exc:
             name = task_id.decode(errors="replace")
-            self._condemn(task_id, name, token.decode(), consumer, int(number), exc)
+            self._fail_unreadable(task_id, name, token.decode(), consumer, int(number), exc)
             return None
         return Lease(
             task, token.decode(), consumer, int(number), int(counted), float(expires), commit
         )
 
-    def _condemn(
+    def _fail_unreadable(
         self,
         task_id: bytes,
         name: str,
@@ -213,7 +213,7 @@ class RedisStorage(Oversight):
         why = exc if isinstance(exc, TaskDecodeError) else type(exc).__name__
         reason = f"cannot be decoded: {why}"
         attempt = codec.lost_attempt(number, consumer, reason)
-        self._call("finish", task_id, token, FAILED, reason, "", attempt, "", b"", "1")
+        self._call("complete", task_id, token, FAILED, reason, "", attempt, "", b"", "1")
         logger.error("task %s: %s, failed", name, reason)
         self.notify(FAILED, name)
 
@@ -241,7 +241,11 @@ class RedisStorage(Oversight):
                 pipeline.expire(marker, 60)
                 pipeline.execute()
         except StorageUnavailable as exc:
-            logger.debug("queue %s: nobody woken (%s)", self.settings.queue, exc)
+            logger.debug(
+                "queue %s: idle consumers not woken (%s), they look again by themselves",
+                self.settings.queue,
+                exc,
+            )
 
     @contextmanager
     def _mended(self) -> Iterator[None]:
@@ -254,32 +258,39 @@ class RedisStorage(Oversight):
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         return bool(self._call("renew", lease.task.id, lease.token, seconds))
 
-    def finish(self, lease: Lease, transition: Transition) -> State | None:
+    def complete(self, lease: Lease, transition: Transition) -> State | None:
         again = self._script.asked_in_vain(lease.token)
         # If an unanswered call had this lease among others, keep the record of that call: the
         # caller will finish the other leases of it, too.
         with nullcontext() if again else self._script.asking(lease.token):
-            state = self._call("finish", *codec.end(lease, transition), again=again)
+            state = self._call("complete", *codec.pack_completion(lease, transition), again=again)
         return state.decode() or None
 
-    def exchange(
+    def complete_and_reserve(
         self,
         ends: Sequence[tuple[Lease, Transition]],
         consumer: str,
         limit: int = 1,
         seconds: float = 30.0,
     ) -> tuple[list[State | None], list[Lease]]:
-        fields = [field for end in ends for field in codec.end(*end)]
+        fields = [field for end in ends for field in codec.pack_completion(*end)]
         with self._script.asking(*(lease.token for lease, _ in ends)) as (nonce, again):
-            states, reserved, born = self._call(
-                "exchange", consumer, self._process, nonce, limit, seconds, *fields, again=again
+            states, reserved, incarnation = self._call(
+                "complete_and_reserve",
+                consumer,
+                self._process,
+                nonce,
+                limit,
+                seconds,
+                *fields,
+                again=again,
             )
-            self._notice_loss(born)
+            self._notice_loss(incarnation)
             return [state.decode() or None for state in states], self._leases(consumer, reserved)
 
-    def give_back(self, leases: Sequence[Lease]) -> list[str]:
+    def release(self, leases: Sequence[Lease]) -> list[str]:
         held = [part for lease in leases for part in (lease.task.id, lease.token)]
-        return list(decoded(self._call("give_back", *held)))
+        return list(decoded(self._call("release", *held)))
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
         packed = "" if progress is None else codec.pack_progress(progress)
@@ -334,5 +345,5 @@ class RedisStorage(Oversight):
     def close(self) -> None:
         self._server.close()
 
-    def _tell(self, news: News) -> None:
-        tell(news, self.notify)
+    def _publish(self, notices: Notices) -> None:
+        publish(notices, self.notify)

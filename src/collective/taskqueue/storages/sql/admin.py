@@ -7,7 +7,7 @@ from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
-from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.storages.sql.counters import LIMIT
 from collective.taskqueue.storages.sql.counters import recount
@@ -44,7 +44,7 @@ import logging
 logger = logging.getLogger("collective.taskqueue")
 
 
-class Oversight:
+class Admin:
     """The part of the storage for the admin; `_changed` is called after each change."""
 
     _statistics: Statistics
@@ -167,7 +167,7 @@ class Oversight:
         self._session.write(work)
         self._changed([])
 
-    def hasten(self, task_id: str) -> None:
+    def run_now(self, task_id: str) -> None:
         def work(connection: Connection, again: bool) -> None:
             row = self._locked(connection, task_id)
             if row.state not in (QUEUED, SCHEDULED):
@@ -311,7 +311,7 @@ class Oversight:
             lambda connection: self._session.execute(connection, statement, **values).all()
         )
 
-    def _changed(self, news: News | None, *finished: State) -> None:
+    def _changed(self, notices: Notices | None, *finished: State) -> None:
         raise NotImplementedError
 
 
@@ -322,7 +322,7 @@ def status_of(row: Any, brief: bool = False) -> TaskStatus:
 
 
 def _consumer(row: Any, running: tuple[str, ...]) -> ConsumerStatus:
-    process, age = shown(row.process), max(0.0, row.now - row.heard)
+    process, age = shown(row.process), max(0.0, row.now - row.seen)
     alive = processes.is_alive(process, age, bool(running))
     return ConsumerStatus(shown(row.name), *processes.host_and_pid(process), age, running, alive)
 

@@ -146,7 +146,7 @@ def once(ending: CTE) -> ColumnElement[bool]:
     return select(func.count()).select_from(ending).scalar_subquery() >= 0
 
 
-def exchange(ending: CTE, claim: Update) -> Select[Any]:
+def complete_and_reserve(ending: CTE, claim: Update) -> Select[Any]:
     """Return the statement that does both; it returns a row at least.
 
     Each row has the tokens of all completed attempts, or NULL if all were completed. NULL keeps the

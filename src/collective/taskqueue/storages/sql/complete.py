@@ -51,7 +51,7 @@ class Completion:
         held = *many.of(given), TASK.c.token == given["token_"]
         return self._finish(given, *held, TASK.c.cancel.is_not(true()))
 
-    def exchange(
+    def complete_and_reserve(
         self, many: Any, claim: Callable[[Sequence[ColumnElement[bool]]], Update]
     ) -> Select[Any]:
         """Return the statement that completes many attempts, then claims tasks.
@@ -61,7 +61,7 @@ class Completion:
         """
         finish = self.many(many, bulk.numbered(many.given()))
         ended = bulk.ended(finish)
-        return bulk.exchange(ended, claim([bulk.once(ended)]))
+        return bulk.complete_and_reserve(ended, claim([bulk.once(ended)]))
 
     def _finish(self, given: Mapping[str, Any], *held: ColumnElement[bool]) -> Update:
         """Return the update that completes attempts; as cancelled if that was asked for."""

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages import codec
-from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import transitions
-from collective.taskqueue.storages.sql.admin import Oversight
+from collective.taskqueue.storages.sql.admin import Admin
 from collective.taskqueue.storages.sql.claim import Claims
 from collective.taskqueue.storages.sql.damage import storable
-from collective.taskqueue.storages.sql.retention import Tidy
+from collective.taskqueue.storages.sql.retention import Retention
 from collective.taskqueue.storages.sql.schema import indexed
 from collective.taskqueue.storages.sql.statements import Statements
 from collective.taskqueue.storages.sql.states import WEIGHT
-from collective.taskqueue.storages.sql.wakeup import Alarm
 from collective.taskqueue.storages.sql.wakeup import Debounced
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
@@ -37,18 +37,18 @@ import threading
 Ends = Sequence[tuple[Lease, Transition]]
 
 
-class Finishing(Oversight):
+class Completions(Admin):
     """The part of the storage by which consumers complete or release attempts."""
 
     settings: QueueSettings
     _statements: Statements
     _claims: Claims
-    _tidy: Tidy
-    _alarm: Alarm
-    _announce: Debounced
+    _retention: Retention
+    _notifier: Notifier
+    _notify_others: Debounced
     _local: threading.local
 
-    def finish(self, lease: Lease, transition: Transition) -> State | None:
+    def complete(self, lease: Lease, transition: Transition) -> State | None:
         with self._repeatable([(lease, transition)]) as repeated:
             work = self._ending(lease.task.id, lease.token, transition, lease, bool(repeated))
             alone = not _needs_key(lease, transition)
@@ -58,7 +58,7 @@ class Finishing(Oversight):
             self._ended([(lease, transition)], [state], row.now)
         return state
 
-    def exchange(
+    def complete_and_reserve(
         self, ends: Ends, consumer: str, limit: int = 1, seconds: float = 30.0
     ) -> tuple[list[State | None], list[Lease]]:
         values = [_values(lease.task.id, lease.token, transition) for lease, transition in ends]
@@ -72,7 +72,7 @@ class Finishing(Oversight):
                 return self._end_all(connection, ends, values, tokens if again else before)
 
             def at_once(claim: dict[str, Any]) -> tuple[list[State | None], list[Any]] | None:
-                found = self._exchange(ends, values, claim)
+                found = self._complete_and_reserve(ends, values, claim)
                 if found is None:
                     before.update(tokens)
                 return found
@@ -89,21 +89,21 @@ class Finishing(Oversight):
             else:
                 now = self._session.time()
         if limit:
-            self._statistics.heard(consumer, now)
-            self._tidy.look(now)
+            self._statistics.seen(consumer, now)
+            self._retention.look(now)
         self._ended(ends, states, now)
         return states, self._leases(consumer, rows)
 
-    def give_back(self, leases: Sequence[Lease]) -> list[str]:
-        news: News = []
+    def release(self, leases: Sequence[Lease]) -> list[str]:
+        notices: Notices = []
 
         def work(connection: Connection, again: bool) -> list[str]:
-            news.clear()
-            return self._give_back(connection, leases, again, news)
+            notices.clear()
+            return self._release(connection, leases, again, notices)
 
         waiting = self._session.write(work) if leases else []
-        if waiting or news:
-            self._changed(news)
+        if waiting or notices:
+            self._changed(notices)
         return waiting
 
     @contextmanager
@@ -121,12 +121,12 @@ class Finishing(Oversight):
         The claim does not see the completions: they must be final and without a key.
         """
         return (
-            self._statements.exchange is not None
+            self._statements.complete_and_reserve is not None
             and bool(ends)
             and all(lease.task.key is None and end.state in FINISHED for lease, end in ends)
         )
 
-    def _exchange(
+    def _complete_and_reserve(
         self, ends: Ends, values: Sequence[dict[str, Any]], claim: dict[str, Any]
     ) -> tuple[list[State | None], list[Any]] | None:
         """Complete attempts and claim tasks in one statement; None if its answer was lost."""
@@ -136,7 +136,7 @@ class Finishing(Oversight):
         def work(connection: Connection, again: bool) -> Any:
             if again:
                 return None
-            statement = self._statements.exchange
+            statement = self._statements.complete_and_reserve
             found = self._session.execute(connection, statement, **given, **claim, **self._keep())
             return found.all()
 
@@ -198,7 +198,7 @@ class Finishing(Oversight):
         states: dict[str, State | None] = {row["token_"]: row["state_"] for row in rows}
         if not rows:
             return states
-        statement, keep = self._statements.finish_many, self._keep()
+        statement, keep = self._statements.complete_many, self._keep()
         if self._session.change(connection, statement, rows, **keep) == len(rows):
             return states
         # Some are stale, or are to be cancelled, or were completed by an earlier call whose
@@ -267,17 +267,17 @@ class Finishing(Oversight):
         for state, number in Counter(states).items():
             if state in FINISHED:
                 self._statistics.ended(state, now, busy=True, number=number)
-                self._tidy.after(state, now, number, sizes[state])
+                self._retention.after(state, now, number, sizes[state])
         if any(states):
-            self._alarm.ring()
+            self._notifier.ring()
         if any(
             state == SCHEDULED or (state is not None and lease.task.key is not None)
             for (lease, _), state in zip(ends, states, strict=True)
         ):
-            self._announce()
+            self._notify_others()
 
-    def _give_back(
-        self, connection: Connection, leases: Sequence[Lease], again: bool, news: News
+    def _release(
+        self, connection: Connection, leases: Sequence[Lease], again: bool, notices: Notices
     ) -> list[str]:
         session = self._session
         keys = {indexed(lease.task.key) for lease in leases if lease.task.key is not None}
@@ -294,7 +294,7 @@ class Finishing(Oversight):
                 continue
             back = again and row.done == lease.token and row.state == QUEUED
             if row.token == lease.token:
-                back = transitions.give_back(session, connection, row, now, news)
+                back = transitions.release(session, connection, row, now, notices)
             if back:
                 waiting.insert(0, lease.task.id)
         return waiting

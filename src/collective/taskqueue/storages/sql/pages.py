@@ -77,10 +77,10 @@ class Pages:
         self.counts_of_user = self._counts_of([_USER], [_SAME_USER])
         self.counts_of_person = self._counts_of([_USER, _PERSON], [_SAME_USER, _SAME_PERSON])
         # A damaged time is in no range.
-        heard = CONSUMER.c.heard.between(self._now - HOUR, self._now + HOUR)
+        seen = CONSUMER.c.seen.between(self._now - HOUR, self._now + HOUR)
         self.consumers = (
-            select(CONSUMER.c.name, CONSUMER.c.process, CONSUMER.c.heard, now.label("now"))
-            .where(CONSUMER.c.queue == bindparam("queue_", type_=Text), heard)
+            select(CONSUMER.c.name, CONSUMER.c.process, CONSUMER.c.seen, now.label("now"))
+            .where(CONSUMER.c.queue == bindparam("queue_", type_=Text), seen)
             .order_by(CONSUMER.c.name, CONSUMER.c.process)
         )
         self.running = (

@@ -1,11 +1,11 @@
-"""Admission of the tasks of a batch to a SQL queue, according to the key of each one."""
+"""Promotion of the tasks of a batch to a SQL queue, according to the key of each one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
 from collective.taskqueue.storages.codec import Staged
-from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql.damage import storable
 from collective.taskqueue.storages.sql.schema import ALIAS
 from collective.taskqueue.storages.sql.schema import indexed
@@ -31,7 +31,7 @@ from typing import Any
 Row = dict[str, Any]
 
 
-class Admission:
+class Promotion:
     """The admission of one batch, within a transaction of the caller."""
 
     def __init__(
@@ -44,9 +44,9 @@ class Admission:
         self._now = now
         self._rows: dict[str, Row] = {}
         self._aliases: list[Row] = []
-        self.news: News = []
+        self.notices: Notices = []
 
-    def admit(self, tasks: Sequence[Staged]) -> None:
+    def promote(self, tasks: Sequence[Staged]) -> None:
         """Queue or schedule the tasks in this order; skip or replace those of the same key."""
         tasks = [task._replace(key=indexed(task.key)) for task in tasks]
         keys = {task.key for task in tasks if task.key}
@@ -66,13 +66,13 @@ class Admission:
             waiting[:] = [task.id]
         self._store()
 
-    def condemn(self, tasks: Sequence[Staged], reason: str) -> None:
+    def fail_batch(self, tasks: Sequence[Staged], reason: str) -> None:
         """Record the tasks as failed, without queueing them or checking their keys."""
         for task, number in self._numbered(tasks):
             row = self._row(task._replace(due=""), number)
             self._conclude(row, FAILED, reason)
             self._rows[task.id] = row
-            self.news.append((FAILED, task.id, reason))
+            self.notices.append((FAILED, task.id, reason))
         self._store()
 
     def _numbered(self, tasks: Sequence[Staged]) -> Iterator[tuple[Staged, int]]:
@@ -81,10 +81,10 @@ class Admission:
         known = self._known([task.id for task in tasks])
         for task, number in zip(tasks, numbers, strict=True):
             if task.id in known:
-                self.news.append(("known", task.id, ""))
+                self.notices.append(("known", task.id, ""))
                 continue
             known.add(task.id)
-            self._session.dialect.go_on()
+            self._session.dialect.resume()
             yield task, number
 
     def _known(self, ids: list[str]) -> set[str]:
@@ -101,7 +101,7 @@ class Admission:
         self._aliases.append(
             {"queue": self._queue, "id": task.id, "task": earlier, "number": number}
         )
-        self.news.append(("skipped", task.id, earlier))
+        self.notices.append(("skipped", task.id, earlier))
         if earlier not in self._rows:
             # The waiting task has to see what the later transaction has written, too.
             see(self._session, self._connection, earlier, self._tid)
@@ -115,7 +115,7 @@ class Admission:
             if tid is None:
                 return
             row["tid"] = max(tid, row["tid"] or b"") or None
-        self.news.append((CANCELLED, earlier, reason))
+        self.notices.append((CANCELLED, earlier, reason))
 
     def _row(self, task: Staged, number: int) -> Row:
         due = float(task.due) if task.due != "" else None
@@ -166,7 +166,7 @@ class Admission:
             for portion in self._session.portions(rows):
                 self._connection.execute(insert(table).on_conflict_do_nothing(), portion)
         for task_id in {alias["task"] for alias in self._aliases}:
-            self._session.dialect.go_on()
+            self._session.dialect.resume()
             self._cap_aliases(task_id)
 
     def _cap_aliases(self, task_id: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.storages.sql.damage import sound_id
 from collective.taskqueue.storages.sql.schema import FIRST
@@ -55,8 +55,8 @@ def any_damage() -> ColumnElement[bool]:
     )
 
 
-def repair(session: Session, connection: Connection, news: News) -> None:
-    """Fail the damaged tasks, or correct their rows; each adds one entry to `news` or the log."""
+def repair(session: Session, connection: Connection, notices: Notices) -> None:
+    """Fail the damaged tasks, or correct their rows; each adds a notice or a log line."""
     now = session.now(connection)
     for part in _PARTS:
         for table, conditions in _ways(part):
@@ -64,26 +64,26 @@ def repair(session: Session, connection: Connection, news: News) -> None:
             query = query.limit(PORTION)
             found = session.execute(connection, query.with_for_update(skip_locked=True)).scalars()
             for stored in list(found):
-                session.dialect.go_on()
+                session.dialect.resume()
                 task_id = sound_id(session, connection, stored)
-                _mend(session, connection, part, task_id, now, news)
+                _mend(session, connection, part, task_id, now, notices)
 
 
 def _mend(
-    session: Session, connection: Connection, part: str, task_id: str, now: float, news: News
+    session: Session, connection: Connection, part: str, task_id: str, now: float, notices: Notices
 ) -> None:
     reason = f"its record is damaged, unreadable: {part}"
     values: dict[str, Any]
     if part == "place":
         what, values = "put after all others", {"place": session.number(connection)}
     elif part == "expires":
-        what, values = f"lost unless heard of in {LEASE:g} s", {"expires": now + LEASE}
+        what, values = f"lost unless seen of in {LEASE:g} s", {"expires": now + LEASE}
     elif part == "forget_at":
         keep = session.settings.keep_failed
         what, values = "kept as long as what has failed", {"forget_at": now + keep}
     else:
         what, values = "", transitions.concluded(session, connection, FAILED, now, reason)
-        news.append((FAILED, task_id, reason))
+        notices.append((FAILED, task_id, reason))
     if what:
         logger.error("task %s: %s, %s", task_id, reason, what)
     connection.execute(transitions.of_task(session, task_id).values(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.storages.sql.damage import in_order
 from collective.taskqueue.storages.sql.repairs import any_damage
@@ -50,18 +50,18 @@ _SIZE = case(
 )
 
 
-class Tidy:
+class Retention:
     """See the module. Any consumer does it now and then, when it finishes or reserves tasks.
 
-    `tell` is called with what was done to tasks whose rows were damaged.
+    `publish` is called with what was done to tasks whose rows were damaged.
     """
 
     #: Seconds between two looks for records whose retention is over, and for damaged ones.
     INTERVAL = 1.0
 
-    def __init__(self, session: Session, tell: Callable[[News], None]) -> None:
+    def __init__(self, session: Session, publish: Callable[[Notices], None]) -> None:
         self._session = session
-        self._tell = tell
+        self._publish = publish
         self._looked = float("-inf")
         self._finished: dict[str, int] = {}
         # So that the first finished task triggers a look: the bytes before it are unknown.
@@ -70,7 +70,7 @@ class Tidy:
         self._due = math.inf
         # Built once: building a statement takes longer than executing it.
         over = TASK.c.forget_at <= _NOW, is_finished()
-        self._chores = select(
+        self._maintenance = select(
             any_row(TASK.c.forget_at, HERE, *over).label("over"), any_damage().label("damage")
         )
         self._old = transitions.forgetting(TASK.c.forget_at, *over)
@@ -88,11 +88,15 @@ class Tidy:
             return
         self._looked = now
         try:
-            [found] = self._read(self._chores, now_=now)
+            [found] = self._read(self._maintenance, now_=now)
             if found.damage:
                 self._repair()
         except StorageUnavailable as exc:
-            logger.debug("queue %s: nobody tidies up (%s)", self._session.settings.queue, exc)
+            logger.debug(
+                "queue %s: expired records not removed (%s), trying again later",
+                self._session.settings.queue,
+                exc,
+            )
             return
         if found.over and self._forget(self._old, now_=now):
             # There are more: let the next call look at once.
@@ -129,7 +133,11 @@ class Tidy:
                 return
             rows = self._read(self._oldest)
         except StorageUnavailable as exc:
-            logger.debug("queue %s: nothing forgotten (%s)", self._session.settings.queue, exc)
+            logger.debug(
+                "queue %s: expired records not removed (%s), trying again later",
+                self._session.settings.queue,
+                exc,
+            )
             return
         last = None
         for row in sorted(rows, key=lambda row: in_order(row.place))[: transitions.PORTION]:
@@ -140,14 +148,14 @@ class Tidy:
         self._due = now if surplus > 0 else now + LINGER
 
     def _repair(self) -> None:
-        news: News = []
+        notices: Notices = []
 
         def work(connection: Connection, again: bool) -> None:
-            news.clear()
-            repair(self._session, connection, news)
+            notices.clear()
+            repair(self._session, connection, notices)
 
         self._session.write(work)
-        self._tell(news)
+        self._publish(notices)
 
     def _forget(self, statement: Any, **values: Any) -> bool:
         """Delete a portion of tasks; return whether there may be more."""
@@ -160,7 +168,11 @@ class Tidy:
             return session.single(work) == transitions.PORTION
         except StorageUnavailable as exc:
             # Do not raise: the task has finished, and the next one may be reserved already.
-            logger.debug("queue %s: nothing forgotten (%s)", session.settings.queue, exc)
+            logger.debug(
+                "queue %s: expired records not removed (%s), trying again later",
+                session.settings.queue,
+                exc,
+            )
             return False
 
     def _read(self, statement: Any, **values: Any) -> Any:

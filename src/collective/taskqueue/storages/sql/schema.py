@@ -4,7 +4,7 @@ taskqueue_task      all known tasks; the primary key is the queue and the id
 taskqueue_alias     the id of a task that was skipped for its key → the task that waits
 taskqueue_batch     staged batches: the tasks as msgpack, the witness, and the time
 taskqueue_promoted  batches that were promoted or failed; deleted after two hours
-taskqueue_consumer  consumers, and when each was last heard of
+taskqueue_consumer  consumers, and when each was last seen of
 taskqueue_ended     how many tasks reached each final state, by minute, for one hour
 taskqueue_queue     a row for each queue: whether it is paused, and SQLite's numbers
 taskqueue_count     how many tasks are in each state; see counters.py
@@ -149,7 +149,7 @@ CONSUMER = Table(
     Column("queue", Text, primary_key=True),
     Column("name", Text, primary_key=True),
     Column("process", Text, primary_key=True),
-    Column("heard", Double, nullable=False),
+    Column("seen", Double, nullable=False),
 )
 
 ENDED = Table(

@@ -17,7 +17,7 @@ from collective.taskqueue.storages.sql.schema import QUEUE
 from collective.taskqueue.storages.sql.schema import SCHEMA
 from collective.taskqueue.storages.sql.statements import PORTION
 from collective.taskqueue.storages.sql.statements import Statements
-from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import Engine
@@ -133,23 +133,27 @@ class Session:
         """Return the time of the database; for calls outside of any transaction."""
         return self.read(self.now)
 
-    def listen(self, alarm: Alarm) -> None:
-        """Ring when another process may have changed something, until `alarm` is stopped."""
-        self.dialect.listen(self.alone, alarm, POLL)
+    def listen(self, notifier: Notifier) -> None:
+        """Ring when another process may have changed something, until `notifier` is stopped."""
+        self.dialect.listen(self.alone, notifier, POLL)
 
-    def announce(self) -> None:
+    def notify(self) -> None:
         """Notify other processes; if this fails, they still look after `POLL` seconds."""
         try:
-            self.single(lambda connection, again: self.dialect.announce(connection))
+            self.single(lambda connection, again: self.dialect.notify(connection))
         except StorageUnavailable as exc:
-            logger.debug("queue %s: nobody notified (%s)", self.settings.queue, exc)
+            logger.debug(
+                "queue %s: other processes not notified (%s), they find the change later",
+                self.settings.queue,
+                exc,
+            )
 
     def portions(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
         """Yield portions of at most `PORTION` items, and restart the deadline for each."""
         for start in range(0, len(items), PORTION):
-            self.dialect.go_on()
+            self.dialect.resume()
             yield items[start : start + PORTION]
-        self.dialect.go_on()
+        self.dialect.resume()
 
     def number(self, connection: Connection) -> int:
         """Return a new number, larger than all before."""

@@ -146,10 +146,12 @@ class Statements:
         )
         ends = Completion(self.now, self._number)
         self.finish = ends.one(*_HELD).returning(TASK.c.state, TASK.c.key, self.now.label("now"))
-        self.finish_many = ends.many(many, many.given())
-        self.exchange = None
+        self.complete_many = ends.many(many, many.given())
+        self.complete_and_reserve = None
         if many.at_once:
-            self.exchange = ends.exchange(many, lambda after: self._claim(serial, after=after))
+            self.complete_and_reserve = ends.complete_and_reserve(
+                many, lambda after: self._claim(serial, after=after)
+            )
         self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
             HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
         )

@@ -25,7 +25,7 @@ from sqlalchemy import Text
 from typing import Any
 
 
-#: Seconds that a consumer is listed after it was last heard of; no clock is wrong by more.
+#: Seconds that a consumer is listed after it was last seen of; no clock is wrong by more.
 HOUR = 3600.0
 
 #: Bytes that a record takes besides its large columns.

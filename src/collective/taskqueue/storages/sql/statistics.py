@@ -33,23 +33,23 @@ class Statistics:
         self._session = session
         self._process = process
         self._lock = threading.Lock()
-        self._heard: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
         self._ended: Counter[tuple[int, State]] = Counter()
         self._stored = float("-inf")
 
-    def heard(self, consumer: str, now: float) -> None:
+    def seen(self, consumer: str, now: float) -> None:
         """Record that a consumer is alive; store it once in `INTERVAL` seconds."""
         with self._lock:
-            if abs(now - self._heard.get(consumer, float("-inf"))) < INTERVAL:
+            if abs(now - self._seen.get(consumer, float("-inf"))) < INTERVAL:
                 return
-            self._heard[consumer] = now
+            self._seen[consumer] = now
         self._store({consumer}, now)
 
     def forget(self, consumer: str) -> None:
-        """Delete the record of a consumer that has stopped, until `heard` is called again."""
+        """Delete the record of a consumer that has stopped, until `seen` is called again."""
         queue = self._session.settings.queue
         with self._lock:
-            self._heard.pop(consumer, None)
+            self._seen.pop(consumer, None)
         mine = (
             CONSUMER.c.queue == queue,
             CONSUMER.c.name == consumer,
@@ -98,15 +98,15 @@ class Statistics:
         queue = self._session.settings.queue
         insert = self._session.dialect.insert
         for consumer in sorted(consumers):
-            values = {"queue": queue, "name": consumer, "process": self._process, "heard": now}
+            values = {"queue": queue, "name": consumer, "process": self._process, "seen": now}
             alive = insert(CONSUMER).values(values)
             connection.execute(
                 alive.on_conflict_do_update(
                     index_elements=[CONSUMER.c.queue, CONSUMER.c.name, CONSUMER.c.process],
-                    set_={"heard": alive.excluded.heard},
+                    set_={"seen": alive.excluded.seen},
                 )
             )
-            old = ~CONSUMER.c.heard.between(now - HOUR, now + HOUR)
+            old = ~CONSUMER.c.seen.between(now - HOUR, now + HOUR)
             connection.execute(delete(CONSUMER).where(CONSUMER.c.queue == queue, old))
         so_far = sane(ENDED.c.number)
         # Every process writes the rows in the same order, against deadlocks.

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
-from collective.taskqueue.interfaces import IExchange
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
-from collective.taskqueue.storages.notifier import News
-from collective.taskqueue.storages.notifier import tell
+from collective.taskqueue.storages.notifier import Notices
+from collective.taskqueue.storages.notifier import publish
 from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.storages.sql.claim import Claims
 from collective.taskqueue.storages.sql.damage import counted
@@ -26,15 +26,15 @@ from collective.taskqueue.storages.sql.damage import shown
 from collective.taskqueue.storages.sql.damage import sound_id
 from collective.taskqueue.storages.sql.damage import whole
 from collective.taskqueue.storages.sql.dialects.dialect import dialect_of
-from collective.taskqueue.storages.sql.finish import Finishing
-from collective.taskqueue.storages.sql.promote import Admission
-from collective.taskqueue.storages.sql.retention import Tidy
+from collective.taskqueue.storages.sql.finish import Completions
+from collective.taskqueue.storages.sql.promote import Promotion
+from collective.taskqueue.storages.sql.retention import Retention
 from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.storages.sql.session import Session
 from collective.taskqueue.storages.sql.states import one_of
 from collective.taskqueue.storages.sql.statistics import Statistics
-from collective.taskqueue.storages.sql.wakeup import Alarm
 from collective.taskqueue.storages.sql.wakeup import Debounced
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -74,8 +74,8 @@ NOTIFY_INTERVAL = 0.1
 OLD = 1e9
 
 
-@implementer(ITaskStorage, IExchange)
-class SqlStorage(Finishing):
+@implementer(ITaskStorage, IRemoteStorage)
+class SqlStorage(Completions):
     """See `ITaskStorage`. `clock` replaces the clock of the database; for tests."""
 
     # A durable commit takes as long as some small tasks.
@@ -86,15 +86,15 @@ class SqlStorage(Finishing):
         self.settings = settings
         self.notify: Callable[[str, str], None] = lambda state, task_id: None
         super().__init__(Session(settings, dialect_of(settings), clock))
-        self.nearby = self._session.dialect.nearby
+        self.in_process = self._session.dialect.in_process
         self._begin()
 
     def _begin(self) -> None:
         self._process = processes.identity()
         self._statements = self._session.statements
-        self._alarm = Alarm(self._session.listen)
-        self._announce = Debounced(self._session.announce, NOTIFY_INTERVAL)
-        self._tidy = Tidy(self._session, self._changed)
+        self._notifier = Notifier(self._session.listen)
+        self._notify_others = Debounced(self._session.notify, NOTIFY_INTERVAL)
+        self._retention = Retention(self._session, self._changed)
         self._statistics = Statistics(self._session, self._process)
         self._claims = Claims(self._session, self._process, self.recover)
         self._adopted: set[str] = set()
@@ -111,7 +111,7 @@ class SqlStorage(Finishing):
         )
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
-        def work(connection: Connection, again: bool) -> News | None:
+        def work(connection: Connection, again: bool) -> Notices | None:
             staged, now = self._unstage(connection, batch_id)
             batch = staged or codec.staged(tasks)
             # Without tasks, do not mark as promoted: a later call may still bring the tasks of
@@ -122,23 +122,23 @@ class SqlStorage(Finishing):
                 logger.warning(
                     "batch %s: lost by the database, %d tasks queued", batch_id, len(batch)
                 )
-            admission = Admission(self._session, connection, tid, now)
-            admission.admit(batch)
-            return admission.news
+            admission = Promotion(self._session, connection, tid, now)
+            admission.promote(batch)
+            return admission.notices
 
         self._changed(self._session.write(work))
 
     def discard(self, batch_id: str) -> None:
         self._single(self._statements.unstage, batch=batch_id)
 
-    def condemn(self, batch_id: str, reason: str) -> None:
-        def work(connection: Connection, again: bool) -> News | None:
+    def fail_batch(self, batch_id: str, reason: str) -> None:
+        def work(connection: Connection, again: bool) -> Notices | None:
             batch, now = self._unstage(connection, batch_id)
             if not batch or not self._mark(connection, batch_id):
                 return None
-            admission = Admission(self._session, connection, None, now)
-            admission.condemn(batch, reason)
-            return admission.news
+            admission = Promotion(self._session, connection, None, now)
+            admission.fail_batch(batch, reason)
+            return admission.notices
 
         self._changed(self._session.write(work))
 
@@ -164,19 +164,19 @@ class SqlStorage(Finishing):
         # Without a timeout, too, return after BLOCK seconds: a consumer has other work to do.
         deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
         self._adopt(consumer)
-        wakes = self._alarm.wakes
+        wakes = self._notifier.wakes
         while True:
-            changes = self._alarm.changes
+            changes = self._notifier.changes
             rows, now, soonest = self._claims.take(consumer, limit, lease)
-            self._statistics.heard(consumer, now)
-            self._tidy.look(now)
+            self._statistics.seen(consumer, now)
+            self._retention.look(now)
             leases = self._leases(consumer, rows)
             rest = deadline - time.monotonic()
-            if leases or wakes != self._alarm.wakes or rest <= 0:
+            if leases or wakes != self._notifier.wakes or rest <= 0:
                 # Wake a sleeping thread: it has to recover these leases when they expire.
-                self._alarm.ring()
+                self._notifier.ring()
                 return leases
-            self._alarm.sleep(min(rest, soonest, BLOCK), changes, wakes)
+            self._notifier.sleep(min(rest, soonest, BLOCK), changes, wakes)
 
     def _leases(self, consumer: str, rows: Sequence[Any]) -> list[Lease]:
         return [lease for row in rows if (lease := self._lease(consumer, row)) is not None]
@@ -210,7 +210,7 @@ class SqlStorage(Finishing):
             return
         if ended is not None:
             self._statistics.ended(FAILED, ended.now, busy=True)
-            self._tidy.after(FAILED, ended.now)
+            self._retention.after(FAILED, ended.now)
         logger.error("task %s: %s, failed", task_id, reason)
         self.notify(FAILED, task_id)
 
@@ -227,7 +227,7 @@ class SqlStorage(Finishing):
         self._adopted.add(consumer)
 
     def wake(self) -> None:
-        self._alarm.wake()
+        self._notifier.wake()
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
         held = {"id_": lease.task.id, "token_": lease.token}
@@ -237,7 +237,7 @@ class SqlStorage(Finishing):
             ).first()
         )
         if row is not None:
-            self._statistics.heard(row.consumer, row.now)
+            self._statistics.seen(row.consumer, row.now)
         return row is not None
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
@@ -255,15 +255,15 @@ class SqlStorage(Finishing):
         return self._recover(None)
 
     def _recover(self, condition: Any) -> list[str]:
-        news: News = []
+        notices: Notices = []
 
         def work(connection: Connection, again: bool) -> list[str]:
-            news.clear()
-            return transitions.recover(self._session, connection, condition, news)
+            notices.clear()
+            return transitions.recover(self._session, connection, condition, notices)
 
         recovered = self._session.write(work)
-        if recovered or news:
-            self._changed(news)
+        if recovered or notices:
+            self._changed(notices)
         return recovered
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
@@ -287,23 +287,23 @@ class SqlStorage(Finishing):
         self._begin()
 
     def close(self) -> None:
-        self._announce.close()
+        self._notify_others.close()
         self._statistics.flush()
-        self._alarm.close()
+        self._notifier.close()
         self._session.close()
 
-    def _changed(self, news: News | None, *finished: State) -> None:
+    def _changed(self, notices: Notices | None, *finished: State) -> None:
         """After a transaction: log it, publish events, count what finished, wake consumers."""
-        if news is None:
+        if notices is None:
             return
-        tell(news, self.notify)
-        ended = [*finished, *(kind for kind, _, _ in news if kind in FINISHED)]
+        publish(notices, self.notify)
+        ended = [*finished, *(kind for kind, _, _ in notices if kind in FINISHED)]
         now = self._session.time() if ended else 0.0
         for state in ended:
             self._statistics.ended(state, now)
-            self._tidy.after(state, now)
-        self._alarm.ring()
-        self._announce()
+            self._retention.after(state, now)
+        self._notifier.ring()
+        self._notify_others()
 
 
 def _in_doubt(row: Any) -> StagedBatch:

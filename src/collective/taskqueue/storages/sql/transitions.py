@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collective.taskqueue.storages import codec
-from collective.taskqueue.storages.notifier import News
+from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import statements
 from collective.taskqueue.storages.sql.damage import in_order
 from collective.taskqueue.storages.sql.damage import moment
@@ -171,19 +171,22 @@ def ripen(session: Session, connection: Connection) -> int:
     if ids:
         numbers = session.dialect.numbers(connection, len(ids))
         for task_id, number in zip(ids, numbers, strict=True):
-            session.dialect.go_on()
+            session.dialect.resume()
             values = {**entered(QUEUED, now), "place": number}
             connection.execute(of_task(session, task_id).values(values))
     return len(ids)
 
 
 def recover(
-    session: Session, connection: Connection, condition: ColumnElement[bool] | None, news: News
+    session: Session,
+    connection: Connection,
+    condition: ColumnElement[bool] | None,
+    notices: Notices,
 ) -> list[str]:
     """Recover a portion of the running tasks whose leases have expired, or those of `condition`.
 
     They are put back to the front of the queue, unless they are cancelled, replaced, or lost too
-    often. Appends what was done to `news`; returns the ids of the tasks that are queued again.
+    often. Appends what was done to `notices`; returns the ids of the tasks that are queued again.
     """
     now = session.now(connection)
     lost = TASK.c.expires <= now if condition is None else condition
@@ -199,18 +202,18 @@ def recover(
     recovered: list[str] = []
     # Begin with the task that was reserved last, so that the oldest ends up at the very front.
     for row in rows:
-        session.dialect.go_on()
+        session.dialect.resume()
         # A task whose key was not yet locked above is left for the next call: keys must be
         # locked before rows.
         if row.key is None or row.key in keys:
             task_id = sound_id(session, connection, row.id)
-            if _lose(session, connection, task_id, row, now, news):
+            if _lose(session, connection, task_id, row, now, notices):
                 recovered.insert(0, task_id)
     return recovered
 
 
 def _lose(
-    session: Session, connection: Connection, task_id: str, row: Any, now: float, news: News
+    session: Session, connection: Connection, task_id: str, row: Any, now: float, notices: Notices
 ) -> bool:
     consumer, lost = shown(row.consumer), whole(row.lost) + 1
     started = moment(row.started) or now
@@ -229,17 +232,19 @@ def _lose(
         end, reason = FAILED, f"its process was lost {lost} times"
     else:
         queue_again(session, connection, task_id, now, front=True)
-        news.append(("recovered", task_id, consumer))
+        notices.append(("recovered", task_id, consumer))
         return True
     if replaced is not None and not row.cancel:
         see(session, connection, replaced, row.tid)
     values = concluded(session, connection, end, now, reason)
     connection.execute(of_task(session, task_id).values(values))
-    news.append((end, task_id, reason))
+    notices.append((end, task_id, reason))
     return False
 
 
-def give_back(session: Session, connection: Connection, row: Any, now: float, news: News) -> bool:
+def release(
+    session: Session, connection: Connection, row: Any, now: float, notices: Notices
+) -> bool:
     """Release a running task that has not begun to the front; return whether it waits again.
 
     The caller has locked its key.
@@ -257,7 +262,7 @@ def give_back(session: Session, connection: Connection, row: Any, now: float, ne
         see(session, connection, replaced, row.tid)
     values |= concluded(session, connection, CANCELLED, now, reason)
     connection.execute(of_task(session, row.id).values(values))
-    news.append((CANCELLED, row.id, reason))
+    notices.append((CANCELLED, row.id, reason))
     return False
 
 

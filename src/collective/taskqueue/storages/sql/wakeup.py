@@ -14,14 +14,14 @@ logger = logging.getLogger("collective.taskqueue")
 PAUSE = 1.0
 
 
-class Alarm:
+class Notifier:
     """Wakes sleeping threads of this process: one for each change, all of them on `wake`.
 
     `listen` runs in a thread of its own, started when a thread sleeps for the first time. Its
     argument is this notifier: it calls `ring` when another process may have changed something.
     """
 
-    def __init__(self, listen: Callable[[Alarm], None]) -> None:
+    def __init__(self, listen: Callable[[Notifier], None]) -> None:
         self._listen = listen
         lock = threading.Lock()
         self._changed = threading.Condition(lock)

@@ -30,7 +30,7 @@ import pytest
 
 # Before these modules are imported, so that a failing assert in them shows its values.
 _PARTS = (
-    *("base", "committing", "reserving", "finishing", "ahead", "keys", "steering", "looking"),
+    *("base", "committing", "reserving", "finishing", "ahead", "keys", "steering", "reading"),
     *("keeping", "persons", "races"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
@@ -39,11 +39,11 @@ from collective.taskqueue.testing.contract.ahead import Ahead  # noqa: E402
 from collective.taskqueue.testing.contract.base import ManualClock  # noqa: E402
 from collective.taskqueue.testing.contract.committing import Committing  # noqa: E402
 from collective.taskqueue.testing.contract.finishing import Finishing  # noqa: E402
+from collective.taskqueue.testing.contract.identities import Identities  # noqa: E402
 from collective.taskqueue.testing.contract.keeping import Keeping  # noqa: E402
 from collective.taskqueue.testing.contract.keys import Keys  # noqa: E402
-from collective.taskqueue.testing.contract.looking import Looking  # noqa: E402
-from collective.taskqueue.testing.contract.persons import Persons  # noqa: E402
 from collective.taskqueue.testing.contract.races import Races  # noqa: E402
+from collective.taskqueue.testing.contract.reading import Reading  # noqa: E402
 from collective.taskqueue.testing.contract.reserving import Reserving  # noqa: E402
 from collective.taskqueue.testing.contract.steering import Steering  # noqa: E402
 
@@ -52,6 +52,6 @@ __all__ = ["ManualClock", "StorageContract"]
 
 
 class StorageContract(
-    Committing, Reserving, Finishing, Ahead, Keys, Steering, Looking, Keeping, Persons, Races
+    Committing, Reserving, Finishing, Ahead, Keys, Steering, Reading, Keeping, Identities, Races
 ):
     """All tests, see the module. A subclass named `Test…` provides `clock` and `make_storage`."""

@@ -17,8 +17,8 @@ from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import BOUND
-from collective.taskqueue.testing.contract.base import ending
-from collective.taskqueue.testing.contract.base import exchange
+from collective.taskqueue.testing.contract.base import complete_and_reserve
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import is_blocked
 from collective.taskqueue.testing.contract.base import LONG
@@ -45,7 +45,7 @@ class Ahead(Base):
         """A released task is in its old place, with all its attempts and an empty history."""
         tasks = add(storage, *(new_task() for _ in range(4)))
         leases = take_some(storage, 3)
-        assert storage.give_back(leases[1:]) == ids(tasks[1:3])
+        assert storage.release(leases[1:]) == ids(tasks[1:3])
         assert ids(storage.tasks(QUEUED)) == ids(tasks[1:])
         assert storage.counts()[RUNNING] == 1
         assert len(storage) == 3
@@ -61,18 +61,18 @@ class Ahead(Base):
         storage = make_storage(max_deliveries=1)
         task = add_one(storage)
         for _ in range(3):
-            assert storage.give_back([take(storage)]) == [task.id]
+            assert storage.release([take(storage)]) == [task.id]
         lease = take(storage)
-        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+        assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
     def test_an_attempt_before_it_stays(self, storage: Any, clock: Any) -> None:
         """A release takes back only the attempt that did not start."""
         add_one(storage, max_attempts=3)
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
         lease = take(storage)
         assert (lease.attempt, lease.counted) == (2, 1)
-        storage.give_back([lease])
+        storage.release([lease])
         lease = take(storage)
         assert (lease.attempt, lease.counted) == (2, 1)
 
@@ -83,11 +83,11 @@ class Ahead(Base):
         storage.recover()
         assert take(storage).task == lost
         stale += take_some(storage, 2)
-        storage.finish(stale[1], ending(stale[1]))
-        assert storage.give_back(stale[2:]) == [back.id]
+        storage.complete(stale[1], completed(stale[1]))
+        assert storage.release(stale[2:]) == [back.id]
         with unchanged(storage):
-            assert storage.give_back(stale) == []
-        assert storage.finish(stale[2], ending(stale[2])) is None
+            assert storage.release(stale) == []
+        assert storage.complete(stale[2], completed(stale[2])) is None
         assert storage.get(done.id).state == SUCCEEDED
 
     def test_what_was_cancelled_meanwhile_is_cancelled(self, storage: Any) -> None:
@@ -97,7 +97,7 @@ class Ahead(Base):
         task = add_one(storage)
         lease = take(storage)
         storage.cancel(task.id)
-        assert storage.give_back([lease]) == []
+        assert storage.release([lease]) == []
         assert storage.get(task.id).state == CANCELLED
         assert told == [(CANCELLED, task.id)]
 
@@ -107,7 +107,7 @@ class Ahead(Base):
         task = add_one(storage, key="k", on_conflict=mode)
         lease = take(storage)
         newer = add_one(storage, key="k", on_conflict=mode)
-        assert storage.give_back([lease]) == []
+        assert storage.release([lease]) == []
         assert storage.get(task.id).reason == f"replaced by {newer.id}"
         assert take_all(storage) == [newer.id]
 
@@ -117,7 +117,7 @@ class Ahead(Base):
         lease = take(storage)
         serial = add_one(storage, key="k", on_conflict="after_running")
         assert take_all(storage) == []
-        assert storage.give_back([lease]) == [task.id]
+        assert storage.release([lease]) == [task.id]
         assert take(storage).task == task
         assert take_all(storage) == []
         assert storage.get(serial.id).state == QUEUED
@@ -128,7 +128,7 @@ class Ahead(Base):
         lease = take(storage)
         blocked = aside(lambda: storage.reserve("blocked", timeout=2 * BOUND))
         assert is_blocked(blocked)
-        storage.give_back([lease])
+        storage.release([lease])
         (again,) = blocked.result(BOUND)
         assert again.task == task
 
@@ -137,7 +137,7 @@ class Ahead(Base):
         task = add_one(storage)
         lease = take(storage)
         storage.pause()
-        assert storage.give_back([lease]) == [task.id]
+        assert storage.release([lease]) == [task.id]
         assert take_all(storage) == []
         storage.resume()
         assert take_all(storage) == [task.id]
@@ -146,14 +146,14 @@ class Ahead(Base):
         """Each completion works as a single one; a stale one gets None; the oldest tasks come."""
         tasks = add(storage, *(new_task() for _ in range(8)))
         done, failed, retried, stale = take_some(storage, 4)
-        storage.finish(stale, ending(stale))
+        storage.complete(stale, completed(stale))
         ends = [
-            (done, ending(done)),
-            (failed, ending(failed, FAILED)),
-            (stale, ending(stale, FAILED)),
-            (retried, ending(retried, SCHEDULED, due=clock() + 1000)),
+            (done, completed(done)),
+            (failed, completed(failed, FAILED)),
+            (stale, completed(stale, FAILED)),
+            (retried, completed(retried, SCHEDULED, due=clock() + 1000)),
         ]
-        states, leases = exchange(storage, ends, limit=3)
+        states, leases = complete_and_reserve(storage, ends, limit=3)
         assert states == [SUCCEEDED, FAILED, None, SCHEDULED]
         assert ids([lease.task for lease in leases]) == ids(tasks[4:7])
         assert len({lease.token for lease in leases}) == 3
@@ -162,7 +162,9 @@ class Ahead(Base):
             *[RUNNING] * 3,
             QUEUED,
         ]
-        states, leases = exchange(storage, [(lease, ending(lease)) for lease in leases], limit=9)
+        states, leases = complete_and_reserve(
+            storage, [(lease, completed(lease)) for lease in leases], limit=9
+        )
         assert states == [SUCCEEDED] * 3
         assert ids([lease.task for lease in leases]) == [tasks[7].id]
 
@@ -170,15 +172,18 @@ class Ahead(Base):
         """With `limit=0`, the call completes attempts and reserves nothing."""
         task = add(storage, new_task(), new_task())[1]
         lease = take(storage)
-        assert exchange(storage, [(lease, ending(lease))], limit=0) == ([SUCCEEDED], [])
+        assert complete_and_reserve(storage, [(lease, completed(lease))], limit=0) == (
+            [SUCCEEDED],
+            [],
+        )
         assert take_all(storage) == [task.id]
 
     def test_one_retry_after_the_other(self, storage: Any, clock: Any) -> None:
         """Attempts completed together and due together run in the order of their completions."""
         add(storage, new_task(), new_task(), new_task())
         leases = take_some(storage, 3)
-        ends = [(lease, ending(lease, SCHEDULED, due=clock() - 1)) for lease in leases]
-        _, again = exchange(storage, ends, limit=3)
+        ends = [(lease, completed(lease, SCHEDULED, due=clock() - 1)) for lease in leases]
+        _, again = complete_and_reserve(storage, ends, limit=3)
         assert [lease.task for lease in again] == [lease.task for lease in leases]
         assert {(lease.attempt, lease.counted) for lease in again} == {(2, 1)}
 
@@ -189,10 +194,10 @@ class Ahead(Base):
         lease = take(storage)
         following = add_one(storage, **fields)
         other = add_one(storage)
-        _, leases = exchange(storage, [(lease, ending(lease))], limit=5)
+        _, leases = complete_and_reserve(storage, [(lease, completed(lease))], limit=5)
         assert ids([lease.task for lease in leases]) == ids([following, other])
         add_one(storage, **fields)
-        _, none = exchange(storage, [(leases[1], ending(leases[1]))], limit=5)
+        _, none = complete_and_reserve(storage, [(leases[1], completed(leases[1]))], limit=5)
         assert none == []
 
     def test_a_task_that_was_lost_before_is_reserved_alone(self, storage: Any, clock: Any) -> None:
@@ -205,11 +210,11 @@ class Ahead(Base):
         order: list[Task] = []
         ends: list[tuple[Lease, Transition]] = []
         for expected in (1, 1, 3):
-            states, leases = exchange(storage, ends, limit=10)
+            states, leases = complete_and_reserve(storage, ends, limit=10)
             assert len(leases) == expected
             assert states == [SUCCEEDED] * len(ends)
             order += [lease.task for lease in leases]
-            ends = [(lease, ending(lease)) for lease in leases]
+            ends = [(lease, completed(lease)) for lease in leases]
         assert ids(order) == ids([*suspects, *others])
 
     def test_a_suspect_in_the_midst_waits_for_its_turn(self, storage: Any, clock: Any) -> None:
@@ -218,9 +223,11 @@ class Ahead(Base):
         held = take(storage)
         lose(storage, clock)
         storage.recover()
-        storage.give_back([held])
-        _, leases = exchange(storage, [], limit=10)
+        storage.release([held])
+        _, leases = complete_and_reserve(storage, [], limit=10)
         assert ids([lease.task for lease in leases]) == [first.id]
-        _, leases = exchange(storage, [(lease, ending(lease)) for lease in leases], limit=10)
+        _, leases = complete_and_reserve(
+            storage, [(lease, completed(lease)) for lease in leases], limit=10
+        )
         assert ids([lease.task for lease in leases]) == [suspect.id]
         assert ids(storage.tasks(QUEUED)) == [last.id]

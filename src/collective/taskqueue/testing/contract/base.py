@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from collective.taskqueue.interfaces import IExchange
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FINISHED
@@ -102,22 +102,22 @@ def take(storage: Any, **arguments: Any) -> Lease:
     return lease
 
 
-def exchange(
+def complete_and_reserve(
     storage: Any, ends: Sequence[tuple[Lease, Transition]], limit: int = 1
 ) -> tuple[list[State | None], list[Lease]]:
     """Complete attempts and reserve the next tasks, in one call if the storage has it."""
-    if IExchange.providedBy(storage):
-        found: tuple[list[State | None], list[Lease]] = storage.exchange(
+    if IRemoteStorage.providedBy(storage):
+        found: tuple[list[State | None], list[Lease]] = storage.complete_and_reserve(
             ends, "consumer", limit, LONG
         )
         return found
-    states = [storage.finish(lease, transition) for lease, transition in ends]
+    states = [storage.complete(lease, transition) for lease, transition in ends]
     leases: list[Lease] = []
     while len(leases) < limit:
         more = storage.reserve("consumer", timeout=0, lease=LONG)
         suspect = any(lease.attempt - lease.counted > 1 for lease in more)
         if suspect and leases:
-            storage.give_back(more)
+            storage.release(more)
         else:
             leases += more
         if suspect or not more:
@@ -129,7 +129,7 @@ def finish_and_take(
     storage: Any, lease: Lease, transition: Transition
 ) -> tuple[State | None, list[Lease]]:
     """Complete one attempt and reserve the next task."""
-    (state,), leases = exchange(storage, [(lease, transition)])
+    (state,), leases = complete_and_reserve(storage, [(lease, transition)])
     return state, leases
 
 
@@ -144,7 +144,7 @@ def ids(items: Any) -> list[str]:
     return [item.id for item in items]
 
 
-def ending(lease: Lease, state: State = SUCCEEDED, **fields: Any) -> Transition:
+def completed(lease: Lease, state: State = SUCCEEDED, **fields: Any) -> Transition:
     """Return a transition that the policy could choose after the attempt."""
     status = 200 if state == SUCCEEDED else 503
     reason = fields.get("reason", "" if state == SUCCEEDED else "status 503")
@@ -163,7 +163,7 @@ def bring_to(storage: Any, clock: Any, state: State, **fields: Any) -> Task:
         lease = take(storage)
         assert lease.task.id == task.id
         if state in FINISHED:
-            storage.finish(lease, ending(lease, state))
+            storage.complete(lease, completed(lease, state))
     assert storage.get(task.id).state == state
     return task
 

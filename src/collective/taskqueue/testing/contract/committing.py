@@ -20,7 +20,7 @@ from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import everything
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import near
@@ -143,7 +143,7 @@ class Committing(Base):
             if step == "running":
                 lease = take(storage)
             elif step == "finished" and lease is not None:
-                storage.finish(lease, ending(lease))
+                storage.complete(lease, completed(lease))
             elif step == "removed":
                 storage.remove(task.id)
             with unchanged(storage):
@@ -180,7 +180,7 @@ class Committing(Base):
         storage.promote("batch", tid)
         first, second = take(storage), take(storage)
         assert (first.tid, second.tid) == (tid, tid)
-        storage.finish(first, ending(first, SCHEDULED, due=clock()))
+        storage.complete(first, completed(first, SCHEDULED, due=clock()))
         assert take(storage).tid == tid
         storage.promote("lost", tid, [new_task()])
         assert take(storage).tid == tid
@@ -202,7 +202,7 @@ class Committing(Base):
         waiting = add_one(storage, key="k")
         tasks = [new_task(key="k", max_attempts=3), new_task(due=clock() + 100)]
         storage.stage("batch", tasks)
-        assert storage.condemn("batch", "nobody knows") is None
+        assert storage.fail_batch("batch", "nobody knows") is None
         assert ids(storage.in_doubt()) == []
         assert ids(storage.tasks(FAILED)) == ids(tasks)
         assert [storage.get(task.id).reason for task in tasks] == ["nobody knows"] * 2
@@ -218,7 +218,7 @@ class Committing(Base):
         user = Identity("/acl_users", "jane")
         task = new_task(key="k", on_conflict="replace", due=clock() + 100, user=user)
         storage.stage("batch", [task])
-        storage.condemn("batch", "nobody knows")
+        storage.fail_batch("batch", "nobody knows")
         status = storage.get(task.id)
         assert status.task == task
         assert [name for name, _ in status.changes] == [QUEUED, FAILED]
@@ -232,7 +232,7 @@ class Committing(Base):
         """A late `promote` has no effect, also after an admin has removed or retried the tasks."""
         tasks = [new_task(), new_task()]
         storage.stage("batch", tasks)
-        storage.condemn("batch", "nobody knows")
+        storage.fail_batch("batch", "nobody knows")
         storage.remove(tasks[0].id)
         with unchanged(storage):
             storage.promote("batch")
@@ -257,15 +257,15 @@ class Committing(Base):
         with unchanged(storage):
             add(storage, skipped)
             storage.stage("condemned", [skipped])
-            storage.condemn("condemned", "nobody knows")
+            storage.fail_batch("condemned", "nobody knows")
 
     def test_condemning_what_is_not_staged_does_nothing(self, storage: Any) -> None:
         """An unknown batch is ignored, and one that has been promoted."""
         storage.stage("batch", [new_task()])
         storage.promote("batch")
         with unchanged(storage):
-            storage.condemn("unknown", "nobody knows")
-            storage.condemn("batch", "nobody knows")
+            storage.fail_batch("unknown", "nobody knows")
+            storage.fail_batch("batch", "nobody knows")
 
     def test_discarding_what_is_not_staged_does_nothing(self, storage: Any) -> None:
         """An unknown batch is ignored, and one that has been promoted."""

@@ -16,7 +16,7 @@ from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import finish_and_take
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import LONG
@@ -39,7 +39,7 @@ RESPONSE: dict[str, Any] = {
 
 
 def _finished(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
-    storage.finish(lease, ending(lease))
+    storage.complete(lease, completed(lease))
 
 
 def _lost(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
@@ -53,17 +53,17 @@ def _running_again(storage: Any, clock: Any, task_id: str, lease: Lease) -> None
 
 
 def _running_after_retry(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
-    storage.finish(lease, ending(lease, FAILED))
+    storage.complete(lease, completed(lease, FAILED))
     storage.retry(task_id)
     take(storage)
 
 
 def _rescheduled(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
-    storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 100))
+    storage.complete(lease, completed(lease, SCHEDULED, due=clock() + 100))
 
 
 def _removed(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
-    storage.finish(lease, ending(lease))
+    storage.complete(lease, completed(lease))
     storage.remove(task_id)
 
 
@@ -84,28 +84,28 @@ class Finishing(Base):
         """One call, if the storage has it, does the same as `finish` and then `reserve`."""
         first, second, third = add(storage, new_task(), new_task(key="k"), new_task())
         lease = take(storage)
-        state, (following,) = finish_and_take(storage, lease, ending(lease, FAILED))
+        state, (following,) = finish_and_take(storage, lease, completed(lease, FAILED))
         assert (state, following.task, following.attempt) == (FAILED, second, 1)
         assert following.consumer == "consumer"
         assert following.expires == near(clock() + LONG)
-        assert storage.get(first.id).attempts == (ending(lease, FAILED).attempt,)
+        assert storage.get(first.id).attempts == (completed(lease, FAILED).attempt,)
         assert storage.get(second.id).state == RUNNING
         assert storage.report(following) is False
-        retry = ending(following, SCHEDULED, due=clock())
+        retry = completed(following, SCHEDULED, due=clock())
         state, (last,) = finish_and_take(storage, following, retry)
         assert (state, last.task) == (SCHEDULED, third)
-        state, (again,) = finish_and_take(storage, last, ending(last))
+        state, (again,) = finish_and_take(storage, last, completed(last))
         assert (state, again.task, again.attempt) == (SUCCEEDED, second, 2)
-        assert finish_and_take(storage, again, ending(again)) == (SUCCEEDED, [])
+        assert finish_and_take(storage, again, completed(again)) == (SUCCEEDED, [])
 
     def test_a_stale_finisher_may_still_begin_the_next(self, storage: Any, clock: Any) -> None:
         """Its result is dropped, but the new lease of the same call is valid."""
         lost = add_one(storage)
         stale = lose(storage, clock)
         storage.recover()
-        state, (lease,) = finish_and_take(storage, stale, ending(stale))
+        state, (lease,) = finish_and_take(storage, stale, completed(stale))
         assert (state, lease.task, lease.attempt) == (None, lost, 2)
-        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+        assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
     def test_a_paused_queue_gives_out_nothing_at_the_end_of_a_task(self, storage: Any) -> None:
         """Nor does a queue whose next task waits for its key; once it may run, it comes at once."""
@@ -115,13 +115,13 @@ class Finishing(Base):
         following = add_one(storage, **fields)
         assert take_all(storage) == []
         storage.pause()
-        assert finish_and_take(storage, lease, ending(lease)) == (SUCCEEDED, [])
+        assert finish_and_take(storage, lease, completed(lease)) == (SUCCEEDED, [])
         storage.resume()
         lease = take(storage)
         assert lease.task == following
         after = add_one(storage, **fields)
         assert take_all(storage) == []
-        state, (lease,) = finish_and_take(storage, lease, ending(lease))
+        state, (lease,) = finish_and_take(storage, lease, completed(lease))
         assert (state, lease.task) == (SUCCEEDED, after)
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
@@ -129,10 +129,10 @@ class Finishing(Base):
         """D06: the record of a completed task stays, with its result and its attempt."""
         task = add_one(storage)
         lease = take(storage)
-        transition = ending(lease, state, reason="because", **RESPONSE)
+        transition = completed(lease, state, reason="because", **RESPONSE)
         attempt = replace(transition.attempt, error="Traceback …")
         clock.advance(10)
-        assert storage.finish(lease, replace(transition, attempt=attempt)) == state
+        assert storage.complete(lease, replace(transition, attempt=attempt)) == state
         status = storage.get(task.id)
         assert (status.state, status.reason) == (state, "because")
         assert [name for name, _ in status.changes] == [QUEUED, RUNNING, state]
@@ -150,8 +150,8 @@ class Finishing(Base):
         """The task is scheduled with reason and due time, and then the next attempt starts."""
         task = add_one(storage, max_attempts=3)
         lease = take(storage)
-        transition = ending(lease, SCHEDULED, due=clock() + 100, **RESPONSE)
-        assert storage.finish(lease, transition) == SCHEDULED
+        transition = completed(lease, SCHEDULED, due=clock() + 100, **RESPONSE)
+        assert storage.complete(lease, transition) == SCHEDULED
         status = storage.get(task.id)
         assert (status.state, status.reason) == (SCHEDULED, "status 503")
         assert status.due == near(clock() + 100)
@@ -169,7 +169,7 @@ class Finishing(Base):
         """The attempt is in the history, but does not count for `max_attempts`."""
         add_one(storage, max_attempts=1)
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock(), counts=False))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock(), counts=False))
         lease = take(storage)
         assert (lease.attempt, lease.counted) == (2, 0)
 
@@ -179,7 +179,7 @@ class Finishing(Base):
         """Retried tasks and tasks with a delay are sorted together by due time."""
         first, second = add(storage, new_task(), new_task())
         for lease, pause in zip([take(storage), take(storage)], (300, 100), strict=True):
-            storage.finish(lease, ending(lease, SCHEDULED, due=clock() + pause))
+            storage.complete(lease, completed(lease, SCHEDULED, due=clock() + pause))
         third = add_one(storage, due=clock() + 200)
         clock.advance(400)
         assert take_all(storage) == ids([second, third, first])
@@ -188,12 +188,12 @@ class Finishing(Base):
         """Retried, lost and last attempts are in the history, oldest first."""
         task = add_one(storage)
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
         lose(storage, clock)
         storage.recover()
         lease = take(storage)
         assert (lease.attempt, lease.counted) == (3, 1)
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
         attempts = storage.get(task.id).attempts
         assert [(attempt.number, attempt.status) for attempt in attempts] == [
             (1, 503),
@@ -212,8 +212,8 @@ class Finishing(Base):
         lose_it(storage, clock, task.id, lease)
         with unchanged(storage):
             for state in (SUCCEEDED, FAILED, SCHEDULED):
-                transition = ending(lease, state, due=clock(), **RESPONSE)
-                assert storage.finish(lease, transition) is None
+                transition = completed(lease, state, due=clock(), **RESPONSE)
+                assert storage.complete(lease, transition) is None
             assert storage.renew(lease, 1000.0) is False
             assert storage.report(lease, Progress(2.0, 2.0, "all", clock())) is True
 
@@ -222,7 +222,7 @@ class Finishing(Base):
         add_one(storage)
         forged = replace(take(storage), token="forged")
         with unchanged(storage):
-            assert storage.finish(forged, ending(forged)) is None
+            assert storage.complete(forged, completed(forged)) is None
             assert storage.renew(forged) is False
             assert storage.report(forged, Progress(1.0, None, "", 0.0)) is True
 
@@ -232,7 +232,7 @@ class Finishing(Base):
         """The token decides, not the expiry: while it matches, no other lease was made."""
         task = add_one(storage)
         late = lose(storage, clock)
-        assert storage.finish(late, ending(late)) == SUCCEEDED
+        assert storage.complete(late, completed(late)) == SUCCEEDED
         assert storage.recover() == []
         assert storage.get(task.id).state == SUCCEEDED
 
@@ -270,8 +270,8 @@ class Finishing(Base):
         task = add_one(storage)
         lease = take(storage)
         storage.cancel(task.id)
-        transition = ending(lease, state, due=clock(), **RESPONSE)
-        assert storage.finish(lease, transition) == CANCELLED
+        transition = completed(lease, state, due=clock(), **RESPONSE)
+        assert storage.complete(lease, transition) == CANCELLED
         status = storage.get(task.id)
         assert status.state == CANCELLED
         assert "cancelled" in status.reason
@@ -295,7 +295,7 @@ class Finishing(Base):
         assert [attempt.number for attempt in status.attempts] == [1]
         assert told == [(CANCELLED, task.id)]
         assert take_all(storage) == []
-        assert storage.finish(lease, ending(lease)) is None
+        assert storage.complete(lease, completed(lease)) is None
 
     def test_the_queue_is_not_told_what_it_was_asked_for(self, storage: Any, clock: Any) -> None:
         """`notify` is not called for a change that the caller learns from the return value."""

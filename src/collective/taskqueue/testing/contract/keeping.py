@@ -16,7 +16,7 @@ from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import assert_consistent
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import everything
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import lose
@@ -80,10 +80,10 @@ def _end_with(storage: Any, state: State, large: str) -> Task:
     data = bytes(10_000)
     task = add_one(storage, payload=data if large == "payload" else b"")
     lease = take(storage)
-    transition = ending(lease, state, body=data if large == "body" else b"")
+    transition = completed(lease, state, body=data if large == "body" else b"")
     error = "x" * 10_000 if large == "error" else ""
     transition = replace(transition, attempt=replace(transition.attempt, error=error))
-    assert storage.finish(lease, transition) == state
+    assert storage.complete(lease, transition) == state
     return task
 
 
@@ -164,13 +164,13 @@ class Keeping(Base):
         """It survives retries, a lost lease, and a cancellation requested while the task ran."""
         task = add_one(storage, payload=b"once more", max_attempts=3)
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
         lose(storage, clock)
         storage.recover()
         lease = take(storage)
         assert lease.task == task
         storage.cancel(task.id)
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
         storage.retry(task.id)
         assert take(storage).task == task
 
@@ -201,7 +201,7 @@ class Keeping(Base):
             removed = _end_with(storage, FAILED, "body")
             storage.retry(removed.id)
             lease = take(storage)
-            storage.finish(lease, ending(lease, FAILED, body=bytes(10_000)))
+            storage.complete(lease, completed(lease, FAILED, body=bytes(10_000)))
             storage.remove(removed.id)
             purged = _end_with(storage, SUCCEEDED, "body")
             storage.purge(SUCCEEDED)
@@ -275,7 +275,7 @@ class Keeping(Base):
         lease = take(storage)
         assert lease.task == task
         bring_to(storage, clock, CANCELLED)
-        storage.finish(lease, ending(lease, FAILED))
+        storage.complete(lease, completed(lease, FAILED))
         clock.advance(80)
         bring_to(storage, clock, CANCELLED)
         assert storage.get(task.id).state == FAILED

@@ -17,7 +17,7 @@ from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import everything
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import is_blocked
@@ -58,7 +58,7 @@ class Keys(Base):
         earlier = add_one(storage, **SKIP)
         others = [add_one(storage, **SKIP) for _ in range(3)]
         lease = take(storage)
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
         storage.remove(others[1].id)
         for task in (earlier, *others):
             with refused(storage, UnknownTask, task.id):
@@ -172,14 +172,14 @@ class Keys(Base):
         """A retried or recovered task claims its key again, like any waiting task."""
         task = add_one(storage, **SKIP)
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 100))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock() + 100))
         assert storage.get(add_one(storage, **SKIP).id).id == task.id
         clock.advance(200)
         lose(storage, clock)
         storage.recover()
         assert storage.get(add_one(storage, **SKIP).id).id == task.id
         lease = take(storage)
-        storage.finish(lease, ending(lease, FAILED))
+        storage.complete(lease, completed(lease, FAILED))
         storage.retry(task.id)
         assert storage.get(add_one(storage, **SKIP).id).id == task.id
 
@@ -195,7 +195,7 @@ class Keys(Base):
         assert take_all(storage) == []
         assert len(storage) == 1
         assert ids(storage.tasks(QUEUED)) == [third.id]
-        storage.finish(running, ending(running))
+        storage.complete(running, completed(running))
         assert take_all(storage) == [third.id]
 
     def test_after_running_does_not_wait_for_another_key(self, storage: Any) -> None:
@@ -216,7 +216,7 @@ class Keys(Base):
             storage.cancel(first.id)
         expected = CANCELLED if end == SCHEDULED else end
         state = SUCCEEDED if end == CANCELLED else end
-        assert storage.finish(running, ending(running, state, due=clock() + 10)) == expected
+        assert storage.complete(running, completed(running, state, due=clock() + 10)) == expected
         status = storage.get(first.id)
         assert status.state == expected
         assert len(status.attempts) == 1
@@ -246,7 +246,7 @@ class Keys(Base):
         assert take_all(storage) == []
         later = add_one(storage)
         for lease in running:
-            storage.finish(lease, ending(lease))
+            storage.complete(lease, completed(lease))
         assert take_all(storage) == ids([*parked, later])
 
     def test_a_parked_task_does_not_overtake_a_recovered_one(
@@ -261,7 +261,7 @@ class Keys(Base):
         assert take_all(storage) == []
         clock.advance(60)
         storage.recover()
-        storage.finish(running, ending(running))
+        storage.complete(running, completed(running))
         assert take_all(storage) == ids([lost, parked])
 
     def test_a_blocked_reserve_gets_the_parked_task(self, storage: Any) -> None:
@@ -271,7 +271,7 @@ class Keys(Base):
         parked = add_one(storage, **AFTER)
         blocked = aside(lambda: storage.reserve("blocked", timeout=2 * BOUND))
         assert is_blocked(blocked)
-        storage.finish(running, ending(running))
+        storage.complete(running, completed(running))
         (lease,) = blocked.result(BOUND)
         assert lease.task == parked
 
@@ -287,7 +287,7 @@ class Keys(Base):
         assert storage.clear() == 1
         last = add_one(storage, **AFTER)
         assert take_all(storage) == []
-        storage.finish(running, ending(running))
+        storage.complete(running, completed(running))
         assert take_all(storage) == [last.id]
 
     def test_one_that_comes_back_waits_like_the_other(self, storage: Any, clock: Any) -> None:

@@ -19,7 +19,7 @@ from collective.taskqueue.testing.contract.base import at_once
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import everything
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import lose
@@ -65,7 +65,7 @@ class Races(Base):
             urls: list[str] = []
             while lease := next(iter(storage.reserve(str(number), timeout=0)), None):
                 urls.append(lease.task.url)
-                assert storage.finish(lease, ending(lease)) == SUCCEEDED
+                assert storage.complete(lease, completed(lease)) == SUCCEEDED
             return urls
 
         def watch() -> None:
@@ -104,8 +104,8 @@ class Races(Base):
         for _ in range(ROUNDS):
             task = add_one(storage)
             lease = take(storage)
-            endings = [ending(lease, FAILED, reason=str(number)) for number in range(THREADS)]
-            answers = at_once([partial(storage.finish, lease, end) for end in endings])
+            endings = [completed(lease, FAILED, reason=str(number)) for number in range(THREADS)]
+            answers = at_once([partial(storage.complete, lease, end) for end in endings])
             assert Counter(answers) == {FAILED: 1, None: THREADS - 1}
             winner = str(answers.index(FAILED))
             status = storage.get(task.id)
@@ -116,14 +116,14 @@ class Races(Base):
         for _ in range(ROUNDS):
             task = add_one(storage)
             late = lose(storage, clock)
-            finish = partial(storage.finish, late, ending(late))
+            finish = partial(storage.complete, late, completed(late))
             state, *recovered = at_once([finish, *[storage.recover] * 3])
             back = [task_id for found in recovered for task_id in found]
             assert (state, back) in ((SUCCEEDED, []), (None, [task.id]))
             leases = storage.reserve("consumer", limit=2, timeout=0)
             assert [lease.task.id for lease in leases] == back
             for lease in leases:
-                assert storage.finish(lease, ending(lease)) == SUCCEEDED
+                assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
     def test_a_task_is_either_cancelled_or_reserved(self, storage: Any) -> None:
         """The task is cancelled before it runs, or runs and is asked to stop; never both."""
@@ -135,7 +135,7 @@ class Races(Base):
             assert [lease.task.id for lease in leases] == ([task.id] if state == RUNNING else [])
             for lease in leases:
                 assert storage.report(lease) is True
-                assert storage.finish(lease, ending(lease)) == CANCELLED
+                assert storage.complete(lease, completed(lease)) == CANCELLED
 
     def test_a_task_is_either_cancelled_or_finished(self, storage: Any) -> None:
         """If `cancel` returns running, the task ends as cancelled; if too late, `cancel` raises."""
@@ -143,7 +143,7 @@ class Races(Base):
             task = add_one(storage)
             lease = take(storage)
             cancel = partial(storage.cancel, task.id)
-            answer, state = at_once([cancel, partial(storage.finish, lease, ending(lease))])
+            answer, state = at_once([cancel, partial(storage.complete, lease, completed(lease))])
             if state == CANCELLED:
                 assert answer == RUNNING
             else:
@@ -203,7 +203,7 @@ class Races(Base):
             assert sorted(told) == sorted((CANCELLED, loser) for loser in losers)
             storage.clear()
         assert storage.get(first.id).state == RUNNING
-        assert storage.finish(running, ending(running)) == SUCCEEDED
+        assert storage.complete(running, completed(running)) == SUCCEEDED
 
     def test_of_one_key_never_two_run(self, storage: Any) -> None:
         """after_running, while eight threads add and reserve; the newest task runs in the end."""
@@ -219,13 +219,13 @@ class Races(Base):
                     assert running.acquire(blocking=False), "two tasks of one key run"
                     done.append(lease.task.id)
                     running.release()
-                    storage.finish(lease, ending(lease))
+                    storage.complete(lease, completed(lease))
             return done
 
         done = [i for found in at_once([partial(work, n) for n in range(THREADS)]) for i in found]
         while leases := storage.reserve("consumer", timeout=0):
             done.append(leases[0].task.id)
-            storage.finish(leases[0], ending(leases[0]))
+            storage.complete(leases[0], completed(leases[0]))
         assert len(done) == len(set(done))
         states = {status.id: status.state for status in everything(storage)}
         assert {i for i, state in states.items() if state == SUCCEEDED} == set(done)
@@ -250,16 +250,16 @@ class Races(Base):
             for _ in range(40):
                 for lease in storage.reserve("consumer", limit=2, timeout=0):
                     storage.report(lease)
-                    storage.finish(lease, ending(lease, FAILED))
+                    storage.complete(lease, completed(lease, FAILED))
 
-        def house() -> None:
+        def administrate() -> None:
             for _ in range(20):
                 storage.pause()
                 storage.recover()
                 storage.resume()
                 storage.purge(CANCELLED)
 
-        calls: list[Callable[[], Any]] = [work, work, work, house, storage.clear]
+        calls: list[Callable[[], Any]] = [work, work, work, administrate, storage.clear]
         calls += [partial(disturb, number) for number in range(3)]
         failures = [answer for answer in at_once(calls) if isinstance(answer, BaseException)]
         assert failures == []

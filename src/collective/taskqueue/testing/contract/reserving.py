@@ -15,7 +15,7 @@ from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import everything
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import is_blocked
@@ -71,7 +71,7 @@ class Reserving(Base):
         tasks = add(storage, *(new_task() for _ in range(5)))
         leases = storage.reserve("consumer", limit=5, timeout=0)
         tokens = {lease.token for lease in leases}
-        storage.finish(leases[0], ending(leases[0], SCHEDULED, due=0.0))
+        storage.complete(leases[0], completed(leases[0], SCHEDULED, due=0.0))
         again = take(storage)
         assert again.task == tasks[0]
         assert len(tokens | {again.token}) == 6
@@ -183,7 +183,7 @@ class Reserving(Base):
         task = add_one(storage)
         lease = take(storage, lease=1000.0)
         blocked = reserving(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock() - 10))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock() - 10))
         (lease,) = blocked.result(BOUND)
         assert (lease.task, lease.attempt) == (task, 2)
 
@@ -363,7 +363,7 @@ class Reserving(Base):
         assert take_all(storage) == []
         blocked = reserving(storage)
         assert storage.renew(lease, 30.0) is True
-        assert storage.finish(lease, ending(lease)) == "succeeded"
+        assert storage.complete(lease, completed(lease)) == "succeeded"
         assert storage.get(running.id).state == "succeeded"
         assert is_blocked(blocked)
         storage.resume()

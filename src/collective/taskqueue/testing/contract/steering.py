@@ -21,7 +21,7 @@ from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import everything
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import is_blocked
@@ -60,7 +60,7 @@ class Steering(Base):
             getattr(storage, method)(task.id)
 
     @pytest.mark.parametrize(
-        "method", ["get", "cancel", "retry", "remove", "hasten", "forget_response"]
+        "method", ["get", "cancel", "retry", "remove", "run_now", "forget_response"]
     )
     def test_an_unknown_task_is_refused(self, storage: Any, method: str) -> None:
         """The error names the id."""
@@ -106,15 +106,15 @@ class Steering(Base):
         """Old attempts stay in the history, but do not count for `max_attempts`."""
         task = add_one(storage, max_attempts=2)
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
         lease = take(storage)
         assert lease.counted == 1
-        storage.finish(lease, ending(lease, FAILED))
+        storage.complete(lease, completed(lease, FAILED))
         storage.retry(task.id)
         assert len(storage.get(task.id).attempts) == 2
         lease = take(storage)
         assert (lease.attempt, lease.counted) == (3, 0)
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
         assert [attempt.number for attempt in storage.get(task.id).attempts] == [1, 2, 3]
 
     def test_the_life_of_a_retried_task_begins_anew(self, storage: Any, clock: Any) -> None:
@@ -123,7 +123,7 @@ class Steering(Base):
         task = add_one(storage, created=created, max_age=60.0)
         lease = take(storage)
         assert storage.get(task.id).since == created
-        storage.finish(lease, ending(lease, FAILED))
+        storage.complete(lease, completed(lease, FAILED))
         clock.advance(100)
         storage.retry(task.id)
         retried = storage.get(task.id).time_of(QUEUED)
@@ -131,7 +131,7 @@ class Steering(Base):
         for _ in range(2):
             lease = take(storage)
             assert storage.get(task.id).since == retried > created + 500
-            storage.finish(lease, ending(lease, SCHEDULED, due=clock()))
+            storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
 
     def test_a_retried_task_may_be_lost_as_often_as_before(
         self, make_storage: Callable[..., Any], clock: Any
@@ -152,31 +152,31 @@ class Steering(Base):
         task = add_one(storage)
         lease = take(storage)
         storage.cancel(task.id)
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
         storage.retry(task.id)
         assert storage.get(task.id).cancel_requested is False
         lease = take(storage)
         assert storage.report(lease) is False
-        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+        assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
     def test_a_hastened_task_is_queued_before_it_is_due(self, storage: Any, clock: Any) -> None:
         """N12: it goes to the end of the queue; a queued task keeps its place."""
         late = add_one(storage, due=clock() + 1000)
         first, last = add(storage, new_task(), new_task())
-        assert storage.hasten(late.id) is None
+        assert storage.run_now(late.id) is None
         status = storage.get(late.id)
         assert (status.state, status.due) == (QUEUED, None)
         assert status.time_of(QUEUED) == near(clock())
         with unchanged(storage):
-            storage.hasten(first.id)
+            storage.run_now(first.id)
         assert take_all(storage) == ids([first, last, late])
 
     def test_a_task_is_hastened_for_its_next_attempt(self, storage: Any, clock: Any) -> None:
         """The backoff before the next attempt ends; attempts made still count."""
         task = add_one(storage, max_attempts=2, key="one", on_conflict="after_running")
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 1000))
-        storage.hasten(task.id)
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock() + 1000))
+        storage.run_now(task.id)
         lease = take(storage)
         assert (lease.task.id, lease.attempt, lease.counted) == (task.id, 2, 1)
 
@@ -185,14 +185,14 @@ class Steering(Base):
         """D55: running and finished tasks cannot be run now."""
         task = bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, state):
-            storage.hasten(task.id)
+            storage.run_now(task.id)
 
     def test_a_hastened_task_wakes_a_consumer(self, storage: Any, clock: Any) -> None:
         """A blocked `reserve` returns at once, not when the task would have been due."""
         task = add_one(storage, due=clock() + 1000)
         blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))
         assert is_blocked(blocked)
-        storage.hasten(task.id)
+        storage.run_now(task.id)
         assert [lease.task.id for lease in blocked.result(BOUND)] == [task.id]
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
@@ -201,7 +201,7 @@ class Steering(Base):
         task = add_one(storage)
         lease = take(storage)
         headers = (("Content-Type", "text/plain"),)
-        storage.finish(lease, ending(lease, state, body=b"said", headers=headers))
+        storage.complete(lease, completed(lease, state, body=b"said", headers=headers))
         before = storage.get(task.id)
         assert before.result is not None
         assert storage.forget_response(task.id) is True
@@ -218,7 +218,7 @@ class Steering(Base):
         task = add_one(storage)
         for body in (b"one", b"two"):
             lease = take(storage)
-            storage.finish(lease, ending(lease, FAILED, body=body))
+            storage.complete(lease, completed(lease, FAILED, body=body))
             assert storage.get(task.id).result.body == body
             storage.forget_response(task.id)
             storage.retry(task.id)
@@ -264,7 +264,7 @@ class Steering(Base):
         lease = take(storage)
         storage.clear()
         assert storage.renew(lease) is True
-        assert storage.finish(lease, ending(lease)) == SUCCEEDED
+        assert storage.complete(lease, completed(lease)) == SUCCEEDED
         assert storage.get(task.id).state == SUCCEEDED
 
     @pytest.mark.parametrize("state", FINISHED)
@@ -343,7 +343,7 @@ def _run_after_fork(storage: Any) -> list[str]:
     taken = []
     while leases := storage.reserve("child", timeout=0):
         taken.append(leases[0].task.id)
-        assert storage.finish(leases[0], ending(leases[0])) == SUCCEEDED
+        assert storage.complete(leases[0], completed(leases[0])) == SUCCEEDED
     assert task.id in taken
     return taken
 

@@ -79,7 +79,7 @@ class Acts(RuleBasedStateMachine):
     def _promote(self, batch: str, tasks: list[Task], again: list[Task]) -> None:
         with self._act():
             self.storage.promote(batch, None, again)
-            self.expected.admit(tasks, self.clock())
+            self.expected.promote(tasks, self.clock())
         self.promoted[batch] = tasks
 
     def _reserve(self, consumer: str, limit: int, seconds: float) -> None:
@@ -96,7 +96,7 @@ class Acts(RuleBasedStateMachine):
 
     def _finish(self, lease: Lease, transition: Transition) -> None:
         with self._act():
-            state = self.storage.finish(lease, transition)
+            state = self.storage.complete(lease, transition)
             expected = self.expected.finish(lease, transition, self.clock())
             assert state == expected, "finished with a stale token" if state else "not finished"
 

@@ -101,7 +101,7 @@ class ExpectedQueue:
 
     # adding tasks
 
-    def admit(self, tasks: Iterable[Task], now: float) -> None:
+    def promote(self, tasks: Iterable[Task], now: float) -> None:
         """Add the tasks of a promoted batch."""
         for task in tasks:
             same = self.waiting_of(task.key)
@@ -116,7 +116,7 @@ class ExpectedQueue:
             else:
                 self._queue(entry, now)
 
-    def condemn(self, tasks: Iterable[Task], now: float) -> None:
+    def fail_batch(self, tasks: Iterable[Task], now: float) -> None:
         """Add the tasks of a batch in doubt as failed, for an admin to decide."""
         for task in tasks:
             entry = self.entries[task.id] = Entry(task)
@@ -252,7 +252,7 @@ class ExpectedQueue:
         self.told.append((FAILED, entry.id))
         return False
 
-    def give_back(self, leases: Sequence[Lease], now: float) -> list[str]:
+    def release(self, leases: Sequence[Lease], now: float) -> list[str]:
         """Release tasks that have not started; return the ids of those that wait again."""
         back = []
         for lease in reversed(leases):
@@ -324,7 +324,7 @@ class ExpectedQueue:
             return entry.state not in FINISHED
         if what == "retry":
             return entry.state in (FAILED, CANCELLED) and not self.replaced(entry)
-        if what == "hasten":
+        if what == "run_now":
             return entry.waits
         return entry.state in FINISHED
 
@@ -342,7 +342,7 @@ class ExpectedQueue:
         entry.cancel_requested = False
         self._queue(entry, now)
 
-    def hasten(self, entry: Entry, now: float) -> None:
+    def run_now(self, entry: Entry, now: float) -> None:
         """Queue a scheduled task now, whenever it would be due."""
         if entry.state == SCHEDULED:
             self._queue(entry, now)

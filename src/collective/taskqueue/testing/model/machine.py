@@ -5,7 +5,7 @@ from __future__ import annotations
 from collective.taskqueue.enqueue import datamanager
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
-from collective.taskqueue.interfaces import IExchange
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Progress
@@ -14,7 +14,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.model import checks
 from collective.taskqueue.testing.model.acts import Acts
@@ -37,7 +37,7 @@ DELAYS = (None, None, None, -30.0, 30.0, 90.0)
 PAUSES = (0.0, 30.0, 90.0)
 KEEPS = (None, None, None, 0.0, 30.0)
 
-STEERING = ("cancel", "retry", "retry", "remove", "hasten")
+STEERING = ("cancel", "retry", "retry", "remove", "run_now")
 
 ENDS = (SUCCEEDED, FAILED, FAILED, SCHEDULED, SCHEDULED)
 
@@ -101,7 +101,7 @@ class QueueMachine(Acts):
         with self._act():
             if how == "commit":
                 transaction.commit()
-                self.expected.admit(self.added, self.clock())
+                self.expected.promote(self.added, self.clock())
                 self.added.clear()
             else:
                 transaction.abort()
@@ -122,30 +122,32 @@ class QueueMachine(Acts):
             self.storage.stage(batch, made)
 
     @precondition(lambda self: self.staged)
-    @rule(which=WHICH, how=often("promote", "promote", "promote with tasks", "discard", "condemn"))
+    @rule(
+        which=WHICH, how=often("promote", "promote", "promote with tasks", "discard", "fail_batch")
+    )
     def end_batch(self, which: int, how: str) -> None:
         batch = _one(self.staged, which)
         tasks = self.staged.pop(batch)
         if how == "discard":
             self.storage.discard(batch)
             self.expected.gone.extend(ids(tasks))
-        elif how == "condemn":
+        elif how == "fail_batch":
             with self._act():
-                self.storage.condemn(batch, "nobody knows")
-                self.expected.condemn(tasks, self.clock())
+                self.storage.fail_batch(batch, "nobody knows")
+                self.expected.fail_batch(tasks, self.clock())
             self.promoted[batch] = tasks
         else:
             self._promote(batch, tasks, tasks if how == "promote with tasks" else [])
 
     @precondition(lambda self: self.promoted)
-    @rule(which=WHICH, how=often("promote", "promote with tasks", "discard", "condemn"))
+    @rule(which=WHICH, how=often("promote", "promote with tasks", "discard", "fail_batch"))
     def end_batch_again(self, which: int, how: str) -> None:
         batch = _one(self.promoted, which)
         with self._act():
             if how == "discard":
                 self.storage.discard(batch)
-            elif how == "condemn":
-                self.storage.condemn(batch, "nobody knows")
+            elif how == "fail_batch":
+                self.storage.fail_batch(batch, "nobody knows")
             else:
                 self.storage.promote(batch, None, self.promoted[batch] if "tasks" in how else [])
 
@@ -179,25 +181,25 @@ class QueueMachine(Acts):
     def finish(self, which: int, state: State, pause: float, counts: bool) -> None:
         token = _one(self.held, which)
         lease = self.dead[token] = self.held.pop(token)
-        self._finish(lease, ending(lease, state, due=self.clock() + pause, counts=counts))
+        self._finish(lease, completed(lease, state, due=self.clock() + pause, counts=counts))
 
     @precondition(lambda self: self.held)
     @rule(which=WHICH, number=st.integers(1, 3), ends=st.lists(often(*ENDS), max_size=3))
-    def exchange(self, which: int, number: int, ends: list[State]) -> None:
+    def complete_and_reserve(self, which: int, number: int, ends: list[State]) -> None:
         leases = [*islice(self._held_from(which), len(ends)), *self._stale()[:1]]
         states = [*ends, FAILED][: len(leases)]
         now = self.clock()
         pairs = [
-            (lease, ending(lease, state, due=now))
+            (lease, completed(lease, state, due=now))
             for lease, state in zip(leases, states, strict=False)
         ]
-        if not IExchange.providedBy(self.storage):
+        if not IRemoteStorage.providedBy(self.storage):
             for lease, transition in pairs:
                 self.dead[lease.token] = self.held.pop(lease.token, lease)
                 self._finish(lease, transition)
             return
         with self._act():
-            found, brought = self.storage.exchange(pairs, "one", number, 630.0)
+            found, brought = self.storage.complete_and_reserve(pairs, "one", number, 630.0)
             for lease, transition in pairs:
                 self.dead[lease.token] = self.held.pop(lease.token, lease)
                 assert found.pop(0) == self.expected.finish(lease, transition, now)
@@ -206,11 +208,11 @@ class QueueMachine(Acts):
 
     @precondition(lambda self: self.held)
     @rule(which=WHICH, number=st.integers(1, 3))
-    def give_back(self, which: int, number: int) -> None:
+    def release(self, which: int, number: int) -> None:
         leases = [*islice(self._held_from(which), number), *self._stale()[:1]]
         with self._act():
-            found = self.storage.give_back(leases)
-            assert found == self.expected.give_back(leases, self.clock()), "not given back"
+            found = self.storage.release(leases)
+            assert found == self.expected.release(leases, self.clock()), "not given back"
         for lease in leases:
             self.dead[lease.token] = self.held.pop(lease.token, lease)
 
@@ -218,7 +220,7 @@ class QueueMachine(Acts):
     @rule(which=WHICH, state=often(*ENDS))
     def finish_in_vain(self, which: int, state: State) -> None:
         lease = _one(self._stale(), which)
-        self._finish(lease, ending(lease, state, due=self.clock()))
+        self._finish(lease, completed(lease, state, due=self.clock()))
         assert self.storage.renew(lease, 630.0) is False
         assert self.storage.report(lease, Progress(9.0, 9.0, "stale", 0.0)) is True
 

@@ -14,7 +14,7 @@ from collective.taskqueue.storages.sql.bulk import InProcess
 from collective.taskqueue.storages.sql.bulk import OnServer
 from collective.taskqueue.storages.sql.dialects.postgresql import PostgreSQL
 from collective.taskqueue.storages.sql.dialects.sqlite import SQLite
-from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from collective.taskqueue.storages.urls import mistake
 from collective.taskqueue.storages.urls import server_url
 from collective.taskqueue.storages.urls import sqlite_file
@@ -69,8 +69,8 @@ class Dialect(Protocol):
         """Whether only one transaction at a time writes, so that no row or key has to be locked."""
 
     @property
-    def nearby(self) -> bool:
-        """Whether the database runs in this process, without a network; see `IExchange`."""
+    def in_process(self) -> bool:
+        """Whether the database runs in this process, without a network; see `IRemoteStorage`."""
 
     # connections
 
@@ -86,7 +86,7 @@ class Dialect(Protocol):
         Raises `StorageUnavailable` if this thread gets no turn in that time.
         """
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Within a large turn that makes progress: restart its deadline."""
 
     def take_time(self) -> None:
@@ -110,17 +110,17 @@ class Dialect(Protocol):
         """Let no other transaction make or migrate tables until this one ends."""
 
     def lock_keys(self, connection: Connection, keys: Iterable[str]) -> None:
-        """Let no other transaction admit or end tasks of these keys until this one ends."""
+        """Let no other transaction promote or end tasks of these keys until this one ends."""
 
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
         """Like `lock_keys`, without waiting; return whether all keys could be locked."""
 
     # between processes
 
-    def announce(self, connection: Connection) -> None:
+    def notify(self, connection: Connection) -> None:
         """Notify other processes, so that their `listen` rings."""
 
-    def listen(self, engine: Engine, alarm: Alarm, poll: float) -> None:
+    def listen(self, engine: Engine, notifier: Notifier, poll: float) -> None:
         """Ring when another process has changed something, until stopped.
 
         Ring also after `poll` seconds without a change. Spurious wake-ups are harmless.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from contextlib import contextmanager
 from typing import Any
 import psycopg
@@ -15,42 +15,42 @@ import time
 SLICE = 0.2
 
 
-class _Patience(threading.local):
+class _BusyTimeout(threading.local):
     deadline: float | None = None
     seconds = 0.0
 
 
-_patience = _Patience()
+_busy_timeout = _BusyTimeout()
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def busy_timeout(seconds: float) -> Iterator[None]:
     """Let all requests of this thread in the block be answered within `seconds`, or fail.
 
     The server may be up and yet never answer: it is stopped, or the network drops all packets.
     No setting of the server ends that wait.
     """
-    before = _patience.deadline, _patience.seconds
-    _patience.deadline, _patience.seconds = time.monotonic() + seconds, seconds
+    before = _busy_timeout.deadline, _busy_timeout.seconds
+    _busy_timeout.deadline, _busy_timeout.seconds = time.monotonic() + seconds, seconds
     try:
         yield
     finally:
-        _patience.deadline, _patience.seconds = before
+        _busy_timeout.deadline, _busy_timeout.seconds = before
 
 
-def go_on(seconds: float | None = None) -> None:
+def resume(seconds: float | None = None) -> None:
     """Restart the deadline of this thread, for a large transaction that makes progress.
 
-    The new deadline is `seconds` from now; without them, as many as `patience` was given.
+    The new deadline is `seconds` from now; without them, as many as `busy_timeout` was given.
     """
-    if _patience.deadline is not None:
-        seconds = _patience.seconds if seconds is None else seconds
-        _patience.deadline = time.monotonic() + seconds
+    if _busy_timeout.deadline is not None:
+        seconds = _busy_timeout.seconds if seconds is None else seconds
+        _busy_timeout.deadline = time.monotonic() + seconds
 
 
 def rest() -> float:
     """Return the seconds until the deadline of this thread."""
-    return max(0.0, (_patience.deadline or 0.0) - time.monotonic())
+    return max(0.0, (_busy_timeout.deadline or 0.0) - time.monotonic())
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -58,7 +58,7 @@ class _Connection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """See `psycopg.Connection.wait`."""
-        deadline = _patience.deadline
+        deadline = _busy_timeout.deadline
         if deadline is None or timeout is not None:
             return super().wait(gen, interval, timeout)
         try:
@@ -77,7 +77,7 @@ def connect(*args: Any, **options: Any) -> psycopg.Connection[Any]:
     Called by the pool. The driver would look for its own placeholders in each statement each
     time: that takes as long as the call itself.
     """
-    if _patience.deadline is not None:
+    if _busy_timeout.deadline is not None:
         # libpq treats less than two seconds as two seconds.
         options["connect_timeout"] = max(2, min(options["connect_timeout"], int(rest())))
     return _Connection.connect(*args, cursor_factory=psycopg.RawCursor, **options)
@@ -91,7 +91,7 @@ def options() -> set[str]:
 def listen(
     connection: psycopg.Connection[Any],
     channel: str,
-    alarm: Alarm,
+    notifier: Notifier,
     poll: float,
 ) -> None:
     """Ring at once, on each notification, and after `poll` seconds without one, until stopped."""
@@ -100,21 +100,18 @@ def listen(
         # Poll: the pooler soon gives the session that listens to another client. No notification
         # would arrive here, and that client, of any application, would get notifications that it
         # never reads.
-        while not alarm.rest(poll):
-            alarm.ring()
+        while not notifier.rest(poll):
+            notifier.ring()
         return
     connection.execute(f'LISTEN "{channel}"')
     # Notifications before LISTEN did not arrive here.
-    alarm.ring()
-    heard = time.monotonic()
+    notifier.ring()
+    seen = time.monotonic()
     # Take notifications even while no thread sleeps: those not taken fill the server's memory.
-    while not alarm.stopped.is_set():
-        if (
-            list(connection.notifies(timeout=SLICE, stop_after=1))
-            or time.monotonic() > heard + poll
-        ):
-            heard = time.monotonic()
-            alarm.ring()
+    while not notifier.stopped.is_set():
+        if list(connection.notifies(timeout=SLICE, stop_after=1)) or time.monotonic() > seen + poll:
+            seen = time.monotonic()
+            notifier.ring()
 
 
 def _is_pooled(connection: psycopg.Connection[Any]) -> bool:

@@ -10,7 +10,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages.sql.bulk import OnServer
 from collective.taskqueue.storages.sql.schema import NUMBERS
-from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from collective.taskqueue.storages.urls import refuse_options
 from contextlib import closing
 from contextlib import contextmanager
@@ -66,7 +66,7 @@ class PostgreSQL:
     number: ColumnElement[int] = NUMBERS.next_value()
     insert = staticmethod(postgresql.insert)
     serial = False
-    nearby = False
+    in_process = False
     many = OnServer()
     #: Commit a claim asynchronously: a crash of the server may lose it, and nothing else.
     relaxed = (func.set_config("synchronous_commit", "off", True),)
@@ -94,7 +94,7 @@ class PostgreSQL:
         query = {**KEEPALIVES, **url.query}
         self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._channel = f"taskqueue_{_digest(settings.queue)}"
-        self.parameters: Mapping[str, Callable[[], Any]] = {"patience_": self._patience}
+        self.parameters: Mapping[str, Callable[[], Any]] = {"patience_": self._busy_timeout}
 
     def engine(self, size: int, overflow: int) -> Engine:
         seconds = self.settings.stage_timeout
@@ -131,7 +131,7 @@ class PostgreSQL:
 
     @contextmanager
     def turn(self, writes: bool) -> Iterator[None]:
-        with self._driver.patience(self.settings.stage_timeout):
+        with self._driver.busy_timeout(self.settings.stage_timeout):
             yield
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
@@ -147,13 +147,13 @@ class PostgreSQL:
     def try_keys(self, connection: Connection, keys: Iterable[str]) -> bool:
         return all(connection.scalars(_TRY_LOCK, self._locks(keys)))
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Restart the deadline of a large transaction: wait `stage_timeout` for what is next."""
-        self._driver.go_on()
+        self._driver.resume()
 
     def take_time(self) -> None:
         """Extend the deadline: a migration takes longer the more tasks there are."""
-        self._driver.go_on(MIGRATION)
+        self._driver.resume(MIGRATION)
 
     def after_fork(self) -> None:
         """Drop the connections of the parent process without closing them."""
@@ -168,19 +168,19 @@ class PostgreSQL:
         for engine in self._engines:
             engine.dispose()
 
-    def announce(self, connection: Connection) -> None:
+    def notify(self, connection: Connection) -> None:
         connection.execute(select(func.pg_notify(self._channel, "")))
 
-    def listen(self, engine: Engine, alarm: Alarm, poll: float) -> None:
+    def listen(self, engine: Engine, notifier: Notifier, poll: float) -> None:
         """Ring when another process has notified this one, until stopped; see `driver.listen`."""
         connection = engine.raw_connection()
         # Before `detach`: SQLAlchemy does not return it for a connection outside of the pool.
         driver: Any = connection.driver_connection
         connection.detach()
         with closing(driver):
-            self._driver.listen(driver, self._channel, alarm, poll)
+            self._driver.listen(driver, self._channel, notifier, poll)
 
-    def _patience(self) -> float:
+    def _busy_timeout(self) -> float:
         """Return seconds, from now or shortly before, in which this thread waits for an answer."""
         return self._driver.rest() / 2
 

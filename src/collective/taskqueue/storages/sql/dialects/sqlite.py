@@ -14,7 +14,7 @@ from collective.taskqueue.storages.sql.dialects.forks import FORKS
 from collective.taskqueue.storages.sql.dialects.mounts import refuse_network
 from collective.taskqueue.storages.sql.schema import QUEUE
 from collective.taskqueue.storages.sql.schema import TASK
-from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from contextlib import contextmanager
 from contextlib import suppress
 from functools import partial
@@ -82,7 +82,7 @@ class SQLite:
     awaited: tuple[ColumnElement[bool], ...] = ()
     parameters: Mapping[str, Callable[[], Any]] = {}
     serial = True
-    nearby = True
+    in_process = True
     many = InProcess()
 
     def __init__(self, settings: QueueSettings, path: str, mode: str = "") -> None:
@@ -233,7 +233,7 @@ class SQLite:
     def take_time(self) -> None:
         """Do nothing: no deadline ends a migration."""
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Do nothing: no deadline ends a running transaction."""
 
     def after_fork(self) -> None:
@@ -241,13 +241,13 @@ class SQLite:
         self._gate = threading.Lock()
         self._engines.clear()
 
-    def announce(self, connection: Connection) -> None:
+    def notify(self, connection: Connection) -> None:
         """Do nothing: other processes see that the file has changed."""
 
-    def listen(self, engine: Engine, alarm: Alarm, poll: float) -> None:
+    def listen(self, engine: Engine, notifier: Notifier, poll: float) -> None:
         """Ring when another process has written, and after `poll` seconds, until stopped."""
         seen, rounds = 0, 0
-        while not alarm.rest(PROBE):
+        while not notifier.rest(PROBE):
             with FORKS.none():
                 if self._probe is None:
                     # Each connection has a data_version of its own.
@@ -258,7 +258,7 @@ class SQLite:
             rounds += 1
             if version != seen or rounds * PROBE >= poll:
                 seen, rounds = version, 0
-                alarm.ring()
+                notifier.ring()
         self._close_probe()
 
     def let_go(self) -> None:
@@ -279,11 +279,11 @@ class SQLite:
             probe.close()
 
 
-def _prepare(patience: float, connection: Any, record: object) -> None:
+def _prepare(busy_timeout: float, connection: Any, record: object) -> None:
     # The driver must not begin transactions by itself: `_begin` chooses the kind of each.
     connection.isolation_level = None
     connection.text_factory = _text
-    mode = _write_ahead(connection, time.monotonic() + patience)
+    mode = _write_ahead(connection, time.monotonic() + busy_timeout)
     if mode != "wal":
         raise connection.OperationalError(f"no write-ahead log here (journal mode {mode})")
     # FULL for claims, too. A lost claim would lose nothing else, for each later commit syncs the

@@ -29,7 +29,7 @@ import pytest
 import socket
 
 
-class Looking(Base):
+class Reading(Base):
     """All known tasks can be listed, page by page, until their records expire."""
 
     def test_counts_follow_every_change(self, storage: Any, clock: Any) -> None:

@@ -17,7 +17,7 @@ from collective.taskqueue.testing.contract.base import assert_consistent
 from collective.taskqueue.testing.contract.base import Base
 from collective.taskqueue.testing.contract.base import brief_of
 from collective.taskqueue.testing.contract.base import bring_to
-from collective.taskqueue.testing.contract.base import ending
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import lose
 from collective.taskqueue.testing.contract.base import take
@@ -43,7 +43,7 @@ OTHERS = (
 )
 
 
-class Persons(Base):
+class Identities(Base):
     """A user id is no person: a person is user folder, user id, and a number for reused ids."""
 
     def test_tasks_of_one_person(self, storage: Any, clock: Any) -> None:
@@ -94,16 +94,16 @@ class Persons(Base):
             return [state for state in STATES if ids(storage.tasks(state, JANE)) == [task.id]]
 
         assert found() == [SCHEDULED]
-        storage.hasten(task.id)
+        storage.run_now(task.id)
         assert found() == [QUEUED]
-        storage.give_back([take(storage)])
+        storage.release([take(storage)])
         assert found() == [QUEUED]
         lose(storage, clock)
         assert found() == [RUNNING]
         storage.recover()
         assert found() == [QUEUED]
         lease = take(storage)
-        storage.finish(lease, ending(lease, SCHEDULED, due=clock() + 1000))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock() + 1000))
         assert found() == [SCHEDULED]
         storage.cancel(task.id)
         assert found() == [CANCELLED]
@@ -125,7 +125,7 @@ class Persons(Base):
         third = add_one(storage, **{**fields, "on_conflict": "replace"})
         assert ids(storage.tasks(QUEUED, JANE)) == [third.id]
         assert ids(storage.tasks(CANCELLED, JANE)) == [second.id]
-        storage.finish(lease, ending(lease))
+        storage.complete(lease, completed(lease))
         assert ids(storage.tasks(SUCCEEDED, JANE)) == [first.id]
         assert take(storage).task == third
 
@@ -134,7 +134,7 @@ class Persons(Base):
         task = add_one(storage)
         failed = replace(task, id="another", user=JANE)
         storage.stage("batch", [failed])
-        storage.condemn("batch", "nobody knows")
+        storage.fail_batch("batch", "nobody knows")
         assert ids(storage.tasks(FAILED, JANE)) == ids(storage.tasks(user="jane")) == ["another"]
         assert storage.counts(JANE)[FAILED] == 1
 
@@ -146,7 +146,7 @@ class Persons(Base):
         lease = take(storage)
         storage.report(lease, Progress(1.0, 2.0, "half", clock()))
         response: dict[str, Any] = {"headers": (("A", "b"),), "body": b"out", "truncated": True}
-        storage.finish(lease, ending(lease, FAILED, **response))
+        storage.complete(lease, completed(lease, FAILED, **response))
         status = storage.get(task.id)
         assert (status.task, status.attempts_made, status.status) == (task, 2, 503)
         assert {name: getattr(status, name) for name in response} == response
@@ -171,7 +171,7 @@ class Persons(Base):
         look()
         lease = take(storage)
         look()
-        storage.give_back([lease])
+        storage.release([lease])
         look()
         lose(storage, clock)
         look()
@@ -180,7 +180,7 @@ class Persons(Base):
         for state in (SCHEDULED, FAILED):
             lease = take(storage)
             look()
-            storage.finish(lease, ending(lease, state, due=clock()))
+            storage.complete(lease, completed(lease, state, due=clock()))
             look()
         storage.retry(task.id)
         look()

@@ -1,6 +1,6 @@
 """Who sleeps in a SQL queue, and who listens meanwhile."""
 
-from collective.taskqueue.storages.sql.wakeup import Alarm
+from collective.taskqueue.storages.sql.wakeup import Notifier
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
 from concurrent.futures import wait
@@ -18,13 +18,13 @@ class Listener:
     """Looks each time it may, and tells of it."""
 
     def __init__(self):
-        self.alarm = Alarm(self.listen)
+        self.notifier = Notifier(self.listen)
         self.looks = 0
         self.changed = threading.Condition()
         self.ended = threading.Event()
 
-    def listen(self, alarm):
-        while not alarm.rest(0.0):
+    def listen(self, notifier):
+        while not notifier.rest(0.0):
             with self.changed:
                 self.looks += 1
                 self.changed.notify_all()
@@ -48,51 +48,51 @@ class Listener:
 def listener():
     listener = Listener()
     yield listener
-    listener.alarm.close()
+    listener.notifier.close()
     assert listener.looks == 0 or listener.ended.wait(BOUND)
 
 
-def sleeping(alarm, seconds=LONG):
-    changes, wakes = alarm.changes, alarm.wakes
-    return aside(lambda: alarm.sleep(seconds, changes, wakes))
+def sleeping(notifier, seconds=LONG):
+    changes, wakes = notifier.changes, notifier.wakes
+    return aside(lambda: notifier.sleep(seconds, changes, wakes))
 
 
 def test_it_is_looked_only_while_somebody_sleeps(listener):
     """And at once when somebody does again: who sleeps would else not be woken for long."""
     for _ in range(3):
-        first, second = sleeping(listener.alarm), sleeping(listener.alarm)
+        first, second = sleeping(listener.notifier), sleeping(listener.notifier)
         # Who does not sleep yet when it rings returns, too.
-        until(lambda: listener.alarm.sleepers == 2)
+        until(lambda: listener.notifier.sleepers == 2)
         listener.wait_for(listener.looks + 100)
-        listener.alarm.ring()
+        listener.notifier.ring()
         assert len(wait([first, second], BOUND, "FIRST_COMPLETED").done) == 1
         looks = listener.looks
         listener.wait_for(looks + 100)
-        listener.alarm.wake()
+        listener.notifier.wake()
         first.result(BOUND)
         second.result(BOUND)
         assert listener.is_still()
 
 
 def test_who_sleeps_too_long_is_no_longer_waited_for(listener):
-    sleeping(listener.alarm, 0.001).result(BOUND)
+    sleeping(listener.notifier, 0.001).result(BOUND)
     assert listener.is_still()
 
 
 def test_a_change_before_the_sleep_is_not_missed(listener):
-    changes, wakes = listener.alarm.changes, listener.alarm.wakes
-    listener.alarm.ring()
-    aside(lambda: listener.alarm.sleep(LONG, changes, wakes)).result(BOUND)
+    changes, wakes = listener.notifier.changes, listener.notifier.wakes
+    listener.notifier.ring()
+    aside(lambda: listener.notifier.sleep(LONG, changes, wakes)).result(BOUND)
 
 
 def test_its_end_waits_for_nobody_to_sleep(listener):
-    sleeping(listener.alarm, 0.001).result(BOUND)
+    sleeping(listener.notifier, 0.001).result(BOUND)
     assert listener.is_still()
-    listener.alarm.close()
+    listener.notifier.close()
     assert listener.looks == 0 or listener.ended.is_set()
 
 
 def test_nobody_is_listened_for_after_the_end(listener):
-    listener.alarm.close()
-    sleeping(listener.alarm, 0.001).result(BOUND)
+    listener.notifier.close()
+    sleeping(listener.notifier, 0.001).result(BOUND)
     assert listener.looks == 0

@@ -2,15 +2,15 @@
 
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.heartbeat import CANCEL_INTERVAL
+from collective.taskqueue.consumer.heartbeat import Heartbeat
 from collective.taskqueue.consumer.heartbeat import INTERRUPT_INTERVAL
-from collective.taskqueue.consumer.heartbeat import Keeper
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Task
-from keepers import BOUND
-from keepers import LEASE
-from keepers import make_attempt
-from keepers import Spinning
+from heartbeats import BOUND
+from heartbeats import LEASE
+from heartbeats import make_attempt
+from heartbeats import Spinning
 import pytest
 import threading
 import time
@@ -36,44 +36,44 @@ class Watched(threading.Condition):
 
 def test_the_thread_is_started_with_the_first_task_and_stopped(storage):
     """No task, no thread."""
-    keeper = Keeper(storage, LEASE, "keeper-of-the-test")
-    assert "keeper-of-the-test" not in [thread.name for thread in threading.enumerate()]
+    heartbeat = Heartbeat(storage, LEASE, "heartbeat-of-the-test")
+    assert "heartbeat-of-the-test" not in [thread.name for thread in threading.enumerate()]
     for _ in range(3):
-        with keeper.watch(make_attempt(storage)):
+        with heartbeat.watch(make_attempt(storage)):
             names = [thread.name for thread in threading.enumerate()]
-            assert names.count("keeper-of-the-test") == 1
-    keeper.stop()
-    keeper._thread.join(BOUND)
-    assert not keeper._thread.is_alive()
+            assert names.count("heartbeat-of-the-test") == 1
+    heartbeat.stop()
+    heartbeat._thread.join(BOUND)
+    assert not heartbeat._thread.is_alive()
 
 
 def test_it_sleeps_without_a_limit_while_nothing_runs(storage):
     """And is woken by the next task, not by a clock."""
-    keeper = Keeper(storage, 0.03, "keeper-of-the-test")
-    keeper._changed = Watched()
+    heartbeat = Heartbeat(storage, 0.03, "heartbeat-of-the-test")
+    heartbeat._changed = Watched()
     for _ in range(3):
-        with keeper.watch(make_attempt(storage)):
+        with heartbeat.watch(make_attempt(storage)):
             pass
-        assert keeper._changed.sleeping.wait(BOUND)
-        with keeper._changed:
-            assert keeper._changed.waits[-1] is None
-            keeper._changed.sleeping.clear()
-    keeper.stop()
-    keeper._thread.join(BOUND)
-    assert not keeper._thread.is_alive()
+        assert heartbeat._changed.sleeping.wait(BOUND)
+        with heartbeat._changed:
+            assert heartbeat._changed.waits[-1] is None
+            heartbeat._changed.sleeping.clear()
+    heartbeat.stop()
+    heartbeat._thread.join(BOUND)
+    assert not heartbeat._thread.is_alive()
 
 
 def test_it_sleeps_for_one_renewal_while_tasks_run(storage):
     """Once for all of them, and no longer than the nearest timeout."""
-    keeper = Keeper(storage, LEASE, "keeper-of-the-test")
-    keeper._changed = Watched()
-    with keeper.watch(make_attempt(storage, "a")), keeper.watch(make_attempt(storage, "b")):
-        task = Spinning(keeper, storage, timeout=0.05)
+    heartbeat = Heartbeat(storage, LEASE, "heartbeat-of-the-test")
+    heartbeat._changed = Watched()
+    with heartbeat.watch(make_attempt(storage, "a")), heartbeat.watch(make_attempt(storage, "b")):
+        task = Spinning(heartbeat, storage, timeout=0.05)
         assert isinstance(task.join(), TaskTimeout)
-    keeper.stop()
-    keeper._thread.join(BOUND)
-    assert not keeper._thread.is_alive()
-    longest = max(wait for wait in keeper._changed.waits if wait is not None)
+    heartbeat.stop()
+    heartbeat._thread.join(BOUND)
+    assert not heartbeat._thread.is_alive()
+    longest = max(wait for wait in heartbeat._changed.waits if wait is not None)
     assert longest <= LEASE / 3
 
 
@@ -81,11 +81,11 @@ def test_its_thread_renews_by_itself(storage):
     """While a task runs, as often as it takes."""
     renewed = threading.Semaphore(0)
     storage.renew = lambda lease, seconds: renewed.release() or True
-    keeper = Keeper(storage, 0.03, "keeper-of-the-test")
-    with keeper.watch(make_attempt(storage)):
+    heartbeat = Heartbeat(storage, 0.03, "heartbeat-of-the-test")
+    with heartbeat.watch(make_attempt(storage)):
         for _ in range(3):
             assert renewed.acquire(timeout=BOUND)
-    keeper.stop()
+    heartbeat.stop()
 
 
 def test_its_thread_lives_on(storage, caplog):
@@ -101,17 +101,17 @@ def test_its_thread_lives_on(storage, caplog):
         return True
 
     attempt.interrupt = interrupt
-    keeper = Keeper(storage, LEASE, "keeper-of-the-test")
+    heartbeat = Heartbeat(storage, LEASE, "heartbeat-of-the-test")
     began = time.monotonic()
-    with keeper.watch(attempt):
+    with heartbeat.watch(attempt):
         assert interrupted.wait(BOUND)
         assert time.monotonic() - began >= INTERRUPT_INTERVAL
-    keeper.stop()
-    expected = "watching running tasks failed, trying again"
-    assert [message for message in caplog.messages if "watching" in message] == [expected] * 2
+    heartbeat.stop()
+    expected = "checking leases and timeouts failed, trying again"
+    assert [message for message in caplog.messages if "checking" in message] == [expected] * 2
 
 
-def test_a_failure_with_one_task_does_not_cost_the_others_their_leases(storage, keeper):
+def test_a_failure_with_one_task_does_not_cost_the_others_their_leases(storage, heartbeat):
     """Else they would run twice."""
     broken = make_attempt(storage, "broken", timeout=50.0)
 
@@ -121,11 +121,11 @@ def test_a_failure_with_one_task_does_not_cost_the_others_their_leases(storage, 
     broken.interrupt = interrupt
     sound = make_attempt(storage, "sound")
     with (
-        keeper.watch(broken),
-        keeper.watch(sound),
+        heartbeat.watch(broken),
+        heartbeat.watch(sound),
         pytest.raises(ValueError, match="broken"),
     ):
-        keeper.look(time.monotonic() + 101)
+        heartbeat.look(time.monotonic() + 101)
     assert [name for name, _ in storage.renewed] == ["broken", "sound"]
 
 
@@ -137,42 +137,47 @@ def make_hook(storage, name="t"):
     return Attempt(Lease(task, f"token-{name}", "consumer", 1, 0, 0.0), storage)
 
 
-def test_a_cancelled_web_hook_is_cut_within_a_second(keeper, storage):
+def test_a_cancelled_web_hook_is_cut_within_a_second(heartbeat, storage):
     """H15: it waits for somebody else, and cannot ask for itself."""
     attempt, cuts = make_hook(storage), []
-    with keeper.watch(attempt), attempt.cut_by(lambda: cuts.append(1)):
+    with heartbeat.watch(attempt), attempt.cut_by(lambda: cuts.append(1)):
         now = time.monotonic()
-        keeper.look(now + CANCEL_INTERVAL * 1.01)
+        heartbeat.look(now + CANCEL_INTERVAL * 1.01)
         assert cuts == []
         storage.report = lambda lease, progress=None: True
         attempt._asked = 0.0
-        keeper.look(now + CANCEL_INTERVAL * 1.5)
+        heartbeat.look(now + CANCEL_INTERVAL * 1.5)
         assert cuts == []
-        keeper.look(now + CANCEL_INTERVAL * 2.1)
+        heartbeat.look(now + CANCEL_INTERVAL * 2.1)
         assert cuts == [1]
 
 
-def test_the_storage_is_asked_for_web_hooks_only(keeper, storage):
+def test_the_storage_is_asked_for_web_hooks_only(heartbeat, storage):
     """And not before they wait for anybody. A task of Zope asks for itself."""
     asked = []
     storage.report = lambda lease, progress=None: asked.append(lease.task.id)
     hook, other = make_hook(storage, "hook"), make_hook(storage, "not-yet")
     task = make_attempt(storage, "task")
-    with keeper.watch(hook), keeper.watch(other), keeper.watch(task), hook.cut_by(list):
-        keeper.look(time.monotonic() + CANCEL_INTERVAL * 1.01)
+    with heartbeat.watch(hook), heartbeat.watch(other), heartbeat.watch(task), hook.cut_by(list):
+        heartbeat.look(time.monotonic() + CANCEL_INTERVAL * 1.01)
     assert asked == ["hook"]
 
 
 def test_its_thread_wakes_for_cancellation(storage):
     """However long lease and timeout are, and only while a web hook runs."""
-    keeper = Keeper(storage, LEASE, "keeper-of-the-test")
-    keeper._changed = Watched()
-    with keeper.watch(make_attempt(storage, "task")), keeper.watch(make_hook(storage)) as watched:
+    heartbeat = Heartbeat(storage, LEASE, "heartbeat-of-the-test")
+    heartbeat._changed = Watched()
+    with (
+        heartbeat.watch(make_attempt(storage, "task")),
+        heartbeat.watch(make_hook(storage)) as watched,
+    ):
         assert watched is None
-        wait_until(lambda: any(wait and wait <= CANCEL_INTERVAL for wait in keeper._changed.waits))
-    keeper.stop()
-    keeper._thread.join(BOUND)
-    assert not keeper._thread.is_alive()
+        wait_until(
+            lambda: any(wait and wait <= CANCEL_INTERVAL for wait in heartbeat._changed.waits)
+        )
+    heartbeat.stop()
+    heartbeat._thread.join(BOUND)
+    assert not heartbeat._thread.is_alive()
 
 
 def wait_until(condition):
@@ -182,7 +187,7 @@ def wait_until(condition):
         time.sleep(0.001)
 
 
-def test_a_thread_that_cannot_be_had_is_asked_for_again(keeper, storage, monkeypatch, caplog):
+def test_a_thread_that_cannot_be_had_is_asked_for_again(heartbeat, storage, monkeypatch, caplog):
     """Else no lease of this consumer would ever be renewed again, and tasks would run twice."""
     start = threading.Thread.start
 
@@ -190,12 +195,12 @@ def test_a_thread_that_cannot_be_had_is_asked_for_again(keeper, storage, monkeyp
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with keeper.watch(make_attempt(storage, "a")):
+    with heartbeat.watch(make_attempt(storage, "a")):
         assert caplog.messages == [
-            "task a: no thread can be had (can't start new thread), its lease is not renewed"
+            "task a: no thread can be started (can't start new thread), its lease is not renewed"
         ]
         monkeypatch.setattr(threading.Thread, "start", start)
-        with keeper.watch(make_attempt(storage, "b")):
-            assert keeper._thread.is_alive()
-        assert [attempt.task.id for attempt in keeper.running()] == ["a"]
-    assert keeper.running() == []
+        with heartbeat.watch(make_attempt(storage, "b")):
+            assert heartbeat._thread.is_alive()
+        assert [attempt.task.id for attempt in heartbeat.running()] == ["a"]
+    assert heartbeat.running() == []

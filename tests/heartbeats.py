@@ -1,4 +1,4 @@
-"""What a keeper of a test watches, and a storage that remembers what is renewed."""
+"""What a heartbeat of a test watches, and a storage that remembers what is renewed."""
 
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.errors import TaskTimeout
@@ -40,11 +40,11 @@ def make_attempt(storage, name="t", timeout=None):
 class Spinning:
     """A task that runs until it is interrupted, or deaf to it, until it is told to end."""
 
-    def __init__(self, keeper, storage, timeout, deaf=False):
+    def __init__(self, heartbeat, storage, timeout, deaf=False):
         self.attempt = make_attempt(storage, timeout=timeout)
         self.ended = threading.Event()
         self.outcome = None
-        self._keeper = keeper
+        self._heartbeat = heartbeat
         self._deaf = deaf
         self._entered = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -53,7 +53,7 @@ class Spinning:
 
     def _run(self):
         try:
-            with self._keeper.watch(self.attempt):
+            with self._heartbeat.watch(self.attempt):
                 self.attempt.call(self._spin)
         except BaseException as exc:
             self.outcome = exc
