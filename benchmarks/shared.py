@@ -157,18 +157,18 @@ def _scaling(socket: str, number: int, rounds: int) -> Iterator[tuple[str, str]]
 def _drain(socket: str, number: int, workers: int) -> float:
     storage = _queue(socket, "scaling").storage
     _fill(storage, number)
-    storage.pause()
+    storage.admin.pause()
     children = [_worker(socket, f"worker-{n}") for n in range(workers)]
     time.sleep(0.5)
     started = perf_counter()
-    storage.resume()
-    while any(storage.counts()[state] for state in ("queued", "running")):
+    storage.admin.resume()
+    while any(storage.admin.counts()[state] for state in ("queued", "running")):
         time.sleep(0.02)
     seconds = perf_counter() - started
     for child in children:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    storage.purge("succeeded")
+    storage.admin.purge("succeeded")
     return seconds
 
 

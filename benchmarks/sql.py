@@ -85,7 +85,7 @@ def _fill(storage: SqlStorage, number: int) -> None:
 def _rate(storage: SqlStorage, limit: int, number: int) -> str:
     _fill(storage, PORTION)
     rate = 1 / _cost(storage, limit, number)
-    storage.clear()
+    storage.admin.clear()
     return f"{rate:.0f}/s"
 
 

@@ -80,7 +80,7 @@ def _ours(server: str, url: str, concurrency: int, number: int) -> float:
         queue=name, type="redis", unix_socket_path=server, allow_hosts=url.removeprefix("http://")
     )
     storage = RedisStorage(settings)
-    storage.pause()
+    storage.admin.pause()
     fields: dict[str, Any] = {"url": f"{url}/hook", "method": "POST", "payload": b"{}"}
     for start in range(0, number, PORTION):
         size = min(PORTION, number - start)
@@ -93,7 +93,7 @@ def _ours(server: str, url: str, concurrency: int, number: int) -> float:
     consumer.start()
     time.sleep(0.5)
     try:
-        return _speed(url, number, storage.resume)
+        return _speed(url, number, storage.admin.resume)
     finally:
         consumer.stop()
         storage.close()

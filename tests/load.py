@@ -68,7 +68,7 @@ class Load:
         """Begin to add and to consume."""
         # The tables may take longer than a call later.
         first = SqlStorage(QueueSettings(type="sql", url=self._url, stage_timeout=BOUND))
-        first.check()
+        first.admin.check()
         first.close()
         self._adding = [aside(lambda source=source: self._add(source)) for source in self._sources]
         for consumer in self._consumers:

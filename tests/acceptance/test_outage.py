@@ -42,7 +42,7 @@ def instance(zope, server):
 def consumers(server):
     """Whether each consumer is alive, asked by another process."""
     with closing(RedisStorage(QueueSettings(unix_socket_path=server.socket))) as storage:
-        return [consumer.alive for consumer in storage.consumers()]
+        return [consumer.alive for consumer in storage.admin.consumers()]
 
 
 def test_an_outage(instance, server):

@@ -64,7 +64,7 @@ def add(opener: Opener, settings: QueueSettings, tasks: int) -> int:
     queue = TaskQueue(settings, RedisStorage(settings))
     connection = database.open()
     deadline = time.monotonic() + PATIENCE
-    while not queue.storage.consumers():
+    while not queue.storage.admin.consumers():
         # Who opens its database after the last commit sees them all.
         if time.monotonic() > deadline:
             raise RuntimeError("there is no consumer")
@@ -139,7 +139,7 @@ def main() -> int:
 def _wait(storage: RedisStorage, tasks: int) -> dict[str, int]:
     deadline = time.monotonic() + PATIENCE
     while True:
-        counts = storage.counts()
+        counts = storage.admin.counts()
         if counts["succeeded"] + counts["failed"] == tasks:
             return {**counts}
         if time.monotonic() > deadline:

@@ -117,7 +117,7 @@ class Harness:
 
     def _fill(self) -> None:
         load = self._load
-        if len(self._storage) < load.low:
+        if self._storage.admin.counts()["queued"] < load.low:
             tasks = [new_task(f"/{self._added + n}/{load.duration}") for n in range(load.portion)]
             self._added += load.portion
             batch = str(uuid4())
@@ -151,7 +151,7 @@ class Harness:
         return self._event.get(pid) == "start" and self._written[pid] >= self._load.lines
 
     def _ended(self) -> int:
-        counts = self._storage.counts()
+        counts = self._storage.admin.counts()
         return counts["succeeded"] + counts["failed"]
 
     def _drain(self) -> None:
@@ -182,7 +182,7 @@ class Harness:
                     late.append(f"{url} after {delay:.2f} s")
         # Lost once while it was held, perhaps; then alone, and lost by itself.
         most = self._load.max_deliveries - 1
-        failed = self._storage.tasks("failed", size=1_000_000)
+        failed = self._storage.admin.tasks("failed", size=1_000_000)
         innocent = [i.task.url for i in failed if len(attempts.get(i.task.url, ())) < most]
         for problem in (*doubled, *late, *innocent):
             print(problem, file=sys.stderr)

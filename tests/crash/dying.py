@@ -75,7 +75,7 @@ def add_and_die(
 
 
 def urls(storage: RedisStorage, state: str = "queued") -> list[str]:
-    return [status.task.url for status in storage.tasks(state, size=1000)]
+    return [status.task.url for status in storage.admin.tasks(state, size=1000)]
 
 
 def pack(database: DB) -> None:

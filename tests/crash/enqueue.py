@@ -299,7 +299,7 @@ class Harness:
         databases.commit_objects(database)
         settle(self._settings)
         storage = storage_class(self._settings)(self._settings, clock=lambda: time.time() + LATER)
-        doubtful = storage.in_doubt()
+        doubtful = storage.admin.in_doubt()
         indoubt.resolve(storage, database.databases)
         with database.transaction() as connection:
             root = connection.root()
@@ -307,13 +307,13 @@ class Harness:
             for name in "ab":
                 root[name].clear()
         database.close()
-        queued = [status.task.url for status in storage.tasks("queued", size=1_000_000)]
-        failed = storage.counts()["failed"]
+        queued = [status.task.url for status in storage.admin.tasks("queued", size=1_000_000)]
+        failed = storage.admin.counts()["failed"]
         wrong = [*_compare(records, queued)]
-        if storage.in_doubt():
+        if storage.admin.in_doubt():
             wrong.append("a batch is still in doubt")
-        storage.clear()
-        storage.purge("failed")
+        storage.admin.clear()
+        storage.admin.purge("failed")
         storage.close()
         return {
             "committed": len(records),

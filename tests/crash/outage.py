@@ -146,9 +146,9 @@ class Harness:
     def _drain(self) -> None:
         storage = RedisStorage(self._settings)
         deadline = time.monotonic() + PATIENCE
-        while any(storage.counts()[state] for state in ("queued", "running", "scheduled")):
+        while any(storage.admin.counts()[state] for state in ("queued", "running", "scheduled")):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"tasks stay behind: {storage.counts()}")
+                raise RuntimeError(f"tasks stay behind: {storage.admin.counts()}")
             time.sleep(0.01)
 
     def _judge(self) -> dict[str, Any]:

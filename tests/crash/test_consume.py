@@ -128,7 +128,7 @@ def test_back_under_its_name_at_once_and_in_order(workers):
     assert (again.url, again.pid) == ("/a/1000", second.pid)
     # It still takes its 1000 seconds; another one runs the rest.
     workers.start("other")
-    until(lambda: workers.storage.counts()["succeeded"] == 3)
+    until(lambda: workers.storage.admin.counts()["succeeded"] == 3)
     assert [line.url for line in workers.started()][2:] == ["/b/0", "/c/0", "/d/0"]
 
 
@@ -138,10 +138,10 @@ def test_name_that_never_comes_back(workers):
     workers.add("/a/2", "/b/0")
     until(workers.started)
     workers.start("other")
-    until(lambda: len(workers.storage.consumers()) == 2)
+    until(lambda: len(workers.storage.admin.consumers()) == 2)
     workers.kill(gone)
     killed = time.monotonic()
-    until(lambda: workers.storage.counts()["succeeded"] == 2)
+    until(lambda: workers.storage.admin.counts()["succeeded"] == 2)
     [again] = [line for line in workers.started("/a/") if line.pid != gone.pid]
     assert again.when - killed < SHORT + 5.0
 
@@ -154,15 +154,15 @@ def test_stale_finisher_changes_nothing(workers):
     os.kill(sleeper.pid, signal.SIGSTOP)
     try:
         other = workers.start("other", lease=SHORT)
-        until(lambda: workers.storage.counts()["succeeded"] == 1)
+        until(lambda: workers.storage.admin.counts()["succeeded"] == 1)
     finally:
         os.kill(sleeper.pid, signal.SIGCONT)
     until(lambda: f"task {task_id}: finished after its lease was lost" in workers.log())
     assert [line.pid for line in workers.started()] == [sleeper.pid, other.pid]
-    status = workers.storage.get(task_id)
+    status = workers.storage.admin.get(task_id)
     assert (status.state, status.consumer) == ("succeeded", "other")
     assert [attempt.reason for attempt in status.attempts] == ["its process was lost", ""]
-    assert workers.storage.counts()["succeeded"] == 1
+    assert workers.storage.admin.counts()["succeeded"] == 1
 
 
 def test_poison_stops(workers):
@@ -172,8 +172,8 @@ def test_poison_stops(workers):
     for _ in range(3):
         workers.start().wait(PATIENCE)
     workers.start()
-    until(lambda: workers.storage.counts()["succeeded"] == 1)
-    status = workers.storage.get(task_id)
+    until(lambda: workers.storage.admin.counts()["succeeded"] == 1)
+    status = workers.storage.admin.get(task_id)
     assert (status.state, status.reason) == ("failed", "its process was lost 3 times")
     assert [attempt.number for attempt in status.attempts] == [1, 2, 3]
     assert len(workers.started("/poison/")) == 3
@@ -185,13 +185,13 @@ def test_namesakes_share_no_task(workers):
     [long] = workers.add("/long/5")
     until(workers.started)
     second = workers.start("default")
-    until(lambda: len(workers.storage.consumers()) == 2)
+    until(lambda: len(workers.storage.admin.consumers()) == 2)
     workers.add(*(f"/{number}/0.002" for number in range(200)))
-    until(lambda: workers.storage.counts()["succeeded"] == 201)
+    until(lambda: workers.storage.admin.counts()["succeeded"] == 201)
     lines = workers.started()
     assert len({line.url for line in lines}) == len(lines) == 201
     assert {line.pid for line in lines} == {first.pid, second.pid}
-    assert len(workers.storage.get(long).attempts) == 1
+    assert len(workers.storage.admin.get(long).attempts) == 1
 
 
 def test_poison_takes_nobody_with_it(workers):
@@ -204,14 +204,14 @@ def test_poison_takes_nobody_with_it(workers):
         dead.append(workers.start())
         dead[-1].wait(PATIENCE)
     workers.start()
-    until(lambda: workers.storage.counts()["succeeded"] == 149)
-    assert workers.storage.get(tasks["/poison/0"]).reason == "its process was lost 3 times"
+    until(lambda: workers.storage.admin.counts()["succeeded"] == 149)
+    assert workers.storage.admin.get(tasks["/poison/0"]).reason == "its process was lost 3 times"
     # Each death cost the others no more than what was on its way, and only the first did.
     often = Counter(line.url for line in workers.started())
     assert often.pop("/poison/0") == 3
     assert max(often.values()) <= 2
     assert [line.url for line in workers.started() if line.pid == dead[1].pid][-1] == "/poison/0"
-    succeeded = workers.storage.tasks("succeeded", size=200)
+    succeeded = workers.storage.admin.tasks("succeeded", size=200)
     lost = [status for status in succeeded if status.attempts_made > 1]
     assert len(lost) <= workers.storage.most + HELD
     assert all(status.attempts_made == 2 for status in lost)
@@ -225,22 +225,22 @@ def test_stale_ends_of_many_change_nothing(workers):
     until(lambda: stop_with_ends_unsaid(workers, sleeper))
     try:
         ended = {line.url for line in workers.journal.lines() if line.event == "end"}
-        running = {status.id: status.task.url for status in workers.storage.tasks("running")}
+        running = {status.id: status.task.url for status in workers.storage.admin.tasks("running")}
         unsaid = [task_id for task_id, url in running.items() if url in ended]
         assert len(unsaid) > 1
         workers.start("other", lease=SHORT)
-        until(lambda: workers.storage.counts()["succeeded"] == len(ids))
+        until(lambda: workers.storage.admin.counts()["succeeded"] == len(ids))
     finally:
         os.kill(sleeper.pid, signal.SIGCONT)
     for task_id in unsaid:
         message = f"task {task_id}: finished after its lease was lost"
         until(lambda message=message: message in workers.log())
-        status = workers.storage.get(task_id)
+        status = workers.storage.admin.get(task_id)
         assert (status.state, status.consumer) == ("succeeded", "other")
         assert [attempt.reason for attempt in status.attempts] == ["its process was lost", ""]
     often = Counter(line.url for line in workers.started())
     assert {url for url, number in often.items() if number > 1} <= set(running.values())
-    assert workers.storage.counts()["succeeded"] == len(ids)
+    assert workers.storage.admin.counts()["succeeded"] == len(ids)
 
 
 def stop_with_ends_unsaid(workers: Workers, worker: Popen[bytes]) -> bool:

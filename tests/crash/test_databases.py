@@ -78,7 +78,7 @@ def test_packed_before_it_was_resolved(opener, queue, later, monkeypatch, commit
     database.close()
     assert (urls(later), urls(later, "failed")) == (["/older"], ["/a"])
     [status] = later.tasks("failed")
-    assert "nobody can tell" in status.reason
+    assert "it is unknown whether" in status.reason
     later.retry(status.id)
     assert urls(later) == ["/older", "/a"]
 
@@ -184,7 +184,7 @@ def test_zeo_killed_after_it_committed(zeo_server, through_proxy, queue):
     commit_and_lose_the_answer(zeo_server, proxy, database, queue)
     assert committed(zeo_server)
     assert outbox.flush(PATIENCE)
-    assert (urls(queue.storage), queue.storage.in_doubt()) == (["/a"], [])
+    assert (urls(queue.storage), queue.storage.admin.in_doubt()) == (["/a"], [])
 
 
 def test_zeo_killed_and_the_process_too(zeo_server, through_proxy, queue, later, monkeypatch):

@@ -96,7 +96,7 @@ def add(storage: RedisStorage, *urls: str) -> None:
 
 
 def urls(storage: RedisStorage, state: str = "queued") -> list[str]:
-    return [status.task.url for status in storage.tasks(state, size=1000)]
+    return [status.task.url for status in storage.admin.tasks(state, size=1000)]
 
 
 def success(lease: Lease) -> Transition:
@@ -162,7 +162,7 @@ def test_frozen_server_vetoes_in_time(server, storage, root, fresh):
     with frozen(server):
         assert commit_without_server(server, storage, root) < STAGE_TIMEOUT + SLOWNESS
     assert outbox.flush(PATIENCE)
-    assert storage.in_doubt() == []
+    assert storage.admin.in_doubt() == []
 
 
 def test_frozen_server_after_idling(server, storage):
@@ -192,7 +192,7 @@ def test_stopped_server_vetoes_at_once(server, storage, root):
     server.stop()
     assert commit_without_server(server, storage, root) < STAGE_TIMEOUT + SLOWNESS
     with pytest.raises(StorageUnavailable):
-        len(storage)
+        storage.admin.counts()["queued"]
     server.start()
     assert urls(storage) == ["/before"]
 
@@ -210,7 +210,7 @@ def test_promote_without_server(server, storage, root):
     assert root["x"] == 1
     server.start()
     until(lambda: urls(storage) == ["/a", "/b", "/c"], outbox.MAX_PAUSE + 5.0)
-    assert storage.in_doubt() == []
+    assert storage.admin.in_doubt() == []
 
 
 def test_process_dies_while_the_server_is_away(server, make_storage, root, monkeypatch):
@@ -246,7 +246,7 @@ def test_reply_to_reserve_lost(proxy, make_storage):
             continue
     assert proxy.lost.is_set()
     assert [lease.task.url for lease in leases] == ["/a"]
-    assert storage.counts()["running"] == 1
+    assert storage.admin.counts()["running"] == 1
     assert leases[0].attempt == 1
 
 
@@ -265,7 +265,7 @@ def test_reply_to_finish_lost(proxy, make_storage):
             continue
     assert proxy.lost.is_set()
     assert state == "succeeded"
-    assert len(storage.get(lease.task.id).attempts) == 1
+    assert len(storage.admin.get(lease.task.id).attempts) == 1
 
 
 @pytest.mark.parametrize("word", [b"stage", b"promote"])
@@ -280,7 +280,7 @@ def test_reply_on_the_way_in_lost(proxy, make_storage, root, word):
     transaction.commit()
     until(lambda: urls(storage) == ["/a", "/b"], outbox.MAX_PAUSE + 5.0)
     assert proxy.lost.is_set()
-    assert storage.in_doubt() == []
+    assert storage.admin.in_doubt() == []
 
 
 # a consumer that waits
@@ -342,7 +342,7 @@ def test_flushed_while_running(server, storage, caplog):
         client.flushall()
     assert not storage.renew(lease)
     assert storage.complete(lease, success(lease)) is None
-    assert set(storage.counts().values()) == {0}
+    assert set(storage.admin.counts().values()) == {0}
 
 
 def test_flushed_between_stage_and_promote(server, storage, root, caplog):

@@ -68,10 +68,10 @@ def test_killed_at_random(tmp_path: Path) -> None:
         storage = SqlStorage(settings)
         wanted = {line.url for line in queued.lines()}
         deadline = time.monotonic() + PATIENCE
-        while any(storage.counts()[state] for state in ("queued", "running")):
-            assert time.monotonic() < deadline, storage.counts()
+        while any(storage.admin.counts()[state] for state in ("queued", "running")):
+            assert time.monotonic() < deadline, storage.admin.counts()
             time.sleep(0.05)
-        assert storage.counts()["failed"] == 0
+        assert storage.admin.counts()["failed"] == 0
         storage.close()
     finally:
         for pid in (consumer, *producers):

@@ -57,7 +57,7 @@ def test_a_signed_web_hook(queue, port, monkeypatch, secret, status):
     """It is accepted by a receiver that verifies, and only because it is signed."""
     settings = QueueSettings(allow_hosts=f"127.0.0.1:{port}", secret=secret)
     monkeypatch.setattr(queue, "settings", settings)
-    task_id = publish_event(f"http://127.0.0.1:{port}/hook", "Möhren")
+    task_id = announce(f"http://127.0.0.1:{port}/hook", "Möhren")
     transaction.commit()
     consumer = Consumer(queue.storage, WebHooks(settings).call, ServerSettings())
     consumer.step()

@@ -139,7 +139,7 @@ def test_the_lease_is_renewed_while_the_script_works(monkeypatch):
     task = queue.get("script")
     try:
         assert queue.storage.renewed.wait(BOUND)
-        assert queue.storage.recover() == []
+        assert queue.storage.admin.recover() == []
         queue.task_done(task, "HTTP/1.1 200 OK", "script")
         assert queue.status("a").state == "succeeded"
     finally:
@@ -262,7 +262,7 @@ def test_a_stop_needs_no_thread(monkeypatch):
     monkeypatch.setattr(threading.Thread, "join", join_and_open)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     startup.stop_consumers()
-    assert storage.get("a").state == "succeeded"
+    assert storage.admin.get("a").state == "succeeded"
 
 
 def test_a_queue_that_nobody_serves(monkeypatch, caplog):

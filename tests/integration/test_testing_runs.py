@@ -155,7 +155,7 @@ def test_a_web_hook_that_falls_due(queue, monkeypatch):
     transaction.commit()
     assert run_tasks() == []
     now = time.time() + 3601
-    monkeypatch.setattr(queue.storage, "_clock", lambda: now)
+    monkeypatch.setattr(queue.storage._memory, "clock", lambda: now)
     monkeypatch.setattr(time, "time", lambda: now)
     with pytest.raises(TaskQueueError, match="is a web hook"):
         run_tasks()

@@ -277,12 +277,12 @@ def test_what_runs_and_ends_meanwhile(viewer, adder, queue, monkeypatch):
     """A task that is forgotten between two questions is none that runs."""
     adder.add(url="/plone/@@view")
     queue.storage.reserve("worker1", timeout=0)
-    found = queue.storage.consumers()
-    monkeypatch.setattr(queue.storage, "consumers", lambda: found)
+    found = queue.storage.admin.consumers()
+    monkeypatch.setattr(queue.storage.admin, "consumers", lambda: found)
 
     def forgotten(task_id, brief):
         raise UnknownTask(task_id)
 
-    monkeypatch.setattr(queue.storage, "get", forgotten)
+    monkeypatch.setattr(queue.storage.admin, "get", forgotten)
     (consumer,) = viewer.get("@taskqueues/default").json["consumers"]
     assert consumer["running"] == []

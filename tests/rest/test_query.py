@@ -53,7 +53,7 @@ def test_an_unknown_field(manager, queue, path_of, method, path, field):
     listed = ", ".join(KNOWN[method, path]) or "none"
     assert answer.json["error"]["message"] == f"unknown field {field!r} (known: {listed})"
     assert [(status.id, status.state) for status in queue.tasks()] == before
-    assert not queue.storage.paused()
+    assert not queue.storage.admin.paused()
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)

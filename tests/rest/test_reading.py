@@ -38,13 +38,13 @@ def asked(queue, other_queue, monkeypatch):
     asked = []
 
     def watch(queue, method):
-        real = getattr(queue.storage, method)
+        real = getattr(queue.storage.admin, method)
 
         def call(*args, **kwargs):
             asked.append((queue.name, method, *args, *kwargs.values()))
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(queue.storage, method, call)
+        monkeypatch.setattr(queue.storage.admin, method, call)
 
     for each in (queue, other_queue):
         for method in READING:

@@ -111,8 +111,8 @@ def test_refused(record, adder, queue, monkeypatch):
     def fail(*args):
         raise StorageUnavailable("away")
 
-    monkeypatch.setattr(queue.storage, "counts", fail)
-    monkeypatch.setattr(queue.storage, "tasks", fail)
+    monkeypatch.setattr(queue.storage.admin, "counts", fail)
+    monkeypatch.setattr(queue.storage.admin, "tasks", fail)
     record("unavailable", "GET", "@tasks")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.storages.local.admin import LocalAdmin
 from collective.taskqueue.storages.local.board import Board
 from collective.taskqueue.storages.local.record import Record
 from collective.taskqueue.task import Identity
@@ -69,6 +70,11 @@ class WithoutFence(LocalStorage):
         return record if record is not None and record.state == RUNNING else None
 
 
+def use(storage: LocalStorage, board: Board) -> None:
+    storage._board = storage._memory.board = board
+    storage.admin = LocalAdmin(storage._memory, storage._publish)
+
+
 class BoardWithoutFront(Board):
     def queue(self, record: Record, now: float, front: bool = False) -> None:
         super().queue(record, now)
@@ -79,7 +85,7 @@ class RecoversToTheBack(LocalStorage):
 
     def _begin(self) -> None:
         super()._begin()
-        self._board = BoardWithoutFront(self.settings)
+        use(self, BoardWithoutFront(self.settings))
 
 
 class BoardInReverse(Board):
@@ -92,7 +98,7 @@ class RecoversInReverse(LocalStorage):
 
     def _begin(self) -> None:
         super()._begin()
-        self._board = BoardInReverse(self.settings)
+        use(self, BoardInReverse(self.settings))
 
 
 class PromotesAgain(LocalStorage):
@@ -100,7 +106,7 @@ class PromotesAgain(LocalStorage):
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         super().promote(batch_id, tid, tasks)
-        self._promoted.clear()
+        self._memory.promoted.clear()
 
 
 class OverlooksKeys(LocalStorage):
@@ -114,14 +120,20 @@ class OverlooksKeys(LocalStorage):
 class NeverGivesUp(LocalStorage):
     """A task that takes its process down is run again and again."""
 
-    def _recover(self, now: float, news: Any) -> list[str]:
-        for record in self._board.in_state(RUNNING):
-            record.lost = 0
-        return super()._recover(now, news)
+    def _begin(self) -> None:
+        super()._begin()
+        recover = self._memory.recover
+
+        def forget_losses(notices: Any) -> list[str]:
+            for record in self._board.in_state(RUNNING):
+                record.lost = 0
+            return recover(notices)
+
+        self._memory.recover = forget_losses  # type: ignore[method-assign]
 
 
 class ForgetfulBoard(Board):
-    def tidy(self, now: float, limit: int = 100) -> bool:
+    def remove_expired(self, now: float, limit: int = 100) -> bool:
         return False
 
 
@@ -130,7 +142,7 @@ class ForgetsNothing(LocalStorage):
 
     def _begin(self) -> None:
         super()._begin()
-        self._board = ForgetfulBoard(self.settings)
+        use(self, ForgetfulBoard(self.settings))
 
 
 class KeepsPayloads(LocalStorage):
@@ -143,9 +155,7 @@ class KeepsPayloads(LocalStorage):
         return state
 
 
-class MixesPersons(LocalStorage):
-    """Whoever has the same id is the same person."""
-
+class MixedAdmin(LocalAdmin):
     def tasks(
         self,
         state: State | None = None,
@@ -156,9 +166,15 @@ class MixesPersons(LocalStorage):
         return super().tasks(state, user.id if isinstance(user, Identity) else user, start, size)
 
 
-class ShowsPayloads(LocalStorage):
-    """Its lists are as large as all they tell of."""
+class MixesPersons(LocalStorage):
+    """Whoever has the same id is the same person."""
 
+    def _begin(self) -> None:
+        super()._begin()
+        self.admin = MixedAdmin(self._memory, self._publish)
+
+
+class WholeAdmin(LocalAdmin):
     def tasks(
         self,
         state: State | None = None,
@@ -169,10 +185,18 @@ class ShowsPayloads(LocalStorage):
         return [self.get(status.id) for status in super().tasks(state, user, start, size)]
 
 
+class ShowsPayloads(LocalStorage):
+    """Its lists are as large as all they tell of."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.admin = WholeAdmin(self._memory, self._publish)
+
+
 @pytest.mark.parametrize(
     ("storage", "complaint"),
     [
-        (WithoutFence, "stale token|not given back"),
+        (WithoutFence, "stale token|not released|not given back"),
         (RecoversToTheBack, "before"),
         (RecoversInReverse, "before|wrong order|told otherwise"),
         (PromotesAgain, None),

@@ -82,7 +82,7 @@ def shared(postgres_server: PostgresServer) -> str:
     """The name of a database with tables, which each test of the contract empties."""
     database = _new_database(postgres_server)
     storage = SqlStorage(QueueSettings(type="sql", url=postgres_server.url(database)))
-    storage.check()
+    storage.admin.check()
     storage.close()
     return database
 
@@ -285,7 +285,7 @@ def test_a_transaction_that_is_frozen(narrow, database, make_storage, monkeypatc
 def test_it_hangs(own_pooler, make_storage):
     """A commit waits no longer than `stage_timeout`, on connections old and new."""
     storage = make_storage(own_pooler.url("postgres"), stage_timeout=1.0)
-    storage.check()
+    storage.admin.check()
     add_one(storage)
     os.kill(own_pooler.process.pid, signal.SIGSTOP)
     try:
@@ -296,7 +296,7 @@ def test_it_hangs(own_pooler, make_storage):
         os.kill(own_pooler.process.pid, signal.SIGCONT)
     persist(lambda: storage.stage("batch", [new_task()]))
     storage.promote("batch")
-    assert len(storage) == 2
+    assert storage.admin.counts()["queued"] == 2
 
 
 def restart(pooler: PgBouncer, server: PostgresServer) -> None:

@@ -156,7 +156,7 @@ def test_notifications_are_few():
 def test_a_server_that_hangs(own_server):
     """A commit waits no longer than `stage_timeout`, on connections old and new."""
     storage = SqlStorage(QueueSettings(type="sql", url=own_server.url(), stage_timeout=1.0))
-    storage.check()
+    storage.admin.check()
     add_one(storage)
     pids = [own_server.process.pid, *_backends(own_server)]
     for pid in pids:
@@ -170,7 +170,7 @@ def test_a_server_that_hangs(own_server):
             os.kill(pid, signal.SIGCONT)
     storage.stage("batch", [new_task()])
     storage.promote("batch")
-    assert len(storage) == 2
+    assert storage.admin.counts()["queued"] == 2
     storage.close()
 
 
@@ -193,13 +193,13 @@ def test_a_user_who_may_create_nothing(make_storage, url):
         connection.execute("REVOKE CREATE ON SCHEMA public FROM public")
         weak = make_storage(url=url.replace("postgres@", "weak@"))
         with pytest.raises(StorageUnavailable, match="permission denied"):
-            weak.check()
+            weak.admin.check()
         make_storage().check()
         connection.execute(
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO weak"
         )
         connection.execute("GRANT USAGE ON SEQUENCE taskqueue_number TO weak")
-    weak.check()
+    weak.admin.check()
     lease = (add_one(weak), take(weak))[1]
     assert weak.complete_and_reserve([(lease, completed(lease))], "consumer", limit=0) == (
         [SUCCEEDED],
@@ -233,7 +233,7 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     for connection in held:
         connection.close()
     add_one(storage)
-    assert len(storage) == 2
+    assert storage.admin.counts()["queued"] == 2
 
 
 @pytest.mark.parametrize("late", [0.0, 1.6])
@@ -265,7 +265,7 @@ def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
         person.rollback()
         person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
     # Whatever became of the ends, which may have been asked for too late.
-    assert other.get(task.id).state == QUEUED
+    assert other.admin.get(task.id).state == QUEUED
     assert take(other).task.id == task.id
 
 
@@ -308,7 +308,7 @@ def test_a_batch_of_any_size(make_storage):
     again = [new_task(key=task.key, on_conflict="replace") for task in tasks[:1000]]
     storage.stage("again", again)
     storage.promote("again", b"\1" * 8)
-    counts = storage.counts()
+    counts = storage.admin.counts()
     assert (counts["queued"], counts["cancelled"]) == (8000, 1000)
     assert [take(storage).task.id for _ in range(3)] == ids(tasks[1000:1003])
 
@@ -328,7 +328,7 @@ def test_keys_that_are_locked_for_long(make_storage, url):
             [],
         )
         assert storage.reserve("consumer", timeout=0) == []
-    assert storage.get(first.id).state == SUCCEEDED
+    assert storage.admin.get(first.id).state == SUCCEEDED
     assert take(storage).task.id == task.id
 
 
@@ -369,7 +369,7 @@ def test_the_answer_to_finish_is_lost(make_storage, monkeypatch):
     monkeypatch.setattr(storage._session, "execute", lossy)
     assert storage.complete(lease, completed(lease)) == SUCCEEDED
     assert not lost
-    assert len(storage.get(task.id).attempts) == 1
+    assert len(storage.admin.get(task.id).attempts) == 1
     assert storage.complete(lease, completed(lease)) is None
 
 
@@ -392,6 +392,6 @@ def test_the_answer_to_a_claim_is_lost(make_storage, monkeypatch):
     leases = storage.reserve("consumer", limit=2, timeout=0)
     assert not lost
     assert [lease.task.id for lease in leases] == [task.id for task in tasks[:2]]
-    assert storage.counts()["running"] == 2
+    assert storage.admin.counts()["running"] == 2
     for lease in leases:
         assert storage.complete(lease, completed(lease)) == SUCCEEDED

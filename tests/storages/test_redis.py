@@ -64,8 +64,8 @@ def test_an_answer_that_was_lost_is_asked_for_again(storage, monkeypatch):
     lose_answers(storage, monkeypatch, 1, redis.ConnectionError("gone"))
     state, (following,) = finish_and_take(storage, lease, completed(lease))
     assert state == SUCCEEDED
-    assert len(storage.get(lease.task.id).attempts) == 1
-    assert storage.counts()[RUNNING] == 1
+    assert len(storage.admin.get(lease.task.id).attempts) == 1
+    assert storage.admin.counts()[RUNNING] == 1
     assert storage.report(following) is False
 
 
@@ -80,7 +80,7 @@ def test_a_call_that_failed_may_be_repeated(storage, monkeypatch, error):
             finish_and_take(storage, lease, completed(lease))
     state, (following,) = finish_and_take(storage, lease, completed(lease))
     assert (state, following.attempt) == (SUCCEEDED, 1)
-    assert storage.counts()[RUNNING] == 1
+    assert storage.admin.counts()[RUNNING] == 1
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -92,7 +92,7 @@ def test_many_ends_that_failed_may_be_repeated(storage, monkeypatch, alone):
     lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
     with pytest.raises(StorageUnavailable):
         complete_and_reserve(storage, ends, limit=2)
-    assert storage.counts()[SUCCEEDED] == 3
+    assert storage.admin.counts()[SUCCEEDED] == 3
     if alone:
         assert [storage.complete(*end) for end in ends] == [SUCCEEDED] * 3
     else:
@@ -100,7 +100,7 @@ def test_many_ends_that_failed_may_be_repeated(storage, monkeypatch, alone):
         assert states == [SUCCEEDED] * 3
         assert [lease.task for lease in brought] == list(tasks[3:])
         assert [storage.complete(lease, completed(lease)) for lease in brought] == [SUCCEEDED] * 2
-    assert all(len(storage.get(lease.task.id).attempts) == 1 for lease in leases)
+    assert all(len(storage.admin.get(lease.task.id).attempts) == 1 for lease in leases)
 
 
 def test_what_is_asked_for_again_late_has_a_lease_anew(server, monkeypatch):
@@ -117,7 +117,7 @@ def test_what_is_asked_for_again_late_has_a_lease_anew(server, monkeypatch):
     assert lease.attempt == 1
     assert lease.expires == pytest.approx(clock() + 30, abs=1.0)
     clock.advance(20)
-    assert storage.recover() == []
+    assert storage.admin.recover() == []
     lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
     ends = [(lease, completed(lease))]
     with pytest.raises(StorageUnavailable):
@@ -141,8 +141,8 @@ def test_one_that_cannot_be_read_harms_no_other(storage, server, monkeypatch):
             complete_and_reserve(storage, ends, limit=2)
     states, (lease,) = complete_and_reserve(storage, ends, limit=2)
     assert (states, lease.task.id) == ([SUCCEEDED], good.id)
-    assert storage.get(broken.id).state == FAILED
-    assert storage.get(first.id).state == SUCCEEDED
+    assert storage.admin.get(broken.id).state == FAILED
+    assert storage.admin.get(first.id).state == SUCCEEDED
 
 
 def _gone(*args):
@@ -161,8 +161,8 @@ def test_what_interrupts_a_call_does_not_disturb_the_next(storage, monkeypatch):
 
     monkeypatch.setattr(connection, "read_response", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        storage.counts()
-    assert storage.get(take(storage).task.id).state == RUNNING
+        storage.admin.counts()
+    assert storage.admin.get(take(storage).task.id).state == RUNNING
 
 
 def test_a_thread_that_ends_takes_its_connection_along(storage, server):
@@ -172,10 +172,10 @@ def test_a_thread_that_ends_takes_its_connection_along(storage, server):
         with redis.Redis(unix_socket_path=server.socket) as client:
             return Counter(item["name"] for item in client.client_list())["collective.taskqueue"]
 
-    len(storage)
+    storage.admin.counts()["queued"]
     before = connections()
     for _ in range(20):
-        aside(lambda: len(storage)).result(BOUND)
+        aside(lambda: storage.admin.counts()["queued"]).result(BOUND)
     deadline = time.monotonic() + BOUND
     # The last thread may not have ended yet.
     while connections() > before and time.monotonic() < deadline:
@@ -214,7 +214,7 @@ def test_a_server_that_has_forgotten_the_script_gets_it_again(storage, server):
     add(storage, new_task())
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.script_flush()
-    assert len(storage) == 1
+    assert storage.admin.counts()["queued"] == 1
 
 
 @pytest.mark.parametrize(
@@ -240,9 +240,9 @@ def test_a_record_that_is_damaged(storage, part, damage):
     for old, new in names:
         damage = [part.replace(old, new) if isinstance(part, str) else part for part in damage]
     storage._server.client.execute_command(*damage)
-    assert {status.id for status in storage.tasks()} == {task.id for task in tasks}
-    assert [status.id for status in storage.tasks(FAILED)] == [lease.task.id]
-    status = storage.get(lease.task.id)
+    assert {status.id for status in storage.admin.tasks()} == {task.id for task in tasks}
+    assert [status.id for status in storage.admin.tasks(FAILED)] == [lease.task.id]
+    status = storage.admin.get(lease.task.id)
     assert status.reason == f"its record is damaged, unreadable: {part}"
     assert status.changes[-1][0] == status.state == FAILED
 
@@ -276,7 +276,7 @@ def test_nothing_of_a_task_that_cannot_be_decoded_is_logged(storage, server, cap
     found = [storage.reserve("consumer", timeout=0) for _ in range(3)]
     assert [lease.task for leases in found for lease in leases] == [good]
     for task in (broken, damaged):
-        status = storage.get(task.id)
+        status = storage.admin.get(task.id)
         assert status.state == FAILED
         assert "c2VjcmV0" not in repr(status)
     assert len([line for line in caplog.messages if "failed" in line]) == 2
@@ -296,9 +296,9 @@ def test_an_id_without_a_record(storage, server, caplog):
         taken = [lease.task.id for lease in storage.reserve("other", limit=5, timeout=0)]
         assert sorted(taken) == sorted([good.id, parked.id])
         for user in (None, "jane", jane):
-            assert lost.id not in [status.id for status in storage.tasks(user=user)]
-            assert lost.id not in [status.id for status in storage.tasks(RUNNING, user)]
-            assert storage.counts(user)[RUNNING] == (2 if user is None else 0)
+            assert lost.id not in [status.id for status in storage.admin.tasks(user=user)]
+            assert lost.id not in [status.id for status in storage.admin.tasks(RUNNING, user)]
+            assert storage.admin.counts(user)[RUNNING] == (2 if user is None else 0)
         assert list(client.scan_iter(f"*{lost.id}*")) == []
     lines = [line for line in caplog.messages if lost.id in line]
     assert lines[0] == f"task {lost.id}: its record is missing, taken out of the queue"
@@ -341,9 +341,9 @@ def test_what_is_no_task_does_not_hide_what_is(storage, server):
     tasks = add(storage, new_task(), new_task())
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.rpush("collective.taskqueue.default", b"\x00\xff", b"plain")
-        assert [status.task for status in storage.tasks(QUEUED)] == list(tasks)
-        assert storage.clear() == 2
-        assert storage.tasks() == []
+        assert [status.task for status in storage.admin.tasks(QUEUED)] == list(tasks)
+        assert storage.admin.clear() == 2
+        assert storage.admin.tasks() == []
         assert client.lrange("collective.taskqueue.default:foreign", 0, -1) == [
             b"\x00\xff",
             b"plain",
@@ -353,8 +353,8 @@ def test_what_is_no_task_does_not_hide_what_is(storage, server):
 def test_what_was_removed_while_others_waited_is_no_stranger(storage, caplog):
     """Its entry in the list is skipped without a word, though there is no record any more."""
     gone, task = add(storage, new_task(), new_task())
-    storage.cancel(gone.id)
-    storage.remove(gone.id)
+    storage.admin.cancel(gone.id)
+    storage.admin.remove(gone.id)
     caplog.clear()
     assert take(storage).task == task
     assert caplog.messages == []
@@ -372,7 +372,7 @@ def test_an_idle_queue_forgets(storage, server, look):
         storage.complete(lease, completed(lease, body=b"body"))
     clock.advance(45)
     if look:
-        assert storage.tasks() == []
+        assert storage.admin.tasks() == []
     else:
         # A portion in each call.
         for _ in range(20):
@@ -400,7 +400,7 @@ def test_names_with_dots_share_nothing(storage, server):
             assert lease.task == task
             leases.append((name, lease))
     for name, consumers in names.items():
-        assert queues[name].counts()[RUNNING] == len(consumers)
+        assert queues[name].admin.counts()[RUNNING] == len(consumers)
         assert len(queues[name]) == 4 - len(consumers)
         assert [one.name for one in queues[name].consumers()] == sorted(consumers)
     for name, lease in leases:

@@ -90,8 +90,8 @@ class Scene:
         add_one(storage, user=JANE, key="one")
         for name in ("retried", "cancelled"):
             ids[name] = add_one(storage, user=JANE).id
-            storage.cancel(ids[name])
-        storage.retry(ids["retried"])
+            storage.admin.cancel(ids[name])
+        storage.admin.retry(ids["retried"])
         ids["later"] = add_one(storage, user=JANE, due=self.clock() + 1000).id
         storage.stage("batch", [new_task(user=JANE), new_task(due=self.clock() + 5)], "witness")
         storage.close()
@@ -140,19 +140,19 @@ def scene(tmp_path_factory) -> Iterator[Scene]:
 def look(storage: RedisStorage, ids: list[str]) -> None:
     """Ask everything that can be asked; each answer is one, whatever it says."""
     for user in (None, "jane", JANE):
-        assert set(storage.counts(user)) == set(STATES)
-        storage.tasks(None, user, 1)
+        assert set(storage.admin.counts(user)) == set(STATES)
+        storage.admin.tasks(None, user, 1)
         for state in STATES:
-            storage.tasks(state, user)
+            storage.admin.tasks(state, user)
     for task_id in ids:
         for brief in (True, False):
             with suppress(UnknownTask):
-                assert storage.get(task_id, brief).id == task_id
-    assert len(storage) >= 0
-    storage.consumers()
-    storage.throughput()
-    storage.in_doubt()
-    storage.paused()
+                assert storage.admin.get(task_id, brief).id == task_id
+    assert storage.admin.counts()["queued"] >= 0
+    storage.admin.consumers()
+    storage.admin.throughput()
+    storage.admin.in_doubt()
+    storage.admin.paused()
 
 
 def work(storage: RedisStorage) -> None:
@@ -172,7 +172,7 @@ def work(storage: RedisStorage) -> None:
                 storage.report(lease)
                 storage.complete(lease, transition)
             ends = []
-        states = [storage.get(task.id).state for task in tasks]
+        states = [storage.admin.get(task.id).state for task in tasks]
         if states == [SUCCEEDED, SUCCEEDED] and not leases:
             return
     raise AssertionError(f"other tasks were not done: {states}")
@@ -183,7 +183,7 @@ def steer(storage: RedisStorage, ids: list[str]) -> None:
     for task_id in ids:
         for method in ("run_now", "cancel", "retry", "forget_response", "cancel", "remove"):
             with suppress(UnknownTask, ForbiddenTransition):
-                getattr(storage, method)(task_id)
+                getattr(storage.admin, method)(task_id)
 
 
 def live(scene: Scene, storage: RedisStorage) -> None:
@@ -193,15 +193,15 @@ def live(scene: Scene, storage: RedisStorage) -> None:
     storage.promote("batch")
     work(storage)
     scene.clock.advance(60)
-    storage.recover()
+    storage.admin.recover()
     scene.clock.advance(2000)
     work(storage)
     steer(storage, ids)
     scene.clock.advance(8 * 86400)
     look(storage, ids)
-    storage.clear()
+    storage.admin.clear()
     for state in FINISHED:
-        storage.purge(state)
+        storage.admin.purge(state)
     work(storage)
 
 
@@ -266,12 +266,12 @@ def test_what_is_never_due_has_failed(scene, score):
     scene.client.execute_command("ZADD", f"{P}:scheduled", score, place)
     while storage.reserve("other", timeout=0):
         pass
-    later = storage.get(scene.ids["later"])
+    later = storage.admin.get(scene.ids["later"])
     assert (later.state, later.reason) == (
         FAILED,
         "its record is damaged: its due time is unknown",
     )
-    assert storage.counts()[SCHEDULED] == 0
+    assert storage.admin.counts()[SCHEDULED] == 0
     storage.close()
 
 
@@ -285,8 +285,8 @@ def test_a_lease_without_an_end_is_over_before_long(scene, score):
     while storage.reserve("other", timeout=0):
         pass
     scene.clock.advance(60)
-    storage.recover()
-    states = [storage.get(task_id).state for task_id in running]
+    storage.admin.recover()
+    states = [storage.admin.get(task_id).state for task_id in running]
     # In place of one with a newer task of its key that one runs.
     assert states == [QUEUED, CANCELLED]
     assert scene.ids["parked"] in [lease.task.id for lease in storage.reserve("x", 5, timeout=0)]
@@ -305,13 +305,13 @@ def test_what_has_not_finished_is_not_forgotten(scene, state, way):
     line = f"{P}:expiry" if way == "over" else f"{P}:finished:{state}"
     scene.client.zadd(line, {waiting: -1})
     if way == "purged":
-        storage.purge(state)
+        storage.admin.purge(state)
     scene.clock.advance(20)
     others = [add_one(storage).id for _ in range(2)]
     leases = {lease.task.id: lease for lease in storage.reserve("other", 10, timeout=0)}
     for task_id in others:
         storage.complete(leases[task_id], completed(leases[task_id], state))
-    assert storage.get(waiting).state == RUNNING
+    assert storage.admin.get(waiting).state == RUNNING
     assert storage.complete(leases[waiting], completed(leases[waiting])) == SUCCEEDED
     storage.close()
 
@@ -320,8 +320,8 @@ def test_a_record_of_another_kind_is_moved_aside_and_not_forgotten(scene):
     """Somebody has put something there; it is not ours to delete."""
     storage = scene.restore()
     scene.client.set(f"{P}:task:{scene.ids['failed']}", "of somebody else")
-    storage.purge(FAILED)
-    assert storage.tasks(FAILED) == []
+    storage.admin.purge(FAILED)
+    assert storage.admin.tasks(FAILED) == []
     aside = scene.client.keys(f"{P}:broken:*")
     assert [scene.client.get(key) for key in aside] == [b"of somebody else"]
     storage.close()
@@ -333,5 +333,5 @@ def test_ghosts_that_are_none(scene):
     scene.client.hset(f"{P}:tombstones", scene.ids["waiting"], 10**9)
     found = [lease.task.id for _ in range(4) for lease in storage.reserve("x", 9, timeout=0)]
     assert scene.ids["waiting"] in found
-    assert storage.counts()["queued"] == 1, "only what is parked"
+    assert storage.admin.counts()["queued"] == 1, "only what is parked"
     storage.close()

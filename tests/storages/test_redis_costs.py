@@ -56,7 +56,7 @@ class Queue:
             self.add(tasks)
             if state == "cancelled":
                 for task in tasks:
-                    self.storage.cancel(task.id)
+                    self.storage.admin.cancel(task.id)
             elif state not in ("scheduled", QUEUED):
                 leases = [self._take() for _ in tasks]
                 for lease in leases if state in FINISHED else ():
@@ -86,20 +86,20 @@ class Queue:
 def looks(storage: RedisStorage, task_id: str) -> dict[str, Any]:
     """Return every way to look, with each filter."""
     found: dict[str, Any] = {
-        "len": lambda: len(storage),
-        "whole": lambda: storage.get(task_id),
-        "brief": lambda: storage.get(task_id, brief=True),
-        "paused": storage.paused,
-        "throughput": storage.throughput,
-        "consumers": storage.consumers,
-        "in doubt": storage.in_doubt,
+        "len": lambda: storage.admin.counts()["queued"],
+        "whole": lambda: storage.admin.get(task_id),
+        "brief": lambda: storage.admin.get(task_id, brief=True),
+        "paused": storage.admin.paused,
+        "throughput": storage.admin.throughput,
+        "consumers": storage.admin.consumers,
+        "in doubt": storage.admin.in_doubt,
     }
     for user in (None, "jane", JANE):
-        found[f"counts {user}"] = lambda user=user: storage.counts(user)
+        found[f"counts {user}"] = lambda user=user: storage.admin.counts(user)
         for state in (None, *STATES):
             for start in (0, 1):
                 found[f"{state} {user} from {start}"] = lambda *, where=(state, user, start): (
-                    storage.tasks(*where, 1)
+                    storage.admin.tasks(*where, 1)
                 )
     return found
 
@@ -108,13 +108,13 @@ def test_a_look_costs_the_same_whatever_else_there_is(server):
     """Two hundred tasks of others in each state, or two thousand."""
     queue = Queue(server)
     queue.fill(2, JANE)
-    [status] = queue.storage.tasks(QUEUED, JANE, size=1)
+    [status] = queue.storage.admin.tasks(QUEUED, JANE, size=1)
     costs = []
     for number in (FEW, MANY - FEW):
         queue.fill(number, OTHERS)
         calls = looks(queue.storage, status.id)
         costs.append({name: queue.cost(call) for name, call in calls.items()})
-        counts = queue.storage.counts(OTHERS)
+        counts = queue.storage.admin.counts(OTHERS)
         assert min(counts.values()) >= number - 10
     few, many = costs
     # How many run is not what a look is about.
@@ -135,13 +135,13 @@ def test_what_was_cancelled_in_front_costs_nothing(server):
         waiting = new_task(user=JANE)
         queue.add([waiting])
         for task in ghosts:
-            queue.storage.cancel(task.id)
+            queue.storage.admin.cancel(task.id)
         for user in (None, JANE):
-            assert [status.id for status in queue.storage.tasks(QUEUED, user)] == [waiting.id]
+            assert [status.id for status in queue.storage.admin.tasks(QUEUED, user)] == [waiting.id]
         calls = looks(queue.storage, waiting.id)
         names = [name for name in calls if name.startswith((QUEUED, "counts", "len"))]
         costs.append({name: queue.cost(calls[name]) for name in names})
-        queue.storage.cancel(waiting.id)
+        queue.storage.admin.cancel(waiting.id)
     assert costs[0] == costs[1]
     queue.storage.close()
 
@@ -155,8 +155,8 @@ def test_an_id_costs_the_same_whosever_it_is(server, size):
     lease = queue._take()
     queue.storage.complete(lease, completed(lease, FAILED, body=bytes(size)))
     before = queue.client.info("stats")["total_net_output_bytes"]
-    queue.storage.get(task.id, brief=True)
-    queue.storage.tasks()
+    queue.storage.admin.get(task.id, brief=True)
+    queue.storage.admin.tasks()
     assert queue.client.info("stats")["total_net_output_bytes"] - before < 20_000
     queue.storage.close()
 
@@ -220,15 +220,15 @@ def test_no_call_of_the_script_takes_long(server):
     queue.clock.advance(60)
     # What is due, and what was lost, comes with it.
     assert most(lambda: storage.reserve("consumer", timeout=0, lease=1e6)) <= MOST
-    assert most(storage.recover) <= MOST
-    for status in storage.tasks(QUEUED, size=MANY):
-        storage.cancel(status.id)
+    assert most(storage.admin.recover) <= MOST
+    for status in storage.admin.tasks(QUEUED, size=MANY):
+        storage.admin.cancel(status.id)
     assert most(lambda: storage.reserve("consumer", timeout=0, lease=1e6)) <= MOST
     queue.clock.advance(8 * 86400)
-    assert most(lambda: storage.tasks()) <= MOST
+    assert most(lambda: storage.admin.tasks()) <= MOST
     pile_up()
-    assert most(storage.clear) <= MOST
-    assert storage.counts()[QUEUED] == 0
+    assert most(storage.admin.clear) <= MOST
+    assert storage.admin.counts()[QUEUED] == 0
     queue.fill(MANY // 4, OTHERS)
-    assert most(lambda: storage.purge(SUCCEEDED)) <= MOST
+    assert most(lambda: storage.admin.purge(SUCCEEDED)) <= MOST
     storage.close()

@@ -71,8 +71,8 @@ def test_what_is_there_runs_and_ends(storage, client):
     storage.release(leases[2:])
     for lease in leases[:2]:
         storage.complete(lease, completed(lease))
-    storage.cancel(tasks[-1].id)
-    counts = storage.counts()
+    storage.admin.cancel(tasks[-1].id)
+    counts = storage.admin.counts()
     assert counts == {
         **dict.fromkeys(counts, 0),
         QUEUED: 1,
@@ -88,10 +88,10 @@ def test_what_was_lost_comes_back(storage, client):
     expired, _ = storage.reserve("consumer", limit=2, timeout=0, lease=0.001)
     fill_up(client)
     deadline = time.monotonic() + 30
-    while storage.counts()[RUNNING]:
-        storage.recover()
+    while storage.admin.counts()[RUNNING]:
+        storage.admin.recover()
         assert time.monotonic() < deadline
-    assert storage.counts()[QUEUED] == 2
+    assert storage.admin.counts()[QUEUED] == 2
     [lease] = storage.reserve("consumer", timeout=0)
     assert lease.task == expired.task
     assert storage.complete(lease, completed(lease)) == SUCCEEDED
@@ -99,5 +99,5 @@ def test_what_was_lost_comes_back(storage, client):
 
 def test_a_queue_that_is_looked_at_for_the_first_time(storage, client):
     fill_up(client)
-    assert storage.tasks() == []
-    assert len(storage) == 0
+    assert storage.admin.tasks() == []
+    assert storage.admin.counts()["queued"] == 0

@@ -95,7 +95,7 @@ def test_one_error_and_one_line_at_the_end(server, storage, caplog):
     server.start()
     until(lambda: not outage_of(storage).lasts())
     released.set()
-    until(lambda: storage.counts()[SUCCEEDED] == 2)
+    until(lambda: storage.admin.counts()[SUCCEEDED] == 2)
     consumer.stop()
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage().partition(" (")[0] for record in errors] == [
@@ -108,4 +108,4 @@ def test_one_error_and_one_line_at_the_end(server, storage, caplog):
         for task in tasks:
             lines = [line for line in warnings if line.startswith(f"task {task.id}: {text}")]
             assert len(lines) == 1, warnings
-    assert storage.consumers() == []
+    assert storage.admin.consumers() == []

@@ -159,11 +159,11 @@ def test_a_page_costs_what_it_shows(meters, state, user, start):
     """With twenty times as many tasks of others, and of her own in another state."""
     costs = []
     for meter in meters:
-        found = meter.storage.tasks(state, user, start, PAGE)
+        found = meter.storage.admin.tasks(state, user, start, PAGE)
         all_of_them = user == JANE and state not in (None, FAILED)
         expected = PAGE - start if all_of_them else PAGE
         assert len(found) == (0 if user == "nobody" else expected)
-        costs.append(meter(lambda m=meter: m.storage.tasks(state, user, start, PAGE)))
+        costs.append(meter(lambda m=meter: m.storage.admin.tasks(state, user, start, PAGE)))
     few, many = costs
     assert 0 < many <= DEEPER * few + 10
 
@@ -174,11 +174,11 @@ def test_a_task_costs_what_it_shows(meters, known):
 
     def ask(storage: SqlStorage, task_id: str) -> None:
         with nullcontext() if known else pytest.raises(UnknownTask):
-            storage.get(task_id, brief=True)
+            storage.admin.get(task_id, brief=True)
 
     costs = []
     for meter in meters:
-        task_id = meter.storage.tasks()[0].id if known else "unknown"
+        task_id = meter.storage.admin.tasks()[0].id if known else "unknown"
         costs.append(meter(lambda m=meter, task_id=task_id: ask(m.storage, task_id)))
     few, many = costs
     assert 0 < many <= DEEPER * few + 10
@@ -188,8 +188,8 @@ def test_how_many_there_are_is_told_without_a_look_at_the_tasks(meters):
     """All of the queue."""
     costs = []
     for meter, number in zip(meters, (FEW, MANY), strict=True):
-        assert meter.storage.counts()[FAILED] == 3 * number
-        costs.append(meter(meter.storage.counts))
+        assert meter.storage.admin.counts()[FAILED] == 3 * number
+        costs.append(meter(meter.storage.admin.counts))
     few, many = costs
     assert 0 < many <= DEEPER * few + 10
 
@@ -199,9 +199,9 @@ def test_who_finds_nothing_to_do_looks_at_no_task(meters, monkeypatch):
     monkeypatch.setattr(Retention, "INTERVAL", 0.0)
     costs = []
     for meter in meters:
-        meter.storage.pause()
+        meter.storage.admin.pause()
         costs.append(meter(lambda m=meter: m.storage.reserve("consumer", timeout=0)))
-        meter.storage.resume()
+        meter.storage.admin.resume()
     few, many = costs
     assert 0 < many <= DEEPER * few + 10
 
@@ -227,12 +227,12 @@ def test_a_page_reads_nothing_that_it_does_not_show(tmp_path):
     )
     for state in (None, *STATES):
         for user in (None, "jane", JANE):
-            storage.tasks(state, user)
+            storage.admin.tasks(state, user)
     for user in (None, "jane", JANE):
-        storage.counts(user)
-    storage.get(task.id, brief=True)
+        storage.admin.counts(user)
+    storage.admin.get(task.id, brief=True)
     assert "body" in read
     assert not read & {"payload", "last", "history"}
-    assert storage.get(task.id).task.payload == task.payload
+    assert storage.admin.get(task.id).task.payload == task.payload
     assert {"payload", "last", "history"} <= read
     storage.close()

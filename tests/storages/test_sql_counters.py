@@ -61,16 +61,16 @@ def rows(storage: SqlStorage) -> list[Any]:
 
 
 def assert_counted(storage: SqlStorage) -> None:
-    listed = Counter(status.state for status in storage.tasks(size=1000))
-    assert storage.counts() == {state: listed[state] for state in STATES}
-    assert len(storage) == listed[QUEUED]
+    listed = Counter(status.state for status in storage.admin.tasks(size=1000))
+    assert storage.admin.counts() == {state: listed[state] for state in STATES}
+    assert storage.admin.counts()["queued"] == listed[QUEUED]
 
 
 def test_each_change_of_state(make_storage):
     """With another queue in the same tables."""
     storage, other = make_storage(), make_storage(queue="other")
     for each in (storage, other):
-        assert each.counts() == dict.fromkeys(STATES, 0)
+        assert each.admin.counts() == dict.fromkeys(STATES, 0)
     add_one(other)
     add(storage, *(new_task() for _ in range(10)))
     assert_counted(storage)
@@ -82,30 +82,30 @@ def test_each_change_of_state(make_storage):
     )
     storage.complete(leases[4], completed(leases[4], FAILED))
     assert_counted(storage)
-    assert storage.counts() == {
+    assert storage.admin.counts() == {
         **dict.fromkeys(STATES, 0),
         QUEUED: 4,
         RUNNING: 2,
         SUCCEEDED: 3,
         FAILED: 1,
     }
-    storage.retry(leases[4].task.id)
-    storage.cancel(storage.tasks(QUEUED)[0].id)
+    storage.admin.retry(leases[4].task.id)
+    storage.admin.cancel(storage.admin.tasks(QUEUED)[0].id)
     assert_counted(storage)
     for state in FINISHED:
-        storage.purge(state)
-    storage.clear()
+        storage.admin.purge(state)
+    storage.admin.clear()
     assert_counted(storage)
-    assert storage.counts() == {**dict.fromkeys(STATES, 0), RUNNING: 2}
-    assert other.counts()[QUEUED] == 1
+    assert storage.admin.counts() == {**dict.fromkeys(STATES, 0), RUNNING: 2}
+    assert other.admin.counts()[QUEUED] == 1
 
 
 def test_what_an_administrator_changes(make_storage):
     """The tables are open to those who have the database."""
     storage = make_storage()
     add(storage, *(new_task() for _ in range(5)))
-    assert storage.counts()[QUEUED] == 5
-    storage.cancel(storage.tasks()[0].id)
+    assert storage.admin.counts()[QUEUED] == 5
+    storage.admin.cancel(storage.admin.tasks()[0].id)
     execute(storage, "DELETE FROM taskqueue_task WHERE state = 'cancelled'")
     assert_counted(storage)
     execute(storage, "UPDATE taskqueue_task SET queue = 'other'")
@@ -135,20 +135,20 @@ def test_a_counter_that_is_damaged(make_storage, damage):
     """The tasks of its queue are counted anew when it is read."""
     storage = make_storage()
     add(storage, *(new_task() for _ in range(5)))
-    storage.counts()
+    storage.admin.counts()
     execute(storage, damage)
     add_one(storage)
     assert_counted(storage)
     add_one(storage)
     assert_counted(storage)
-    assert storage.counts()[QUEUED] == 7
+    assert storage.admin.counts()[QUEUED] == 7
 
 
 @pytest.mark.parametrize("damage", STRANGE)
 def test_a_counter_of_sqlite_that_is_damaged(tmp_path, damage):
     storage = SqlStorage(QueueSettings(type="sql", url=f"sqlite:///{tmp_path}/queue.sqlite"))
     add_one(storage)
-    storage.counts()
+    storage.admin.counts()
     execute(storage, damage)
     assert_counted(storage)
     add_one(storage)
@@ -178,20 +178,20 @@ def server_storage(postgres_server: PostgresServer) -> Iterator[SqlStorage]:
 
 def test_rows_are_merged(server_storage):
     """However many transactions there were, there are few rows to read."""
-    assert server_storage.counts()[QUEUED] == 0
+    assert server_storage.admin.counts()[QUEUED] == 0
     most, added = 0, 0
     while len(rows(server_storage)) >= most and added < 100 / SHARE:
         most = len(rows(server_storage))
         add_one(server_storage)
         added += 1
     assert len(rows(server_storage)) < most
-    assert server_storage.counts()[QUEUED] == added
+    assert server_storage.admin.counts()[QUEUED] == added
 
 
 def test_no_transaction_waits_for_the_counter_of_another(server_storage):
     """Each one changes a task of its own, and none has been committed."""
     add(server_storage, *(new_task() for _ in range(100)))
-    ids = [status.id for status in server_storage.tasks(size=1000)]
+    ids = [status.id for status in server_storage.admin.tasks(size=1000)]
     url = server_storage._session.engine.url.set(drivername="postgresql")
     connections = [psycopg.connect(url.render_as_string(False)) for _ in range(8)]
     for number, task_id in enumerate(ids):
@@ -210,10 +210,10 @@ def test_no_transaction_waits_for_the_counter_of_another(server_storage):
 
 def test_a_table_that_is_truncated(server_storage):
     add_one(server_storage)
-    assert len(server_storage) == 1
+    assert server_storage.admin.counts()["queued"] == 1
     execute(server_storage, "TRUNCATE taskqueue_task CASCADE")
     assert_counted(server_storage)
-    assert len(server_storage) == 0
+    assert server_storage.admin.counts()["queued"] == 0
 
 
 def connect(url: str) -> psycopg.Connection[Any]:
@@ -240,7 +240,7 @@ def test_an_administrator_with_another_search_path(postgres_server):
         mine = f"{url}&options=-csearch_path%3D%22of%5C%20Plone%22"
         storage = SqlStorage(QueueSettings(type="sql", url=mine))
         add(storage, *(new_task() for _ in range(3)))
-        assert len(storage) == 3
+        assert storage.admin.counts()["queued"] == 3
         connection.execute(
             """DELETE FROM "of Plone".taskqueue_task WHERE id IN
             (SELECT id FROM "of Plone".taskqueue_task LIMIT 1)"""
@@ -249,7 +249,7 @@ def test_an_administrator_with_another_search_path(postgres_server):
         connection.execute("SET search_path = ''")
         connection.execute('DELETE FROM "of Plone".taskqueue_task')
     assert_counted(storage)
-    assert len(storage) == 0
+    assert storage.admin.counts()["queued"] == 0
     storage.close()
 
 

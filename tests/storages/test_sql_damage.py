@@ -145,7 +145,7 @@ class Filled:
     def _ended(self, state: Any, user: Identity) -> Task:
         task = add_one(self.storage, user=user, payload=b"payload")
         if state == CANCELLED:
-            self.storage.cancel(task.id)
+            self.storage.admin.cancel(task.id)
             return task
         [lease] = self.storage.reserve(f"of {user.id}", timeout=0)
         ends = [(lease, completed(lease, state, body=b"body"))]
@@ -268,58 +268,60 @@ def check(filled: Filled, caplog: pytest.LogCaptureFixture) -> None:
         for lease in leases:
             storage.complete(lease, completed(lease))
     expected = {task.id for task in filled.others[3:-1]}
-    assert expected <= ran, [status for status in storage.tasks() if status.id in expected - ran]
+    assert expected <= ran, [
+        status for status in storage.admin.tasks() if status.id in expected - ran
+    ]
     look(storage, others)
     task = add_one(storage, user=JOE, key="a new one")
     [lease] = storage.reserve("consumer", timeout=0)
     assert lease.task == task
     assert storage.complete(lease, completed(lease)) == SUCCEEDED
-    assert storage.retry(filled.others[1].id) is None
-    assert storage.cancel(filled.others[1].id) == CANCELLED
-    assert storage.cancel(filled.others[-1].id, "not wanted") == CANCELLED
+    assert storage.admin.retry(filled.others[1].id) is None
+    assert storage.admin.cancel(filled.others[1].id) == CANCELLED
+    assert storage.admin.cancel(filled.others[-1].id, "not wanted") == CANCELLED
     caplog.clear()
     for _ in range(3):
         assert storage.reserve("consumer", timeout=0) == []
-        storage.recover()
+        storage.admin.recover()
     loud = [record for record in caplog.records if record.levelno > logging.INFO]
     assert loud == []
-    storage.clear()
+    storage.admin.clear()
     for state in FINISHED:
-        storage.purge(state)
-        assert storage.tasks(state) == []
+        storage.admin.purge(state)
+        assert storage.admin.tasks(state) == []
 
 
 def look(storage: SqlStorage, others: set[str]) -> None:
     """Ask everything that can be asked; the answers make sense."""
-    found = storage.tasks(size=1000)
-    found += [status for state in STATES for status in storage.tasks(state, size=1000)]
+    found = storage.admin.tasks(size=1000)
+    found += [status for state in STATES for status in storage.admin.tasks(state, size=1000)]
     for user in (JANE, "jane", "nobody"):
-        found += storage.tasks(user=user)
-        found += [status for state in STATES for status in storage.tasks(state, user)]
-        assert set(storage.counts(user)) == set(STATES)
+        found += storage.admin.tasks(user=user)
+        found += [status for state in STATES for status in storage.admin.tasks(state, user)]
+        assert set(storage.admin.counts(user)) == set(STATES)
     assert others <= {status.id for status in found}
     for task_id in {status.id for status in found}:
         try:
-            found += [storage.get(task_id), storage.get(task_id, brief=True)]
+            found += [storage.admin.get(task_id), storage.admin.get(task_id, brief=True)]
         except UnknownTask:
             assert task_id not in others
     for status in found:
         assert_sound(status)
     for user in (None, JOE, "joe"):
-        hers = [storage.tasks(state, user, size=1000) for state in STATES]
+        hers = [storage.admin.tasks(state, user, size=1000) for state in STATES]
         assert all(others & {i.id for i in each} for each in hers if each) or user is None
-    counts = storage.counts()
+    counts = storage.admin.counts()
     assert set(counts) == set(STATES)
     assert all(number >= 0 for number in counts.values())
-    assert len(storage) == counts["queued"]
-    for consumer in storage.consumers():
+    assert storage.admin.counts()["queued"] == counts["queued"]
+    for consumer in storage.admin.consumers():
         json.dumps([consumer.name, consumer.host, consumer.pid, consumer.running])
         assert 0 <= consumer.age < 1e6
-    assert set(storage.throughput()) == set(FINISHED)
-    batches = storage.in_doubt()
+    assert set(storage.admin.throughput()) == set(FINISHED)
+    batches = storage.admin.in_doubt()
     assert all(math.isfinite(batch.age) and batch.age >= 0 for batch in batches)
     assert "main:joe:" in [batch.witness for batch in batches]
-    assert storage.paused() in (True, False)
+    assert storage.admin.paused() in (True, False)
 
 
 def assert_sound(status: TaskStatus) -> None:

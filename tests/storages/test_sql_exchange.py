@@ -102,8 +102,8 @@ def test_asked_again_it_tells_what_was_done(make_storage, committed, state):
     states, [following] = storage.complete_and_reserve(ends, "consumer", 1, LONG)
     assert states == [state] * 3
     assert following.task == tasks[3]
-    assert storage.counts()[RUNNING] == 1
-    assert all(len(storage.get(task.id).attempts) == 1 for task in tasks[:3])
+    assert storage.admin.counts()[RUNNING] == 1
+    assert all(len(storage.admin.get(task.id).attempts) == 1 for task in tasks[:3])
     # What has ended and was answered is stale from then on.
     assert storage.complete_and_reserve(ends, "consumer", 0, LONG) == ([None] * 3, [])
     assert storage.complete(following, completed(following)) == SUCCEEDED
@@ -131,7 +131,7 @@ def test_what_is_asked_for_again_late_has_a_lease_anew(late):
     [lease] = storage.reserve("consumer", timeout=0, lease=30.0)
     assert (lease.attempt, lease.expires) == (1, near(clock() + 30))
     clock.advance(20)
-    assert storage.recover() == []
+    assert storage.admin.recover() == []
     ends = [(lease, completed(lease))]
     Fault(storage, committed=True)
     with pytest.raises(StorageUnavailable):
@@ -140,7 +140,7 @@ def test_what_is_asked_for_again_late_has_a_lease_anew(late):
     states, [lease] = storage.complete_and_reserve(ends, "consumer", 1, 30.0)
     assert (states, lease.attempt, lease.expires) == ([SUCCEEDED], 1, near(clock() + 30))
     clock.advance(20)
-    assert storage.recover() == []
+    assert storage.admin.recover() == []
     assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
 
@@ -156,9 +156,9 @@ def test_what_is_asked_for_again_too_late_is_somebody_elses(late):
     assert (theirs.task.id, theirs.attempt) == (task.id, 2)
     assert storage.reserve("consumer", timeout=0, lease=1000.0) == []
     clock.advance(20)
-    assert other.recover() == []
+    assert other.admin.recover() == []
     clock.advance(11)
-    assert other.recover() == [task.id]
+    assert other.admin.recover() == [task.id]
     assert storage.reserve("consumer", timeout=0)[0].attempt == 3
 
 
@@ -184,7 +184,7 @@ def test_the_connection_breaks_after_it_was_done(make_storage, monkeypatch):
     assert not lost
     assert states == [SUCCEEDED] * 2
     assert ids([lease.task for lease in following]) == ids(tasks[2:])
-    assert storage.counts() == {**storage.counts(), RUNNING: 2, SUCCEEDED: 2}
+    assert storage.admin.counts() == {**storage.admin.counts(), RUNNING: 2, SUCCEEDED: 2}
 
 
 def test_one_that_is_cancelled_and_one_that_is_stale_among_many(make_storage):
@@ -192,12 +192,12 @@ def test_one_that_is_cancelled_and_one_that_is_stale_among_many(make_storage):
     storage = make_storage()
     tasks = add(storage, *(new_task() for _ in range(6)))
     leases = storage.reserve("consumer", limit=5, timeout=0, lease=LONG)
-    storage.cancel(tasks[1].id)
+    storage.admin.cancel(tasks[1].id)
     storage.complete(leases[3], completed(leases[3]))
     states, [following] = storage.complete_and_reserve(ends_of(leases), "consumer", 5, LONG)
     assert states == [SUCCEEDED, "cancelled", SUCCEEDED, None, SUCCEEDED]
     assert following.task == tasks[5]
-    assert storage.throughput() == {"succeeded": 4, "failed": 0, "cancelled": 1}
+    assert storage.admin.throughput() == {"succeeded": 4, "failed": 0, "cancelled": 1}
 
 
 def test_a_crowd_of_keys(make_storage):
@@ -220,7 +220,7 @@ def test_a_crowd_of_keys(make_storage):
             due = time.time() - 1
             ends = ends_of(leases[half:], SCHEDULED if n % 2 else SUCCEEDED, due=due)
             _, leases = storage.complete_and_reserve(ends, name, 4, LONG)
-            storage.recover()
+            storage.admin.recover()
         storage.release(leases)
 
     calls: list[Callable[[], Any]] = [
@@ -228,12 +228,12 @@ def test_a_crowd_of_keys(make_storage):
     ]
     calls += [lambda name=name: consume(name) for name in ("one", "two", "three")]
     assert at_once(calls) == [None] * len(calls)
-    assert storage.counts()[RUNNING] == 0
+    assert storage.admin.counts()[RUNNING] == 0
     while leases := storage.reserve("last", limit=100, timeout=0, lease=LONG):
         states, more = storage.complete_and_reserve(ends_of(leases), "last", 0, LONG)
         assert states == [SUCCEEDED] * len(leases)
         assert more == []
-    assert storage.counts()[RUNNING] == len(storage) == 0
+    assert storage.admin.counts()[RUNNING] == storage.admin.counts()["queued"] == 0
 
 
 #: Tasks that processes share.
@@ -284,13 +284,13 @@ def test_processes_that_are_killed(make_storage, url):
         for worker in workers:
             worker.kill()
             worker.join(BOUND)
-    assert all(len(storage.get(task.id).attempts) <= 1 + KILLS for task in tasks)
+    assert all(len(storage.admin.get(task.id).attempts) <= 1 + KILLS for task in tasks)
 
 
 def _until_done(storage: SqlStorage, number: int) -> None:
     deadline = time.monotonic() + BOUND
-    while storage.counts()[SUCCEEDED] < number:
-        assert time.monotonic() < deadline, storage.counts()
+    while storage.admin.counts()[SUCCEEDED] < number:
+        assert time.monotonic() < deadline, storage.admin.counts()
         time.sleep(0.002)
 
 
@@ -313,13 +313,13 @@ def test_connections_die_under_exchanges(make_storage, postgres_server):
     consumers = [aside(lambda name=name: consume(name)) for name in ("one", "two")]
     try:
         terminate_sessions(postgres_server, "application_name = 'collective.taskqueue'", 100)
-        until(lambda: storage.counts()[SUCCEEDED] == len(tasks))
+        until(lambda: storage.admin.counts()[SUCCEEDED] == len(tasks))
     finally:
         done.set()
     for consumer in consumers:
         consumer.result(BOUND)
     assert ran == Counter(ids(tasks))
-    assert storage.counts()[SUCCEEDED] == len(tasks)
+    assert storage.admin.counts()[SUCCEEDED] == len(tasks)
 
 
 @pytest.mark.parametrize("what", ["too many", "too old"])
@@ -339,4 +339,4 @@ def test_more_has_finished_than_is_forgotten_at_once(make_storage, monkeypatch, 
     for _ in range(60):
         add(storage, new_task())
         storage.complete_and_reserve(ends_of(storage.reserve("consumer", timeout=0)), "consumer", 0)
-    assert storage.counts()[SUCCEEDED] <= 110
+    assert storage.admin.counts()[SUCCEEDED] <= 110

@@ -89,12 +89,15 @@ def test_who_is_replaced_is_asked_anew_after_a_conflict(make_storage, monkeypatc
 
         @staticmethod
         def sleep(seconds: float) -> None:
-            other.cancel(newer.id)
+            other.admin.cancel(newer.id)
 
     monkeypatch.setattr(storage._session, "execute", conflicting)
     monkeypatch.setattr(session, "time", Clock)
     assert storage.complete(lease, completed(lease, SCHEDULED, due=2e9)) == SCHEDULED
-    assert (storage.get(task.id).state, storage.get(newer.id).state) == (SCHEDULED, CANCELLED)
+    assert (storage.admin.get(task.id).state, storage.admin.get(newer.id).state) == (
+        SCHEDULED,
+        CANCELLED,
+    )
 
 
 def test_a_batch_that_cannot_be_read(storage):
@@ -105,11 +108,11 @@ def test_a_batch_that_cannot_be_read(storage):
     storage._session.single(
         lambda connection, again: connection.execute(BATCH.update().where(mine).values(tasks=b"?"))
     )
-    assert [len(batch.tasks) for batch in storage.in_doubt()] == [0, 1]
+    assert [len(batch.tasks) for batch in storage.admin.in_doubt()] == [0, 1]
     with pytest.raises(TaskDecodeError, match="no staged batch"):
         storage.promote("broken")
     storage.promote("sound")
-    assert [batch.id for batch in storage.in_doubt()] == ["broken"]
+    assert [batch.id for batch in storage.admin.in_doubt()] == ["broken"]
 
 
 def test_a_task_that_cannot_be_read(storage):
@@ -121,7 +124,7 @@ def test_a_task_that_cannot_be_read(storage):
     )
     leases = storage.reserve("consumer", limit=5, timeout=0)
     assert [lease.task.id for lease in leases] == [tasks[0].id, tasks[2].id]
-    assert storage.get(tasks[1].id).state == FAILED
+    assert storage.admin.get(tasks[1].id).state == FAILED
 
 
 @pytest.mark.parametrize(
@@ -151,10 +154,10 @@ def test_a_record_that_is_damaged(storage, part, stored):
             TASK.update().where(mine).values({column: stored})
         )
     )
-    found = storage.tasks()
+    found = storage.admin.tasks()
     assert {status.id for status in found} == {task.id for task in tasks}
     [brief] = [status for status in found if status.id == lease.task.id]
-    status = storage.get(lease.task.id)
+    status = storage.admin.get(lease.task.id)
     assert status.reason == f"status 503; its record is damaged, unreadable: {part}"
     # A list reads neither history nor response.
     seen = part not in ("history", "response")
@@ -166,7 +169,7 @@ def test_a_record_that_is_damaged(storage, part, stored):
 
 def test_no_task_in_a_traceback(storage):
     """What is logged of an error names neither payloads nor people."""
-    storage.check()
+    storage.admin.check()
     storage._session.single(
         lambda connection, again: connection.execute(text("DROP TABLE taskqueue_batch"))
     )
@@ -184,10 +187,10 @@ def test_what_is_asked_again_and_again_fills_no_memory(storage):
 
     def ask() -> None:
         for state in (None, *STATES):
-            storage.tasks(state, "jane", start=1, size=7)
-        storage.consumers()
-        storage.throughput()
-        storage.clear()
+            storage.admin.tasks(state, "jane", start=1, size=7)
+        storage.admin.consumers()
+        storage.admin.throughput()
+        storage.admin.clear()
 
     def kept() -> int:
         gc.collect()

@@ -67,7 +67,7 @@ def full(
     storage = SqlStorage(
         QueueSettings(type="sql", url=url, stage_timeout=600.0, max_finished=1_000_000)
     )
-    storage.check()
+    storage.admin.check()
     fill(storage, kind, DONE, WAITING)
     # As autovacuum does before long.
     single = storage._session.single
@@ -164,24 +164,24 @@ def ask_everything(storage: SqlStorage) -> None:
     for key in ("skip", "replace", "after_running"):
         for _ in range(2):
             add_one(storage, key=key, on_conflict=key)
-    storage.retry(lease.task.id)
-    storage.cancel(lease.task.id)
-    storage.remove(lease.task.id)
-    storage.recover()
+    storage.admin.retry(lease.task.id)
+    storage.admin.cancel(lease.task.id)
+    storage.admin.remove(lease.task.id)
+    storage.admin.recover()
     for number, statement in enumerate(("claim_keyed", "claim_others")):
         storage._claims._claim(getattr(storage._statements, statement), f"{number}", 1, LONG, True)
     ends = [(lease, completed(lease)) for lease in storage.reserve("consumer", limit=3, timeout=0)]
     _, leases = storage.complete_and_reserve(ends, "consumer", limit=2)
     storage.release(leases)
-    storage.consumers()
-    storage.counts()
-    len(storage)
-    storage.counts("user7")
-    storage.counts(JANE)
+    storage.admin.consumers()
+    storage.admin.counts()
+    storage.admin.counts()["queued"]
+    storage.admin.counts("user7")
+    storage.admin.counts(JANE)
     for state in (None, *STATES):
-        storage.tasks(state)
-        storage.tasks(state, "user7")
-        storage.tasks(state, JANE)
+        storage.admin.tasks(state)
+        storage.admin.tasks(state, "user7")
+        storage.admin.tasks(state, JANE)
     for state in FINISHED:
         storage._retention._forget(storage._retention._surplus[state], most=10_000)
     storage._retention._looked = float("-inf")
@@ -210,7 +210,7 @@ def test_whichever_index_was_made_first(tmp_path, first):
     """SQLite, without statistics, takes the newest index of those that it thinks are as good."""
     path = tmp_path / "queue.sqlite"
     storage = SqlStorage(QueueSettings(type="sql", url=f"sqlite:///{path}"))
-    storage.check()
+    storage.admin.check()
     storage.close()
     connection = sqlite3.connect(path)
     query = (
@@ -226,7 +226,7 @@ def test_whichever_index_was_made_first(tmp_path, first):
     for _ in range(5):
         add_one(storage)
     # The first to ask counts them.
-    storage.counts()
+    storage.admin.counts()
     plans = Plans(storage)
     ask_everything(storage)
     plans.stop()
@@ -240,7 +240,7 @@ def test_ends_are_found_whatever_is_known_of_the_table(postgres_server, done):
     url = postgres_server.new_database()
     settings = QueueSettings(type="sql", url=url, max_finished=10_000, stage_timeout=20.0)
     storage = SqlStorage(settings)
-    storage.check()
+    storage.admin.check()
     fill(storage, "postgresql", done, 0)
     for _ in range(99):
         add_one(storage)

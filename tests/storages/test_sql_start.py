@@ -168,7 +168,7 @@ def test_tables_of_a_newer_version_are_refused(url, monkeypatch):
         first.close()
     second = storage(url)
     with pytest.raises(ConfigurationError, match="of version 4, made by a newer"):
-        second.check()
+        second.admin.check()
     with pytest.raises(ConfigurationError, match="of version 4, made by a newer"):
         add_one(second)
     second.close()
@@ -188,7 +188,7 @@ def test_a_migration_that_fails_changes_nothing(url, monkeypatch):
         broken.setattr(migrations, "STEPS", [*migrations.STEPS, fail])
         second = storage(url)
         with pytest.raises(ZeroDivisionError):
-            second.check()
+            second.admin.check()
         second.close()
     third = storage(url)
     assert take_all(third) == [task.id]

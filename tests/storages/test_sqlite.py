@@ -115,7 +115,7 @@ def test_a_writer_that_does_not_let_go(make_storage, path):
     finally:
         other.close()
     add_one(storage)
-    assert len(storage) == 2
+    assert storage.admin.counts()["queued"] == 2
 
 
 def test_two_that_make_the_file_at_the_same_moment(make_storage, path):
@@ -123,7 +123,7 @@ def test_two_that_make_the_file_at_the_same_moment(make_storage, path):
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     storage = make_storage(stage_timeout=BOUND)
-    waiting = aside(storage.check)
+    waiting = aside(storage.admin.check)
     with pytest.raises(TimeoutError):
         waiting.result(0.2)
     other.execute("COMMIT")
@@ -179,7 +179,7 @@ def test_the_file_is_moved_away_while_it_is_used(make_storage, path, replaced):
     with pytest.raises(StorageUnavailable, match=r"queue\.sqlite was moved away or replaced"):
         storage.stage("batch", [new_task()])
     with pytest.raises(StorageUnavailable, match=r"queue\.sqlite was moved away or replaced"):
-        len(storage)
+        storage.admin.counts()["queued"]
     storage.close()
     aside.rename(path)
     assert is_sound(path)
@@ -236,7 +236,7 @@ def test_a_long_history_is_shortened(make_storage):
     for _ in range(400):
         lease = take(storage)
         storage.complete(lease, completed(lease, "scheduled", due=1.0))
-    status = storage.get(task.id)
+    status = storage.admin.get(task.id)
     assert 100 <= len(status.attempts) <= 400
     assert 100 <= len(status.changes) <= 250
     assert status.attempts[-1].number == 400

@@ -35,21 +35,21 @@ class ITaskQueueLayer(Interface):
 
 
 class ITaskStorage(Interface):
-    """The backend of one queue. All methods may be called from any thread.
+    """The backend of one queue: the road of a task. All methods may be called from any thread.
 
-    Every method may raise `StorageUnavailable`; those that take a task id raise
-    `UnknownTask` for an unknown id, and `ForbiddenTransition` if the state of the task does
-    not allow the request. A refused request changes nothing.
+    Every method may raise `StorageUnavailable`.
 
     zope.conf names the class of a storage by its dotted path; the class is called with the
     queue's `QueueSettings`.
     """
 
     notify: Callable[[State, str], None] = Attribute(
-        "Called with a new state and a task id after a change nobody asked this process for:"
+        "Called with a new state and a task id after a change that no call asked for:"
         " a task replaced by a newer one of its key, or failed as poison."
         " Set by the queue; never called under a lock."
     )
+
+    admin: Any = Attribute("Its `ITaskAdmin`; another one after `after_fork`.")
 
     def stage(batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
         """Store the batch durably and invisibly, together with the reference of its witness.
@@ -63,7 +63,7 @@ class ITaskStorage(Interface):
 
         `tid` is the ZODB transaction that committed the batch, if known. A task that makes
         another one pointless, or that others were skipped for, keeps the latest `tid` of all
-        of them. Idempotent: a batch that was promoted or condemned before stays as it is, and
+        of them. Idempotent: a batch that was promoted or failed before stays as it is, and
         so does a task that is there already. If the storage has lost the staged batch, it
         uses `tasks`.
 
@@ -103,6 +103,12 @@ class ITaskStorage(Interface):
     def renew(lease: Lease, seconds: float = 30.0) -> bool:
         """Extend the lease to `seconds` from now; return whether it was still valid."""
 
+    def report(lease: Lease, progress: Progress | None = None) -> bool:
+        """Store the progress, and return whether cancellation was requested.
+
+        With a stale token nothing is stored, and the result is True.
+        """
+
     def complete(lease: Lease, transition: Transition) -> State | None:
         """End the attempt with the transition that policy chose.
 
@@ -120,11 +126,30 @@ class ITaskStorage(Interface):
         stale lease changes nothing. Returns the ids of the tasks that wait again.
         """
 
-    def report(lease: Lease, progress: Progress | None = None) -> bool:
-        """Store the progress, and return whether cancellation was requested.
+    def after_fork() -> None:
+        """Called in a forked child before any other method: drop all locks, sockets and
+        tasks of the parent."""
 
-        With a stale token nothing is stored, and the result is True.
+    def close() -> None:
+        """Close connections; called once, at exit."""
+
+
+class ITaskAdmin(Interface):
+    """What an admin reads and changes in one queue. All methods may be called from any thread.
+
+    Every method may raise `StorageUnavailable`; those that take a task id raise
+    `UnknownTask` for an unknown id, and `ForbiddenTransition` if the state of the task does
+    not allow the request. A refused request changes nothing.
+    """
+
+    def check() -> None:
+        """Check whether the backend can be used, and log what is not as it should be.
+
+        Called once, when the process starts. Raises `StorageUnavailable`.
         """
+
+    def in_doubt(age: float = 0.0) -> list[StagedBatch]:
+        """Return the batches that were staged at least `age` seconds ago, oldest first."""
 
     def recover() -> list[str]:
         """Return tasks whose lease expired to the front of the queue; return their ids.
@@ -132,12 +157,6 @@ class ITaskStorage(Interface):
         The history keeps the lost attempt. A task that was lost `max_deliveries` times is
         failed instead. `reserve` does the same by itself.
         """
-
-    def in_doubt(age: float = 0.0) -> list[StagedBatch]:
-        """Return the batches that were staged at least `age` seconds ago, oldest first."""
-
-    def __len__() -> int:
-        """Return how many tasks are waiting: queued, neither scheduled nor running."""
 
     def counts(user: str | Identity | None = None) -> dict[State, int]:
         """Return the number of tasks in each state: of all, of a user id, or of one identity."""
@@ -225,19 +244,6 @@ class ITaskStorage(Interface):
 
     def paused() -> bool:
         """Return whether the queue is paused."""
-
-    def check() -> None:
-        """Check whether the backend can be used, and log what is not as it should be.
-
-        Called once, when the process starts. Raises `StorageUnavailable`.
-        """
-
-    def after_fork() -> None:
-        """Called in a forked child before any other method: drop all locks, sockets and
-        tasks of the parent."""
-
-    def close() -> None:
-        """Close connections; called once, at exit."""
 
 
 class IRemoteStorage(Interface):
@@ -330,7 +336,7 @@ class ITaskQueue(Interface):
         """Delete all waiting and scheduled tasks of this queue; return how many."""
 
     def status(task_id: str, brief: bool = False) -> TaskStatus:
-        """Return what is known about a task; see `ITaskStorage.get`."""
+        """Return what is known about a task; see `ITaskAdmin.get`."""
 
     def tasks(
         state: State | None = None,
@@ -338,7 +344,7 @@ class ITaskQueue(Interface):
         start: int = 0,
         size: int = 50,
     ) -> list[TaskStatus]:
-        """Return one page of tasks; see `ITaskStorage.tasks`.
+        """Return one page of tasks; see `ITaskAdmin.tasks`.
 
         Raises `ValueError` for a state that does not exist, and for a negative number.
         """

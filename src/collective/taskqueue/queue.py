@@ -17,6 +17,7 @@ from collective.taskqueue.enqueue.params import Params
 from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
@@ -53,7 +54,7 @@ SCRIPT = "script"
 class TaskQueue:
     """See `ITaskQueue`."""
 
-    def __init__(self, settings: QueueSettings, storage: Any) -> None:
+    def __init__(self, settings: QueueSettings, storage: Storage) -> None:
         self.name = settings.queue
         self.settings = settings
         self.storage = storage
@@ -70,7 +71,7 @@ class TaskQueue:
         self._publishing = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self.storage)
+        return self.storage.admin.counts()["queued"]
 
     def __bool__(self) -> bool:
         # An empty queue is a queue: without this, a lookup `or` a default would drop it.
@@ -102,7 +103,7 @@ class TaskQueue:
 
     def _is_known(self, task_id: str) -> bool:
         try:
-            self.storage.get(task_id, brief=True)
+            self.storage.admin.get(task_id, brief=True)
         except UnknownTask:
             return False
         return True
@@ -144,12 +145,12 @@ class TaskQueue:
         self.storage.after_fork()
 
     def reset(self) -> int:
-        count: int = self.storage.clear()
+        count: int = self.storage.admin.clear()
         logger.warning("queue %s: reset, %d waiting tasks dropped", self.name, count)
         return count
 
     def status(self, task_id: str, brief: bool = False) -> TaskStatus:
-        status: TaskStatus = self.storage.get(task_id, brief)
+        status: TaskStatus = self.storage.admin.get(task_id, brief)
         return status
 
     def tasks(
@@ -163,15 +164,15 @@ class TaskQueue:
             raise ValueError(f"there is no state {state!r} (known: {', '.join(STATES)})")
         if start < 0 or size < 0:
             raise ValueError("start and size must not be negative")
-        found: list[TaskStatus] = self.storage.tasks(state, user, start, size)
+        found: list[TaskStatus] = self.storage.admin.tasks(state, user, start, size)
         return found
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
-        counts: dict[State, int] = self.storage.counts(user)
+        counts: dict[State, int] = self.storage.admin.counts(user)
         return counts
 
     def cancel(self, task_id: str, reason: str = "cancelled") -> State:
-        state: State = self.storage.cancel(task_id, reason)
+        state: State = self.storage.admin.cancel(task_id, reason)
         logger.info("task %s: cancellation asked for, now %s", task_id, state)
         if state == CANCELLED:
             self.publish_event(CANCELLED, task_id)
@@ -179,13 +180,13 @@ class TaskQueue:
 
     def retry(self, task_id: str) -> None:
         # The id may be an alias: that of a task that was skipped for this one.
-        status = self.storage.get(task_id, brief=True)
+        status = self.storage.admin.get(task_id, brief=True)
         task_id = status.id
         arriving = task_id in self._promoting
         if not arriving:
             self._promoting[task_id] = status.changes[-1]
         try:
-            self.storage.retry(task_id)
+            self.storage.admin.retry(task_id)
         except TaskQueueError:
             if not arriving:
                 self._promoting.pop(task_id, None)
@@ -194,30 +195,30 @@ class TaskQueue:
         self._publish_queued(task_id)
 
     def remove(self, task_id: str) -> None:
-        self.storage.remove(task_id)
+        self.storage.admin.remove(task_id)
         logger.info("task %s: record removed", task_id)
 
     def run_now(self, task_id: str) -> None:
-        self.storage.run_now(task_id)
+        self.storage.admin.run_now(task_id)
         logger.info("task %s: to be run now, queued", task_id)
 
     def forget_response(self, task_id: str) -> bool:
-        found: bool = self.storage.forget_response(task_id)
+        found: bool = self.storage.admin.forget_response(task_id)
         if found:
             logger.info("task %s: response removed", task_id)
         return found
 
     def purge(self, state: State) -> int:
-        count: int = self.storage.purge(state)
+        count: int = self.storage.admin.purge(state)
         logger.info("queue %s: purged, %d %s tasks forgotten", self.name, count, state)
         return count
 
     def pause(self) -> None:
-        self.storage.pause()
+        self.storage.admin.pause()
         logger.warning("queue %s: paused, tasks wait", self.name)
 
     def resume(self) -> None:
-        self.storage.resume()
+        self.storage.admin.resume()
         logger.info("queue %s: resumed", self.name)
 
     def publish_event(self, state: State, task_id: str) -> None:

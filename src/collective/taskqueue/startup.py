@@ -208,7 +208,7 @@ def _storage(settings: QueueSettings) -> Any:
 
 def _check(queue: TaskQueue) -> None:
     try:
-        outage.outage_of(queue.storage).call(queue.storage.check)
+        outage.outage_of(queue.storage).call(queue.storage.admin.check)
     except StorageUnavailable as exc:
         # A site in production starts; its queue works once the storage is available.
         if getattr(getConfiguration(), "debug_mode", False):

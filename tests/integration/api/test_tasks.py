@@ -206,7 +206,7 @@ def test_a_task_is_found_although_another_queue_is_away(url, queue, other, monke
     def get(task_id, brief=False):
         raise StorageUnavailable("gone")
 
-    monkeypatch.setattr(queue.storage, "get", get)
+    monkeypatch.setattr(queue.storage.admin, "get", get)
     assert taskqueue.status(task_id).id == task_id
     with pytest.raises(StorageUnavailable, match="gone"):
         taskqueue.status(NOWHERE)

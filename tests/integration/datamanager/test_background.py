@@ -32,7 +32,7 @@ class Choosy(LocalStorage):
     """Cannot take one batch, for a reason of its own."""
 
     def promote(self, batch_id, tid=None, tasks=()):
-        if any(task.url == "/bad" for task in self._staged[batch_id][0]):
+        if any(task.url == "/bad" for task in self._memory.staged[batch_id][0]):
             raise ValueError("cannot take this")
         super().promote(batch_id, tid, tasks)
 
@@ -95,7 +95,7 @@ def test_no_thread_to_be_had(queue, root, monkeypatch, caplog):
         patch.setattr(threading, "Thread", refuse)
         queue.add("/a")
         transaction.commit()
-    assert "nothing can be done in the background (can't start new thread)" in caplog.text
+    assert "no thread for background work (can't start new thread)" in caplog.text
     queue.add("/b")
     transaction.commit()
     settle()
@@ -109,7 +109,7 @@ def test_more_batches_than_can_be_remembered(queue, monkeypatch, caplog):
     transaction.commit()
     assert f"task {task_id}: its batch" in caplog.text
     assert "is left to consumers, too much waits to be done" in caplog.text
-    assert [len(item.tasks) for item in queue.storage.in_doubt()] == [1]
+    assert [len(item.tasks) for item in queue.storage.admin.in_doubt()] == [1]
 
 
 def test_what_is_left_when_the_process_ends(queue, caplog):
@@ -136,4 +136,4 @@ def test_many_refused_transactions_need_one_thread(queue, root):
     assert threads == ["taskqueue-batch"]
     queue.storage.may_discard.set()
     settle()
-    assert queue.storage.in_doubt() == []
+    assert queue.storage.admin.in_doubt() == []

@@ -18,7 +18,7 @@ import weakref
 def test_nothing_is_visible_before_the_commit(queue):
     """C30, U02, U03, U28."""
     queue.add("/a")
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
     transaction.commit()
     assert (len(queue), urls(queue)) == (1, ["/a"])
     queue.add("/b")
@@ -81,7 +81,7 @@ def test_conflict_in_the_commit_queues_once(queue, root):
     connection.close()
     with pytest.raises(ConflictError):
         transaction.commit()
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
     transaction.begin()
     work()
     transaction.commit()

@@ -22,7 +22,7 @@ import transaction
 def test_fault_before_the_vote(queue, root, key, phase):
     commit_with(Saboteur(key, phase), queue, root)
     assert committed(root) == {}
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
 
 
 @pytest.mark.parametrize("key", [BEFORE_ALL, BEFORE_DATABASE, AFTER_DATABASE])
@@ -30,7 +30,7 @@ def test_fault_in_the_vote(queue, root, key):
     """C33: whoever votes no before we do."""
     commit_with(Saboteur(key, "tpc_vote"), queue, root)
     assert committed(root) == {}
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_fault_after_our_vote_and_nothing_committed(queue, root, key, phase, mon
     queue.storage.may_discard.clear()
     commit_with(Saboteur(key, phase), queue, root)
     assert committed(root) == {"y": 1}
-    (staged,) = queue.storage.in_doubt()
+    (staged,) = queue.storage.admin.in_doubt()
     assert len(staged.tasks) == 1
     assert len(queue) == 0
     assert "in doubt until its witness is found" in caplog.text
     queue.storage.may_discard.set()
     settle()
     assert committed(root) == {"y": 1}
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
     assert "was not committed, discarded" in caplog.text
 
 
@@ -83,7 +83,7 @@ def test_fault_after_the_database_has_committed(queue, root, caplog):
     assert committed(root) == {"x": 1}
     settle()
     assert urls(queue) == ["/a"]
-    assert queue.storage.in_doubt() == []
+    assert queue.storage.admin.in_doubt() == []
     assert "was committed after all, queued" in caplog.text
 
 
@@ -91,7 +91,7 @@ def test_fault_after_everything(queue, root):
     commit_with(Saboteur(AFTER_ALL, "tpc_finish"), queue, root)
     assert committed(root) == {"x": 1}
     assert urls(queue) == ["/a"]
-    assert queue.storage.in_doubt() == []
+    assert queue.storage.admin.in_doubt() == []
 
 
 @pytest.mark.parametrize(("key", "phase"), [(AFTER_ALL, "tpc_vote"), (BEFORE_ALL, "tpc_finish")])
@@ -101,7 +101,7 @@ def test_fault_after_our_vote_without_a_database(queue, key, phase):
     transaction.get().join(Saboteur(key, phase))
     with pytest.raises(ValueError, match="sabotage"):
         transaction.commit()
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
 
 
 # faults of ours
@@ -118,7 +118,7 @@ def test_stage_vetoes_the_commit(queue, root):
     assert committed(root) == {}
     settle()
     # The storage had stored the batch before it failed.
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
     queue.add("/b")
     transaction.commit()
     assert urls(queue) == ["/b"]
@@ -137,7 +137,7 @@ def test_stage_fails_for_the_second_of_two_queues(root, names):
     assert committed(root) == {}
     settle()
     for queue in (first, second):
-        assert (len(queue), queue.storage.in_doubt()) == (0, [])
+        assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
     assert first.storage.calls == ["stage", "discard"]
 
 
@@ -152,7 +152,7 @@ def test_promote_fails_and_the_user_sees_success(queue, root, caplog):
     assert "committed, but its storage failed (promote failed)" in caplog.text
     settle()
     assert urls(queue) == ["/a", "/b"]
-    assert queue.storage.in_doubt() == []
+    assert queue.storage.admin.in_doubt() == []
     assert queue.storage.calls == ["stage"] + ["promote"] * 4
 
 
@@ -177,7 +177,7 @@ def test_abort_never_raises(queue, root, caplog):
     assert "stays staged because its storage failed (discard failed)" in caplog.text
     assert len(queue) == 0
     settle()
-    assert queue.storage.in_doubt() == []
+    assert queue.storage.admin.in_doubt() == []
     assert queue.storage.calls == ["stage"] + ["discard"] * 4
 
 
@@ -190,10 +190,10 @@ def test_abort_does_not_wait_for_a_storage_that_refused(queue, root):
     with pytest.raises(StorageUnavailable):
         transaction.commit()
     transaction.abort()
-    assert [len(item.tasks) for item in queue.storage.in_doubt()] == [1]
+    assert [len(item.tasks) for item in queue.storage.admin.in_doubt()] == [1]
     queue.storage.may_discard.set()
     settle()
-    assert queue.storage.in_doubt() == []
+    assert queue.storage.admin.in_doubt() == []
 
 
 def test_data_managers_can_be_aborted_in_any_order_and_twice(queue):

@@ -34,7 +34,7 @@ def test_add_during_the_commit_is_refused(queue, key, phase):
     with pytest.raises(TaskQueueError, match="too late"):
         transaction.commit()
     transaction.abort()
-    assert (len(queue), queue.storage.in_doubt()) == (0, [])
+    assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -83,7 +83,7 @@ def test_after_commit_hooks_do_no_harm(queue, root):
     transaction.commit()
     assert urls(queue) == ["/a", "/b"]
     assert committed(root) == {"x": 1}
-    assert queue.storage.in_doubt() == []
+    assert queue.storage.admin.in_doubt() == []
 
 
 def test_add_after_a_failed_commit_is_refused(queue):

@@ -156,7 +156,7 @@ def test_a_condemned_task_that_was_retried_meanwhile(told, url, queue):
     task = make_task(queue.settings, url)
 
     def retried_first(state, task_id):
-        queue.storage.retry(task_id)
+        queue.storage.admin.retry(task_id)
         queue.publish_event(state, task_id)
 
     queue.storage.notify = retried_first

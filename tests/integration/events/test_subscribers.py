@@ -15,6 +15,7 @@ from collective.taskqueue.interfaces import ITaskFailed
 from collective.taskqueue.interfaces import ITaskQueued
 from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.storages.local.admin import LocalAdmin
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing import run_tasks
 from integration.events.conftest import add
@@ -141,13 +142,13 @@ def test_subscribers_are_those_of_one_kind(subscribe, url):
     assert found == []
 
 
-class Counting(LocalStorage):
-    """A storage that counts questions for a status, and may fail to answer them."""
+class Counting(LocalAdmin):
+    """An admin that counts questions for a status, and may fail to answer them."""
 
     failure = None
 
-    def __init__(self, settings):
-        super().__init__(settings)
+    def __init__(self, *args):
+        super().__init__(*args)
         self.askers = []
 
     @property
@@ -163,14 +164,15 @@ class Counting(LocalStorage):
 
 @pytest.fixture
 def counting(queue):
-    queue.storage = Counting(queue.settings)
-    queue.storage.notify = queue.publish_event
-    return queue.storage
+    storage = queue.storage = LocalStorage(queue.settings)
+    storage.notify = queue.publish_event
+    storage.admin = Counting(storage._memory, storage._publish)
+    return storage.admin
 
 
 def test_without_a_subscriber_nothing_is_asked(counting, url, queue):
     """Events cost nothing where nobody listens."""
-    consumer = Consumer(counting, publish, ServerSettings(), queue.publish_event)
+    consumer = Consumer(queue.storage, publish, ServerSettings(), queue.publish_event)
     add(url)
     consumer.step()
     consumer.stop()
@@ -180,7 +182,7 @@ def test_without_a_subscriber_nothing_is_asked(counting, url, queue):
 
 def test_only_what_is_listened_to_is_asked_for(counting, subscribe, url, queue):
     subscribe(lambda event: None, ITaskQueued)
-    consumer = Consumer(counting, publish, ServerSettings(), queue.publish_event)
+    consumer = Consumer(queue.storage, publish, ServerSettings(), queue.publish_event)
     add(url)
     consumer.step()
     consumer.stop()
@@ -201,4 +203,4 @@ def test_a_storage_that_does_not_answer(counting, told, url, caplog):
     counting.failure = StorageUnavailable("gone")
     task_id = add(url)
     assert told.flushed() == []
-    assert f"task {task_id}: queued, but nobody was told (gone)" in caplog.messages
+    assert f"task {task_id}: queued, but its event could not be published (gone)" in caplog.messages

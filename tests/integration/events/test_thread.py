@@ -51,8 +51,18 @@ def test_too_many_events(gate, url, caplog):
     assert {run.status.state for run in run_tasks()} == {SUCCEEDED}
     gate.opened.set()
     assert [event.status.id for event in gate.told.flushed()] == ids[:3]
-    assert caplog.messages.count(f"task {ids[3]}: too many events wait, one is dropped") == 1
-    assert caplog.messages.count(f"task {ids[4]}: too many events wait, one is dropped") == 1
+    assert (
+        caplog.messages.count(
+            f"task {ids[3]}: too many events wait for subscribers, this one is dropped"
+        )
+        == 1
+    )
+    assert (
+        caplog.messages.count(
+            f"task {ids[4]}: too many events wait for subscribers, this one is dropped"
+        )
+        == 1
+    )
     last = add(url)
     assert gate.told.flushed()[-1].status.id == last
 

@@ -213,7 +213,7 @@ def test_a_task_whose_process_was_lost(told, url, queue, witness, caplog):
     queue.storage.stage("batch", [task], reference)
     assert indoubt.resolve(queue.storage, databases, 0.0, queue.promoting) == ["batch"]
     assert told.of(task.id) == [TaskQueued if witness else TaskFailed]
-    word = "queued late" if witness else "nobody can tell"
+    word = "queued late" if witness else "it is unknown whether"
     assert [line for line in caplog.messages if task.id in line and word in line]
 
 

@@ -17,7 +17,8 @@ def down(queue, monkeypatch):
         raise StorageUnavailable("ConnectionError: redis://:s3cret@db.example.org:6379/0")
 
     for name in ("stage", "tasks"):
-        monkeypatch.setattr(queue.storage, name, fail)
+        part = queue.storage if name == "stage" else queue.storage.admin
+        monkeypatch.setattr(part, name, fail)
 
 
 def assert_unavailable(answer):

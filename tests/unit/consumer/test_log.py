@@ -22,4 +22,4 @@ def test_a_reason_of_many_lines_is_one_line(caplog, attempts, end):
     (line,) = [item.getMessage() for item in caplog.records if "ValueError" in item.getMessage()]
     assert line.startswith("task id: ValueError: bad 2026-01-01 ERROR forged list")
     assert line.endswith(end)
-    assert storage.get("id").reason.startswith(reason)
+    assert storage.admin.get("id").reason.startswith(reason)

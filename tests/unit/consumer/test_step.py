@@ -35,18 +35,18 @@ def test_a_step_runs_one_task(make, storage, told, clock):
 
     def perform(attempt):
         performed.append((attempt.task.id, attempt.number, attempt.retry_max_count))
-        assert storage.get(attempt.task.id).state == RUNNING
+        assert storage.admin.get(attempt.task.id).state == RUNNING
         return Outcome(204, started=clock(), seconds=2.5, body=b"done")
 
     tasks = add(storage, new_task(), new_task())
     consumer = make(perform, retry_max_count=7, lease=45.0)
     assert consumer.step() == 1
     assert performed == [(tasks[0].id, 1, 7)]
-    status = storage.get(tasks[0].id)
+    status = storage.admin.get(tasks[0].id)
     assert (status.state, status.status, status.body) == (SUCCEEDED, 204, b"done")
     assert (status.consumer, status.elapsed) == ("worker1", 2.5)
     assert told == [(RUNNING, tasks[0].id), (SUCCEEDED, tasks[0].id)]
-    assert ids(storage.tasks(QUEUED)) == [tasks[1].id]
+    assert ids(storage.admin.tasks(QUEUED)) == [tasks[1].id]
     assert storage.reserves == [(("worker1",), {"limit": 1, "timeout": 0.0, "lease": 45.0})]
 
 
@@ -63,7 +63,7 @@ def test_policy_decides_what_follows(make, storage, told, outcome, state):
     """O06: and the consumer tells the state it led to."""
     task = add_one(storage, max_attempts=2)
     make(lambda attempt: outcome).step()
-    assert storage.get(task.id).state == state
+    assert storage.admin.get(task.id).state == state
     assert told == [(RUNNING, task.id), (state, task.id)]
 
 
@@ -74,9 +74,9 @@ def test_the_schedule_follows_the_clock_of_the_consumer(make, storage, clock):
     for attempt in range(1, 4):
         assert consumer.step() == 1
         assert consumer.step() == 0
-        assert len(storage.get(task.id).attempts) == attempt
+        assert len(storage.admin.get(task.id).attempts) == attempt
         clock.advance(12)
-    assert storage.get(task.id).state == FAILED
+    assert storage.admin.get(task.id).state == FAILED
     assert consumer.step() == 0
 
 
@@ -91,7 +91,7 @@ def test_what_perform_raises_ends_the_attempt(make, storage, failure, caplog):
 
     task = add_one(storage, max_attempts=2)
     assert make(perform).step() == 1
-    status = storage.get(task.id)
+    status = storage.admin.get(task.id)
     assert status.state == SCHEDULED
     (attempt,) = status.attempts
     assert attempt.reason == f"{type(failure).__name__}: {failure}".removesuffix(": ")
@@ -115,7 +115,7 @@ def test_a_task_that_is_too_old_is_not_dispatched(make, storage, clock):
     consumer = make(perform)
     assert (consumer.step(), consumer.step()) == (1, 1)
     assert performed == [young.id]
-    status = storage.get(old.id)
+    status = storage.admin.get(old.id)
     assert (status.state, status.reason) == (FAILED, "older than its max_age of 100 s")
 
 
@@ -124,14 +124,14 @@ def test_a_task_that_a_person_retries_is_young_again(make, storage, clock):
     task = add_one(storage, created=clock() - 1000, max_age=100.0, max_attempts=9, max_backoff=30.0)
     consumer = make(lambda attempt: Outcome(503))
     consumer.step()
-    assert storage.get(task.id).attempts[-1].status is None
-    storage.retry(task.id)
+    assert storage.admin.get(task.id).attempts[-1].status is None
+    storage.admin.retry(task.id)
     consumer.step()
-    status = storage.get(task.id)
+    status = storage.admin.get(task.id)
     assert (status.state, status.attempts[-1].status) == (SCHEDULED, 503)
     clock.advance(101)
     consumer.step()
-    assert storage.get(task.id).reason == "older than its max_age of 100 s"
+    assert storage.admin.get(task.id).reason == "older than its max_age of 100 s"
 
 
 def test_a_storage_that_does_not_tell_the_age(make, storage, clock, monkeypatch, caplog):
@@ -142,9 +142,9 @@ def test_a_storage_that_does_not_tell_the_age(make, storage, clock, monkeypatch,
 
     task = add_one(storage, created=clock(), max_age=100.0)
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "get", away)
+        patched.setattr(storage.admin, "get", away)
         make(lambda attempt: Outcome(200)).step()
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
     assert f"task {task.id}: its history cannot be read (gone)" in caplog.text
 
 
@@ -153,12 +153,12 @@ def test_a_task_cancelled_while_it_runs_ends_as_cancelled(make, storage, told):
 
     def perform(attempt):
         assert not attempt.cancelled()
-        storage.cancel(attempt.task.id)
+        storage.admin.cancel(attempt.task.id)
         return Outcome(200)
 
     task = add_one(storage)
     make(perform).step()
-    assert storage.get(task.id).state == CANCELLED
+    assert storage.admin.get(task.id).state == CANCELLED
     assert told[-1] == (CANCELLED, task.id)
 
 
@@ -167,12 +167,12 @@ def test_the_outcome_of_a_lost_lease_is_dropped(make, storage, clock, told, capl
 
     def perform(attempt):
         clock.advance(3600)
-        assert storage.recover() == [attempt.task.id]
+        assert storage.admin.recover() == [attempt.task.id]
         return Outcome(200)
 
     task = add_one(storage)
     make(perform).step()
-    assert storage.get(task.id).state == QUEUED
+    assert storage.admin.get(task.id).state == QUEUED
     assert told == [(RUNNING, task.id)]
     assert f"task {task.id}: finished after its lease was lost, result dropped" in caplog.messages
 
@@ -198,14 +198,14 @@ def test_a_task_waits_for_the_transaction_that_queued_it(make, storage):
     storage.promote("batch", b"12345678")
     make(perform, ready=ready).step()
     assert asked == [b"12345678"] * 3
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
 
 
 def test_a_task_without_a_transaction_waits_for_nothing(make, storage):
     """It was queued without one."""
     task = add_one(storage)
     make(ready=lambda tid: pytest.fail("asked")).step()
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
 
 
 def test_the_wait_does_not_count_against_the_timeout(make, storage):
@@ -224,7 +224,7 @@ def test_the_wait_does_not_count_against_the_timeout(make, storage):
     storage.promote("batch", b"12345678")
     make(lambda attempt: attempt.call(Outcome, 200), ready=ready).step()
     assert waited.is_set()
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
 
 
 def test_the_lease_is_renewed_during_the_wait(make, storage):
@@ -236,7 +236,7 @@ def test_the_lease_is_renewed_during_the_wait(make, storage):
     storage.promote("batch", b"12345678")
     make(ready=lambda tid: renewed.is_set(), lease=0.03).step()
     assert renewed.is_set()
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
 
 
 def test_a_transaction_that_does_not_arrive_postpones_the_task(make, storage, monkeypatch):
@@ -246,7 +246,7 @@ def test_a_transaction_that_does_not_arrive_postpones_the_task(make, storage, mo
     storage.stage("batch", [task])
     storage.promote("batch", b"12345678")
     make(lambda attempt: pytest.fail("run"), ready=lambda tid: False).step()
-    status = storage.get(task.id)
+    status = storage.admin.get(task.id)
     assert status.state == SCHEDULED
     assert "did not arrive" in status.reason
 
@@ -259,7 +259,7 @@ def test_a_reason_that_cannot_be_encoded_is_stored_all_the_same():
     bad = "no such file: \udcff"
     outcome = Outcome(500, bad, headers=(("X", bad),), error=bad)
     Consumer(storage, lambda attempt: outcome, ServerSettings()).step()
-    status = storage.get("a")
+    status = storage.admin.get("a")
     for text in (status.reason, status.attempts[0].error, status.headers[0][1]):
         assert text.encode("utf-8").endswith(b"\\udcff")
 
@@ -276,7 +276,7 @@ def test_a_database_that_is_away_postpones_the_task(monkeypatch):
 
     consumer = Consumer(storage, lambda attempt: Outcome(200), ServerSettings(), ready=away)
     consumer.step()
-    status = storage.get("a")
+    status = storage.admin.get("a")
     assert (status.state, status.attempts[0].status) == ("scheduled", None)
 
 
@@ -293,7 +293,7 @@ def test_an_exception_without_a_text(make, storage):
 
     task = add_one(storage)
     make(perform).step()
-    status = storage.get(task.id)
+    status = storage.admin.get(task.id)
     assert status.state == FAILED
     assert status.reason == "Unspeakable: its text cannot be told: ValueError"
 
@@ -310,5 +310,5 @@ def test_a_storage_that_chokes_on_the_response(make, storage, quick):
     storage.complete = choke
     task = add_one(storage)
     make(lambda attempt: Outcome(200, body=b"x")).step()
-    status = storage.get(task.id)
+    status = storage.admin.get(task.id)
     assert (status.state, status.body, status.truncated) == (SUCCEEDED, b"", True)

@@ -40,7 +40,7 @@ def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, 
     # A result has a last try when the grace period ends.
     assert storage.finishes == (2 if method == "complete" else 0)
     assert len(storage.reserves) == 1
-    assert storage.get(task.id).state == (RUNNING if method == "complete" else QUEUED)
+    assert storage.admin.get(task.id).state == (RUNNING if method == "complete" else QUEUED)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])
@@ -50,15 +50,15 @@ def test_a_stop_drains(make, storage, door, running, perform, limit):
     consumer = make(perform, concurrent_limit=limit)
     consumer.start()
     assert running.wait(BOUND)
-    storage.pause()
+    storage.admin.pause()
     second = add_one(storage)
     stopping = aside(consumer.stop)
     assert is_blocked(stopping)
-    storage.resume()
+    storage.admin.resume()
     door.set()
     stopping.result(BOUND)
-    assert storage.get(first.id).state == SUCCEEDED
-    assert storage.get(second.id).state == QUEUED
+    assert storage.admin.get(first.id).state == SUCCEEDED
+    assert storage.admin.get(second.id).state == QUEUED
     assert not any(thread.is_alive() for thread in [*consumer._threads, *consumer._extra])
 
 
@@ -85,7 +85,7 @@ def test_a_stop_waits_for_what_was_taken_at_the_last_moment(make, storage, door,
     assert is_blocked(stopping)
     door.set()
     stopping.result(BOUND)
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
 
 
 def test_a_stuck_task_is_left_and_said_to_be(make, storage, running, perform, caplog):
@@ -97,8 +97,8 @@ def test_a_stuck_task_is_left_and_said_to_be(make, storage, running, perform, ca
     aside(consumer.stop).result(BOUND)
     expected = f"task {task.id}: still running after the grace period, left unfinished"
     assert messages(caplog, logging.ERROR) == [expected]
-    assert storage.get(task.id).state == RUNNING
-    assert storage.recover() == []
+    assert storage.admin.get(task.id).state == RUNNING
+    assert storage.admin.recover() == []
 
 
 def test_a_stopped_consumer_takes_nothing(make, storage):
@@ -108,7 +108,7 @@ def test_a_stopped_consumer_takes_nothing(make, storage):
     consumer.stop()
     task = add_one(storage)
     assert not any(thread.is_alive() for thread in consumer._threads)
-    assert storage.get(task.id).state == QUEUED
+    assert storage.admin.get(task.id).state == QUEUED
 
 
 def test_it_says_when_it_starts_and_stops(make, caplog):
@@ -135,7 +135,7 @@ def test_an_outage_while_it_stops_is_waited_for(make, storage, perform, running,
     assert consumer._shutdown.begun.wait(BOUND)
     door.set()
     stopping.result(BOUND)
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
 
 
 def test_a_stop_while_a_task_waits_for_its_transaction(make, storage):
@@ -151,7 +151,7 @@ def test_a_stop_while_a_task_waits_for_its_transaction(make, storage):
     with started(make(ready=ready)):
         assert waiting.wait(BOUND)
     add_one(storage)
-    status = storage.get("a")
+    status = storage.admin.get("a")
     assert (status.state, status.attempts) == (QUEUED, ())
     (lease,) = storage.reserve("other", timeout=0)
     assert (lease.task.id, lease.attempt) == ("a", 1)

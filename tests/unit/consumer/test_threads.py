@@ -38,7 +38,7 @@ def test_exactly_as_many_run_at_once_as_they_may(make, storage, told, limit):
     add(storage, *(new_task() for _ in range(4 * limit)))
     with started(make(perform, concurrent_limit=limit)):
         told.wait_for(4 * limit)
-    assert storage.counts()[SUCCEEDED] == 4 * limit
+    assert storage.admin.counts()[SUCCEEDED] == 4 * limit
     assert max(peaks) == limit
 
 
@@ -54,7 +54,7 @@ def test_without_a_limit_all_run_at_once(make, storage, told):
     consumer = make(perform, concurrent_limit=0)
     with started(consumer):
         told.wait_for(20)
-    assert storage.counts()[SUCCEEDED] == 20
+    assert storage.admin.counts()[SUCCEEDED] == 20
     for thread in list(consumer._extra):
         thread.join(BOUND)
     assert not consumer._extra
@@ -95,7 +95,7 @@ def test_a_thread_lives_on_whatever_reserve_raises(
     task = add_one(storage)
     with started(make()):
         told.wait_for(1)
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
     expected = f"consumer worker1 of queue default: {message}"
     assert messages(caplog) == [expected] * 3
     assert all(record.exc_info for record in caplog.records if record.message == expected)
@@ -109,7 +109,7 @@ def test_an_outage_is_said_when_it_begins_and_when_it_is_over(make, storage, tol
     with started(make(concurrent_limit=4)):
         told.wait_for(1)
         eventually(lambda: not outage_of(storage).lasts())
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
     begun, over = [line for line in caplog.messages if line.startswith("queue default: storage")]
     assert begun == "queue default: storage unavailable (gone), trying again"
     assert over.startswith("queue default: storage available again after ")
@@ -120,8 +120,8 @@ def test_a_consumer_that_stops_is_none_any_more(make, storage, told):
     add_one(storage)
     with started(make()):
         told.wait_for(1)
-        assert [consumer.name for consumer in storage.consumers()] == ["worker1"]
-    assert storage.consumers() == []
+        assert [consumer.name for consumer in storage.admin.consumers()] == ["worker1"]
+    assert storage.admin.consumers() == []
 
 
 def test_a_thread_lives_on_whatever_a_chore_raises(make, storage, told, quick, caplog):
@@ -133,7 +133,7 @@ def test_a_thread_lives_on_whatever_a_chore_raises(make, storage, told, quick, c
     tasks = add(storage, new_task(), new_task())
     with started(make(maintenance=maintenance)):
         told.wait_for(2)
-    assert {storage.get(task.id).state for task in tasks} == {SUCCEEDED}
+    assert {storage.admin.get(task.id).state for task in tasks} == {SUCCEEDED}
     assert messages(caplog) == ["consumer worker1 of queue default: unexpected error, going on"]
 
 
@@ -149,7 +149,7 @@ def test_a_thread_lives_on_after_poisonous_tasks(make, storage, told, caplog):
     tasks = add(storage, *(new_task() for _ in range(6)))
     with started(make(perform)):
         told.wait_for(6)
-    assert [storage.get(task.id).state for task in tasks] == [FAILED] * 5 + [SUCCEEDED]
+    assert [storage.admin.get(task.id).state for task in tasks] == [FAILED] * 5 + [SUCCEEDED]
 
 
 @pytest.mark.parametrize("failure", [StorageUnavailable("gone"), OSError("broken")])
@@ -167,7 +167,7 @@ def test_a_result_outlives_an_outage(make, storage, told, quick, caplog, failure
         told.wait_for(1)
     assert performed == [task.id]
     assert storage.finishes == 4
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
     expected = f"task {task.id}: succeeded, but its storage failed ({failure}), trying again"
     # An outage is said once for the queue, and once what it means for this task.
     times = 1 if isinstance(failure, StorageUnavailable) else 3
@@ -193,6 +193,6 @@ def test_without_a_thread_the_task_runs_all_the_same(make, storage, monkeypatch,
     consumer._heartbeat.begin = consumer._heartbeat.end = lambda watched: None
     monkeypatch.setattr(threading.Thread, "start", refuse)
     consumer.step()
-    assert storage.get(task.id).state == SUCCEEDED
+    assert storage.admin.get(task.id).state == SUCCEEDED
     assert consumer._extra == set()
     assert "no thread can be started (can't start new thread)" in caplog.text

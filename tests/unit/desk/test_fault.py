@@ -52,8 +52,8 @@ def test_one_end_that_cannot_be_stored_harms_no_other(make, storage, stored, qui
     storage.let(go=True)
     stored.wait_for(3)
     assert sorted(stored) == sorted((task_id, SUCCEEDED) for task_id in tasks[:3])
-    assert storage.get(tasks[1]).truncated
-    assert not storage.get(tasks[2]).truncated
+    assert storage.admin.get(tasks[1]).truncated
+    assert not storage.admin.get(tasks[2]).truncated
 
 
 def test_who_waits_is_let_go_by_the_stop(make, storage, stored):
@@ -70,7 +70,7 @@ def test_who_waits_is_let_go_by_the_stop(make, storage, stored):
     assert waiting.result(BOUND) == []
     storage.let(go=True)
     desk.close()
-    counts = storage.counts()
+    counts = storage.admin.counts()
     assert counts[RUNNING] == 0
     assert counts[SUCCEEDED] == len(stored)
     assert counts[QUEUED] + counts[SUCCEEDED] == 100
@@ -119,13 +119,13 @@ def test_a_stopped_consumer_keeps_nothing(storage, limit):
     consumer.start()
     assert begun.wait(BOUND)
     consumer.stop()
-    counts = storage.counts()
+    counts = storage.admin.counts()
     assert counts[RUNNING] == 0
     assert counts[SUCCEEDED] == len(performed)
     assert counts[SUCCEEDED] + counts[QUEUED] == 400
-    left = ids(storage.tasks(QUEUED, size=400))
+    left = ids(storage.admin.tasks(QUEUED, size=400))
     assert left == [task_id for task_id in tasks if task_id not in set(performed)]
-    assert all(storage.get(task_id).attempts == () for task_id in left)
+    assert all(storage.admin.get(task_id).attempts == () for task_id in left)
     add_one(storage)
 
 

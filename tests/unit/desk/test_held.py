@@ -31,10 +31,10 @@ def test_what_cannot_begin_is_given_back(make, storage, stored):
     desk, tasks = in_stream(make, storage, stored)
     slow = take(desk)
     assert slow.task.id == tasks[40]
-    eventually(lambda: len(storage) == 59)
-    assert ids(storage.tasks(QUEUED, size=100)) == tasks[41:]
-    assert ids(storage.tasks(RUNNING)) == [slow.task.id]
-    assert storage.get(tasks[41]).attempts == ()
+    eventually(lambda: storage.admin.counts()["queued"] == 59)
+    assert ids(storage.admin.tasks(QUEUED, size=100)) == tasks[41:]
+    assert ids(storage.admin.tasks(RUNNING)) == [slow.task.id]
+    assert storage.admin.get(tasks[41]).attempts == ()
     (lease,) = storage.reserve("other", timeout=0)
     assert (lease.task.id, lease.attempt) == (tasks[41], 1)
 
@@ -73,7 +73,7 @@ def test_a_task_that_was_lost_before_begins_when_nothing_else_is_unsaid(
     first, second = new_task(), new_task()
     add(storage, first)
     storage.reserve("lost", timeout=0, lease=0.0)
-    storage.recover()
+    storage.admin.recover()
     desk = make()
     suspect = storage.reserve("consumer", timeout=0)[0]
     assert suspect.attempt == 2
@@ -123,9 +123,9 @@ def test_what_cannot_be_given_back_now_is_later(make, storage, stored, quick, pa
     storage.release = away
     take(desk)
     make_late(desk)
-    eventually(lambda: len(storage) == 59)
+    eventually(lambda: storage.admin.counts()["queued"] == 59)
     assert not failures
-    assert ids(storage.tasks(QUEUED, size=100)) == tasks[41:]
+    assert ids(storage.admin.tasks(QUEUED, size=100)) == tasks[41:]
 
 
 def test_it_is_tried_no_longer_than_the_leases_last(make, storage, stored, quick, now, caplog):
@@ -165,7 +165,7 @@ def test_a_suspect_from_the_storage_waits_as_well(make, storage, stored, monkeyp
     desk = make(concurrent_limit=2)
     lease = take(desk)
     waiting = aside(desk.take)
-    eventually(lambda: storage._blocked["default"])
+    eventually(lambda: storage._memory.blocked["default"])
     storage.let(go=False)
     end(desk, lease)
     storage.wait_for(1)
@@ -193,4 +193,4 @@ def test_what_a_stop_gives_back_stays_in_its_order(make, storage, stored, patien
     desk.release([lease])
     desk.wake()
     desk.close()
-    assert ids(storage.tasks(QUEUED, size=100)) == tasks[40:]
+    assert ids(storage.admin.tasks(QUEUED, size=100)) == tasks[40:]

@@ -24,7 +24,7 @@ def test_tasks_come_in_their_order_and_none_twice(make, storage, stored):
     stored.wait_for(300)
     assert [task_id for task_id, _ in stored] == tasks
     assert {state for _, state in stored} == {SUCCEEDED}
-    assert storage.counts()[SUCCEEDED] == 300
+    assert storage.admin.counts()[SUCCEEDED] == 300
     # One to begin with, then at most one for each.
     assert storage.reserves + len(storage.exchanges) <= 301
 
@@ -117,7 +117,7 @@ def test_many_threads_share_a_desk(storage):
     assert done.wait(BOUND)
     consumer.stop()
     assert sorted(performed) == sorted(tasks)
-    assert storage.counts()[SUCCEEDED] == 500
+    assert storage.admin.counts()[SUCCEEDED] == 500
 
 
 def test_what_came_late_has_not_waited(make, storage, stored, now):

@@ -77,7 +77,7 @@ def run(receiver):
         if wait:
             assert consumer.step() == 1
             consumer.stop()
-            return storage.get(task.id)
+            return storage.admin.get(task.id)
         thread = threading.Thread(target=consumer.step)
         thread.start()
         return storage, task, thread

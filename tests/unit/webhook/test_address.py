@@ -35,7 +35,7 @@ def test_a_name_is_resolved_for_each_connection(run, receiver, monkeypatch):
             assert sock.recv(4096)
             sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
         thread.join(BOUND)
-        assert storage.get(task.id).status == 204
+        assert storage.admin.get(task.id).status == 204
     assert len(receiver.calls) == 1
 
 

@@ -99,7 +99,7 @@ def test_a_call_that_is_made_twice_can_be_told(run, receiver):
     consumer = Consumer(storage, hooks.call, ServerSettings())
     assert consumer.step(timeout=BOUND) == 1
     consumer.stop()
-    assert storage.get(task.id).state == "succeeded"
+    assert storage.admin.get(task.id).state == "succeeded"
     told = [(call[2]["X-Task-Id"], call[2]["X-Task-Attempt"]) for call in receiver.calls]
     assert told == [(task.id, "1"), (task.id, "2")]
 
@@ -136,7 +136,7 @@ def test_fifty_at_once(receiver, caplog):
         thread.join(BOUND)
     for consumer in consumers:
         consumer.stop()
-    assert storage.counts()["succeeded"] == 50
+    assert storage.admin.counts()["succeeded"] == 50
     assert [record.getMessage() for record in caplog.records if record.levelno >= 30] == []
 
 

@@ -23,10 +23,10 @@ def test_cancel_while_running(run, receiver):
     receiver.answer = answer
     storage, task, thread = run("/job", wait=False)
     assert receiver.arrived.wait(BOUND)
-    assert storage.cancel(task.id) == "running"
+    assert storage.admin.cancel(task.id) == "running"
     thread.join(BOUND)
     assert not thread.is_alive()
-    assert storage.get(task.id).state == "cancelled"
+    assert storage.admin.get(task.id).state == "cancelled"
     (_, (method, path, headers, _)) = receiver.calls
     assert (method, path, headers["X-Task-Id"]) == ("DELETE", "/job", task.id)
 
@@ -36,11 +36,11 @@ def test_who_was_told_nothing_is_told_of_no_end(run, silent):
     port, accepted = silent
     storage, task, thread = run(url=f"https://127.0.0.1:{port}/", allow="127.0.0.1", wait=False)
     assert accepted.wait(BOUND)
-    storage.cancel(task.id)
+    storage.admin.cancel(task.id)
     # Who accepts one connection only would let a DELETE wait for its whole time.
     thread.join(client.DELETE_TIMEOUT / 2)
     assert not thread.is_alive()
-    assert storage.get(task.id).state == "cancelled"
+    assert storage.admin.get(task.id).state == "cancelled"
 
 
 # what the other side is told, and what it may say
@@ -61,11 +61,11 @@ def cancelled(run, receiver):
         receiver.answer = answer
         storage, task, thread = run("/job", wait=False, **fields)
         assert receiver.arrived.wait(BOUND)
-        assert storage.cancel(task.id) == "running"
+        assert storage.admin.cancel(task.id) == "running"
         RELEASE.set()
         thread.join(BOUND)
         assert not thread.is_alive()
-        assert storage.get(task.id).state == "cancelled"
+        assert storage.admin.get(task.id).state == "cancelled"
         return task.id
 
     return cancel
@@ -101,10 +101,10 @@ def test_the_delete_has_a_total_deadline(run, receiver, monkeypatch):
     receiver.answer = answer
     storage, task, thread = run("/job", wait=False)
     assert receiver.arrived.wait(BOUND)
-    storage.cancel(task.id)
+    storage.admin.cancel(task.id)
     thread.join(BOUND / 2)
     assert not thread.is_alive()
-    assert storage.get(task.id).state == "cancelled"
+    assert storage.admin.get(task.id).state == "cancelled"
 
 
 def test_the_delete_has_the_headers_of_the_call(cancelled, receiver):

@@ -10,6 +10,6 @@ class BoundedStorage(LocalStorage):
     limit = 10_000
 
     def stage(self, batch_id, tasks, witness=None):
-        if len(self) + len(tasks) > self.limit:
+        if self.admin.counts()["queued"] + len(tasks) > self.limit:
             raise StorageUnavailable(f"queue {self.settings.queue} is full, nothing is committed")
         super().stage(batch_id, tasks, witness)

@@ -12,6 +12,7 @@ from collective.taskqueue.consumer.text import one_line
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskTimeout
 from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
@@ -41,7 +42,7 @@ class Attempt:
     The consumer makes one for every dispatch; the publisher attaches it to the request.
     """
 
-    def __init__(self, lease: Lease, storage: Any, retry_max_count: int = 0) -> None:
+    def __init__(self, lease: Lease, storage: Storage, retry_max_count: int = 0) -> None:
         self.lease = lease
         self.task: Task = lease.task
         self.retry_max_count = retry_max_count

@@ -62,6 +62,8 @@ class Held(NamedTuple):
 class BusyDesk(Desk):
     """See the module; its storage is an `IRemoteStorage`."""
 
+    _storage: Any
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         lock = threading.Lock()

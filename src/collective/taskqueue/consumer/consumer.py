@@ -19,6 +19,7 @@ from collective.taskqueue.errors import described
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
@@ -31,7 +32,6 @@ from collective.taskqueue.task import Transition
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any
 import logging
 import threading
 import time
@@ -64,7 +64,7 @@ class Consumer:
 
     def __init__(
         self,
-        storage: Any,
+        storage: Storage,
         perform: Callable[[Attempt], Outcome],
         settings: ServerSettings,
         notify: Callable[[str, str], None] = lambda state, task_id: None,
@@ -153,7 +153,7 @@ class Consumer:
             # The call would fail after a wait. The storage drops a consumer that is silent.
             return
         try:
-            self._outage.call(self._storage.forget_consumer, self.settings.name)
+            self._outage.call(self._storage.admin.forget_consumer, self.settings.name)
         except Exception as exc:
             logger.debug("consumer %s: not unregistered (%s)", self.settings.name, exc)
 
@@ -274,7 +274,7 @@ class Consumer:
         """Return when the `max_age` of the task began to count."""
         if task.max_age is not None:
             try:
-                status: TaskStatus = self._outage.call(self._storage.get, task.id, brief=True)
+                status: TaskStatus = self._outage.call(self._storage.admin.get, task.id, brief=True)
             except Exception as exc:
                 logger.warning(
                     "task %s: its history cannot be read (%s), its max_age counts from when it"

@@ -11,12 +11,12 @@ from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Transition
 from dataclasses import replace
 from math import inf
-from typing import Any
 from typing import NamedTuple
 from typing import TypeVar
 import logging
@@ -42,7 +42,7 @@ class Desk:
 
     def __init__(
         self,
-        storage: Any,
+        storage: Storage,
         settings: ServerSettings,
         shutdown: Shutdown,
         stored: Callable[[Completion, State | None], None],

@@ -12,6 +12,7 @@ from collective.taskqueue.interfaces import ITaskQueued
 from collective.taskqueue.interfaces import ITaskRetried
 from collective.taskqueue.interfaces import ITaskStarted
 from collective.taskqueue.interfaces import ITaskSucceeded
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
@@ -94,7 +95,7 @@ EVENTS: dict[State, type[TaskEvent]] = {
 
 
 def publish_event(
-    storage: Any, state: State, task_id: str, after: tuple[State, float] | None = None
+    storage: Storage, state: State, task_id: str, after: tuple[State, float] | None = None
 ) -> None:
     """Publish the event that a task has entered a state; see `ITaskQueue.publish_event`.
 
@@ -114,10 +115,10 @@ def publish_event(
 
 
 def _event(
-    storage: Any, state: State, task_id: str, after: tuple[State, float] | None
+    storage: Storage, state: State, task_id: str, after: tuple[State, float] | None
 ) -> TaskEvent | None:
     try:
-        status = storage.get(task_id)
+        status = storage.admin.get(task_id)
     except Exception as exc:
         # Must not raise: the transaction that queued the task may be in its very last phase.
         logger.warning(

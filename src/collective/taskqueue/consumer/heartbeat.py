@@ -9,8 +9,8 @@ from __future__ import annotations
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.storages.protocols import Storage
 from math import isfinite
-from typing import Any
 import logging
 import sys
 import threading
@@ -37,7 +37,7 @@ CANCEL_INTERVAL = 1.0
 class Heartbeat:
     """See the module. `lease` is the length of a lease in seconds."""
 
-    def __init__(self, storage: Any, lease: float, name: str) -> None:
+    def __init__(self, storage: Storage, lease: float, name: str) -> None:
         self._storage = storage
         self._outage = outage_of(storage)
         self._lease = lease

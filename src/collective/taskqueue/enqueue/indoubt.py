@@ -17,6 +17,7 @@ from collections.abc import Collection
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import StagedBatch
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
@@ -198,18 +199,18 @@ def verdict_of(databases: Any, reference: str, age: float) -> Verdict:
 
 
 def resolve(
-    storage: Any, databases: Any, grace: float = GRACE, promoting: Promoting = _without_events
+    storage: Storage, databases: Any, grace: float = GRACE, promoting: Promoting = _without_events
 ) -> list[str]:
     """Resolve batches that were staged at least `grace` seconds ago.
 
     `promoting` is that of the queue. Returns the ids of the batches that were resolved. Called
     by consumers.
     """
-    found = storage.in_doubt(grace)
+    found = storage.admin.in_doubt(grace)
     return [batch.id for batch in found if _settled(storage, databases, batch, promoting)]
 
 
-def _settled(storage: Any, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
+def _settled(storage: Storage, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
     try:
         return _resolved(storage, databases, batch, promoting)
     except TaskDecodeError as exc:
@@ -278,7 +279,7 @@ def _tid_at(when: float) -> bytes:
     return stamp
 
 
-def _resolved(storage: Any, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
+def _resolved(storage: Storage, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
     if batch.witness is None:
         # Only tasks were written. Their client may have been told that they are queued: the
         # storage may have been unavailable from then on until the process was gone.
@@ -297,7 +298,7 @@ def _resolved(storage: Any, databases: Any, batch: StagedBatch, promoting: Promo
     return verdict.end is not None
 
 
-def _discard(storage: Any, batch: StagedBatch, cause: str) -> None:
+def _discard(storage: Storage, batch: StagedBatch, cause: str) -> None:
     storage.discard(batch.id)
     for task_id in batch.tasks:
         logger.warning("task %s: %s, discarded", task_id, cause)

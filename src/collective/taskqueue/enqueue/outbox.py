@@ -19,6 +19,7 @@ from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
@@ -53,7 +54,7 @@ MAX_PAUSE = 5.0
 class _Job:
     """A job that is left to do; `act` returns whether it is done, or raises."""
 
-    storage: Any
+    storage: Storage
     #: The subject in the log: a batch or a user.
     subject: str
     act: Callable[[], bool]
@@ -117,7 +118,7 @@ def resolve_later(
     _relay.add(_Job(queue.storage, f"batch {batch_id}", act, tasks))
 
 
-def discard_later(storage: Any, batch_id: str) -> None:
+def discard_later(storage: Storage, batch_id: str) -> None:
     """Discard the batch of an aborted transaction once its storage is available."""
 
     def act() -> bool:
@@ -197,7 +198,7 @@ class Relay:
                 return
         _leave(job, "too much waits to be done")
 
-    def is_behind(self, storage: Any) -> bool:
+    def is_behind(self, storage: Storage) -> bool:
         """See the function `is_behind`."""
         with self._changed:
             return any(job.leads and job.storage is storage for job in self._jobs)

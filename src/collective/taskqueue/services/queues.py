@@ -54,16 +54,16 @@ class TaskQueues(TaskQueueService):
         self._require_view()
         queue = self._queue(name)
         storage = queue.storage
-        consumers = storage.consumers()
+        consumers = storage.admin.consumers()
         running = [task_id for each in consumers for task_id in each.running]
         seen = {task_id for task_id in running if self._may_see(queue, task_id)}
         return {
             **self._brief(queue),
             "available": True,
             "counts": queue.counts(),
-            "paused": storage.paused(),
+            "paused": storage.admin.paused(),
             "oldest": _oldest(queue),
-            "last_hour": _last_hour(storage.throughput()),
+            "last_hour": _last_hour(storage.admin.throughput()),
             "consumers": [shape.consumer(each, self.site_url, seen) for each in consumers],
         }
 
@@ -110,7 +110,7 @@ class TaskQueues(TaskQueueService):
 
     def _summary(self, queue: Any) -> dict[str, Any]:
         try:
-            counts, paused = queue.counts(), queue.storage.paused()
+            counts, paused = queue.counts(), queue.storage.admin.paused()
         except StorageUnavailable:
             return {**self._brief(queue), "available": False}
         return {**self._brief(queue), "available": True, "counts": counts, "paused": paused}

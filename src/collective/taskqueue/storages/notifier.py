@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import State
 from typing import Any
 import logging
 
@@ -15,7 +16,7 @@ logger = logging.getLogger("collective.taskqueue")
 Notices = list[tuple[Any, str, str]]
 
 
-def publish(notices: Iterable[tuple[Any, str, str]], notify: Callable[[str, str], None]) -> None:
+def publish(notices: Iterable[tuple[Any, str, str]], notify: Callable[[State, str], None]) -> None:
     """Log each event; call `notify` for final states. Never call this under a lock."""
     for kind, task_id, detail in notices:
         _LOG[kind](task_id, detail)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.storages.protocols import Storage
 from typing import Any
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -98,7 +99,7 @@ class Outage:
         logger.info("queue %s: storage available again after %.0f s", self._name, seconds)
 
 
-def outage_of(storage: Any) -> Outage:
+def outage_of(storage: Storage) -> Outage:
     """Return the `Outage` of a storage, the same one for all callers in this process."""
     with _lock:
         try:
@@ -117,7 +118,7 @@ def after_fork() -> None:
     _lock, _outages = threading.Lock(), WeakKeyDictionary()
 
 
-def _name_of(storage: Any) -> str:
+def _name_of(storage: Storage) -> str:
     # A third-party storage need not have settings.
     return str(getattr(getattr(storage, "settings", None), "queue", type(storage).__name__))
 

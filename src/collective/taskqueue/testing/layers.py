@@ -171,8 +171,8 @@ class _Trap(LocalStorage):
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         super().promote(batch_id, tid, tasks)
         waiting = {
-            status.id: self.get(status.id).task
-            for status in self.tasks(size=sum(self.counts().values()))
+            status.id: self.admin.get(status.id).task
+            for status in self.admin.tasks(size=sum(self.admin.counts().values()))
             if not status.finished
         }
         self._caught[:] = [
@@ -268,9 +268,9 @@ def _perform(settings: QueueSettings, hook: Any, attempt: Attempt) -> Outcome:
 
 def _may_go_on(queue: Any, done: int, limit: int, hook: Any) -> bool:
     """Return whether a task is due; raise before a task that cannot run is reserved."""
-    if queue.storage.paused():
+    if queue.storage.admin.paused():
         return False
-    queue.storage.recover()
+    queue.storage.admin.recover()
     waiting = [*queue.tasks(QUEUED, size=1), *queue.tasks(SCHEDULED, size=1)]
     due = [status.task for status in waiting if (status.due or 0.0) <= time.time()]
     if due and done == limit:

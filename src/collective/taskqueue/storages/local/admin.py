@@ -1,25 +1,26 @@
-"""The admin operations of a local queue, under the storage's lock."""
+"""The admin operations of a local queue, under the lock of its memory."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from collective.taskqueue import task as states
-from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import ITaskAdmin
 from collective.taskqueue.storages import processes
-from collective.taskqueue.storages.local.board import Board
+from collective.taskqueue.storages.local.board import Notices
+from collective.taskqueue.storages.local.memory import Memory
 from collective.taskqueue.storages.local.record import Record
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Identity
+from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
 from math import inf
+from zope.interface import implementer
 import logging
 import os
 import socket
-import threading
 
 
 logger = logging.getLogger("collective.taskqueue")
@@ -28,29 +29,41 @@ logger = logging.getLogger("collective.taskqueue")
 SEEN = 3600.0
 
 
-class Admin:
-    """The admin half of the storage."""
+@implementer(ITaskAdmin)
+class LocalAdmin:
+    """See `ITaskAdmin`."""
 
-    settings: QueueSettings
-    _clock: Callable[[], float]
-    _changed: threading.Condition
-    _board: Board
-    _paused: bool
-    #: By consumer: the time of its last call, and how many of its calls of `reserve` block.
-    _seen: dict[str, float]
-    _blocked: Counter[str]
+    def __init__(self, memory: Memory, publish: Callable[[Notices], None]) -> None:
+        self._memory = memory
+        self._publish = publish
+        self._board = memory.board
 
-    def __len__(self) -> int:
-        with self._changed:
-            return self._board.lines.number(states.QUEUED)
+    def check(self) -> None:
+        """Do nothing: memory needs no check."""
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        with self._memory.changed:
+            now = self._memory.monotonic()
+            return [
+                StagedBatch(batch_id, witness, now - staged, tuple(task.id for task in tasks))
+                for batch_id, (tasks, witness, staged) in self._memory.staged.items()
+                if now - staged >= age
+            ]
+
+    def recover(self) -> list[str]:
+        notices: Notices = []
+        with self._memory.changed:
+            recovered = self._memory.recover(notices)
+        self._publish(notices)
+        return recovered
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
-        with self._changed:
+        with self._memory.changed:
             self._remove_expired()
             return self._board.counts(user)
 
     def get(self, task_id: str, brief: bool = False) -> TaskStatus:
-        with self._changed:
+        with self._memory.changed:
             return self._record(task_id).status(brief)
 
     def tasks(
@@ -60,29 +73,29 @@ class Admin:
         start: int = 0,
         size: int = 50,
     ) -> list[TaskStatus]:
-        with self._changed:
+        with self._memory.changed:
             self._remove_expired()
             page = self._board.lines.page(state, user, start, size) if size else ()
             return [self._board.records[task_id].status(brief=True) for task_id in page]
 
     def _remove_expired(self) -> None:
         # Forget all expired records: a reader must not see any of them.
-        while self._board.remove_expired(self._clock()):
+        while self._board.remove_expired(self._memory.clock()):
             pass
 
     def consumers(self) -> list[ConsumerStatus]:
         host, pid = socket.gethostname(), os.getpid()
-        with self._changed:
-            now = self._clock()
+        with self._memory.changed:
+            now = self._memory.clock()
             running: dict[str, list[str]] = {}
             for record in self._board.in_state(states.RUNNING):
                 running.setdefault(record.consumer or "", []).append(record.id)
             # A consumer that blocks in `reserve` is alive.
             ages = {
-                name: 0.0 if self._blocked[name] else now - heard
-                for name, heard in self._seen.items()
+                name: 0.0 if self._memory.blocked[name] else now - heard
+                for name, heard in self._memory.seen.items()
             }
-            self._seen = {name: now - age for name, age in ages.items() if age < SEEN}
+            self._memory.seen = {name: now - age for name, age in ages.items() if age < SEEN}
             return [
                 ConsumerStatus(
                     name,
@@ -92,19 +105,19 @@ class Admin:
                     tuple(running.get(name, ())),
                     name in running or ages[name] < processes.SILENCE,
                 )
-                for name in sorted(self._seen)
+                for name in sorted(self._memory.seen)
             ]
 
     def forget_consumer(self, consumer: str) -> None:
-        with self._changed:
-            self._seen.pop(consumer, None)
+        with self._memory.changed:
+            self._memory.seen.pop(consumer, None)
 
     def throughput(self) -> dict[State, int]:
-        with self._changed:
-            return self._board.throughput(self._clock())
+        with self._memory.changed:
+            return self._board.throughput(self._memory.clock())
 
     def cancel(self, task_id: str, reason: str = "cancelled") -> State:
-        with self._changed:
+        with self._memory.changed:
             record = self._record(task_id)
             if record.state in states.FINISHED:
                 raise ForbiddenTransition(f"task {task_id} has {record.state}, not cancelled")
@@ -112,47 +125,47 @@ class Admin:
                 record.cancel_requested = True
             else:
                 self._board.withdraw(record)
-                self._board.conclude(record, states.CANCELLED, reason, self._clock())
+                self._board.conclude(record, states.CANCELLED, reason, self._memory.clock())
                 # Wake a `reserve`, which then sleeps only until the record expires.
-                self._changed.notify()
+                self._memory.changed.notify()
             return record.state
 
     def retry(self, task_id: str) -> None:
-        with self._changed:
+        with self._memory.changed:
             record = self._record(task_id)
             if record.state not in (states.FAILED, states.CANCELLED):
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not queued again")
             newer = self._board.newer(record)
             if newer is not None:
                 raise ForbiddenTransition(f"task {task_id}: {newer.id} of its key already waits")
-            self._board.revive(record, self._clock())
-            self._changed.notify()
+            self._board.revive(record, self._memory.clock())
+            self._memory.changed.notify()
 
     def remove(self, task_id: str) -> None:
-        with self._changed:
+        with self._memory.changed:
             record = self._record(task_id)
             if record.state not in states.FINISHED:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not removed")
             self._board.forget(record)
 
     def run_now(self, task_id: str) -> None:
-        with self._changed:
+        with self._memory.changed:
             record = self._record(task_id)
             if record.state == states.SCHEDULED:
-                self._board.queue(record, self._clock())
-                self._changed.notify()
+                self._board.queue(record, self._memory.clock())
+                self._memory.changed.notify()
             elif record.state != states.QUEUED:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, it does not wait")
 
     def forget_response(self, task_id: str) -> bool:
-        with self._changed:
+        with self._memory.changed:
             record = self._record(task_id)
             if record.state not in states.FINISHED:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not finished")
             return self._board.forget_response(record)
 
     def clear(self) -> int:
-        with self._changed:
+        with self._memory.changed:
             board = self._board
             ids = [*board.lines.page(states.QUEUED), *board.lines.page(states.SCHEDULED)]
             for task_id in ids:
@@ -165,7 +178,7 @@ class Admin:
     def purge(self, state: State) -> int:
         if state not in states.FINISHED:
             raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
-        with self._changed:
+        with self._memory.changed:
             ids = list(self._board.lines.page(state))
             for task_id in ids:
                 self._board.forget(self._board.records[task_id])
@@ -174,19 +187,19 @@ class Admin:
         return len(ids)
 
     def pause(self) -> None:
-        with self._changed:
-            self._paused = True
+        with self._memory.changed:
+            self._memory.paused = True
 
     def resume(self) -> None:
-        with self._changed:
-            self._paused = False
-            self._changed.notify_all()
+        with self._memory.changed:
+            self._memory.paused = False
+            self._memory.changed.notify_all()
 
     def paused(self) -> bool:
-        return self._paused
+        return self._memory.paused
 
     def _record(self, task_id: str) -> Record:
         record = self._board.records.get(self._board.aliases.get(task_id, task_id))
-        if record is None or (record.forget_at or inf) <= self._clock():
-            raise UnknownTask(f"no task {task_id} in queue {self.settings.queue}")
+        if record is None or (record.forget_at or inf) <= self._memory.clock():
+            raise UnknownTask(f"no task {task_id} in queue {self._memory.settings.queue}")
         return record

@@ -7,27 +7,23 @@ board keeps the lists of tasks; admin.py has the operations of admins, under the
 
 from __future__ import annotations
 
-from collections import Counter
-from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.interfaces import ITaskStorage
-from collective.taskqueue.storages.local.admin import Admin
-from collective.taskqueue.storages.local.board import Board
+from collective.taskqueue.storages.local.admin import LocalAdmin
 from collective.taskqueue.storages.local.board import Notices
+from collective.taskqueue.storages.local.memory import Memory
 from collective.taskqueue.storages.local.record import Record
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
-from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
 from secrets import token_hex
 from zope.interface import implementer
 import logging
-import threading
 import time
 
 
@@ -38,7 +34,7 @@ REMEMBERED_BATCHES = 10_000
 
 
 @implementer(ITaskStorage)
-class LocalStorage(Admin):
+class LocalStorage:
     """The storage in the memory of one process, see `ITaskStorage`.
 
     `clock` returns seconds since the epoch. `monotonic` returns seconds that no correction of
@@ -52,39 +48,34 @@ class LocalStorage(Admin):
         monotonic: Callable[[], float] | None = None,
     ) -> None:
         self.settings = settings
-        self.notify: Callable[[str, str], None] = lambda state, task_id: None
-        self._clock = clock
-        # Leases use this clock: setting the system clock neither ends nor prolongs them.
-        self._passed = monotonic or (time.monotonic if clock is time.time else clock)
+        self.notify: Callable[[State, str], None] = lambda state, task_id: None
+        self._clocks = clock, monotonic or (time.monotonic if clock is time.time else clock)
         self._begin()
 
     def _begin(self) -> None:
-        self._changed = threading.Condition()
-        self._board = Board(self.settings)
-        self._staged: dict[str, tuple[tuple[Task, ...], str | None, float]] = {}
-        self._promoted: OrderedDict[str, None] = OrderedDict()
+        self._memory = Memory(self.settings, *self._clocks)
+        self._board = self._memory.board
+        self._changed = self._memory.changed
         self._wakes = 0
-        self._paused = False
-        self._seen = {}
-        self._blocked = Counter()
+        self.admin = LocalAdmin(self._memory, self._publish)
 
     # adding tasks
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
         with self._changed:
-            self._staged[batch_id] = tuple(tasks), witness, self._passed()
+            self._memory.staged[batch_id] = tuple(tasks), witness, self._memory.monotonic()
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         notices: Notices = []
         with self._changed:
-            if batch_id in self._promoted:
+            if batch_id in self._memory.promoted:
                 return
-            batch = self._staged.pop(batch_id, (tuple(tasks),))[0]
+            batch = self._memory.staged.pop(batch_id, (tuple(tasks),))[0]
             if not batch:
                 # Do not mark as promoted: a later call may still bring the tasks.
                 return
             self._remember(batch_id)
-            now = self._clock()
+            now = self._memory.clock()
             for task in batch:
                 self._board.promote(task, tid, now, notices)
             self._changed.notify(len(batch))
@@ -92,25 +83,25 @@ class LocalStorage(Admin):
 
     def discard(self, batch_id: str) -> None:
         with self._changed:
-            self._staged.pop(batch_id, None)
+            self._memory.staged.pop(batch_id, None)
 
     def fail_batch(self, batch_id: str, reason: str) -> None:
         notices: Notices = []
         with self._changed:
-            tasks = self._staged.pop(batch_id, ((), None, 0.0))[0]
+            tasks = self._memory.staged.pop(batch_id, ((), None, 0.0))[0]
             if tasks:
                 # A later `promote` of the batch does nothing: an admin decides now.
                 self._remember(batch_id)
-            now = self._clock()
+            now = self._memory.clock()
             for task in tasks:
                 self._board.fail_batch(task, reason, now, notices)
             self._changed.notify()
         self._publish(notices)
 
     def _remember(self, batch_id: str) -> None:
-        self._promoted[batch_id] = None
-        if len(self._promoted) > REMEMBERED_BATCHES:
-            self._promoted.popitem(last=False)
+        self._memory.promoted[batch_id] = None
+        if len(self._memory.promoted) > REMEMBERED_BATCHES:
+            self._memory.promoted.popitem(last=False)
 
     # running tasks
 
@@ -126,11 +117,13 @@ class LocalStorage(Admin):
             with self._changed:
                 try:
                     while not over:
-                        now = self._seen[consumer] = self._clock()
-                        self._recover(now, notices)
+                        now = self._memory.seen[consumer] = self._memory.clock()
+                        self._memory.recover(notices)
                         self._board.ripen(now)
                         self._board.remove_expired(now)
-                        leases = [] if self._paused else self._take(consumer, limit, lease, now)
+                        leases = (
+                            [] if self._memory.paused else self._take(consumer, limit, lease, now)
+                        )
                         if leases or notices:
                             break
                         pause = self._until_next(now, deadline)
@@ -146,12 +139,12 @@ class LocalStorage(Admin):
         return leases
 
     def _block(self, consumer: str, pause: float | None) -> None:
-        self._blocked[consumer] += 1
+        self._memory.blocked[consumer] += 1
         try:
             self._changed.wait(pause)
         finally:
-            self._blocked[consumer] -= 1
-            self._seen[consumer] = self._clock()
+            self._memory.blocked[consumer] -= 1
+            self._memory.seen[consumer] = self._memory.clock()
 
     def wake(self) -> None:
         with self._changed:
@@ -163,8 +156,8 @@ class LocalStorage(Admin):
             record = self._holder(lease)
             if record is None:
                 return False
-            self._seen[lease.consumer] = self._clock()
-            record.expires = self._passed() + seconds
+            self._memory.seen[lease.consumer] = self._memory.clock()
+            record.expires = self._memory.monotonic() + seconds
             return True
 
     def complete(self, lease: Lease, transition: Transition) -> State | None:
@@ -173,7 +166,7 @@ class LocalStorage(Admin):
             record = self._holder(lease)
             if record is None:
                 return None
-            now = self._clock()
+            now = self._memory.clock()
             self._board.release(record)
             record.end(transition)
             newer = self._board.newer(record)
@@ -195,7 +188,7 @@ class LocalStorage(Admin):
         notices: Notices = []
         waiting: list[str] = []
         with self._changed:
-            now = self._clock()
+            now = self._memory.clock()
             # Release the last lease first, so that the first task ends up at the very front.
             for lease in reversed(leases):
                 record = self._holder(lease)
@@ -217,25 +210,9 @@ class LocalStorage(Admin):
                 record.progress = progress
             return record.cancel_requested
 
-    def recover(self) -> list[str]:
-        notices: Notices = []
-        with self._changed:
-            recovered = self._recover(self._clock(), notices)
-        self._publish(notices)
-        return recovered
-
-    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
-        with self._changed:
-            now = self._passed()
-            return [
-                StagedBatch(batch_id, witness, now - staged, tuple(task.id for task in tasks))
-                for batch_id, (tasks, witness, staged) in self._staged.items()
-                if now - staged >= age
-            ]
-
     def _take(self, consumer: str, limit: int, lease: float, now: float) -> list[Lease]:
         leases: list[Lease] = []
-        passed = self._passed()
+        passed = self._memory.monotonic()
         while len(leases) < limit:
             record = self._board.take(now)
             if record is None:
@@ -248,12 +225,12 @@ class LocalStorage(Admin):
         pauses = [] if deadline is None else [deadline - time.monotonic()]
         moments = [self._board.next_expiry()]
         first = self._board.lines.first(states.SCHEDULED)
-        if first is not None and not self._paused:
+        if first is not None and not self._memory.paused:
             moments.append(first[0][0])
         pauses += [max(moment - now, 0.001) for moment in moments if moment is not None]
         running = [record.expires for record in self._board.in_state(states.RUNNING)]
         if running:
-            pauses.append(max(min(running) - self._passed(), 0.001))
+            pauses.append(max(min(running) - self._memory.monotonic(), 0.001))
         return min(pauses, default=None)
 
     def _holder(self, lease: Lease) -> Record | None:
@@ -262,39 +239,7 @@ class LocalStorage(Admin):
             return None
         return record
 
-    def _recover(self, now: float, notices: Notices) -> list[str]:
-        board = self._board
-        if not board.lines.number(states.RUNNING):
-            return []
-        passed = self._passed()
-        lost = [one.id for one in board.in_state(states.RUNNING) if one.expires <= passed]
-        recovered: list[str] = []
-        # Put back the last task first, so that the oldest one ends up at the very front.
-        for task_id in reversed(lost):
-            record = board.records[task_id]
-            board.release(record)
-            record.lose(now)
-            hopeless = record.lost >= self.settings.max_deliveries
-            if hopeless and not record.cancel_requested and board.newer(record) is None:
-                reason = f"its process was lost {record.lost} times"
-                board.conclude(record, states.FAILED, reason, now)
-                notices.append((states.FAILED, task_id))
-                logger.error("task %s: %s, failed", task_id, reason)
-            elif board.put_back(record, now, notices):
-                recovered.insert(0, task_id)
-                logger.warning(
-                    "task %s: lease of consumer %s expired, back to the front",
-                    task_id,
-                    record.consumer,
-                )
-        if lost:
-            self._changed.notify(len(lost))
-        return recovered
-
     # the process
-
-    def check(self) -> None:
-        """Do nothing: memory needs no check."""
 
     def after_fork(self) -> None:
         # The parent process runs the tasks that waited in it.

@@ -2,35 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.interfaces import ITaskAdmin
 from collective.taskqueue.storages import codec
+from collective.taskqueue.storages.redis.connection import at_start
 from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import translated
 from collective.taskqueue.storages.redis.script import decoded
+from collective.taskqueue.storages.redis.script import Script
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import TaskStatus
 from typing import Any
+from zope.interface import implementer
 import logging
 
 
 logger = logging.getLogger("collective.taskqueue")
 
 
-class Admin:
-    """The admin half of the storage."""
+#: The oldest version of the server that has all that the script needs.
+MINIMUM_VERSION = (6, 2)
 
-    _prefix: str
-    _process: str
-    _server: Server
-    _call: Callable[..., Any]
 
-    def __len__(self) -> int:
-        return int(self._call("length"))
+@implementer(ITaskAdmin)
+class RedisAdmin:
+    """See `ITaskAdmin`. `prefix` begins the keys of the queue, `process` names this process."""
+
+    def __init__(
+        self, settings: QueueSettings, server: Server, script: Script, prefix: str, process: str
+    ) -> None:
+        self._settings = settings
+        self._server = server
+        self._call = script.call
+        self._prefix = prefix
+        self._process = process
+
+    def check(self) -> None:
+        with at_start(self._settings):
+            server = self._server.client.info("server")
+            policy = self._server.client.info("memory").get("maxmemory_policy", "")
+        version = str(server.get("valkey_version") or server.get("redis_version", "0"))
+        if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
+            logger.error(
+                "queue %s: server version %s is older than %d.%d, it will not work",
+                self._settings.queue,
+                version,
+                *MINIMUM_VERSION,
+            )
+        if policy.startswith("allkeys"):
+            logger.error(
+                "queue %s: the server may evict tasks (maxmemory-policy %s); use noeviction",
+                self._settings.queue,
+                policy,
+            )
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        found: list[StagedBatch] = []
+        after: str | bytes = "-inf"
+        more = True
+        while more:
+            more, after, page = self._call("in_doubt", age, after)
+            for batch in page:
+                name, witness, since, tasks = decoded(batch)
+                ids = tuple(tasks.split())
+                found.append(StagedBatch(name, witness or None, float(since), ids))
+        return found
+
+    def recover(self) -> list[str]:
+        found: list[str] = []
+        more = True
+        while more:
+            more, back = self._call("recover")
+            found += decoded(back)
+        # The script recovers the oldest task last, so that it ends up at the very front.
+        return found[::-1]
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         numbers = self._without_expired("counts", *_whose(user))
@@ -101,7 +154,8 @@ class Admin:
     def clear(self) -> int:
         # In portions, so that the server answers other clients in between. At most as many
         # tasks as there were, so that the loop ends even if tasks are added faster.
-        limit = len(self) + self.counts()["scheduled"]
+        counts = self.counts()
+        limit = counts[QUEUED] + counts[SCHEDULED]
         number = 0
         while True:
             cleared, rest = self._call("clear")

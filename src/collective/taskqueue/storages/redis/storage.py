@@ -63,8 +63,7 @@ from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.notifier import publish
-from collective.taskqueue.storages.redis.admin import Admin
-from collective.taskqueue.storages.redis.connection import at_start
+from collective.taskqueue.storages.redis.admin import RedisAdmin
 from collective.taskqueue.storages.redis.connection import BLOCK
 from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import translated
@@ -74,7 +73,6 @@ from collective.taskqueue.storages.redis.script import Script
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
-from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
@@ -87,15 +85,12 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: The oldest version of the server that has all that the script needs.
-MINIMUM_VERSION = (6, 2)
-
 #: Number of threads of one process that a wake-up reaches.
 WAKE_MARKERS = 64
 
 
 @implementer(ITaskStorage, IRemoteStorage)
-class RedisStorage(Admin):
+class RedisStorage:
     """The Redis storage, see `ITaskStorage`. Tests pass a `clock` to replace the server's clock."""
 
     in_process = False
@@ -105,7 +100,7 @@ class RedisStorage(Admin):
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
-        self.notify: Callable[[str, str], None] = lambda state, task_id: None
+        self.notify: Callable[[State, str], None] = lambda state, task_id: None
         # After a dot, a key has the name of a consumer.
         name = settings.queue.replace(".", "%2E")
         self._prefix = f"collective.taskqueue.{name}"
@@ -117,6 +112,9 @@ class RedisStorage(Admin):
         self._server = Server(self.settings)
         self._script = Script(self._server, self.settings, self._prefix, self._clock, self._publish)
         self._call = self._script.call
+        self.admin = RedisAdmin(
+            self.settings, self._server, self._script, self._prefix, self._process
+        )
         self._wakes = 0
         self._incarnation = b""
         self._adopted: set[str] = set()
@@ -296,47 +294,7 @@ class RedisStorage(Admin):
         packed = "" if progress is None else codec.pack_progress(progress)
         return bool(self._call("report", lease.task.id, lease.token, packed))
 
-    def recover(self) -> list[str]:
-        found: list[str] = []
-        more = True
-        while more:
-            more, back = self._call("recover")
-            found += decoded(back)
-        # The script recovers the oldest task last, so that it ends up at the very front.
-        return found[::-1]
-
-    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
-        found: list[StagedBatch] = []
-        after: str | bytes = "-inf"
-        more = True
-        while more:
-            more, after, page = self._call("in_doubt", age, after)
-            for batch in page:
-                name, witness, since, tasks = decoded(batch)
-                ids = tuple(tasks.split())
-                found.append(StagedBatch(name, witness or None, float(since), ids))
-        return found
-
     # the process
-
-    def check(self) -> None:
-        with at_start(self.settings):
-            server = self._server.client.info("server")
-            policy = self._server.client.info("memory").get("maxmemory_policy", "")
-        version = str(server.get("valkey_version") or server.get("redis_version", "0"))
-        if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
-            logger.error(
-                "queue %s: server version %s is older than %d.%d, it will not work",
-                self.settings.queue,
-                version,
-                *MINIMUM_VERSION,
-            )
-        if policy.startswith("allkeys"):
-            logger.error(
-                "queue %s: the server may evict tasks (maxmemory-policy %s); use noeviction",
-                self.settings.queue,
-                policy,
-            )
 
     def after_fork(self) -> None:
         # The existing sockets belong to the parent process.

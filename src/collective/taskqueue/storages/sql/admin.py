@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from collective.taskqueue.errors import ForbiddenTransition
+from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.interfaces import ITaskAdmin
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
-from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.storages.sql.counters import LIMIT
 from collective.taskqueue.storages.sql.counters import recount
 from collective.taskqueue.storages.sql.damage import in_order
+from collective.taskqueue.storages.sql.damage import moment
 from collective.taskqueue.storages.sql.damage import shown
 from collective.taskqueue.storages.sql.pages import BRIEF
 from collective.taskqueue.storages.sql.schema import indexed
@@ -29,6 +32,7 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import TaskStatus
@@ -38,24 +42,50 @@ from sqlalchemy import delete
 from sqlalchemy import null
 from sqlalchemy import select
 from typing import Any
+from zope.interface import implementer
 import logging
 
 
 logger = logging.getLogger("collective.taskqueue")
 
 
-class Admin:
-    """The part of the storage for the admin; `_changed` is called after each change."""
+#: The age in seconds of a batch if the time at which it was staged is damaged.
+OLD = 1e9
 
-    _statistics: Statistics
 
-    def __init__(self, session: Session) -> None:
+@implementer(ITaskAdmin)
+class SqlAdmin:
+    """See `ITaskAdmin`; `changed` is called after each change."""
+
+    def __init__(
+        self,
+        session: Session,
+        statistics: Statistics,
+        recover: Callable[[], list[str]],
+        changed: Callable[..., None],
+    ) -> None:
         self._session = session
+        self._statistics = statistics
+        self._recover = recover
+        self._changed = changed
         self._here = TASK.c.queue == session.settings.queue
         self._mine = QUEUE.c.name == session.settings.queue
 
-    def __len__(self) -> int:
-        return self.counts()[QUEUED]
+    def check(self) -> None:
+        self._session.check()
+
+    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
+        found: list[StagedBatch] = []
+        after = 0
+        # In pages, since the rows hold the tasks. Each page starts after the last one, since the
+        # oldest batches may stay in doubt for long.
+        while rows := self._read(self._session.statements.in_doubt, age=age, after=after):
+            after = rows[-1].number
+            found += [_in_doubt(row) for row in rows]
+        return found
+
+    def recover(self) -> list[str]:
+        return self._recover()
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         if user is None:
@@ -311,8 +341,22 @@ class Admin:
             lambda connection: self._session.execute(connection, statement, **values).all()
         )
 
-    def _changed(self, notices: Notices | None, *finished: State) -> None:
-        raise NotImplementedError
+
+def _in_doubt(row: Any) -> StagedBatch:
+    age = moment(row.age)
+    # A batch whose age is damaged counts as old enough for any decision.
+    age = age if age is not None and 0 <= age < OLD else OLD
+    # Do not turn a damaged witness into None: that would prove that there was none.
+    witness = None if row.witness is None else shown(row.witness)
+    return StagedBatch(row.id, witness, age, _ids(row.tasks))
+
+
+def _ids(batch: bytes) -> tuple[str, ...]:
+    try:
+        return tuple(task.id for task in codec.unpack_batch(batch))
+    except TaskDecodeError:
+        # `promote` raises the error for this batch; the other batches can be decided.
+        return ()
 
 
 def status_of(row: Any, brief: bool = False) -> TaskStatus:

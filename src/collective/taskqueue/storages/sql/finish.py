@@ -11,13 +11,14 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import transitions
-from collective.taskqueue.storages.sql.admin import Admin
 from collective.taskqueue.storages.sql.claim import Claims
 from collective.taskqueue.storages.sql.damage import storable
 from collective.taskqueue.storages.sql.retention import Retention
 from collective.taskqueue.storages.sql.schema import indexed
+from collective.taskqueue.storages.sql.session import Session
 from collective.taskqueue.storages.sql.statements import Statements
 from collective.taskqueue.storages.sql.states import WEIGHT
+from collective.taskqueue.storages.sql.statistics import Statistics
 from collective.taskqueue.storages.sql.wakeup import Debounced
 from collective.taskqueue.storages.sql.wakeup import Notifier
 from collective.taskqueue.task import CANCELLED
@@ -37,13 +38,15 @@ import threading
 Ends = Sequence[tuple[Lease, Transition]]
 
 
-class Completions(Admin):
+class Completions:
     """The part of the storage by which consumers complete or release attempts."""
 
     settings: QueueSettings
+    _session: Session
     _statements: Statements
     _claims: Claims
     _retention: Retention
+    _statistics: Statistics
     _notifier: Notifier
     _notify_others: Debounced
     _local: threading.local
@@ -303,6 +306,9 @@ class Completions(Admin):
         raise NotImplementedError
 
     def _leases(self, consumer: str, rows: Sequence[Any]) -> list[Lease]:
+        raise NotImplementedError
+
+    def _changed(self, notices: Notices | None, *finished: State) -> None:
         raise NotImplementedError
 
 

@@ -19,10 +19,9 @@ from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.notifier import publish
 from collective.taskqueue.storages.sql import transitions
+from collective.taskqueue.storages.sql.admin import SqlAdmin
 from collective.taskqueue.storages.sql.claim import Claims
 from collective.taskqueue.storages.sql.damage import counted
-from collective.taskqueue.storages.sql.damage import moment
-from collective.taskqueue.storages.sql.damage import shown
 from collective.taskqueue.storages.sql.damage import sound_id
 from collective.taskqueue.storages.sql.damage import whole
 from collective.taskqueue.storages.sql.dialects.dialect import dialect_of
@@ -41,7 +40,6 @@ from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import RUNNING
-from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
@@ -70,10 +68,6 @@ MARKS = 100
 NOTIFY_INTERVAL = 0.1
 
 
-#: The age in seconds of a batch if the time at which it was staged is damaged.
-OLD = 1e9
-
-
 @implementer(ITaskStorage, IRemoteStorage)
 class SqlStorage(Completions):
     """See `ITaskStorage`. `clock` replaces the clock of the database; for tests."""
@@ -84,8 +78,8 @@ class SqlStorage(Completions):
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
-        self.notify: Callable[[str, str], None] = lambda state, task_id: None
-        super().__init__(Session(settings, dialect_of(settings), clock))
+        self.notify: Callable[[State, str], None] = lambda state, task_id: None
+        self._session = Session(settings, dialect_of(settings), clock)
         self.in_process = self._session.dialect.in_process
         self._begin()
 
@@ -96,18 +90,20 @@ class SqlStorage(Completions):
         self._notify_others = Debounced(self._session.notify, NOTIFY_INTERVAL)
         self._retention = Retention(self._session, self._changed)
         self._statistics = Statistics(self._session, self._process)
-        self._claims = Claims(self._session, self._process, self.recover)
+        self._claims = Claims(self._session, self._process, self._recover)
+        self.admin = SqlAdmin(self._session, self._statistics, self._recover, self._changed)
         self._adopted: set[str] = set()
         self._local = threading.local()
 
     # enqueue
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
-        self._single(
-            self._statements.stage,
-            batch=batch_id,
-            witness_=witness,
-            tasks_=codec.pack_batch(tasks),
+        packed = codec.pack_batch(tasks)
+        values = {"batch": batch_id, "witness_": witness, "tasks_": packed}
+        self._session.single(
+            lambda connection, again: self._session.execute(
+                connection, self._statements.stage, **values
+            )
         )
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
@@ -129,7 +125,11 @@ class SqlStorage(Completions):
         self._changed(self._session.write(work))
 
     def discard(self, batch_id: str) -> None:
-        self._single(self._statements.unstage, batch=batch_id)
+        self._session.single(
+            lambda connection, again: self._session.execute(
+                connection, self._statements.unstage, batch=batch_id
+            )
+        )
 
     def fail_batch(self, batch_id: str, reason: str) -> None:
         def work(connection: Connection, again: bool) -> Notices | None:
@@ -219,7 +219,11 @@ class SqlStorage(Completions):
         if consumer in self._adopted:
             return
         mine = TASK.c.consumer == consumer
-        query = select(TASK.c.process).where(self._here, one_of(RUNNING), mine).distinct()
+        query = (
+            select(TASK.c.process)
+            .where(TASK.c.queue == self.settings.queue, one_of(RUNNING), mine)
+            .distinct()
+        )
         found = self._session.read(lambda connection: list(connection.scalars(query)))
         dead = [name for name in found if isinstance(name, str) and processes.is_dead(name)]
         if dead:
@@ -251,10 +255,7 @@ class SqlStorage(Completions):
         row = self._session.single(work)
         return True if row is None else bool(row.cancel)
 
-    def recover(self) -> list[str]:
-        return self._recover(None)
-
-    def _recover(self, condition: Any) -> list[str]:
+    def _recover(self, condition: Any = None) -> list[str]:
         notices: Notices = []
 
         def work(connection: Connection, again: bool) -> list[str]:
@@ -266,20 +267,7 @@ class SqlStorage(Completions):
             self._changed(notices)
         return recovered
 
-    def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
-        found: list[StagedBatch] = []
-        after = 0
-        # In pages, since the rows hold the tasks. Each page starts after the last one, since the
-        # oldest batches may stay in doubt for long.
-        while rows := self._read(self._statements.in_doubt, age=age, after=after):
-            after = rows[-1].number
-            found += [_in_doubt(row) for row in rows]
-        return found
-
     # the process
-
-    def check(self) -> None:
-        self._session.check()
 
     def after_fork(self) -> None:
         # The connections belong to the parent process.
@@ -304,20 +292,3 @@ class SqlStorage(Completions):
             self._retention.after(state, now)
         self._notifier.ring()
         self._notify_others()
-
-
-def _in_doubt(row: Any) -> StagedBatch:
-    age = moment(row.age)
-    # A batch whose age is damaged counts as old enough for any decision.
-    age = age if age is not None and 0 <= age < OLD else OLD
-    # Do not turn a damaged witness into None: that would prove that there was none.
-    witness = None if row.witness is None else shown(row.witness)
-    return StagedBatch(row.id, witness, age, _ids(row.tasks))
-
-
-def _ids(batch: bytes) -> tuple[str, ...]:
-    try:
-        return tuple(task.id for task in codec.unpack_batch(batch))
-    except TaskDecodeError:
-        # `promote` raises the error for this batch; the other batches can be decided.
-        return ()

@@ -46,10 +46,10 @@ class Ahead(Base):
         tasks = add(storage, *(new_task() for _ in range(4)))
         leases = take_some(storage, 3)
         assert storage.release(leases[1:]) == ids(tasks[1:3])
-        assert ids(storage.tasks(QUEUED)) == ids(tasks[1:])
-        assert storage.counts()[RUNNING] == 1
-        assert len(storage) == 3
-        status = storage.get(tasks[1].id)
+        assert ids(storage.admin.tasks(QUEUED)) == ids(tasks[1:])
+        assert storage.admin.counts()[RUNNING] == 1
+        assert storage.admin.counts()["queued"] == 3
+        status = storage.admin.get(tasks[1].id)
         assert status.attempts == ()
         assert [state for state, _ in status.changes] == [QUEUED, RUNNING, QUEUED]
         again = take_some(storage, 3)
@@ -80,7 +80,7 @@ class Ahead(Base):
         """An expired lease, a completed one and a released one have no effect."""
         lost, done, back = add(storage, new_task(), new_task(), new_task())
         stale = [lose(storage, clock)]
-        storage.recover()
+        storage.admin.recover()
         assert take(storage).task == lost
         stale += take_some(storage, 2)
         storage.complete(stale[1], completed(stale[1]))
@@ -88,7 +88,7 @@ class Ahead(Base):
         with unchanged(storage):
             assert storage.release(stale) == []
         assert storage.complete(stale[2], completed(stale[2])) is None
-        assert storage.get(done.id).state == SUCCEEDED
+        assert storage.admin.get(done.id).state == SUCCEEDED
 
     def test_what_was_cancelled_meanwhile_is_cancelled(self, storage: Any) -> None:
         """A task cancelled while reserved does not run again, and `notify` is called."""
@@ -96,9 +96,9 @@ class Ahead(Base):
         storage.notify = lambda state, task_id: told.append((state, task_id))
         task = add_one(storage)
         lease = take(storage)
-        storage.cancel(task.id)
+        storage.admin.cancel(task.id)
         assert storage.release([lease]) == []
-        assert storage.get(task.id).state == CANCELLED
+        assert storage.admin.get(task.id).state == CANCELLED
         assert told == [(CANCELLED, task.id)]
 
     @pytest.mark.parametrize("mode", ["replace", "after_running"])
@@ -108,7 +108,7 @@ class Ahead(Base):
         lease = take(storage)
         newer = add_one(storage, key="k", on_conflict=mode)
         assert storage.release([lease]) == []
-        assert storage.get(task.id).reason == f"replaced by {newer.id}"
+        assert storage.admin.get(task.id).reason == f"replaced by {newer.id}"
         assert take_all(storage) == [newer.id]
 
     def test_a_parked_task_comes_when_the_other_goes_back(self, storage: Any) -> None:
@@ -120,7 +120,7 @@ class Ahead(Base):
         assert storage.release([lease]) == [task.id]
         assert take(storage).task == task
         assert take_all(storage) == []
-        assert storage.get(serial.id).state == QUEUED
+        assert storage.admin.get(serial.id).state == QUEUED
 
     def test_a_blocked_reserve_gets_what_is_given_back(self, storage: Any) -> None:
         """A release wakes a waiting consumer for the task."""
@@ -136,10 +136,10 @@ class Ahead(Base):
         """A paused queue accepts a release, and hands the task out once it is resumed."""
         task = add_one(storage)
         lease = take(storage)
-        storage.pause()
+        storage.admin.pause()
         assert storage.release([lease]) == [task.id]
         assert take_all(storage) == []
-        storage.resume()
+        storage.admin.resume()
         assert take_all(storage) == [task.id]
 
     def test_many_end_and_many_begin(self, storage: Any, clock: Any) -> None:
@@ -157,7 +157,7 @@ class Ahead(Base):
         assert states == [SUCCEEDED, FAILED, None, SCHEDULED]
         assert ids([lease.task for lease in leases]) == ids(tasks[4:7])
         assert len({lease.token for lease in leases}) == 3
-        assert [storage.get(task.id).state for task in tasks] == [
+        assert [storage.admin.get(task.id).state for task in tasks] == [
             *(SUCCEEDED, FAILED, SCHEDULED, SUCCEEDED),
             *[RUNNING] * 3,
             QUEUED,
@@ -205,7 +205,7 @@ class Ahead(Base):
         suspects = add(storage, new_task(), new_task())
         storage.reserve("lost", limit=2, timeout=0, lease=30.0)
         clock.advance(60)
-        storage.recover()
+        storage.admin.recover()
         others = add(storage, new_task(), new_task(), new_task())
         order: list[Task] = []
         ends: list[tuple[Lease, Transition]] = []
@@ -222,7 +222,7 @@ class Ahead(Base):
         first, suspect, last = add(storage, new_task(), new_task(), new_task())
         held = take(storage)
         lose(storage, clock)
-        storage.recover()
+        storage.admin.recover()
         storage.release([held])
         _, leases = complete_and_reserve(storage, [], limit=10)
         assert ids([lease.task for lease in leases]) == [first.id]
@@ -230,4 +230,4 @@ class Ahead(Base):
             storage, [(lease, completed(lease)) for lease in leases], limit=10
         )
         assert ids([lease.task for lease in leases]) == [suspect.id]
-        assert ids(storage.tasks(QUEUED)) == [last.id]
+        assert ids(storage.admin.tasks(QUEUED)) == [last.id]

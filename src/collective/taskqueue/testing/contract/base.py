@@ -158,13 +158,13 @@ def bring_to(storage: Any, clock: Any, state: State, **fields: Any) -> Task:
         return add_one(storage, due=clock() + 1000, **fields)
     task = add_one(storage, **fields)
     if state == CANCELLED:
-        storage.cancel(task.id)
+        storage.admin.cancel(task.id)
     elif state != QUEUED:
         lease = take(storage)
         assert lease.task.id == task.id
         if state in FINISHED:
             storage.complete(lease, completed(lease, state))
-    assert storage.get(task.id).state == state
+    assert storage.admin.get(task.id).state == state
     return task
 
 
@@ -182,13 +182,13 @@ def near(when: float) -> Any:
 
 def everything(storage: Any) -> list[TaskStatus]:
     """Return the brief status of every known task."""
-    found: list[TaskStatus] = storage.tasks(size=1_000_000)
+    found: list[TaskStatus] = storage.admin.tasks(size=1_000_000)
     return found
 
 
 def whole(storage: Any) -> list[TaskStatus]:
     """Return the full status of every known task."""
-    return [storage.get(status.id) for status in everything(storage)]
+    return [storage.admin.get(status.id) for status in everything(storage)]
 
 
 def brief_of(status: TaskStatus) -> TaskStatus:
@@ -208,21 +208,21 @@ def assert_consistent(storage: Any) -> None:
     for name in {user.id for user in users}:
         mine = [i for i in known if i.task.user is not None and i.task.user.id == name]
         _assert_consistent_lists(storage, name, mine)
-    assert len(storage) == storage.counts()[QUEUED]
+    assert storage.admin.counts()["queued"] == storage.admin.counts()[QUEUED]
     for status in known:
-        assert storage.get(status.id, brief=True) == status
-        assert brief_of(storage.get(status.id)) == status
+        assert storage.admin.get(status.id, brief=True) == status
+        assert brief_of(storage.admin.get(status.id)) == status
         assert status.changes[-1][0] == status.state
 
 
 def _assert_consistent_lists(
     storage: Any, user: str | Identity | None, known: list[TaskStatus]
 ) -> None:
-    counts = storage.counts(user)
+    counts = storage.admin.counts(user)
     assert set(counts) == set(STATES)
-    assert storage.tasks(user=user, size=1_000_000) == known
+    assert storage.admin.tasks(user=user, size=1_000_000) == known
     for state in STATES:
-        listed = storage.tasks(state, user, size=1_000_000)
+        listed = storage.admin.tasks(state, user, size=1_000_000)
         assert counts[state] == len(listed)
         assert sorted(ids(listed)) == sorted(i.id for i in known if i.state == state)
     assert sum(counts.values()) == len(known) == len(set(ids(known)))
@@ -244,7 +244,12 @@ def refused(storage: Any, error: type[Exception], word: str) -> Iterator[None]:
 
 
 def _picture(storage: Any) -> Any:
-    return storage.counts(), whole(storage), ids(storage.in_doubt()), storage.paused()
+    return (
+        storage.admin.counts(),
+        whole(storage),
+        ids(storage.admin.in_doubt()),
+        storage.admin.paused(),
+    )
 
 
 def aside(call: Callable[[], Any]) -> Future[Any]:

@@ -44,7 +44,7 @@ def _finished(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
 
 def _lost(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
     clock.advance(60)
-    storage.recover()
+    storage.admin.recover()
 
 
 def _running_again(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
@@ -54,7 +54,7 @@ def _running_again(storage: Any, clock: Any, task_id: str, lease: Lease) -> None
 
 def _running_after_retry(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
     storage.complete(lease, completed(lease, FAILED))
-    storage.retry(task_id)
+    storage.admin.retry(task_id)
     take(storage)
 
 
@@ -64,7 +64,7 @@ def _rescheduled(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
 
 def _removed(storage: Any, clock: Any, task_id: str, lease: Lease) -> None:
     storage.complete(lease, completed(lease))
-    storage.remove(task_id)
+    storage.admin.remove(task_id)
 
 
 WAYS_TO_LOSE_IT = [
@@ -88,8 +88,8 @@ class Finishing(Base):
         assert (state, following.task, following.attempt) == (FAILED, second, 1)
         assert following.consumer == "consumer"
         assert following.expires == near(clock() + LONG)
-        assert storage.get(first.id).attempts == (completed(lease, FAILED).attempt,)
-        assert storage.get(second.id).state == RUNNING
+        assert storage.admin.get(first.id).attempts == (completed(lease, FAILED).attempt,)
+        assert storage.admin.get(second.id).state == RUNNING
         assert storage.report(following) is False
         retry = completed(following, SCHEDULED, due=clock())
         state, (last,) = finish_and_take(storage, following, retry)
@@ -102,7 +102,7 @@ class Finishing(Base):
         """Its result is dropped, but the new lease of the same call is valid."""
         lost = add_one(storage)
         stale = lose(storage, clock)
-        storage.recover()
+        storage.admin.recover()
         state, (lease,) = finish_and_take(storage, stale, completed(stale))
         assert (state, lease.task, lease.attempt) == (None, lost, 2)
         assert storage.complete(lease, completed(lease)) == SUCCEEDED
@@ -114,9 +114,9 @@ class Finishing(Base):
         lease = take(storage)
         following = add_one(storage, **fields)
         assert take_all(storage) == []
-        storage.pause()
+        storage.admin.pause()
         assert finish_and_take(storage, lease, completed(lease)) == (SUCCEEDED, [])
-        storage.resume()
+        storage.admin.resume()
         lease = take(storage)
         assert lease.task == following
         after = add_one(storage, **fields)
@@ -133,7 +133,7 @@ class Finishing(Base):
         attempt = replace(transition.attempt, error="Traceback …")
         clock.advance(10)
         assert storage.complete(lease, replace(transition, attempt=attempt)) == state
-        status = storage.get(task.id)
+        status = storage.admin.get(task.id)
         assert (status.state, status.reason) == (state, "because")
         assert [name for name, _ in status.changes] == [QUEUED, RUNNING, state]
         assert status.time_of(state) == near(clock())
@@ -152,12 +152,12 @@ class Finishing(Base):
         lease = take(storage)
         transition = completed(lease, SCHEDULED, due=clock() + 100, **RESPONSE)
         assert storage.complete(lease, transition) == SCHEDULED
-        status = storage.get(task.id)
+        status = storage.admin.get(task.id)
         assert (status.state, status.reason) == (SCHEDULED, "status 503")
         assert status.due == near(clock() + 100)
         assert status.attempts == (transition.attempt,)
         assert (status.status, status.body) == (503, RESPONSE["body"])
-        assert len(storage) == 0
+        assert storage.admin.counts()["queued"] == 0
         clock.advance(80)
         assert take_all(storage) == []
         clock.advance(40)
@@ -190,11 +190,11 @@ class Finishing(Base):
         lease = take(storage)
         storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
         lose(storage, clock)
-        storage.recover()
+        storage.admin.recover()
         lease = take(storage)
         assert (lease.attempt, lease.counted) == (3, 1)
         storage.complete(lease, completed(lease))
-        attempts = storage.get(task.id).attempts
+        attempts = storage.admin.get(task.id).attempts
         assert [(attempt.number, attempt.status) for attempt in attempts] == [
             (1, 503),
             (2, None),
@@ -233,34 +233,34 @@ class Finishing(Base):
         task = add_one(storage)
         late = lose(storage, clock)
         assert storage.complete(late, completed(late)) == SUCCEEDED
-        assert storage.recover() == []
-        assert storage.get(task.id).state == SUCCEEDED
+        assert storage.admin.recover() == []
+        assert storage.admin.get(task.id).state == SUCCEEDED
 
     def test_progress_is_visible_at_once(self, storage: Any, clock: Any) -> None:
         """The newest progress is kept; a report without progress does not erase it."""
         task = add_one(storage)
         lease = take(storage)
-        assert storage.get(task.id).progress is None
+        assert storage.admin.get(task.id).progress is None
         for done in (1.0, 2.0):
             progress = Progress(done, None, f"Schritt {done} für ä", clock())
             assert storage.report(lease, progress) is False
             assert storage.report(lease) is False
-            assert storage.get(task.id).progress == progress
+            assert storage.admin.get(task.id).progress == progress
 
     def test_a_running_task_learns_that_it_is_cancelled(self, storage: Any, clock: Any) -> None:
         """Every later `report` returns True, and still stores the progress."""
         task = add_one(storage)
         lease = take(storage)
-        assert storage.get(task.id).cancel_requested is False
-        assert storage.cancel(task.id) == RUNNING
+        assert storage.admin.get(task.id).cancel_requested is False
+        assert storage.admin.cancel(task.id) == RUNNING
         assert storage.report(lease) is True
         progress = Progress(1.0, 2.0, "half", clock())
         assert storage.report(lease, progress) is True
-        status = storage.get(task.id)
+        status = storage.admin.get(task.id)
         assert (status.state, status.progress) == (RUNNING, progress)
         assert status.cancel_requested is True
         with unchanged(storage):
-            assert storage.cancel(task.id) == RUNNING
+            assert storage.admin.cancel(task.id) == RUNNING
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED, SCHEDULED])
     def test_what_is_cancelled_while_it_runs_ends_as_cancelled(
@@ -269,10 +269,10 @@ class Finishing(Base):
         """Whatever the attempt returns, its result is kept, and it is not retried."""
         task = add_one(storage)
         lease = take(storage)
-        storage.cancel(task.id)
+        storage.admin.cancel(task.id)
         transition = completed(lease, state, due=clock(), **RESPONSE)
         assert storage.complete(lease, transition) == CANCELLED
-        status = storage.get(task.id)
+        status = storage.admin.get(task.id)
         assert status.state == CANCELLED
         assert "cancelled" in status.reason
         assert status.attempts == (transition.attempt,)
@@ -287,10 +287,10 @@ class Finishing(Base):
         storage.notify = lambda state, task_id: told.append((state, task_id))
         task = add_one(storage)
         lease = take(storage, lease=30.0)
-        storage.cancel(task.id)
+        storage.admin.cancel(task.id)
         clock.advance(60)
-        assert storage.recover() == []
-        status = storage.get(task.id)
+        assert storage.admin.recover() == []
+        status = storage.admin.get(task.id)
         assert status.state == CANCELLED
         assert [attempt.number for attempt in status.attempts] == [1]
         assert told == [(CANCELLED, task.id)]
@@ -304,10 +304,10 @@ class Finishing(Base):
         for state in (SUCCEEDED, FAILED, CANCELLED):
             task = bring_to(storage, clock, state)
             if state != SUCCEEDED:
-                storage.retry(task.id)
-                storage.cancel(task.id)
+                storage.admin.retry(task.id)
+                storage.admin.cancel(task.id)
         add_one(storage)
         lose(storage, clock)
-        storage.recover()
-        storage.clear()
+        storage.admin.recover()
+        storage.admin.clear()
         assert told == []

@@ -54,34 +54,38 @@ class Identities(Base):
             for user in (OTHERS[0], JANE, OTHERS[1], None):
                 tasks.append(bring_to(storage, clock, state, user=user))
             expected[state] += 1
-            assert storage.counts(JANE) == expected
+            assert storage.admin.counts(JANE) == expected
         hers = [task for task in tasks if task.user == JANE]
-        assert ids(storage.tasks(user=JANE)) == ids(hers)
-        assert ids(storage.tasks(None, JANE, 2, 2)) == ids(hers[2:4])
+        assert ids(storage.admin.tasks(user=JANE)) == ids(hers)
+        assert ids(storage.admin.tasks(None, JANE, 2, 2)) == ids(hers[2:4])
         for state, task in zip(ORDER, hers, strict=True):
-            assert ids(storage.tasks(state, JANE)) == [task.id]
-            assert storage.tasks(state, JANE, 1) == []
+            assert ids(storage.admin.tasks(state, JANE)) == [task.id]
+            assert storage.admin.tasks(state, JANE, 1) == []
         assert_consistent(storage)
 
     @pytest.mark.parametrize("other", OTHERS, ids=range(len(OTHERS)))
     def test_one_person_is_not_another(self, storage: Any, other: Identity) -> None:
         """Lists and counts of a person exclude others; those of a user id ignore the folder."""
         task = add_one(storage, user=other)
-        assert storage.tasks(user=JANE) == storage.tasks(QUEUED, JANE) == []
-        assert storage.counts(JANE) == dict.fromkeys(STATES, 0)
-        assert ids(storage.tasks(user=other)) == ids(storage.tasks(QUEUED, other)) == [task.id]
-        assert storage.counts(other) == {**dict.fromkeys(STATES, 0), QUEUED: 1}
-        assert ids(storage.tasks(user=other.id)) == [task.id]
-        assert storage.counts(other.id)[QUEUED] == 1
-        assert storage.counts("jane")[QUEUED] == (other.id == "jane")
+        assert storage.admin.tasks(user=JANE) == storage.admin.tasks(QUEUED, JANE) == []
+        assert storage.admin.counts(JANE) == dict.fromkeys(STATES, 0)
+        assert (
+            ids(storage.admin.tasks(user=other))
+            == ids(storage.admin.tasks(QUEUED, other))
+            == [task.id]
+        )
+        assert storage.admin.counts(other) == {**dict.fromkeys(STATES, 0), QUEUED: 1}
+        assert ids(storage.admin.tasks(user=other.id)) == [task.id]
+        assert storage.admin.counts(other.id)[QUEUED] == 1
+        assert storage.admin.counts("jane")[QUEUED] == (other.id == "jane")
         assert take(storage).task.user == other
 
     def test_nobody_has_no_tasks(self, storage: Any) -> None:
         """A task without a user is in the lists of all tasks only."""
         add_one(storage)
         for user in ("", Identity("", "")):
-            assert storage.tasks(user=user) == storage.tasks(QUEUED, user) == []
-            assert storage.counts(user) == dict.fromkeys(STATES, 0)
+            assert storage.admin.tasks(user=user) == storage.admin.tasks(QUEUED, user) == []
+            assert storage.admin.counts(user) == dict.fromkeys(STATES, 0)
 
     def test_the_tasks_of_a_person_follow_every_change(self, storage: Any, clock: Any) -> None:
         """Delayed, run now, reserved, released, lost, retried, cancelled and removed."""
@@ -90,29 +94,29 @@ class Identities(Base):
 
         def found() -> list[State]:
             assert_consistent(storage)
-            assert ids(storage.tasks(user=JANE)) == [task.id]
-            return [state for state in STATES if ids(storage.tasks(state, JANE)) == [task.id]]
+            assert ids(storage.admin.tasks(user=JANE)) == [task.id]
+            return [state for state in STATES if ids(storage.admin.tasks(state, JANE)) == [task.id]]
 
         assert found() == [SCHEDULED]
-        storage.run_now(task.id)
+        storage.admin.run_now(task.id)
         assert found() == [QUEUED]
         storage.release([take(storage)])
         assert found() == [QUEUED]
         lose(storage, clock)
         assert found() == [RUNNING]
-        storage.recover()
+        storage.admin.recover()
         assert found() == [QUEUED]
         lease = take(storage)
         storage.complete(lease, completed(lease, SCHEDULED, due=clock() + 1000))
         assert found() == [SCHEDULED]
-        storage.cancel(task.id)
+        storage.admin.cancel(task.id)
         assert found() == [CANCELLED]
-        storage.retry(task.id)
+        storage.admin.retry(task.id)
         assert found() == [QUEUED]
-        storage.cancel(task.id)
-        storage.remove(task.id)
-        assert storage.tasks(user=JANE) == []
-        assert storage.counts(JANE) == dict.fromkeys(STATES, 0)
+        storage.admin.cancel(task.id)
+        storage.admin.remove(task.id)
+        assert storage.admin.tasks(user=JANE) == []
+        assert storage.admin.counts(JANE) == dict.fromkeys(STATES, 0)
 
     def test_the_key_of_a_person(self, storage: Any) -> None:
         """A task that waits for its key, and one that was replaced, are in the right list."""
@@ -121,12 +125,12 @@ class Identities(Base):
         lease = take(storage)
         second = add_one(storage, **fields)
         assert storage.reserve("consumer", timeout=0) == []
-        assert ids(storage.tasks(QUEUED, JANE)) == [second.id]
+        assert ids(storage.admin.tasks(QUEUED, JANE)) == [second.id]
         third = add_one(storage, **{**fields, "on_conflict": "replace"})
-        assert ids(storage.tasks(QUEUED, JANE)) == [third.id]
-        assert ids(storage.tasks(CANCELLED, JANE)) == [second.id]
+        assert ids(storage.admin.tasks(QUEUED, JANE)) == [third.id]
+        assert ids(storage.admin.tasks(CANCELLED, JANE)) == [second.id]
         storage.complete(lease, completed(lease))
-        assert ids(storage.tasks(SUCCEEDED, JANE)) == [first.id]
+        assert ids(storage.admin.tasks(SUCCEEDED, JANE)) == [first.id]
         assert take(storage).task == third
 
     def test_a_batch_that_failed_is_in_the_lists_of_its_persons(self, storage: Any) -> None:
@@ -135,28 +139,32 @@ class Identities(Base):
         failed = replace(task, id="another", user=JANE)
         storage.stage("batch", [failed])
         storage.fail_batch("batch", "nobody knows")
-        assert ids(storage.tasks(FAILED, JANE)) == ids(storage.tasks(user="jane")) == ["another"]
-        assert storage.counts(JANE)[FAILED] == 1
+        assert (
+            ids(storage.admin.tasks(FAILED, JANE))
+            == ids(storage.admin.tasks(user="jane"))
+            == ["another"]
+        )
+        assert storage.admin.counts(JANE)[FAILED] == 1
 
     def test_a_list_is_brief(self, storage: Any, clock: Any) -> None:
         """Lists leave out payload, response and history, and have all small fields."""
         task = add_one(storage, user=JANE, payload=b"in" * 1000, description="Ä", max_attempts=9)
         lose(storage, clock)
-        storage.recover()
+        storage.admin.recover()
         lease = take(storage)
         storage.report(lease, Progress(1.0, 2.0, "half", clock()))
         response: dict[str, Any] = {"headers": (("A", "b"),), "body": b"out", "truncated": True}
         storage.complete(lease, completed(lease, FAILED, **response))
-        status = storage.get(task.id)
+        status = storage.admin.get(task.id)
         assert (status.task, status.attempts_made, status.status) == (task, 2, 503)
         assert {name: getattr(status, name) for name in response} == response
         assert [attempt.number for attempt in status.attempts] == [1, 2]
         brief = brief_of(status)
         assert (brief.task.payload, brief.attempts, brief.headers, brief.body) == (b"", (), (), b"")
         assert brief.result is None
-        assert storage.get(task.id, brief=True) == brief
+        assert storage.admin.get(task.id, brief=True) == brief
         lists = [(None, None), (FAILED, None), (None, "jane"), (FAILED, JANE)]
-        assert [storage.tasks(*each) for each in lists] == [[brief]] * 4
+        assert [storage.admin.tasks(*each) for each in lists] == [[brief]] * 4
 
     def test_how_many_attempts_have_ended(self, storage: Any, clock: Any) -> None:
         """Lost attempts count; a running attempt does not yet, a released one never does."""
@@ -164,7 +172,7 @@ class Identities(Base):
         made = []
 
         def look() -> None:
-            statuses = (storage.get(task.id), *storage.tasks())
+            statuses = (storage.admin.get(task.id), *storage.admin.tasks())
             assert len({status.attempts_made for status in statuses}) == 1
             made.append(statuses[0].attempts_made)
 
@@ -175,14 +183,14 @@ class Identities(Base):
         look()
         lose(storage, clock)
         look()
-        storage.recover()
+        storage.admin.recover()
         look()
         for state in (SCHEDULED, FAILED):
             lease = take(storage)
             look()
             storage.complete(lease, completed(lease, state, due=clock()))
             look()
-        storage.retry(task.id)
+        storage.admin.retry(task.id)
         look()
         assert made == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
 
@@ -190,6 +198,6 @@ class Identities(Base):
     def test_who_cancels_may_say_why(self, storage: Any, clock: Any, state: State) -> None:
         """The given text is the reason of the state, in the lists as well."""
         task = bring_to(storage, clock, state, user=JANE)
-        assert storage.cancel(task.id, "the user jane was deleted") == CANCELLED
-        for status in (storage.get(task.id), *storage.tasks(CANCELLED, JANE)):
+        assert storage.admin.cancel(task.id, "the user jane was deleted") == CANCELLED
+        for status in (storage.admin.get(task.id), *storage.admin.tasks(CANCELLED, JANE)):
             assert (status.state, status.reason) == (CANCELLED, "the user jane was deleted")

@@ -35,40 +35,40 @@ Look = Callable[[Any, State, Task], int]
 
 def _get(storage: Any, state: State, task: Task) -> int:
     try:
-        return 2 * bool(storage.get(task.id, brief=True))
+        return 2 * bool(storage.admin.get(task.id, brief=True))
     except UnknownTask:
         return 1
 
 
 def _whole(storage: Any, state: State, task: Task) -> int:
     try:
-        return 2 * bool(storage.get(task.id))
+        return 2 * bool(storage.admin.get(task.id))
     except UnknownTask:
         return 1
 
 
 def _all(storage: Any, state: State, task: Task) -> int:
-    return len(storage.tasks())
+    return len(storage.admin.tasks())
 
 
 def _in_state(storage: Any, state: State, task: Task) -> int:
-    return len(storage.tasks(state))
+    return len(storage.admin.tasks(state))
 
 
 def _of_user(storage: Any, state: State, task: Task) -> int:
-    return len(storage.tasks(None, "jane"))
+    return len(storage.admin.tasks(None, "jane"))
 
 
 def _of_person(storage: Any, state: State, task: Task) -> int:
-    return len(storage.tasks(state, JANE))
+    return len(storage.admin.tasks(state, JANE))
 
 
 def _counts(storage: Any, state: State, task: Task) -> int:
-    return int(storage.counts()[state])
+    return int(storage.admin.counts()[state])
 
 
 def _counts_of_person(storage: Any, state: State, task: Task) -> int:
-    return int(storage.counts(JANE)[state])
+    return int(storage.admin.counts(JANE)[state])
 
 
 LOOKS: list[Look] = [_get, _whole, _all, _in_state, _of_user, _of_person, _counts]
@@ -101,12 +101,12 @@ class Keeping(Base):
         old = bring_to(storage, clock, state)
         clock.advance(seconds - 20)
         young = bring_to(storage, clock, state)
-        assert ids(storage.tasks(state)) == ids([old, young])
+        assert ids(storage.admin.tasks(state)) == ids([old, young])
         clock.advance(40)
         last = bring_to(storage, clock, CANCELLED)
         assert sorted(ids(everything(storage))) == sorted(ids([young, last]))
         with refused(storage, UnknownTask, old.id):
-            storage.get(old.id)
+            storage.admin.get(old.id)
 
     @pytest.mark.parametrize("state", FINISHED)
     @pytest.mark.parametrize("look", LOOKS, ids=[look.__name__ for look in LOOKS])
@@ -134,7 +134,7 @@ class Keeping(Base):
         old = bring_to(storage, clock, state)
         clock.advance(120)
         with pytest.raises(UnknownTask, match=old.id):
-            getattr(storage, method)(old.id)
+            getattr(storage.admin, method)(old.id)
         assert everything(storage) == []
 
     def test_an_idle_queue_forgets(self, make_storage: Callable[..., Any], clock: Any) -> None:
@@ -155,9 +155,9 @@ class Keeping(Base):
         task = bring_to(storage, clock, state, payload=b"once more", user=JANE)
         if state == SUCCEEDED:
             task = replace(task, payload=b"")
-        assert storage.get(task.id).task == task
+        assert storage.admin.get(task.id).task == task
         if state != SUCCEEDED:
-            storage.retry(task.id)
+            storage.admin.retry(task.id)
             assert take(storage).task == task
 
     def test_the_payload_is_kept_until_the_last_attempt(self, storage: Any, clock: Any) -> None:
@@ -166,12 +166,12 @@ class Keeping(Base):
         lease = take(storage)
         storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
         lose(storage, clock)
-        storage.recover()
+        storage.admin.recover()
         lease = take(storage)
         assert lease.task == task
-        storage.cancel(task.id)
+        storage.admin.cancel(task.id)
         storage.complete(lease, completed(lease))
-        storage.retry(task.id)
+        storage.admin.retry(task.id)
         assert take(storage).task == task
 
     @pytest.mark.parametrize("large", ["payload", "body", "error"])
@@ -199,18 +199,18 @@ class Keeping(Base):
         kept = _end_with(storage, FAILED, "body")
         for _ in range(20):
             removed = _end_with(storage, FAILED, "body")
-            storage.retry(removed.id)
+            storage.admin.retry(removed.id)
             lease = take(storage)
             storage.complete(lease, completed(lease, FAILED, body=bytes(10_000)))
-            storage.remove(removed.id)
+            storage.admin.remove(removed.id)
             purged = _end_with(storage, SUCCEEDED, "body")
-            storage.purge(SUCCEEDED)
+            storage.admin.purge(SUCCEEDED)
             forgotten = _end_with(storage, FAILED, "body")
-            storage.forget_response(forgotten.id)
+            storage.admin.forget_response(forgotten.id)
             clock.advance(20)
             storage.reserve("consumer", timeout=0)
             assert purged.id not in ids(everything(storage))
-            assert storage.get(kept.id).body == bytes(10_000)
+            assert storage.admin.get(kept.id).body == bytes(10_000)
 
     def test_a_record_that_is_too_large_alone_lingers(
         self, make_storage: Callable[..., Any], clock: Any
@@ -220,7 +220,7 @@ class Keeping(Base):
         task = _end_with(storage, FAILED, "body")
         other = _end_with(storage, SUCCEEDED, "body")
         for known in (task, other):
-            assert storage.get(known.id).body == bytes(10_000)
+            assert storage.admin.get(known.id).body == bytes(10_000)
         clock.advance(20)
         storage.reserve("consumer", timeout=0)
         assert everything(storage) == []
@@ -256,12 +256,12 @@ class Keeping(Base):
         """With `keep=0` a record is still kept for a moment, also if other tasks finish."""
         storage = make_storage(keep_succeeded=0.0, keep_failed=0.0)
         tasks = [bring_to(storage, clock, state, keep=keep) for keep in (0.0, None)]
-        assert [storage.get(task.id).state for task in tasks] == [state, state]
+        assert [storage.admin.get(task.id).state for task in tasks] == [state, state]
         clock.advance(60)
         bring_to(storage, clock, state)
         for task in tasks:
             with refused(storage, UnknownTask, task.id):
-                storage.get(task.id)
+                storage.admin.get(task.id)
 
     def test_a_retried_task_is_kept_from_its_new_end_on(
         self, make_storage: Callable[..., Any], clock: Any
@@ -270,7 +270,7 @@ class Keeping(Base):
         storage = make_storage(keep_failed=100.0)
         task = bring_to(storage, clock, FAILED)
         clock.advance(80)
-        storage.retry(task.id)
+        storage.admin.retry(task.id)
         clock.advance(80)
         lease = take(storage)
         assert lease.task == task
@@ -278,11 +278,11 @@ class Keeping(Base):
         storage.complete(lease, completed(lease, FAILED))
         clock.advance(80)
         bring_to(storage, clock, CANCELLED)
-        assert storage.get(task.id).state == FAILED
+        assert storage.admin.get(task.id).state == FAILED
         clock.advance(40)
         bring_to(storage, clock, CANCELLED)
         with refused(storage, UnknownTask, task.id):
-            storage.get(task.id)
+            storage.admin.get(task.id)
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_no_more_records_are_kept_than_the_queue_says(
@@ -292,9 +292,9 @@ class Keeping(Base):
         storage = make_storage(max_finished=3)
         others = [bring_to(storage, clock, other) for other in FINISHED if other != state]
         tasks = [bring_to(storage, clock, state) for _ in range(5)]
-        assert ids(storage.tasks(state)) == ids(tasks[2:])
-        assert storage.counts()[state] == 3
-        assert all(storage.get(other.id).finished for other in others)
+        assert ids(storage.admin.tasks(state)) == ids(tasks[2:])
+        assert storage.admin.counts()[state] == 3
+        assert all(storage.admin.get(other.id).finished for other in others)
         assert_consistent(storage)
         with refused(storage, UnknownTask, tasks[0].id):
-            storage.get(tasks[0].id)
+            storage.admin.get(tasks[0].id)

@@ -44,13 +44,13 @@ class Keys(Base):
         earlier = bring_to(storage, clock, state, **SKIP)
         later = add_one(storage, **SKIP)
         assert ids(everything(storage)) == [earlier.id]
-        assert storage.get(later.id) == storage.get(earlier.id)
-        assert storage.cancel(later.id) == CANCELLED
-        assert storage.get(earlier.id).state == CANCELLED
-        storage.retry(later.id)
-        assert storage.get(earlier.id).state == QUEUED
+        assert storage.admin.get(later.id) == storage.admin.get(earlier.id)
+        assert storage.admin.cancel(later.id) == CANCELLED
+        assert storage.admin.get(earlier.id).state == CANCELLED
+        storage.admin.retry(later.id)
+        assert storage.admin.get(earlier.id).state == QUEUED
         assert take_all(storage) == [earlier.id]
-        lease = storage.get(later.id)
+        lease = storage.admin.get(later.id)
         assert lease.state == RUNNING
 
     def test_the_names_of_a_task_go_with_it(self, storage: Any, clock: Any) -> None:
@@ -59,10 +59,10 @@ class Keys(Base):
         others = [add_one(storage, **SKIP) for _ in range(3)]
         lease = take(storage)
         storage.complete(lease, completed(lease))
-        storage.remove(others[1].id)
+        storage.admin.remove(others[1].id)
         for task in (earlier, *others):
             with refused(storage, UnknownTask, task.id):
-                storage.get(task.id)
+                storage.admin.get(task.id)
 
     @pytest.mark.parametrize("state", [RUNNING, SUCCEEDED, FAILED, CANCELLED])
     @pytest.mark.parametrize("key", [SKIP, REPLACE])
@@ -72,7 +72,7 @@ class Keys(Base):
         """Only a waiting task is the same work; a running one has already started."""
         earlier = bring_to(storage, clock, state, **key)
         later = add_one(storage, **key)
-        assert storage.get(earlier.id).state == state
+        assert storage.admin.get(earlier.id).state == state
         assert take_all(storage) == [later.id]
 
     @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
@@ -86,7 +86,7 @@ class Keys(Base):
         earlier = bring_to(storage, clock, state, **key)
         between = add_one(storage)
         later = add_one(storage, **key)
-        status = storage.get(earlier.id)
+        status = storage.admin.get(earlier.id)
         assert status.state == CANCELLED
         assert later.id in status.reason
         assert told == [(CANCELLED, earlier.id)]
@@ -110,17 +110,17 @@ class Keys(Base):
         storage.discard("aborted")
         storage.promote("early")
         storage.promote("late")
-        assert storage.get(late.id).id == early.id
+        assert storage.admin.get(late.id).id == early.id
         with refused(storage, UnknownTask, aborted.id):
-            storage.get(aborted.id)
+            storage.admin.get(aborted.id)
         assert take_all(storage) == [early.id]
 
     def test_tasks_of_one_batch_conflict_like_any_others(self, storage: Any) -> None:
         """Within one transaction, the order in which tasks were added decides."""
         skipped = add(storage, new_task(**SKIP), new_task(**SKIP))
-        assert storage.get(skipped[1].id).id == skipped[0].id
+        assert storage.admin.get(skipped[1].id).id == skipped[0].id
         replaced = add(storage, new_task(**REPLACE), new_task(**REPLACE))
-        assert [storage.get(task.id).state for task in replaced] == [CANCELLED, QUEUED]
+        assert [storage.admin.get(task.id).state for task in replaced] == [CANCELLED, QUEUED]
         assert take_all(storage) == [replaced[1].id]
 
     @pytest.mark.parametrize("key", [SKIP, REPLACE, AFTER])
@@ -150,22 +150,22 @@ class Keys(Base):
         """The last 1000 aliases of a task are kept; older ones are unknown."""
         earlier, *others = add(storage, *(new_task(**SKIP) for _ in range(1201)))
         with refused(storage, UnknownTask, others[0].id):
-            storage.get(others[0].id)
+            storage.admin.get(others[0].id)
         for other in others[-1000:]:
-            assert storage.get(other.id).id == earlier.id
+            assert storage.admin.get(other.id).id == earlier.id
 
     @pytest.mark.parametrize("free", ["cancel", "clear", "reserve"])
     def test_a_key_is_free_again_once_nothing_of_it_waits(self, storage: Any, free: str) -> None:
         """No task is skipped for one that does not wait any more."""
         earlier = add_one(storage, **SKIP)
         if free == "cancel":
-            storage.cancel(earlier.id)
+            storage.admin.cancel(earlier.id)
         elif free == "clear":
-            storage.clear()
+            storage.admin.clear()
         else:
             take(storage)
         later = add_one(storage, **SKIP)
-        assert storage.get(later.id).id == later.id
+        assert storage.admin.get(later.id).id == later.id
         assert take_all(storage) == [later.id]
 
     def test_a_key_is_taken_again_by_a_task_that_comes_back(self, storage: Any, clock: Any) -> None:
@@ -173,15 +173,15 @@ class Keys(Base):
         task = add_one(storage, **SKIP)
         lease = take(storage)
         storage.complete(lease, completed(lease, SCHEDULED, due=clock() + 100))
-        assert storage.get(add_one(storage, **SKIP).id).id == task.id
+        assert storage.admin.get(add_one(storage, **SKIP).id).id == task.id
         clock.advance(200)
         lose(storage, clock)
-        storage.recover()
-        assert storage.get(add_one(storage, **SKIP).id).id == task.id
+        storage.admin.recover()
+        assert storage.admin.get(add_one(storage, **SKIP).id).id == task.id
         lease = take(storage)
         storage.complete(lease, completed(lease, FAILED))
-        storage.retry(task.id)
-        assert storage.get(add_one(storage, **SKIP).id).id == task.id
+        storage.admin.retry(task.id)
+        assert storage.admin.get(add_one(storage, **SKIP).id).id == task.id
 
     def test_after_running_waits_for_the_running_one(self, storage: Any) -> None:
         """One task of a key runs and one waits, the newest; tasks of other keys overtake it."""
@@ -191,10 +191,10 @@ class Keys(Base):
         other = add_one(storage)
         assert take_all(storage) == [other.id]
         third = add_one(storage, **AFTER)
-        assert storage.get(second.id).state == CANCELLED
+        assert storage.admin.get(second.id).state == CANCELLED
         assert take_all(storage) == []
-        assert len(storage) == 1
-        assert ids(storage.tasks(QUEUED)) == [third.id]
+        assert storage.admin.counts()["queued"] == 1
+        assert ids(storage.admin.tasks(QUEUED)) == [third.id]
         storage.complete(running, completed(running))
         assert take_all(storage) == [third.id]
 
@@ -213,11 +213,11 @@ class Keys(Base):
         second = add_one(storage, **AFTER)
         assert take_all(storage) == []
         if end == CANCELLED:
-            storage.cancel(first.id)
+            storage.admin.cancel(first.id)
         expected = CANCELLED if end == SCHEDULED else end
         state = SUCCEEDED if end == CANCELLED else end
         assert storage.complete(running, completed(running, state, due=clock() + 10)) == expected
-        status = storage.get(first.id)
+        status = storage.admin.get(first.id)
         assert status.state == expected
         assert len(status.attempts) == 1
         if end == SCHEDULED:
@@ -234,7 +234,7 @@ class Keys(Base):
         lose(storage, clock)
         second = add_one(storage, **AFTER)
         assert take_all(storage) == [second.id]
-        assert storage.get(first.id).state == CANCELLED
+        assert storage.admin.get(first.id).state == CANCELLED
         assert told == [(CANCELLED, first.id)]
 
     def test_parked_tasks_keep_their_order(self, storage: Any) -> None:
@@ -260,7 +260,7 @@ class Keys(Base):
         parked = add_one(storage, **AFTER)
         assert take_all(storage) == []
         clock.advance(60)
-        storage.recover()
+        storage.admin.recover()
         storage.complete(running, completed(running))
         assert take_all(storage) == ids([lost, parked])
 
@@ -281,10 +281,10 @@ class Keys(Base):
         running = take(storage)
         first = add_one(storage, **AFTER)
         assert take_all(storage) == []
-        assert storage.cancel(first.id) == CANCELLED
+        assert storage.admin.cancel(first.id) == CANCELLED
         add_one(storage, **AFTER)
         assert take_all(storage) == []
-        assert storage.clear() == 1
+        assert storage.admin.clear() == 1
         last = add_one(storage, **AFTER)
         assert take_all(storage) == []
         storage.complete(running, completed(running))
@@ -294,14 +294,14 @@ class Keys(Base):
         """The next task replaces both, or is skipped while one of them waits."""
         back = bring_to(storage, clock, FAILED, **SKIP)
         other = add_one(storage, **SKIP)
-        storage.retry(back.id)
+        storage.admin.retry(back.id)
         assert take(storage).task == other
-        assert storage.get(add_one(storage, **SKIP).id).id == back.id
+        assert storage.admin.get(add_one(storage, **SKIP).id).id == back.id
         again = add_one(storage, **REPLACE)
-        assert storage.get(back.id).state == CANCELLED
-        storage.retry(back.id)
+        assert storage.admin.get(back.id).state == CANCELLED
+        storage.admin.retry(back.id)
         last = add_one(storage, **REPLACE)
-        states = [storage.get(task.id).state for task in (back, again)]
+        states = [storage.admin.get(task.id).state for task in (back, again)]
         assert states == [CANCELLED, CANCELLED]
         assert take_all(storage) == [last.id]
 
@@ -313,5 +313,5 @@ class Keys(Base):
         older = bring_to(storage, clock, FAILED, **key)
         newer = add_one(storage, **key)
         with refused(storage, ForbiddenTransition, newer.id):
-            storage.retry(older.id)
+            storage.admin.retry(older.id)
         assert take_all(storage) == [newer.id]

@@ -70,7 +70,7 @@ class Races(Base):
 
         def watch() -> None:
             while not done.is_set():
-                seen.add(sum(storage.counts().values()))
+                seen.add(sum(storage.admin.counts().values()))
 
         watching = aside(watch)
         # Each task takes two commits, on a disk that other programs may use, too.
@@ -84,7 +84,7 @@ class Races(Base):
                 places = [int(u.split("/")[2]) for u in urls if u.startswith(f"/{number}/")]
                 assert places == sorted(places)
         assert {count % TASKS for count in seen} == {0}
-        assert storage.counts()[SUCCEEDED] == total
+        assert storage.admin.counts()[SUCCEEDED] == total
 
     def test_losers_of_a_task_are_blocked(self, storage: Any) -> None:
         """One thread gets the task; the others wait for their whole timeout and get nothing."""
@@ -108,7 +108,7 @@ class Races(Base):
             answers = at_once([partial(storage.complete, lease, end) for end in endings])
             assert Counter(answers) == {FAILED: 1, None: THREADS - 1}
             winner = str(answers.index(FAILED))
-            status = storage.get(task.id)
+            status = storage.admin.get(task.id)
             assert (status.reason, len(status.attempts)) == (winner, 1)
 
     def test_a_task_is_either_finished_or_recovered(self, storage: Any, clock: Any) -> None:
@@ -117,7 +117,7 @@ class Races(Base):
             task = add_one(storage)
             late = lose(storage, clock)
             finish = partial(storage.complete, late, completed(late))
-            state, *recovered = at_once([finish, *[storage.recover] * 3])
+            state, *recovered = at_once([finish, *[storage.admin.recover] * 3])
             back = [task_id for found in recovered for task_id in found]
             assert (state, back) in ((SUCCEEDED, []), (None, [task.id]))
             leases = storage.reserve("consumer", limit=2, timeout=0)
@@ -130,8 +130,8 @@ class Races(Base):
         for _ in range(ROUNDS):
             task = add_one(storage)
             reserve = partial(storage.reserve, "consumer", timeout=0)
-            state, leases = at_once([partial(storage.cancel, task.id), reserve])
-            assert storage.get(task.id).state == state
+            state, leases = at_once([partial(storage.admin.cancel, task.id), reserve])
+            assert storage.admin.get(task.id).state == state
             assert [lease.task.id for lease in leases] == ([task.id] if state == RUNNING else [])
             for lease in leases:
                 assert storage.report(lease) is True
@@ -142,14 +142,14 @@ class Races(Base):
         for _ in range(ROUNDS):
             task = add_one(storage)
             lease = take(storage)
-            cancel = partial(storage.cancel, task.id)
+            cancel = partial(storage.admin.cancel, task.id)
             answer, state = at_once([cancel, partial(storage.complete, lease, completed(lease))])
             if state == CANCELLED:
                 assert answer == RUNNING
             else:
                 assert isinstance(answer, ForbiddenTransition)
                 assert state == SUCCEEDED
-            assert storage.get(task.id).state == state
+            assert storage.admin.get(task.id).state == state
 
     @pytest.mark.parametrize("method", ["cancel", "retry", "remove"])
     def test_one_of_many_requests_is_granted(self, storage: Any, clock: Any, method: str) -> None:
@@ -157,7 +157,7 @@ class Races(Base):
         state = QUEUED if method == "cancel" else FAILED
         refusal = UnknownTask if method == "remove" else ForbiddenTransition
         task = bring_to(storage, clock, state)
-        answers = at_once([partial(getattr(storage, method), task.id)] * THREADS)
+        answers = at_once([partial(getattr(storage.admin, method), task.id)] * THREADS)
         refused = [answer for answer in answers if isinstance(answer, refusal)]
         assert len(refused) == THREADS - 1
         if method == "retry":
@@ -178,8 +178,8 @@ class Races(Base):
         for _ in range(ROUNDS):
             tasks = [new_task(key="k") for _ in range(THREADS)]
             at_once(stage_all(storage, tasks))
-            (winner,) = storage.tasks(QUEUED)
-            assert {storage.get(task.id).id for task in tasks} == {winner.id}
+            (winner,) = storage.admin.tasks(QUEUED)
+            assert {storage.admin.get(task.id).id for task in tasks} == {winner.id}
             assert take_all(storage) == [winner.id]
 
     @pytest.mark.parametrize("on_conflict", ["replace", "after_running"])
@@ -197,12 +197,12 @@ class Races(Base):
             told.clear()
             tasks = [new_task(**fields) for _ in range(THREADS)]
             at_once(stage_all(storage, tasks))
-            (winner,) = storage.tasks(QUEUED)
+            (winner,) = storage.admin.tasks(QUEUED)
             losers = [task.id for task in tasks if task.id != winner.id]
-            assert {storage.get(loser).state for loser in losers} == {CANCELLED}
+            assert {storage.admin.get(loser).state for loser in losers} == {CANCELLED}
             assert sorted(told) == sorted((CANCELLED, loser) for loser in losers)
-            storage.clear()
-        assert storage.get(first.id).state == RUNNING
+            storage.admin.clear()
+        assert storage.admin.get(first.id).state == RUNNING
         assert storage.complete(running, completed(running)) == SUCCEEDED
 
     def test_of_one_key_never_two_run(self, storage: Any) -> None:
@@ -240,7 +240,7 @@ class Races(Base):
 
         def disturb(number: int) -> None:
             for task in tasks[number::3]:
-                for method in (storage.cancel, storage.retry, storage.remove):
+                for method in (storage.admin.cancel, storage.admin.retry, storage.admin.remove):
                     try:
                         method(task.id)
                     except allowed:
@@ -254,12 +254,12 @@ class Races(Base):
 
         def administrate() -> None:
             for _ in range(20):
-                storage.pause()
-                storage.recover()
-                storage.resume()
-                storage.purge(CANCELLED)
+                storage.admin.pause()
+                storage.admin.recover()
+                storage.admin.resume()
+                storage.admin.purge(CANCELLED)
 
-        calls: list[Callable[[], Any]] = [work, work, work, administrate, storage.clear]
+        calls: list[Callable[[], Any]] = [work, work, work, administrate, storage.admin.clear]
         calls += [partial(disturb, number) for number in range(3)]
         failures = [answer for answer in at_once(calls) if isinstance(answer, BaseException)]
         assert failures == []

@@ -59,7 +59,7 @@ class Reserving(Base):
         assert lease.consumer == "worker1"
         assert (lease.attempt, lease.counted) == (1, 0)
         assert lease.expires == near(clock() + 45)
-        status = storage.get(task.id)
+        status = storage.admin.get(task.id)
         assert status.state == RUNNING
         assert status.consumer == "worker1"
         assert [state for state, _ in status.changes] == [QUEUED, RUNNING]
@@ -174,7 +174,7 @@ class Reserving(Base):
         """`retry` queues the task and wakes a waiting consumer."""
         task = bring_to(storage, clock, FAILED)
         blocked = reserving(storage)
-        storage.retry(task.id)
+        storage.admin.retry(task.id)
         (lease,) = blocked.result(BOUND)
         assert lease.task == task
 
@@ -193,7 +193,7 @@ class Reserving(Base):
         take(storage, lease=1000.0)
         blocked = reserving(storage)
         clock.advance(2000)
-        storage.recover()
+        storage.admin.recover()
         (lease,) = blocked.result(BOUND)
         assert (lease.task, lease.attempt) == (task, 2)
 
@@ -204,9 +204,11 @@ class Reserving(Base):
         now = clock()
         dues = [300, 100, 200, 100, 300]
         tasks = add(storage, *(new_task(due=now + due) for due in dues))
-        assert storage.counts()[SCHEDULED] == 5
-        assert len(storage) == 0
-        assert [storage.get(task.id).due for task in tasks] == [near(now + due) for due in dues]
+        assert storage.admin.counts()[SCHEDULED] == 5
+        assert storage.admin.counts()["queued"] == 0
+        assert [storage.admin.get(task.id).due for task in tasks] == [
+            near(now + due) for due in dues
+        ]
         assert take_all(storage) == []
         clock.advance(150)
         assert take_all(storage) == ids([tasks[1], tasks[3]])
@@ -225,10 +227,10 @@ class Reserving(Base):
         storage.reserve("lost", limit=3, timeout=0, lease=30.0)
         kept = take(storage, lease=1000.0)
         clock.advance(60)
-        assert storage.recover() == ids(tasks[:3])
-        assert storage.recover() == []
-        assert len(storage) == 4
-        assert ids(storage.tasks(RUNNING)) == [kept.task.id]
+        assert storage.admin.recover() == ids(tasks[:3])
+        assert storage.admin.recover() == []
+        assert storage.admin.counts()["queued"] == 4
+        assert ids(storage.admin.tasks(RUNNING)) == [kept.task.id]
         assert take_all(storage) == ids([*tasks[:3], tasks[4]])
 
     def test_nothing_is_recovered_before_its_lease_expires(self, storage: Any, clock: Any) -> None:
@@ -237,15 +239,15 @@ class Reserving(Base):
         take(storage, lease=100.0)
         clock.advance(80)
         with unchanged(storage):
-            assert storage.recover() == []
+            assert storage.admin.recover() == []
 
     def test_the_lost_attempt_is_counted(self, storage: Any, clock: Any) -> None:
         """The lost attempt is in the history, and does not count for `max_attempts`."""
         task = add_one(storage, max_attempts=1)
         now = clock()
         lose(storage, clock)
-        storage.recover()
-        status = storage.get(task.id)
+        storage.admin.recover()
+        status = storage.admin.get(task.id)
         assert status.state == QUEUED
         (attempt,) = status.attempts
         assert (attempt.number, attempt.consumer) == (1, "consumer")
@@ -265,11 +267,11 @@ class Reserving(Base):
         storage.notify = lambda state, task_id: told.append((state, task_id))
         task = add_one(storage)
         lose(storage, clock)
-        assert storage.recover() == [task.id]
+        assert storage.admin.recover() == [task.id]
         assert told == []
         lose(storage, clock)
-        assert storage.recover() == []
-        status = storage.get(task.id)
+        assert storage.admin.recover() == []
+        status = storage.admin.get(task.id)
         assert status.state == FAILED
         assert "lost 2 times" in status.reason
         assert [attempt.number for attempt in status.attempts] == [1, 2]
@@ -313,18 +315,18 @@ class Reserving(Base):
         seen: list[str] = []
 
         def notify(state: str, task_id: str) -> None:
-            seen.append(aside(lambda: storage.get(task_id).state).result(BOUND))
+            seen.append(aside(lambda: storage.admin.get(task_id).state).result(BOUND))
 
         storage.notify = notify
         add_one(storage)
-        for lost in (storage.recover, lambda: storage.reserve("consumer", timeout=0)):
+        for lost in (storage.admin.recover, lambda: storage.reserve("consumer", timeout=0)):
             lose(storage, clock)
             lost()
             add_one(storage)
         replaced = add_one(storage, key="k")
         add_one(storage, key="k", on_conflict="replace")
         assert seen == [FAILED, FAILED, CANCELLED]
-        assert storage.get(replaced.id).state == CANCELLED
+        assert storage.admin.get(replaced.id).state == CANCELLED
 
     def test_a_renewed_lease_lasts_longer(self, storage: Any, clock: Any) -> None:
         """The new seconds count from now on, not from the old expiry."""
@@ -333,21 +335,21 @@ class Reserving(Base):
         clock.advance(80)
         assert storage.renew(lease, 100.0) is True
         clock.advance(80)
-        assert storage.recover() == []
+        assert storage.admin.recover() == []
         clock.advance(30)
-        assert storage.recover() == [task.id]
+        assert storage.admin.recover() == [task.id]
 
     def test_a_lost_lease_cannot_be_renewed(self, storage: Any, clock: Any) -> None:
         """`renew` returns False while the task waits again, and while another lease runs it."""
         task = add_one(storage)
         lost = lose(storage, clock)
-        storage.recover()
+        storage.admin.recover()
         with unchanged(storage):
             assert storage.renew(lost) is False
         take(storage, lease=30.0)
         assert storage.renew(lost, 1000.0) is False
         clock.advance(60)
-        assert storage.recover() == [task.id]
+        assert storage.admin.recover() == [task.id]
 
     def test_a_paused_queue_hands_out_nothing(self, storage: Any, clock: Any) -> None:
         """Queued, scheduled and lost tasks wait until the queue is resumed."""
@@ -355,19 +357,19 @@ class Reserving(Base):
         lease = take(storage, lease=1000.0)
         lost = add_one(storage)
         lose(storage, clock)
-        assert storage.paused() is False
-        storage.pause()
-        assert storage.paused() is True
+        assert storage.admin.paused() is False
+        storage.admin.pause()
+        assert storage.admin.paused() is True
         tasks = [lost, add_one(storage), add_one(storage, due=clock() + 10)]
         clock.advance(20)
         assert take_all(storage) == []
         blocked = reserving(storage)
         assert storage.renew(lease, 30.0) is True
         assert storage.complete(lease, completed(lease)) == "succeeded"
-        assert storage.get(running.id).state == "succeeded"
+        assert storage.admin.get(running.id).state == "succeeded"
         assert is_blocked(blocked)
-        storage.resume()
-        assert storage.paused() is False
+        storage.admin.resume()
+        assert storage.admin.paused() is False
         taken = [lease.task.id for lease in blocked.result(BOUND)] + take_all(storage)
         assert taken == ids(tasks)
 
@@ -375,7 +377,7 @@ class Reserving(Base):
         """`check`, called when the process starts, raises nothing and changes nothing."""
         add_one(storage)
         with unchanged(storage):
-            assert storage.check() is None
+            assert storage.admin.check() is None
 
     def test_closing_lets_go(self, make_storage: Callable[..., Any]) -> None:
         """`close`, called at exit, works whatever is in the queue."""

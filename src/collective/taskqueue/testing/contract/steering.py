@@ -57,7 +57,7 @@ class Steering(Base):
         """D55: the error names the task and its state."""
         task = bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, f"{task.id}.*{state}"):
-            getattr(storage, method)(task.id)
+            getattr(storage.admin, method)(task.id)
 
     @pytest.mark.parametrize(
         "method", ["get", "cancel", "retry", "remove", "run_now", "forget_response"]
@@ -66,14 +66,14 @@ class Steering(Base):
         """The error names the id."""
         add_one(storage)
         with refused(storage, UnknownTask, "no-such-task"):
-            getattr(storage, method)("no-such-task")
+            getattr(storage.admin, method)("no-such-task")
 
     @pytest.mark.parametrize("state", [state for state in STATES if state not in FINISHED])
     def test_only_final_states_are_purged(self, storage: Any, clock: Any, state: State) -> None:
         """`purge` of another state raises an error that names the state."""
         bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, state):
-            storage.purge(state)
+            storage.admin.purge(state)
 
     @pytest.mark.parametrize("state", [QUEUED, SCHEDULED])
     def test_a_waiting_task_that_is_cancelled_never_runs(
@@ -82,8 +82,8 @@ class Steering(Base):
         """H14: it does not run when it would be due; its record shows when it was cancelled."""
         task = bring_to(storage, clock, state)
         other = add_one(storage)
-        assert storage.cancel(task.id) == CANCELLED
-        status = storage.get(task.id)
+        assert storage.admin.cancel(task.id) == CANCELLED
+        status = storage.admin.get(task.id)
         assert (status.state, status.due) == (CANCELLED, None)
         assert "cancelled" in status.reason
         assert status.time_of(CANCELLED) == near(clock())
@@ -96,8 +96,8 @@ class Steering(Base):
         """The retried task is at the end of the queue, due at once."""
         task = bring_to(storage, clock, state)
         other = add_one(storage)
-        assert storage.retry(task.id) is None
-        status = storage.get(task.id)
+        assert storage.admin.retry(task.id) is None
+        status = storage.admin.get(task.id)
         assert status.state == QUEUED
         assert [name for name, _ in status.changes][-2:] == [state, QUEUED]
         assert take_all(storage) == ids([other, task])
@@ -110,27 +110,27 @@ class Steering(Base):
         lease = take(storage)
         assert lease.counted == 1
         storage.complete(lease, completed(lease, FAILED))
-        storage.retry(task.id)
-        assert len(storage.get(task.id).attempts) == 2
+        storage.admin.retry(task.id)
+        assert len(storage.admin.get(task.id).attempts) == 2
         lease = take(storage)
         assert (lease.attempt, lease.counted) == (3, 0)
         storage.complete(lease, completed(lease))
-        assert [attempt.number for attempt in storage.get(task.id).attempts] == [1, 2, 3]
+        assert [attempt.number for attempt in storage.admin.get(task.id).attempts] == [1, 2, 3]
 
     def test_the_life_of_a_retried_task_begins_anew(self, storage: Any, clock: Any) -> None:
         """`max_age` counts from the retry, also in later attempts."""
         created = clock() - 500
         task = add_one(storage, created=created, max_age=60.0)
         lease = take(storage)
-        assert storage.get(task.id).since == created
+        assert storage.admin.get(task.id).since == created
         storage.complete(lease, completed(lease, FAILED))
         clock.advance(100)
-        storage.retry(task.id)
-        retried = storage.get(task.id).time_of(QUEUED)
+        storage.admin.retry(task.id)
+        retried = storage.admin.get(task.id).time_of(QUEUED)
         clock.advance(10)
         for _ in range(2):
             lease = take(storage)
-            assert storage.get(task.id).since == retried > created + 500
+            assert storage.admin.get(task.id).since == retried > created + 500
             storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
 
     def test_a_retried_task_may_be_lost_as_often_as_before(
@@ -143,18 +143,18 @@ class Steering(Base):
             for expected in ([task.id], []):
                 take(storage, lease=30.0)
                 clock.advance(60)
-                assert storage.recover() == expected
-            assert storage.get(task.id).state == FAILED
-            storage.retry(task.id)
+                assert storage.admin.recover() == expected
+            assert storage.admin.get(task.id).state == FAILED
+            storage.admin.retry(task.id)
 
     def test_a_retried_task_is_not_cancelled_any_more(self, storage: Any) -> None:
         """The earlier request for cancellation was carried out, so `retry` removes it."""
         task = add_one(storage)
         lease = take(storage)
-        storage.cancel(task.id)
+        storage.admin.cancel(task.id)
         storage.complete(lease, completed(lease))
-        storage.retry(task.id)
-        assert storage.get(task.id).cancel_requested is False
+        storage.admin.retry(task.id)
+        assert storage.admin.get(task.id).cancel_requested is False
         lease = take(storage)
         assert storage.report(lease) is False
         assert storage.complete(lease, completed(lease)) == SUCCEEDED
@@ -163,12 +163,12 @@ class Steering(Base):
         """N12: it goes to the end of the queue; a queued task keeps its place."""
         late = add_one(storage, due=clock() + 1000)
         first, last = add(storage, new_task(), new_task())
-        assert storage.run_now(late.id) is None
-        status = storage.get(late.id)
+        assert storage.admin.run_now(late.id) is None
+        status = storage.admin.get(late.id)
         assert (status.state, status.due) == (QUEUED, None)
         assert status.time_of(QUEUED) == near(clock())
         with unchanged(storage):
-            storage.run_now(first.id)
+            storage.admin.run_now(first.id)
         assert take_all(storage) == ids([first, last, late])
 
     def test_a_task_is_hastened_for_its_next_attempt(self, storage: Any, clock: Any) -> None:
@@ -176,7 +176,7 @@ class Steering(Base):
         task = add_one(storage, max_attempts=2, key="one", on_conflict="after_running")
         lease = take(storage)
         storage.complete(lease, completed(lease, SCHEDULED, due=clock() + 1000))
-        storage.run_now(task.id)
+        storage.admin.run_now(task.id)
         lease = take(storage)
         assert (lease.task.id, lease.attempt, lease.counted) == (task.id, 2, 1)
 
@@ -185,14 +185,14 @@ class Steering(Base):
         """D55: running and finished tasks cannot be run now."""
         task = bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, state):
-            storage.run_now(task.id)
+            storage.admin.run_now(task.id)
 
     def test_a_hastened_task_wakes_a_consumer(self, storage: Any, clock: Any) -> None:
         """A blocked `reserve` returns at once, not when the task would have been due."""
         task = add_one(storage, due=clock() + 1000)
         blocked = aside(lambda: storage.reserve("consumer", timeout=BOUND))
         assert is_blocked(blocked)
-        storage.run_now(task.id)
+        storage.admin.run_now(task.id)
         assert [lease.task.id for lease in blocked.result(BOUND)] == [task.id]
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
@@ -202,16 +202,16 @@ class Steering(Base):
         lease = take(storage)
         headers = (("Content-Type", "text/plain"),)
         storage.complete(lease, completed(lease, state, body=b"said", headers=headers))
-        before = storage.get(task.id)
+        before = storage.admin.get(task.id)
         assert before.result is not None
-        assert storage.forget_response(task.id) is True
-        status = storage.get(task.id)
+        assert storage.admin.forget_response(task.id) is True
+        status = storage.admin.get(task.id)
         assert (status.result, status.status, status.headers) == (None, None, ())
         assert (status.body, status.forgotten) == (b"", True)
         assert (status.state, status.changes) == (before.state, before.changes)
         assert status.attempts == before.attempts
         with unchanged(storage):
-            assert storage.forget_response(task.id) is False
+            assert storage.admin.forget_response(task.id) is False
 
     def test_the_next_response_is_kept(self, storage: Any) -> None:
         """`forget_response` removes only the present response, not later ones."""
@@ -219,9 +219,9 @@ class Steering(Base):
         for body in (b"one", b"two"):
             lease = take(storage)
             storage.complete(lease, completed(lease, FAILED, body=body))
-            assert storage.get(task.id).result.body == body
-            storage.forget_response(task.id)
-            storage.retry(task.id)
+            assert storage.admin.get(task.id).result.body == body
+            storage.admin.forget_response(task.id)
+            storage.admin.retry(task.id)
 
     @pytest.mark.parametrize("state", [QUEUED, SCHEDULED, RUNNING])
     def test_a_response_of_an_unfinished_task_is_not_forgotten(
@@ -230,17 +230,17 @@ class Steering(Base):
         """The task may have no response, or soon another one, so the call is refused."""
         task = bring_to(storage, clock, state)
         with refused(storage, ForbiddenTransition, state):
-            storage.forget_response(task.id)
+            storage.admin.forget_response(task.id)
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_a_removed_task_is_forgotten(self, storage: Any, clock: Any, state: State) -> None:
         """T04: `remove` deletes one task; a second call raises `UnknownTask`."""
         task = bring_to(storage, clock, state)
         other = bring_to(storage, clock, state)
-        assert storage.remove(task.id) is None
+        assert storage.admin.remove(task.id) is None
         assert ids(everything(storage)) == [other.id]
         with refused(storage, UnknownTask, task.id):
-            storage.remove(task.id)
+            storage.admin.remove(task.id)
 
     def test_clear_touches_only_what_waits(self, storage: Any, clock: Any) -> None:
         """D25, T05: `clear` keeps running, finished and staged tasks."""
@@ -248,13 +248,13 @@ class Steering(Base):
         waiting = [*add(storage, new_task(), new_task()), add_one(storage, due=clock() + 100)]
         staged = new_task()
         storage.stage("batch", [staged])
-        assert storage.clear() == 3
+        assert storage.admin.clear() == 3
         assert sorted(ids(everything(storage))) == sorted(ids(kept))
         for task in waiting:
             with refused(storage, UnknownTask, task.id):
-                storage.get(task.id)
+                storage.admin.get(task.id)
         clock.advance(20)
-        assert storage.clear() == 0
+        assert storage.admin.clear() == 0
         storage.promote("batch")
         assert take_all(storage) == [staged.id]
 
@@ -262,10 +262,10 @@ class Steering(Base):
         """Its lease is still valid."""
         task = add_one(storage)
         lease = take(storage)
-        storage.clear()
+        storage.admin.clear()
         assert storage.renew(lease) is True
         assert storage.complete(lease, completed(lease)) == SUCCEEDED
-        assert storage.get(task.id).state == SUCCEEDED
+        assert storage.admin.get(task.id).state == SUCCEEDED
 
     @pytest.mark.parametrize("state", FINISHED)
     def test_purge_forgets_one_state(self, storage: Any, clock: Any, state: State) -> None:
@@ -273,11 +273,11 @@ class Steering(Base):
         purged = [bring_to(storage, clock, state) for _ in range(3)]
         others = [name for name in FINISHED if name != state]
         kept = [bring_to(storage, clock, name) for name in (*others, RUNNING, SCHEDULED)]
-        assert storage.purge(state) == 3
+        assert storage.admin.purge(state) == 3
         assert sorted(ids(everything(storage))) == sorted(ids(kept))
-        assert storage.purge(state) == 0
+        assert storage.admin.purge(state) == 0
         with refused(storage, UnknownTask, purged[0].id):
-            storage.get(purged[0].id)
+            storage.admin.get(purged[0].id)
 
     def test_what_is_dropped_is_logged(
         self, storage: Any, clock: Any, caplog: pytest.LogCaptureFixture
@@ -287,8 +287,8 @@ class Steering(Base):
         waiting = add(storage, *(new_task(due=due) for due in (None, None, clock() + 100)))
         caplog.set_level("INFO", "collective.taskqueue")
         for call, tasks, words in (
-            (storage.clear, waiting, "reset, dropped"),
-            (lambda: storage.purge(SUCCEEDED), finished, "purged, forgotten"),
+            (storage.admin.clear, waiting, "reset, dropped"),
+            (lambda: storage.admin.purge(SUCCEEDED), finished, "purged, forgotten"),
         ):
             caplog.clear()
             call()
@@ -301,10 +301,10 @@ class Steering(Base):
             bring_to(storage, clock, state)
         before = everything(storage)
         for method, expected in (("pause", True), ("resume", False)):
-            getattr(storage, method)()
+            getattr(storage.admin, method)()
             with unchanged(storage):
-                getattr(storage, method)()
-            assert storage.paused() is expected
+                getattr(storage.admin, method)()
+            assert storage.admin.paused() is expected
         assert everything(storage) == before
 
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -325,7 +325,7 @@ def _in_use(storage: Any) -> Iterator[None]:
 
     def use() -> None:
         while not stopped.is_set():
-            storage.counts()
+            storage.admin.counts()
 
     users = [aside(use) for _ in range(4)]
     try:

@@ -147,7 +147,7 @@ class Acts(RuleBasedStateMachine):
 
     def _knows(self, task: Task) -> bool:
         try:
-            return bool(self.storage.get(task.id))
+            return bool(self.storage.admin.get(task.id))
         except UnknownTask:
             return False
 
@@ -158,7 +158,7 @@ class Acts(RuleBasedStateMachine):
         return [*known, *(name for name, others in aliases if others <= known)]
 
     def _entry(self, name: str) -> Entry:
-        return self.expected.entries[self.storage.get(name).id]
+        return self.expected.entries[self.storage.admin.get(name).id]
 
     def _unknown(self) -> list[str]:
         """Return ids that are not in use any more, or not yet, or never were."""

@@ -172,7 +172,7 @@ class QueueMachine(Acts):
         self.clock.advance(later)
         self._reserve(consumer, limit, seconds)
         if self.expected.paused:
-            self.storage.resume()
+            self.storage.admin.resume()
             self.expected.paused = False
             self._reserve(consumer, limit, seconds)
 
@@ -253,7 +253,7 @@ class QueueMachine(Acts):
     def recover(self, later: float) -> None:
         self.clock.advance(later)
         with self._act():
-            found = self.storage.recover()
+            found = self.storage.admin.recover()
             assert found == self.expected.recover(self.clock()), "recovered in the wrong order"
 
     # admins
@@ -265,7 +265,7 @@ class QueueMachine(Acts):
         name = _one((wise and allowed) or [*names, *self._unknown()], which)
         refused = ForbiddenTransition if name in names else UnknownTask
         with self._act(), self._refused(None if name in allowed else refused):
-            answer = getattr(self.storage, what)(name)
+            answer = getattr(self.storage.admin, what)(name)
             assert answer == getattr(self.expected, what)(names[name], self.clock())
 
     @precondition(lambda self: len(self.expected.entries) > 5)
@@ -273,13 +273,13 @@ class QueueMachine(Acts):
     def sweep(self, what: str, state: State) -> None:
         with self._act():
             if what == "pause":
-                self.storage.pause()
+                self.storage.admin.pause()
                 self.expected.paused = True
             elif what == "clear":
-                assert self.storage.clear() == self.expected.clear()
+                assert self.storage.admin.clear() == self.expected.clear()
             else:
                 with self._refused(None if state in FINISHED else ForbiddenTransition):
-                    assert self.storage.purge(state) == self.expected.purge(state)
+                    assert self.storage.admin.purge(state) == self.expected.purge(state)
 
     # the invariant
 
