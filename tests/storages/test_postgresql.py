@@ -205,7 +205,7 @@ def test_a_user_who_may_create_nothing(make_storage, url):
         [SUCCEEDED],
         [],
     )
-    assert weak.throughput()[SUCCEEDED] == 1
+    assert weak.admin.throughput()[SUCCEEDED] == 1
 
 
 def test_a_server_that_is_not_there(own_server):
@@ -341,7 +341,7 @@ def test_what_waits_is_dropped_while_another_is_skipped_for_it(make_storage, mon
 
     def drop_first(admission: Promotion) -> None:
         if not dropped:
-            dropped.append(other.clear())
+            dropped.append(other.admin.clear())
         store(admission)
 
     monkeypatch.setattr(Promotion, "_store", drop_first)
