@@ -20,7 +20,7 @@ help: ## This list
 .PHONY: install
 install: $(STAMP) ## Create the environment; a second time it is re-used
 
-$(STAMP): setup.py examples/demo/setup.py $(CONSTRAINTS)
+$(STAMP): pyproject.toml setup.py examples/demo/setup.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
@@ -103,7 +103,7 @@ buildout: versions.cfg ## Build an instance with buildout, as an integrator woul
 .PHONY: constraints
 constraints: $(STAMP) ## Resolve all versions anew; test before you commit them
 	$(BIN)/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --universal \
-		--all-extras --output-file $(CONSTRAINTS) setup.py constraints.in
+		--all-extras --output-file $(CONSTRAINTS) pyproject.toml constraints.in
 	$(MAKE) versions.cfg
 
 .PHONY: clean
