@@ -76,6 +76,18 @@ lint: $(STAMP) ## Style and types
 	$(BIN)/ruff format --check src tests benchmarks examples setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) dependencies
+
+# Not among the dependencies: what the extras redis, sql and postgresql bring, imported where a
+# queue is configured for them; what the extra test brings, imported in testing/; and two modules
+# of Python that the tool takes for packages.
+OPTIONAL := msgpack psycopg redis* sqlalchemy* \
+	hypothesis* plone.app.testing* plone.testing* pytest io.* itertools.*
+
+.PHONY: dependencies
+dependencies: $(STAMP) ## Whether pyproject.toml declares each distribution that the code imports
+	$(BIN)/pip-missing-reqs --requirements-file pyproject.toml \
+		$(foreach module,$(OPTIONAL),--ignore-module '$(module)') src
 
 .PHONY: format
 format: $(STAMP) ## Bring the code into its form
