@@ -198,7 +198,7 @@ def test_news():
     """Every fragment is of a kind that towncrier knows, and is good reStructuredText."""
     names = [path.name for path in (ROOT / "news").iterdir() if path.name != "README.rst"]
     for name in names:
-        assert re.fullmatch(r"\d+\.(breaking|feature|bugfix)(\.\d+)?", name)
+        assert re.fullmatch(r"(\d+|\+[a-z]+)\.(breaking|feature|bugfix)(\.\d+)?", name)
         assert read(ROOT / "news" / name).astext()
 
 
