@@ -10,7 +10,7 @@ CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := demo,test,lint,bench
+EXTRAS := demo,test,lint,bench,release
 TESTS ?= tests
 
 .PHONY: help
@@ -93,6 +93,16 @@ dependencies: $(STAMP) ## Whether pyproject.toml declares each distribution that
 format: $(STAMP) ## Bring the code into its form
 	$(BIN)/ruff check --fix src tests benchmarks examples setup.py
 	$(BIN)/ruff format src tests benchmarks examples setup.py
+
+# With the tools and the setuptools of constraints.txt; in an environment of its own, `build` would
+# take the newest.
+.PHONY: dist
+dist: $(STAMP) ## Build what is released into dist/, and check that it is complete and can be shown
+	rm -rf dist
+	$(BIN)/check-manifest --no-build-isolation
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/towncrier build --draft --version 0 > /dev/null
 
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run

@@ -1,2 +1,2 @@
-``collective.taskqueue.testing`` has a layer and two helpers for the tests of an add-on, and ``make demo`` starts a Plone
+``collective.taskqueue.testing`` has layers and helpers for the tests of an add-on, and ``make demo`` starts a Plone
 site with an add-on that queues tasks.

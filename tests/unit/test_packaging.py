@@ -1,10 +1,15 @@
 """What is built is what is here: every file that the code needs travels in the wheel."""
 
+from docutils import nodes
+from docutils.core import publish_doctree
+from email.parser import Parser
 from pathlib import Path
 from zipfile import ZipFile
+import pytest
 import shutil
 import subprocess
 import sys
+import tomllib
 
 
 ROOT = Path(__file__).parents[2]
@@ -16,13 +21,17 @@ BUILD_TIMEOUT = 120.0
 BUILD = "from setuptools.build_meta import *; build_sdist('dist'); build_wheel('dist')"
 
 
-def build(folder):
-    """Build in a copy, so that nothing is left behind here or found there by chance."""
+def copy(folder):
+    """Copy what is built, so that nothing is left behind here or found there by chance."""
     for name in NEEDED:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(
         ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
     )
+
+
+def build(folder):
+    """Build the project in a folder, and return the open wheel."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BUILD],
         cwd=folder,
@@ -32,12 +41,24 @@ def build(folder):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return next((folder / "dist").glob("*.whl"))
+    return ZipFile(next((folder / "dist").glob("*.whl")))
 
 
-def test_the_wheel_holds_every_file_of_the_package(tmp_path):
-    with ZipFile(build(tmp_path)) as wheel:
-        packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+def metadata(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    copy(folder)
+    with build(folder) as built:
+        yield built
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     sources = {
         path.relative_to(ROOT / "src").as_posix()
         for path in (ROOT / "src" / "collective").rglob("*")
@@ -45,3 +66,41 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path):
     }
     assert packed == sources
     assert "collective/__init__.py" not in packed
+
+
+def links(text):
+    """Return the targets of all links and images of a page."""
+    tree = publish_doctree(text, settings_overrides={"syntax_highlight": "none"})
+    found = {node["refuri"] for node in tree.findall(nodes.reference)}
+    return found | {node["uri"] for node in tree.findall(nodes.image)}
+
+
+def test_the_long_description_is_readme_and_changelog_with_absolute_links(wheel):
+    """The page of a package index has no files beside it."""
+    text = metadata(wheel).get_payload()
+    assert "\nChangelog\n=========\n" in text
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.rst", "CHANGES.rst")]
+    files = "https://github.com/collective/collective.taskqueue/blob/main/"
+    relative = {link for page in pages for link in links(page) if not link.startswith("https://")}
+    assert relative
+    assert {files + link for link in relative} <= links(text)
+    assert all(link.startswith("https://") for link in links(text))
+
+
+def test_the_links_of_a_release_lead_to_its_own_files(tmp_path):
+    """What is written about another version does not hold for this one."""
+    copy(tmp_path)
+    project = tmp_path / "pyproject.toml"
+    text = project.read_text(encoding="utf-8")
+    version = tomllib.loads(text)["project"]["version"]
+    project.write_text(text.replace(f'version = "{version}"', 'version = "2.0.0a1"', 1))
+    with build(tmp_path) as built:
+        found = metadata(built)
+    assert found["Version"] == "2.0.0a1"
+    files = "https://github.com/collective/collective.taskqueue/blob/"
+    tags = {
+        link.removeprefix(files).split("/")[0]
+        for link in links(found.get_payload())
+        if link.startswith(files)
+    }
+    assert tags == {"2.0.0a1"}
