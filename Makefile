@@ -94,15 +94,23 @@ format: $(STAMP) ## Bring the code into its form
 	$(BIN)/ruff check --fix src tests benchmarks examples setup.py
 	$(BIN)/ruff format src tests benchmarks examples setup.py
 
-# With the tools and the setuptools of constraints.txt; in an environment of its own, `build` would
-# take the newest.
+# With the setuptools of constraints.txt: in an environment of its own, build takes the newest.
+# The last step shows that the extras bring what the code imports, testing/ excepted.
+IMPORT_ALL := import importlib, pkgutil, collective.taskqueue as package; \
+	names = [name for _, name, _ in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]; \
+	[importlib.import_module(name) for name in names if ".testing" not in name]
+
 .PHONY: dist
-dist: $(STAMP) ## Build what is released into dist/, and check that it is complete and can be shown
-	rm -rf dist
+dist: $(STAMP) ## Build what is released into dist/; check, install and import it
+	rm -rf dist .cache/dist
 	$(BIN)/check-manifest --no-build-isolation
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/towncrier build --draft --version 0 > /dev/null
+	$(PYTHON) -m venv .cache/dist
+	$(BIN)/uv pip install --quiet --python .cache/dist/bin/python --constraint $(CONSTRAINTS) \
+		"$$(echo dist/*.whl)[redis,sql,postgresql]"
+	@cd .cache/dist && bin/python -c '$(IMPORT_ALL)'
 
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
@@ -130,4 +138,4 @@ constraints: $(STAMP) ## Resolve all versions anew; test before you commit them
 
 .PHONY: clean
 clean: ## Remove all that can be made again
-	rm -rf $(VENV) .cache .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) .cache .demo .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

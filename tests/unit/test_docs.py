@@ -19,7 +19,7 @@ import Zope2.Startup
 
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.rst", "CONTRIBUTING.rst", "CHANGES.rst")]
+PAGES = [ROOT / name for name in ("README.rst", "CONTRIBUTING.rst", "RELEASING.rst", "CHANGES.rst")]
 PAGES += [*sorted((ROOT / "docs").glob("*.rst")), ROOT / "news" / "README.rst"]
 
 DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"

@@ -5,7 +5,9 @@ from docutils.core import publish_doctree
 from email.parser import Parser
 from pathlib import Path
 from zipfile import ZipFile
+import json
 import pytest
+import re
 import shutil
 import subprocess
 import sys
@@ -104,3 +106,29 @@ def test_the_links_of_a_release_lead_to_its_own_files(tmp_path):
         if link.startswith(files)
     }
     assert tags == {"2.0.0a1"}
+
+
+def test_what_is_declared_is_what_is_tested():
+    """Classifiers, tox and CI name the same versions of Python and Plone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    classifiers = "\n".join(project["classifiers"])
+    python = re.findall(r"Python :: (3\.\d+)$", classifiers, re.MULTILINE)
+    plone = re.findall(r"Plone :: ([\d.]+)$", classifiers, re.MULTILINE)
+    assert project["requires-python"] == f">={python[0]}"
+    assert f"Products.CMFPlone >= {plone[0]}" in project["dependencies"]
+
+    tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    (matrix,) = set(re.findall(r"py\{([\d,]+)\}-plone(\d+)", tox))
+    assert matrix == (",".join(python).replace(".", ""), "".join(plone).replace(".", ""))
+
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert f"        python: {json.dumps(python)}\n" in workflow
+    assert f"        plone: {json.dumps(plone)}\n" in workflow
+
+
+def test_tox_calls_targets_of_the_makefile():
+    tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^    make ([a-z]+)", tox, re.MULTILINE)
+    assert targets
+    assert all(re.search(rf"^{target}:.*## ", makefile, re.MULTILINE) for target in targets)
