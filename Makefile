@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := demo,test,lint,bench,release
 TESTS ?= tests
+DOMAIN := collective.taskqueue
+LOCALES := src/collective/taskqueue/site/locales
+CATALOGUES := $(wildcard $(LOCALES)/*/LC_MESSAGES/$(DOMAIN).po)
 
 .PHONY: help
 help: ## This list
@@ -20,7 +23,7 @@ help: ## This list
 .PHONY: install
 install: $(STAMP) ## Create the environment; a second time it is re-used
 
-$(STAMP): pyproject.toml setup.py examples/demo/setup.py $(CONSTRAINTS)
+$(STAMP): pyproject.toml setup.py examples/demo/setup.py $(CONSTRAINTS) $(CATALOGUES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
@@ -111,6 +114,14 @@ dist: $(STAMP) ## Build what is released into dist/; check, install and import i
 	$(BIN)/uv pip install --quiet --python .cache/dist/bin/python --constraint $(CONSTRAINTS) \
 		"$$(echo dist/*.whl)[redis,sql,postgresql]"
 	@cd .cache/dist && bin/python -c '$(IMPORT_ALL)'
+
+# A changed text is left untranslated: a guess from a similar one has to be found by somebody.
+.PHONY: locales
+locales: $(STAMP) ## Bring the catalogues up to date with the code; then translate what is new
+	$(BIN)/pot-create --domain $(DOMAIN) --package-name $(DOMAIN) --no-linenumbers --sort-by-file \
+		--output $(LOCALES)/$(DOMAIN).pot src
+	$(BIN)/pybabel update --domain $(DOMAIN) --input-file $(LOCALES)/$(DOMAIN).pot \
+		--output-dir $(LOCALES) --no-fuzzy-matching --ignore-obsolete
 
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run

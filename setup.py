@@ -1,15 +1,24 @@
-"""Long description with absolute links; all other metadata is in pyproject.toml.
+"""Compiled catalogues, and a long description with absolute links.
 
-README.rst links to files beside it, which the page of a package index does not have.
+All metadata is in pyproject.toml. README.rst links to files beside it, which the page of a package
+index does not have.
 """
 
 from pathlib import Path
+from pythongettext.msgfmt import Msgfmt
 from setuptools import setup
 import re
 import tomllib
 
 
 ROOT = Path(__file__).parent
+
+
+def compile_catalogues() -> None:
+    """Write the .mo file that Zope reads beside each .po file."""
+    for catalogue in ROOT.glob("src/**/*.po"):
+        with catalogue.open("rb") as lines:
+            catalogue.with_suffix(".mo").write_bytes(Msgfmt(lines).get())
 
 
 def long_description() -> str:
@@ -21,4 +30,5 @@ def long_description() -> str:
     return re.sub(r"<([\w./-]+)>`_", rf"<{project['urls']['Source']}/blob/{tag}/\1>`_", text)
 
 
+compile_catalogues()
 setup(long_description=long_description(), long_description_content_type="text/x-rst")

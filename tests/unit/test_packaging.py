@@ -27,9 +27,8 @@ def copy(folder):
     """Copy what is built, so that nothing is left behind here or found there by chance."""
     for name in NEEDED:
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(
-        ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-    )
+    made = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.mo")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=made)
 
 
 def build(folder):
@@ -61,11 +60,11 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_every_file_of_the_package(wheel):
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    sources = {
-        path.relative_to(ROOT / "src").as_posix()
-        for path in (ROOT / "src" / "collective").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    files = [path for path in (ROOT / "src" / "collective").rglob("*") if path.is_file()]
+    files = [path for path in files if "__pycache__" not in path.parts and path.suffix != ".mo"]
+    compiled = [path.with_suffix(".mo") for path in files if path.suffix == ".po"]
+    assert compiled
+    sources = {path.relative_to(ROOT / "src").as_posix() for path in [*files, *compiled]}
     assert packed == sources
     assert "collective/__init__.py" not in packed
 
