@@ -74,7 +74,7 @@ crash: $(STAMP) services ## Kill processes at every step, a thousand times, and 
 	PYTHONPATH=tests $(BIN)/python -m crash
 
 .PHONY: lint
-lint: $(STAMP) ## Style and types
+lint: $(STAMP) ## Style, types, who imports whom, and declared dependencies
 	$(BIN)/ruff check src tests benchmarks examples setup.py
 	$(BIN)/ruff format --check src tests benchmarks examples setup.py
 	$(BIN)/mypy
