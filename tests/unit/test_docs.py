@@ -19,7 +19,7 @@ import Zope2.Startup
 
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.rst", "CONTRIBUTING.rst", "CHANGES.rst")]
+PAGES = [ROOT / name for name in ("README.rst", "CONTRIBUTING.rst", "RELEASING.rst", "CHANGES.rst")]
 PAGES += [*sorted((ROOT / "docs").glob("*.rst")), ROOT / "news" / "README.rst"]
 
 DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"
@@ -198,7 +198,7 @@ def test_news():
     """Every fragment is of a kind that towncrier knows, and is good reStructuredText."""
     names = [path.name for path in (ROOT / "news").iterdir() if path.name != "README.rst"]
     for name in names:
-        assert re.fullmatch(r"\d+\.(breaking|feature|bugfix)(\.\d+)?", name)
+        assert re.fullmatch(r"(\d+|\+[a-z]+)\.(breaking|feature|bugfix)(\.\d+)?", name)
         assert read(ROOT / "news" / name).astext()
 
 

@@ -1,10 +1,17 @@
 """What is built is what is here: every file that the code needs travels in the wheel."""
 
+from docutils import nodes
+from docutils.core import publish_doctree
+from email.parser import Parser
 from pathlib import Path
 from zipfile import ZipFile
+import json
+import pytest
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 
 ROOT = Path(__file__).parents[2]
@@ -16,13 +23,16 @@ BUILD_TIMEOUT = 120.0
 BUILD = "from setuptools.build_meta import *; build_sdist('dist'); build_wheel('dist')"
 
 
-def build(folder):
-    """Build in a copy, so that nothing is left behind here or found there by chance."""
+def copy(folder):
+    """Copy what is built, so that nothing is left behind here or found there by chance."""
     for name in NEEDED:
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(
-        ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-    )
+    made = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.mo")
+    shutil.copytree(ROOT / "src", folder / "src", ignore=made)
+
+
+def build(folder):
+    """Build the project in a folder, and return the open wheel."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BUILD],
         cwd=folder,
@@ -32,16 +42,92 @@ def build(folder):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return next((folder / "dist").glob("*.whl"))
+    return ZipFile(next((folder / "dist").glob("*.whl")))
 
 
-def test_the_wheel_holds_every_file_of_the_package(tmp_path):
-    with ZipFile(build(tmp_path)) as wheel:
-        packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    sources = {
-        path.relative_to(ROOT / "src").as_posix()
-        for path in (ROOT / "src" / "collective").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+def metadata(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    copy(folder)
+    with build(folder) as built:
+        yield built
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    files = [path for path in (ROOT / "src" / "collective").rglob("*") if path.is_file()]
+    files = [path for path in files if "__pycache__" not in path.parts and path.suffix != ".mo"]
+    compiled = [path.with_suffix(".mo") for path in files if path.suffix == ".po"]
+    assert compiled
+    sources = {path.relative_to(ROOT / "src").as_posix() for path in [*files, *compiled]}
     assert packed == sources
     assert "collective/__init__.py" not in packed
+
+
+def links(text):
+    """Return the targets of all links and images of a page."""
+    tree = publish_doctree(text, settings_overrides={"syntax_highlight": "none"})
+    found = {node["refuri"] for node in tree.findall(nodes.reference)}
+    return found | {node["uri"] for node in tree.findall(nodes.image)}
+
+
+def test_the_long_description_is_readme_and_changelog_with_absolute_links(wheel):
+    """The page of a package index has no files beside it."""
+    text = metadata(wheel).get_payload()
+    assert "\nChangelog\n=========\n" in text
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.rst", "CHANGES.rst")]
+    files = "https://github.com/collective/collective.taskqueue/blob/main/"
+    relative = {link for page in pages for link in links(page) if not link.startswith("https://")}
+    assert relative
+    assert {files + link for link in relative} <= links(text)
+    assert all(link.startswith("https://") for link in links(text))
+
+
+def test_the_links_of_a_release_lead_to_its_own_files(tmp_path):
+    """What is written about another version does not hold for this one."""
+    copy(tmp_path)
+    project = tmp_path / "pyproject.toml"
+    text = project.read_text(encoding="utf-8")
+    version = tomllib.loads(text)["project"]["version"]
+    project.write_text(text.replace(f'version = "{version}"', 'version = "2.0.0a1"', 1))
+    with build(tmp_path) as built:
+        found = metadata(built)
+    assert found["Version"] == "2.0.0a1"
+    files = "https://github.com/collective/collective.taskqueue/blob/"
+    tags = {
+        link.removeprefix(files).split("/")[0]
+        for link in links(found.get_payload())
+        if link.startswith(files)
+    }
+    assert tags == {"2.0.0a1"}
+
+
+def test_what_is_declared_is_what_is_tested():
+    """Classifiers, tox and CI name the same versions of Python and Plone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    classifiers = "\n".join(project["classifiers"])
+    python = re.findall(r"Python :: (3\.\d+)$", classifiers, re.MULTILINE)
+    plone = re.findall(r"Plone :: ([\d.]+)$", classifiers, re.MULTILINE)
+    assert project["requires-python"] == f">={python[0]}"
+    assert f"Products.CMFPlone >= {plone[0]}" in project["dependencies"]
+
+    tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    (matrix,) = set(re.findall(r"py\{([\d,]+)\}-plone(\d+)", tox))
+    assert matrix == (",".join(python).replace(".", ""), "".join(plone).replace(".", ""))
+
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert f"        python: {json.dumps(python)}\n" in workflow
+    assert f"        plone: {json.dumps(plone)}\n" in workflow
+
+
+def test_tox_calls_targets_of_the_makefile():
+    tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^    make ([a-z]+)", tox, re.MULTILINE)
+    assert targets
+    assert all(re.search(rf"^{target}:.*## ", makefile, re.MULTILINE) for target in targets)

@@ -4,6 +4,7 @@ from collective.taskqueue import taskqueue
 from collective.taskqueue.errors import StorageUnavailable
 from integration.publisher.conftest import BASIC
 from integration.publisher.conftest import raising
+from plone import api
 from plone.protect.interfaces import IDisableCSRFProtection
 from zope.interface import alsoProvides
 import json
@@ -64,6 +65,20 @@ def test_a_view_that_asks_the_queue(view, http, down, accept):
     view("look", lambda context, request: len(taskqueue.tasks(state="queued", queue="default")))
     _, page = assert_unavailable(http("/plone/@@look", HTTP_ACCEPT=accept))
     assert "does not answer at the moment" in page
+
+
+def test_a_person_is_answered_in_the_language_of_the_browser(view, http, down):
+    api.portal.set_registry_record("plone.available_languages", ["en", "de"])
+    api.portal.set_registry_record("plone.use_request_negotiation", True)
+    transaction.commit()
+    view("look", lambda context, request: len(taskqueue.tasks(state="queued", queue="default")))
+    _, page = assert_unavailable(
+        http("/plone/@@look", HTTP_ACCEPT="text/html", HTTP_ACCEPT_LANGUAGE="de")
+    )
+    assert 'lang="de"' in page
+    assert "Bitte versuchen Sie es gleich noch einmal" in page
+    assert "Hierfür wird die Aufgabenwarteschlange gebraucht" in page
+    assert "wenden Sie sich an die Betreiber" in page
 
 
 def test_a_program_is_answered_in_its_language(view, http, down):

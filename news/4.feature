@@ -1,2 +1,0 @@
-Queues on a Redis or Valkey server, ``type redis``: shared by many processes, committed together with the
-ZODB, and recovered when a process dies.
