@@ -10,7 +10,7 @@ CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := demo,test,lint,bench
+EXTRAS := demo,test,lint,bench,docs
 TESTS ?= tests
 
 .PHONY: help

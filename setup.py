@@ -80,6 +80,8 @@ setup(
             "Zope[wsgi]",
         ],
         "lint": ["import-linter", "mypy", "ruff", "towncrier", "types-docutils"],
+        # Sphinx, its theme, and the directive that documents interfaces of Zope.
+        "docs": ["furo", "repoze.sphinx.autointerface", "sphinx"],
         "bench": [
             "celery[redis]",
             "dramatiq[redis]",
