@@ -20,7 +20,7 @@ import Zope2.Startup
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.rst", "CONTRIBUTING.rst", "CHANGES.rst")]
-PAGES += [*sorted((ROOT / "docs").glob("*.rst")), ROOT / "news" / "README.rst"]
+PAGES += [*sorted((ROOT / "docs").rglob("*.rst")), ROOT / "news" / "README.rst"]
 
 DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"
 
@@ -187,7 +187,7 @@ def test_recordings():
 
 def test_rooms():
     """The page about the design names every room that there is, and no other."""
-    (table, _) = read(ROOT / "docs" / "design.rst").findall(nodes.table)
+    (table, _) = read(ROOT / "docs" / "explanation" / "design.rst").findall(nodes.table)
     named = [row.astext().split()[0] for row in table.findall(nodes.row)]
     package = Path(config.__file__).parent
     rooms = {path.name for path in package.iterdir() if path.name[0] not in "_."}

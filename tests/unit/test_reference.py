@@ -10,7 +10,7 @@ import re
 
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "reference"
 COMPONENT = Path(collective.taskqueue.__path__[0]) / "component.xml"
 
 
@@ -18,7 +18,7 @@ COMPONENT = Path(collective.taskqueue.__path__[0]) / "component.xml"
 def test_configuration_table(section):
     """Every key with its default, described in the words of component.xml."""
     table = configuration_table(section)
-    page = DOCS / "reference-configuration.rst"
+    page = DOCS / "configuration.rst"
     text = page.read_text(encoding="utf-8")
     assert f".. {section}\n\n{table}\n\n" in text, f"{page.name} must say:\n\n{table}"
 
@@ -43,6 +43,6 @@ def configuration_table(section):
 
 def test_options():
     """Every option of `add()`, in the order of the code."""
-    text = (DOCS / "reference-options.rst").read_text(encoding="utf-8")
+    text = (DOCS / "options.rst").read_text(encoding="utf-8")
     table = text.partition(".. options\n")[2]
     assert re.findall(r"^   \* - ``(\w+)``$", table, re.MULTILINE) == list(OPTIONS)
