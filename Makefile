@@ -82,6 +82,10 @@ format: $(STAMP) ## Bring the code into its form
 	$(BIN)/ruff check --fix src tests benchmarks examples setup.py
 	$(BIN)/ruff format src tests benchmarks examples setup.py
 
+.PHONY: docs
+docs: $(STAMP) ## The documentation as a site, in .cache/docs; a warning is an error
+	$(BIN)/python -m sphinx -W -n --keep-going -q docs .cache/docs
+
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
 	missed=0; for part in benchmarks benchmarks.shared benchmarks.web benchmarks.sql benchmarks.lists; do \
