@@ -72,15 +72,15 @@ crash: $(STAMP) services ## Kill processes at every step, a thousand times, and 
 
 .PHONY: lint
 lint: $(STAMP) ## Style and types
-	$(BIN)/ruff check src tests benchmarks examples setup.py
-	$(BIN)/ruff format --check src tests benchmarks examples setup.py
+	$(BIN)/ruff check src tests benchmarks docs examples setup.py
+	$(BIN)/ruff format --check src tests benchmarks docs examples setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 .PHONY: format
 format: $(STAMP) ## Bring the code into its form
-	$(BIN)/ruff check --fix src tests benchmarks examples setup.py
-	$(BIN)/ruff format src tests benchmarks examples setup.py
+	$(BIN)/ruff check --fix src tests benchmarks docs examples setup.py
+	$(BIN)/ruff format src tests benchmarks docs examples setup.py
 
 .PHONY: docs
 docs: $(STAMP) ## The documentation as a site, in .cache/docs; a warning is an error
