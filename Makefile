@@ -84,7 +84,7 @@ format: $(STAMP) ## Bring the code into its form
 
 .PHONY: docs
 docs: $(STAMP) ## The documentation as a site, in .cache/docs; a warning is an error
-	$(BIN)/python -m sphinx -W -n --keep-going -q docs .cache/docs
+	$(BIN)/python -m sphinx -E -W -n --keep-going -q docs .cache/docs
 
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
