@@ -10,7 +10,7 @@ CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := demo,test,lint,bench,release
+EXTRAS := demo,test,lint,bench,docs,release
 TESTS ?= tests
 DOMAIN := collective.taskqueue
 LOCALES := src/collective/taskqueue/site/locales
@@ -75,8 +75,8 @@ crash: $(STAMP) services ## Kill processes at every step, a thousand times, and 
 
 .PHONY: lint
 lint: $(STAMP) ## Style, types, who imports whom, and declared dependencies
-	$(BIN)/ruff check src tests benchmarks examples setup.py
-	$(BIN)/ruff format --check src tests benchmarks examples setup.py
+	$(BIN)/ruff check src tests benchmarks docs examples setup.py
+	$(BIN)/ruff format --check src tests benchmarks docs examples setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) dependencies
@@ -94,8 +94,12 @@ dependencies: $(STAMP) ## Whether pyproject.toml declares each distribution that
 
 .PHONY: format
 format: $(STAMP) ## Bring the code into its form
-	$(BIN)/ruff check --fix src tests benchmarks examples setup.py
-	$(BIN)/ruff format src tests benchmarks examples setup.py
+	$(BIN)/ruff check --fix src tests benchmarks docs examples setup.py
+	$(BIN)/ruff format src tests benchmarks docs examples setup.py
+
+.PHONY: docs
+docs: $(STAMP) ## The documentation as a site, in .cache/docs; a warning is an error
+	$(BIN)/python -m sphinx -E -W -n --keep-going -q docs .cache/docs
 
 # With the setuptools of constraints.txt: in an environment of its own, build takes the newest.
 # The last step shows that the extras bring what the code imports, testing/ excepted.

@@ -174,9 +174,9 @@ class Instance:
             **(environ or {}),
         }
 
-    def copy(self, home: Path, snippet: str) -> "Instance":
+    def copy(self, home: Path, snippet: str, environ: dict[str, str] | None = None) -> "Instance":
         """Return another instance with a copy of the database."""
-        other = Instance(home, snippet)
+        other = Instance(home, snippet, environ=environ)
         for path in (self.home / "var").glob("Data.fs*"):
             shutil.copy(path, home / "var" / path.name)
         return other

@@ -13,7 +13,7 @@ import re
 import signal
 
 
-HOWTO = Path(__file__).parents[2] / "docs" / "howto-sql.rst"
+HOWTO = Path(__file__).parents[2] / "docs" / "how-to" / "sql.rst"
 
 
 SNIPPET = """\

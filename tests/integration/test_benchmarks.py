@@ -10,7 +10,7 @@ import sys
 
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "reference-costs.rst").read_text()
+PAGE = (ROOT / "docs" / "reference" / "costs.rst").read_text()
 
 #: A quick run takes fifteen seconds, most of them for making a Plone site.
 RUN_TIMEOUT = 180.0

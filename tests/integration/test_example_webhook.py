@@ -1,4 +1,4 @@
-"""The code of docs/howto-webhooks.rst, sender and receiver."""
+"""The code of docs/how-to/webhooks.rst, sender and receiver."""
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import QueueSettings

@@ -1,7 +1,7 @@
 """Every request and response that the documentation shows, recorded.
 
 A recording that changes is a change for the clients. If it is meant, remove the file in
-`recordings`: it is written anew, the last test fails once, and docs/howto-rest.rst follows.
+`recordings`: it is written anew, the last test fails once, and docs/how-to/rest.rst follows.
 """
 
 from collective.taskqueue.config import ServerSettings

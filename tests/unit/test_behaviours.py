@@ -1,4 +1,4 @@
-"""Every id that a test proves something by is explained in docs/behaviours.rst."""
+"""Every id that a test proves something by is explained in docs/appendix/behaviours.rst."""
 
 from docutils import nodes
 from docutils.core import publish_doctree
@@ -10,7 +10,7 @@ import tokenize
 
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "behaviours.rst"
+PAGE = ROOT / "docs" / "appendix" / "behaviours.rst"
 SOURCES = [
     path
     for folder in ("benchmarks", "examples", "src", "tests")

@@ -1,26 +1,46 @@
 """The pages of reference say the same as the code."""
 
+from collective.taskqueue import interfaces
 from collective.taskqueue.enqueue.options import OPTIONS
 from pathlib import Path
 from textwrap import wrap
 from xml.etree import ElementTree
+from zope.interface.interface import InterfaceClass
 import collective.taskqueue
+import json
 import pytest
 import re
 
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-COMPONENT = Path(collective.taskqueue.__path__[0]) / "component.xml"
+DOCS = ROOT / "docs" / "reference"
+PACKAGE = Path(collective.taskqueue.__path__[0])
+COMPONENT = PACKAGE / "component.xml"
+OPENAPI = json.loads((PACKAGE / "services" / "openapi.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("section", ["taskqueue", "taskqueue-server"])
 def test_configuration_table(section):
     """Every key with its default, described in the words of component.xml."""
-    table = configuration_table(section)
-    page = DOCS / "reference-configuration.rst"
-    text = page.read_text(encoding="utf-8")
-    assert f".. {section}\n\n{table}\n\n" in text, f"{page.name} must say:\n\n{table}"
+    must_show("configuration.rst", section, configuration_table(section))
+
+
+def must_show(name, label, table):
+    """Fail unless the page shows the table below the comment with this label."""
+    text = (DOCS / name).read_text(encoding="utf-8")
+    assert f".. {label}\n\n{table}\n\n" in f"{text}\n", f"{name} must say:\n\n{table}"
+
+
+def list_table(*rows):
+    """Return a table of reStructuredText; the first row is its header."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        for number, cell in enumerate(row):
+            lead = "   * - " if number == 0 else "     - "
+            lines += wrap(cell, 100, initial_indent=lead, subsequent_indent="       ") or [
+                lead.rstrip()
+            ]
+    return "\n".join(lines)
 
 
 def configuration_table(section):
@@ -30,19 +50,106 @@ def configuration_table(section):
         for item in ElementTree.parse(COMPONENT).iter("sectiontype")
         if item.get("name") == section
     )
-    lines = [".. list-table::", "   :header-rows: 1", "", "   * - Key", "     - Default"]
-    lines.append("     - Meaning")
-    for key in found.iter("key"):
-        default = key.get("default")
-        lines.append(f"   * - ``{key.get('name')}``")
-        lines.append(f"     - ``{default}``" if default else "     -")
-        text = " ".join(key.findtext("description").split())
-        lines += wrap(text, 100, initial_indent="     - ", subsequent_indent="       ")
-    return "\n".join(lines)
+    rows = [
+        (
+            f"``{key.get('name')}``",
+            f"``{key.get('default')}``" if key.get("default") else "",
+            " ".join(key.findtext("description").split()),
+        )
+        for key in found.iter("key")
+    ]
+    return list_table(("Key", "Default", "Meaning"), *rows)
 
 
 def test_options():
     """Every option of `add()`, in the order of the code."""
-    text = (DOCS / "reference-options.rst").read_text(encoding="utf-8")
+    text = (DOCS / "options.rst").read_text(encoding="utf-8")
     table = text.partition(".. options\n")[2]
     assert re.findall(r"^   \* - ``(\w+)``$", table, re.MULTILINE) == list(OPTIONS)
+
+
+def test_events():
+    """Every event, described in the words of its docstring."""
+    rows = [(f"``{item.__name__}``", item.__doc__.strip()) for item in declared() if is_event(item)]
+    must_show("events.rst", "events", list_table(("Event", "When it is published"), *rows))
+
+
+def test_interfaces():
+    """Every interface has its section, but for the events: these have a row each."""
+    text = "".join((DOCS / name).read_text("utf-8") for name in ("interfaces.rst", "events.rst"))
+    shown = re.findall(r"^\.\. autointerface:: (?:[\w.]+\.)?(\w+)$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(item.__name__ for item in declared() if not is_event(item))
+
+
+def declared():
+    """Return the interfaces of the module `interfaces`, in its order."""
+    items = [item for item in vars(interfaces).values() if isinstance(item, InterfaceClass)]
+    return [item for item in items if item.__module__ == interfaces.__name__]
+
+
+def is_event(item):
+    """Return whether an interface is that of one kind of event."""
+    return interfaces.ITaskEvent in item.__bases__
+
+
+def test_requests():
+    """Every request that openapi.json describes, in its words."""
+    rows = [
+        (f"``{request}``", operation["summary"], ", ".join(operation["responses"]))
+        for request, operation in operations()
+    ]
+    table = list_table(("Request", "What it does", "Statuses of the response"), *rows)
+    must_show("http.rst", "requests", table)
+
+
+def operations():
+    """Return pairs of a request, such as `GET /@tasks`, and its description."""
+    return [
+        (f"{method.upper()} {path}", operation)
+        for path, methods in OPENAPI["paths"].items()
+        for method, operation in methods.items()
+        if method != "parameters"
+    ]
+
+
+def test_statuses():
+    """Every status of an error, in the words of openapi.json."""
+    named = {
+        status: response["$ref"].rpartition("/")[2]
+        for _, operation in operations()
+        for status, response in operation["responses"].items()
+        if "$ref" in response
+    }
+    rows = [
+        (status, f"``{name}``", OPENAPI["components"]["responses"][name]["description"])
+        for status, name in sorted(named.items())
+    ]
+    must_show("http.rst", "statuses", list_table(("Status", "Type", "Meaning"), *rows))
+
+
+def test_fields():
+    """Every field of a new task, with its type and its limits."""
+    schema = OPENAPI["components"]["schemas"]["NewTask"]
+    rows = [
+        (f"``{name}``", kind(field), field.get("description", ""))
+        for name, field in schema["properties"].items()
+    ]
+    must_show("http.rst", "fields", list_table(("Field", "Type", "Meaning"), *rows))
+
+
+def kind(field):
+    """Return the type of a field of JSON, and its limits, in one line."""
+    types = [field["type"]] if isinstance(field["type"], str) else field["type"]
+    words = [" or ".join(types)]
+    if "enum" in field:
+        words = [", ".join(f"``{value}``" for value in field["enum"] if value is not None)]
+    limits = {
+        "minimum": "at least {}",
+        "exclusiveMinimum": "more than {}",
+        "maximum": "at most {}",
+        "maxLength": "at most {} characters",
+        "format": "{}",
+        "contentEncoding": "{}",
+    }
+    words += [text.format(field[name]) for name, text in limits.items() if name in field]
+    return ", ".join(words)

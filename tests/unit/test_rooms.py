@@ -1,4 +1,4 @@
-"""The rooms of docs/design.rst: what they import of others, and how large a room may be.
+"""The rooms of docs/explanation/design.rst: what they import of others, and how large one may be.
 
 Which folder may import which is said in pyproject.toml, and `make lint` asks it.
 

@@ -41,7 +41,7 @@ def test_no_folder_for_the_letters(page, tmp_path):
 
 
 def test_no_mail_server(page, portal):
-    """What docs/howto-mail.rst says of Plone's own mail host and a server that is away."""
+    """What docs/how-to/mail.rst says of Plone's own mail host and a server that is away."""
     portal.manage_delObjects(["MailHost"])
     portal._setObject("MailHost", MailHost("MailHost"))
     with socket.socket() as nobody:

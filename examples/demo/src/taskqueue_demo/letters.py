@@ -13,7 +13,7 @@ READERS = {f"reader-{number:03}@example.org" for number in range(1, 1001)}
 
 
 class QueueLetters(Button):
-    """Queue one letter for each reader; nobody waits until they are sent."""
+    """Queue one letter for each reader; the browser does not wait until they are sent."""
 
     def queue(self):
         for number in range(1, number_of(self.request, "count", len(READERS)) + 1):

@@ -19,7 +19,7 @@ of a server, its test provides a clock that shifts the server's time.
 Times are compared to within five seconds, so the clock may run. No test sleeps; a test that
 waits gives up after `base.BOUND` seconds.
 
-docs/behaviours.rst of the repository explains ids such as C30, its README the numbers of
+docs/appendix/behaviours.rst of the repository explains ids such as C30, its README the numbers of
 guarantees.
 """
 
