@@ -77,9 +77,9 @@ def _throughput(queue: TaskQueue, effort: Effort) -> Iterator[Row]:
         missed=ratio < MIN_RATIO,
     )
     ratio, bare, ours = throughput(queue, effort.rounds, effort.requests)
-    yield Row("the same by nobody, bare publisher loop", _ms(bare))
-    yield Row("the same by nobody, as a task", _ms(ours))
-    yield Row("throughput of the consumer ÷ bare publisher loop, by nobody", f"{ratio:.3f}")
+    yield Row("the same by Anonymous, bare publisher loop", _ms(bare))
+    yield Row("the same by Anonymous, as a task", _ms(ours))
+    yield Row("throughput of the consumer ÷ bare publisher loop, by Anonymous", f"{ratio:.3f}")
 
 
 def _enqueue(queue: TaskQueue, effort: Effort, peers: bool) -> Iterator[Row]:
