@@ -78,7 +78,7 @@ def make_consumer(queue: TaskQueue, told: Callable[[str], None] = lambda state: 
     """
 
     def notify(state: str, task_id: str) -> None:
-        queue.announce(state, task_id)
+        queue.publish_event(state, task_id)
         told(state)
 
     return Consumer(queue.storage, publish, ServerSettings(queue=queue.name), notify)
