@@ -1,10 +1,12 @@
 """Consumers that a test starts, and storages that fail them as it says."""
 
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.testing.contract.base import BOUND
 from contextlib import contextmanager
+from zope.interface import implementer
 import logging
 import threading
 import time
@@ -41,8 +43,9 @@ class Storage(LocalStorage):
             raise pending.pop(0)
 
 
+@implementer(IRemoteStorage)
 class FarStorage(Storage):
-    """The same, as if it were so far away that a consumer has a clerk."""
+    """The same, as if it were so far away that a consumer batches its calls."""
 
     in_process = False
     most = 128
@@ -82,8 +85,8 @@ def started(consumer, grace=BOUND):
         yield consumer
     finally:
         consumer.stop(grace)
-        clerk = getattr(consumer._busy_desk, "_clerk", None)
-        threads = [*consumer._threads, *([clerk] if clerk else [])]
+        batcher = getattr(consumer._batcher, "_thread", None)
+        threads = [*consumer._threads, *([batcher] if batcher else [])]
         for thread in threads:
             thread.join(BOUND)
         assert not any(thread.is_alive() for thread in threads)

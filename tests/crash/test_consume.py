@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.consumer.clerk import HELD
+from collective.taskqueue.consumer.batcher import MOST
 from collective.taskqueue.storages.redis import RedisStorage
 from crash import run
 from crash import worker_command
@@ -114,7 +114,7 @@ def test_killed_in_a_stream():
     assert totals["kills"] == 24
     assert (totals["lost"], totals["doubled"], totals["late"]) == (0, 0, 0)
     assert totals["innocent"] == 0
-    assert totals["most of one kill"] <= RedisStorage.most + HELD + 1
+    assert totals["most of one kill"] <= RedisStorage.most + MOST + 1
 
 
 def test_back_under_its_name_at_once_and_in_order(workers):
@@ -213,7 +213,7 @@ def test_poison_takes_nobody_with_it(workers):
     assert [line.url for line in workers.started() if line.pid == dead[1].pid][-1] == "/poison/0"
     succeeded = workers.storage.admin.tasks("succeeded", size=200)
     lost = [status for status in succeeded if status.attempts_made > 1]
-    assert len(lost) <= workers.storage.most + HELD
+    assert len(lost) <= workers.storage.most + MOST
     assert all(status.attempts_made == 2 for status in lost)
 
 

@@ -1,5 +1,6 @@
 """The threads of a consumer: as many as may be, and they never die."""
 
+from batchers import eventually
 from collective.taskqueue.consumer import shutdown
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
@@ -14,7 +15,6 @@ from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import new_task
 from consumers import messages
 from consumers import started
-from desks import eventually
 import logging
 import pytest
 import threading

@@ -1,7 +1,8 @@
 """Runs queued tasks.
 
-``consumer.py`` takes tasks, runs them and reports the results. ``desk.py`` and ``clerk.py`` talk to
-the storage, ``heartbeat.py`` renews leases and enforces timeouts. ``attempt.py`` is one dispatch,
-which ``interrupt.py`` can end; ``policy.py`` decides the next transition, ``events.py`` publishes
-events. ``response.py`` and ``text.py`` bound what is kept, ``shutdown.py`` is the deadline.
+``consumer.py`` takes tasks, runs them and reports the results: by ``calls.py``, the calls to the
+storage, which ``batcher.py`` batches. ``heartbeat.py`` renews leases and enforces timeouts.
+``attempt.py`` is one dispatch, which ``interrupt.py`` can end; ``policy.py`` decides the next
+transition, ``events.py`` publishes events. ``response.py`` and ``text.py`` bound what is kept,
+``shutdown.py`` is the deadline.
 """

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import policy
 from collective.taskqueue.consumer.attempt import Attempt
-from collective.taskqueue.consumer.clerk import BusyDesk
-from collective.taskqueue.consumer.desk import Completion
-from collective.taskqueue.consumer.desk import Desk
+from collective.taskqueue.consumer.batcher import Batcher
+from collective.taskqueue.consumer.calls import Completion
+from collective.taskqueue.consumer.calls import StorageCalls
 from collective.taskqueue.consumer.heartbeat import Heartbeat
 from collective.taskqueue.consumer.shutdown import pause
 from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.errors import described
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.storages.protocols import RemoteStorage
 from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
@@ -32,6 +34,7 @@ from collective.taskqueue.task import Transition
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import cast
 import logging
 import threading
 import time
@@ -84,11 +87,11 @@ class Consumer:
         self._label = f"taskqueue-{settings.queue}-{settings.name}"
         self._heartbeat = Heartbeat(storage, settings.lease, f"{self._label}-heartbeat")
         self._shutdown = Shutdown()
-        self._desk = Desk(storage, settings, self._shutdown, self._stored)
-        #: The desk of `run`.
-        self._busy_desk = self._desk
-        if hasattr(storage, "complete_and_reserve"):
-            self._busy_desk = BusyDesk(storage, settings, self._shutdown, self._stored)
+        self._calls = StorageCalls(storage, settings, self._shutdown, self._stored)
+        #: What the threads of `run` use.
+        self._batcher: StorageCalls | Batcher = self._calls
+        if IRemoteStorage.providedBy(storage):
+            self._batcher = Batcher(self._calls, cast(RemoteStorage, storage))
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
 
@@ -135,7 +138,7 @@ class Consumer:
         # Only now: until they have ended, the threads may start more.
         for thread in list(self._extra):
             self._shutdown.join(thread, self._wake)
-        self._busy_desk.close()
+        self._batcher.close()
         for attempt in self._heartbeat.running():
             logger.error(
                 "task %s: still running after the grace period, left unfinished", attempt.task.id
@@ -158,7 +161,7 @@ class Consumer:
             logger.debug("consumer %s: not unregistered (%s)", self.settings.name, exc)
 
     def _wake(self) -> None:
-        self._busy_desk.wake()
+        self._batcher.wake()
         try:
             self._storage.wake()
         except Exception:
@@ -169,7 +172,7 @@ class Consumer:
         errors = 0
         while not self._shutdown.begun.is_set():
             try:
-                self._run_next(self._busy_desk, None)
+                self._run_next(self._batcher, None)
                 self._maintain()
                 errors = 0
             except StorageUnavailable:
@@ -190,15 +193,15 @@ class Consumer:
 
         Returns how many tasks were taken: 1, or 0 if none came.
         """
-        return self._run_next(self._desk, timeout)
+        return self._run_next(self._calls, timeout)
 
-    def _run_next(self, desk: Desk, timeout: float | None) -> int:
-        leases = desk.take(timeout)
+    def _run_next(self, calls: StorageCalls | Batcher, timeout: float | None) -> int:
+        leases = calls.take(timeout)
         for lease in leases:
             if self.settings.concurrent_limit:
-                self._work(lease, desk)
+                self._work(lease, calls)
             else:
-                self._work_in_own_thread(lease, desk)
+                self._work_in_own_thread(lease, calls)
         return len(leases)
 
     def work(self, lease: Lease) -> Outcome | None:
@@ -206,20 +209,20 @@ class Consumer:
 
         None if the task was released: the consumer stops, and the task could not begin yet.
         """
-        return self._work(lease, self._desk)
+        return self._work(lease, self._calls)
 
-    def _work(self, lease: Lease, desk: Desk) -> Outcome | None:
+    def _work(self, lease: Lease, calls: StorageCalls | Batcher) -> Outcome | None:
         try:
-            return self._attempt(lease, desk)
+            return self._attempt(lease, calls)
         except _Stopped:
-            desk.drop(lease)
-            desk.release([lease])
+            calls.drop(lease)
+            calls.release([lease])
             return None
         except BaseException:
-            desk.drop(lease)
+            calls.drop(lease)
             raise
 
-    def _attempt(self, lease: Lease, desk: Desk) -> Outcome:
+    def _attempt(self, lease: Lease, calls: StorageCalls | Batcher) -> Outcome:
         attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
         since = self._since(lease.task)
         undispatched = self._outcome_without_dispatch(attempt, since)
@@ -230,7 +233,7 @@ class Consumer:
             self._heartbeat.begin(watched)
             outcome = _storable(undispatched or self._outcome(attempt))
             transition = policy.next_transition(lease, outcome, self._clock(), since=since)
-            desk.end(Completion(lease, transition, release))
+            calls.complete(Completion(lease, transition, release))
         except BaseException:
             # Otherwise its lease would be renewed for ever.
             release()
@@ -248,10 +251,10 @@ class Consumer:
             self._next_maintenance = now + MAINTENANCE_INTERVAL
             self._outage.call(self._maintenance)
 
-    def _work_in_own_thread(self, lease: Lease, desk: Desk) -> None:
+    def _work_in_own_thread(self, lease: Lease, calls: StorageCalls | Batcher) -> None:
         def work() -> None:
             try:
-                self._work(lease, desk)
+                self._work(lease, calls)
             except BaseException:
                 logger.exception("task %s: unexpected error, its lease expires", lease.task.id)
             finally:
@@ -268,7 +271,7 @@ class Consumer:
                 exc,
             )
             self._extra.discard(thread)
-            self._work(lease, desk)
+            self._work(lease, calls)
 
     def _since(self, task: Task) -> float:
         """Return when the `max_age` of the task began to count."""

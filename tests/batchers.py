@@ -1,9 +1,8 @@
-"""A storage that is far away, and what is done at a desk that has it."""
+"""A storage that is remote, and what a test does with the batcher that has it."""
 
-from collections import deque
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.consumer.clerk import Held
-from collective.taskqueue.consumer.desk import Completion
+from collective.taskqueue.consumer.calls import Completion
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
@@ -12,11 +11,14 @@ from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import new_task
+from dataclasses import replace
+from zope.interface import implementer
 import threading
 import time
 
 
-class FarStorage(LocalStorage):
+@implementer(IRemoteStorage)
+class RemoteStorage(LocalStorage):
     """Holds each batch call until it is let go, and fails as it is told."""
 
     in_process = False
@@ -26,8 +28,10 @@ class FarStorage(LocalStorage):
     def __init__(self, **settings):
         super().__init__(QueueSettings(**settings))
         self.failures = []
-        #: The number of ends, and the limit, of each batch call.
-        self.exchanges = []
+        #: The number of completions, and the limit, of each batch call.
+        self.calls = []
+        #: The ids of the tasks of each `release`.
+        self.released = []
         self.changed = threading.Condition()
         self.open = True
         self.reserves = 0
@@ -38,22 +42,26 @@ class FarStorage(LocalStorage):
 
     def complete_and_reserve(self, ends, consumer, limit=1, seconds=30.0):
         with self.changed:
-            self.exchanges.append((len(ends), limit))
+            self.calls.append((len(ends), limit))
             self.changed.notify_all()
             assert self.changed.wait_for(lambda: self.open, BOUND)
         if self.failures:
             raise self.failures.pop(0)
         for lease, transition in ends:
-            self.check_end(lease, transition)
+            self.check_completion(lease, transition)
         states = [self.complete(lease, transition) for lease, transition in ends]
         return states, super().reserve(consumer, limit, 0, seconds) if limit else []
 
-    def check_end(self, lease, transition):
+    def check_completion(self, lease, transition):
         """Raise if the storage cannot hold that."""
 
     def complete(self, lease, transition):
-        self.check_end(lease, transition)
+        self.check_completion(lease, transition)
         return super().complete(lease, transition)
+
+    def release(self, leases):
+        self.released.append([lease.task.id for lease in leases])
+        return super().release(leases)
 
     def let(self, go):
         with self.changed:
@@ -61,13 +69,13 @@ class FarStorage(LocalStorage):
             self.changed.notify_all()
 
     def wait_for(self, number):
-        """Wait until as many exchanges have begun."""
+        """Wait until as many batch calls have begun."""
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.exchanges) >= number, BOUND)
+            assert self.changed.wait_for(lambda: len(self.calls) >= number, BOUND)
 
 
 class Stored(list):
-    """What the desk has told, and who waits for it."""
+    """The completions that the storage has accepted; a test waits for them."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -86,61 +94,34 @@ def fill(storage, number):
     return ids(add(storage, *(new_task() for _ in range(number))))
 
 
-def end(desk, lease, state=SUCCEEDED, release=lambda: None):
-    desk.end(Completion(lease, completed(lease, state), release))
+def end(batcher, lease, state=SUCCEEDED, release=lambda: None, seconds=0.001):
+    transition = completed(lease, state)
+    attempt = replace(transition.attempt, seconds=seconds)
+    batcher.complete(Completion(lease, replace(transition, attempt=attempt), release))
 
 
-def take(desk):
-    (lease,) = aside(desk.take).result(BOUND)
+def take(batcher):
+    (lease,) = aside(batcher.take).result(BOUND)
     return lease
 
 
-def run(desk, number):
-    """Take as many tasks and end them; return their ids."""
+def run(batcher, number, seconds=0.001):
+    """Take as many tasks and complete them; return their ids."""
     order = []
     for _ in range(number):
-        lease = take(desk)
+        lease = take(batcher)
         order.append(lease.task.id)
-        end(desk, lease)
+        end(batcher, lease, seconds=seconds)
     return order
 
 
-def hand_in(desk):
-    """What has ended is on its way: with the clerk, or with a thread that goes by itself."""
-    with desk._work:
-        desk._first -= 2 * desk._delay
-        desk._work.notify()
-    if desk._nearby:
-        aside(desk._go)
-
-
-def hold_up(desk, storage):
-    """One that has ended is on its way, and does not arrive until the storage is let go."""
-    storage.let(go=False)
-    number = len(storage.exchanges)
-    end(desk, take(desk))
-    hand_in(desk)
-    storage.wait_for(number + 1)
-
-
-def older(held, seconds):
-    return Held(held.lease, held.since - seconds, held.arrived - seconds)
-
-
-def make_late(desk):
-    """What waits in hand has waited for too long."""
-    with desk._work:
-        desk._hand = deque(held._replace(arrived=held.arrived - 2 * BOUND) for held in desk._hand)
-        desk._work.notify()
-
-
 def in_stream(make, storage, stored, **settings):
-    """Return a desk that has tasks in hand, of a hundred that were there, and their ids."""
+    """Return a batcher that has prefetched some of a hundred tasks, and the ids of all."""
     tasks = fill(storage, 100)
-    desk = make(**settings)
-    run(desk, 40)
+    batcher = make(**settings)
+    run(batcher, 40)
     stored.wait_for(40)
-    return desk, tasks
+    return batcher, tasks
 
 
 def eventually(condition):

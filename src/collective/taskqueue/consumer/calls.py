@@ -1,7 +1,4 @@
-"""The desk of a consumer: gives tasks to its threads, and takes their completed attempts.
-
-This one makes a round trip each time; the one in `clerk` is for a remote storage.
-"""
+"""The calls that a consumer makes to its storage, repeated while the storage is unavailable."""
 
 from __future__ import annotations
 
@@ -11,19 +8,26 @@ from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.outage import outage_of
+from collective.taskqueue.storages.protocols import RemoteStorage
 from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Transition
 from dataclasses import replace
+from functools import partial
 from math import inf
+from typing import cast
 from typing import NamedTuple
 from typing import TypeVar
 import logging
+import threading
 import time
 
 
 logger = logging.getLogger("collective.taskqueue")
+
+#: How often a completion of a batch is reported alone before another thread goes on with it.
+REFUSALS = 2
 
 T = TypeVar("T")
 
@@ -36,9 +40,12 @@ class Completion(NamedTuple):
     release: Callable[[], None]
 
 
-class Desk:
-    """See the module. `stored` is called with each completion that the storage has accepted,
-    and with the state of the task then: None if its lease was lost."""
+class StorageCalls:
+    """Reserves, completes and releases tasks, each with a call of its own.
+
+    `stored` is called with each completion that the storage has accepted, and with the state of
+    the task then: None if its lease was lost.
+    """
 
     def __init__(
         self,
@@ -47,73 +54,112 @@ class Desk:
         shutdown: Shutdown,
         stored: Callable[[Completion, State | None], None],
     ) -> None:
-        self._storage = storage
+        self.storage = storage
+        self.settings = settings
+        self.shutdown = shutdown
         self._outage = outage_of(storage)
-        self._settings = settings
-        self._shutdown = shutdown
         self._stored = stored
 
     def take(self, timeout: float | None = None) -> list[Lease]:
         """Wait up to `timeout` seconds for a task; return its lease, or an empty list."""
-        leases: list[Lease] = self._outage.call(
-            self._storage.reserve,
-            self._settings.name,
-            limit=1,
-            timeout=timeout,
-            lease=self._settings.lease,
-        )
-        return leases
+        name, lease = self.settings.name, self.settings.lease
+        reserve = self.storage.reserve
+        return self._outage.call(reserve, name, limit=1, timeout=timeout, lease=lease)
 
-    def end(self, completion: Completion) -> None:
-        """Report the completed attempt of a task that was taken; never raises."""
-        self._finish(completion)
+    def complete(self, completion: Completion, refusals: float = inf) -> None:
+        """Report a completed attempt until the storage has it or the grace period is over.
 
-    def _finish(self, completion: Completion, most: float = inf) -> None:
+        An available storage may refuse it `refusals` times: then its last error is raised.
+        """
         transition = completion.transition
 
-        def finish() -> State | None:
+        def complete() -> State | None:
             nonlocal transition
             try:
-                state: State | None = self._storage.complete(completion.lease, transition)
+                return self.storage.complete(completion.lease, transition)
             except StorageUnavailable:
                 raise
             except Exception:
                 # This storage may be unable to hold something in the response: try without.
                 transition = _without_response(transition)
                 raise
-            return state
 
-        self._settle([completion], self._until_done([completion], lambda: [finish()], most))
+        found = self._until_done([completion], lambda: [complete()], refusals)
+        self._settle([completion], found)
 
-    def drop(self, lease: Lease) -> None:
-        """Called for a task that has no completion, by an error of ours; its lease expires."""
+    def complete_and_reserve(
+        self, completions: Sequence[Completion], limit: int
+    ) -> tuple[list[Lease], float]:
+        """Report a batch, and reserve up to `limit` tasks in the same round trip.
 
-    def release(self, leases: Sequence[Lease]) -> None:
-        """Release tasks that were taken, but have not begun, to the front; never raises."""
-        self._release(leases, inf)
+        Returns their leases, and a monotonic time before which none of them has begun.
+        """
+        storage = cast(RemoteStorage, self.storage)
+        pairs = [(completion.lease, completion.transition) for completion in completions]
+        since = 0.0
 
-    def _release(self, leases: Sequence[Lease], until: float) -> None:
+        def call() -> tuple[list[State | None], list[Lease]]:
+            nonlocal since
+            since = time.monotonic()
+            try:
+                return storage.complete_and_reserve(
+                    pairs, self.settings.name, limit, self.settings.lease
+                )
+            except StorageUnavailable:
+                raise
+            except Exception as exc:
+                self._log_failure(completions, exc, 1)
+                return [], []
+
+        found = self._until_done(completions, call)
+        if found is not None and len(found[0]) < len(completions):
+            # One by one: a completion that the storage cannot hold must not block the others.
+            for completion in completions:
+                self._complete_alone(completion)
+            return [], since
+        self._settle(completions, None if found is None else found[0])
+        return [] if found is None else found[1], since
+
+    def release(self, leases: Sequence[Lease], until: float = inf) -> None:
+        """Release tasks that have not begun to the front; never raises.
+
+        `until` is the monotonic time at which their leases expire.
+        """
         # Tried again while the storage is unavailable: otherwise each task would lose a delivery
-        # though no process was lost. `until` is the monotonic time at which the leases expire.
+        # though no process was lost.
         errors = 0
         while True:
             try:
-                self._outage.call(self._storage.release, leases)
+                self._outage.call(self.storage.release, leases)
                 break
             except Exception as exc:
                 errors += 1
                 away = isinstance(exc, StorageUnavailable) and time.monotonic() < until
-                if not (away and self._shutdown.may_try_again(errors)):
+                if not (away and self.shutdown.may_try_again(errors)):
                     _log_kept(leases, exc)
                     return
         for lease in leases:
             logger.debug("task %s: not started, released", lease.task.id)
+
+    def drop(self, lease: Lease) -> None:
+        """Called for a task that has no completion, by an error of ours; its lease expires."""
 
     def wake(self) -> None:
         """Unblock all waiting threads; called when the grace period has begun."""
 
     def close(self) -> None:
         """Called once, when all threads have ended or the wait for them is over."""
+
+    def _complete_alone(self, completion: Completion) -> None:
+        try:
+            self.complete(completion, REFUSALS)
+        except Exception:
+            name = f"taskqueue-{self.settings.queue}-{completion.lease.task.id}-completion"
+            complete = partial(self.complete, completion)
+            try:
+                threading.Thread(target=complete, name=name, daemon=True).start()
+            except RuntimeError:
+                complete()
 
     def _until_done(
         self, completions: Sequence[Completion], store: Callable[[], T], most: float = inf
@@ -132,7 +178,7 @@ class Desk:
                 refusals += not isinstance(exc, StorageUnavailable)
                 if refusals >= most:
                     raise
-            if not self._shutdown.may_try_again(errors):
+            if not self.shutdown.may_try_again(errors):
                 return None
 
     def _log_failure(self, completions: Sequence[Completion], exc: Exception, errors: int) -> None:
@@ -141,7 +187,7 @@ class Desk:
             # The outage is logged elsewhere; its effect on these tasks was logged here.
             return
         if errors > 1 and len(completions) > 1:
-            logger.error("queue %s: still (%s), trying again", self._settings.queue, exc)
+            logger.error("queue %s: still (%s), trying again", self.settings.queue, exc)
             return
         for completion in completions:
             logger.log(
@@ -157,6 +203,7 @@ class Desk:
         self, completions: Sequence[Completion], states: Sequence[State | None] | None
     ) -> None:
         for number, completion in enumerate(completions):
+            task_id = completion.lease.task.id
             try:
                 completion.release()
                 if states is not None:
@@ -164,15 +211,12 @@ class Desk:
                 else:
                     logger.error(
                         "task %s: %s, but stopped before its storage knew; it will run again",
-                        completion.lease.task.id,
+                        task_id,
                         completion.transition.state,
                     )
             except Exception:
                 # Other completions are still published, and prefetched tasks still begin.
-                logger.exception(
-                    "task %s: finished, but its event could not be published",
-                    completion.lease.task.id,
-                )
+                logger.exception("task %s: finished, but its event could not be published", task_id)
 
 
 def _log_kept(leases: Sequence[Lease], exc: Exception) -> None:
