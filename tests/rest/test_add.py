@@ -1,6 +1,6 @@
 """``POST /@tasks``: what a client may say, what becomes of it, and what is refused."""
 
-from collective.taskqueue.enqueue import capture
+from collective.taskqueue.enqueue import author
 from collective.taskqueue.enqueue.capture import METHODS
 from collective.taskqueue.services import access
 from collective.taskqueue.testing import run_tasks
@@ -255,7 +255,7 @@ def test_a_user_that_no_task_could_find_again(manager, queue, monkeypatch):
     def nobody():
         raise ValueError("no user folder")
 
-    monkeypatch.setattr(capture, "current_user", nobody)
+    monkeypatch.setattr(author, "_user_of", lambda request: nobody())
     monkeypatch.setattr(access, "current_user", nobody)
     assert manager.post("@tasks", {"url": HOOK}).error == (400, "BadRequest", "user")
     assert manager.get("@tasks").status == 200

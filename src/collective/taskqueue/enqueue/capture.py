@@ -5,17 +5,13 @@ from __future__ import annotations
 from AccessControl import getSecurityManager
 from AccessControl.users import UnrestrictedUser
 from Acquisition import aq_get
-from Acquisition import aq_inner
-from Acquisition import aq_parent
 from collections.abc import Mapping
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer.text import one_line
-from collective.taskqueue.enqueue.credentials import is_author
-from collective.taskqueue.enqueue.credentials import is_by_id
-from collective.taskqueue.enqueue.credentials import is_plugin_here
+from collective.taskqueue.enqueue.author import Author
+from collective.taskqueue.enqueue.author import current_author
 from collective.taskqueue.enqueue.credentials import warn_of_a_user_who_stays_out
 from collective.taskqueue.enqueue.headers import content_headers
-from collective.taskqueue.enqueue.headers import copied_headers
 from collective.taskqueue.enqueue.headers import current_body
 from collective.taskqueue.enqueue.headers import has_credentials
 from collective.taskqueue.enqueue.headers import merged
@@ -29,7 +25,6 @@ from collective.taskqueue.enqueue.params import Params
 from collective.taskqueue.enqueue.params import query_string
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import PayloadTooLarge
-from collective.taskqueue.pasplugin.identity import identity_in
 from collective.taskqueue.publisher.address import forbidden_step
 from collective.taskqueue.publisher.address import is_plain
 from collective.taskqueue.publisher.target import missing_step
@@ -46,7 +41,6 @@ from urllib.parse import unquote
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 from zope.component.hooks import getSite
-from zope.globalrequest import getRequest
 import logging
 import re
 import time
@@ -107,12 +101,10 @@ def make_task(
     target = target_of(url, view)
     address = _address(target.url)
     is_hook = not address.startswith("/")
-    request = _current_request()
+    author = current_author()
+    request = author.request
     _refuse_url_of_this_site(target.url, request)
-    user = current_user()
-    person = user and identity_in(*user)
-    by_id = bool(user and person and not is_hook and is_by_id(user[0], person))
-    describe = _web_hook if is_hook else partial(_zope_request, request, user, by_id)
+    describe = _web_hook if is_hook else partial(_zope_request, author)
     fields = describe(settings, address, method, params, headers, payload)
     _check(settings, fields, payload is CURRENT and not is_hook)
     now = time.time()
@@ -126,13 +118,13 @@ def make_task(
     task = Task(
         id=task_id,
         queue=settings.queue,
-        user=person,
+        user=author.person,
         created=now,
         **fields,
         **checked,
     )
     if not is_hook:
-        _warn(task, user, by_id, request)
+        _warn(task, author)
     return task
 
 
@@ -150,14 +142,14 @@ def _check(settings: QueueSettings, fields: dict[str, Any], is_current: bool) ->
         raise PayloadTooLarge("payload", f"the payload {limit}")
 
 
-def _warn(task: Task, user: tuple[Any, str] | None, by_id: bool, request: Any) -> None:
+def _warn(task: Task, author: Author) -> None:
     """Log what is known now and would make the task fail later."""
-    if not has_credentials(task.headers):
-        if user is None:
+    if not author.by_id and not has_credentials(task.headers):
+        if author.user is None:
             _warn_of_a_user_without_id(task.id)
-        elif not by_id:
-            warn_of_a_user_who_stays_out(task.id, user)
-    missing = missing_step(task.url, request)
+        else:
+            warn_of_a_user_who_stays_out(task.id, author.user)
+    missing = missing_step(task.url, author.request)
     if missing is not None:
         place = "/".join(getSite().getPhysicalPath()) if getSite() is not None else "/"
         logger.warning(
@@ -181,9 +173,7 @@ def _warn_of_a_user_without_id(task_id: str) -> None:
 
 
 def _zope_request(
-    request: Any,
-    user: tuple[Any, str] | None,
-    by_id: bool,
+    author: Author,
     settings: QueueSettings,
     url: str,
     method: Any,
@@ -193,7 +183,8 @@ def _zope_request(
 ) -> dict[str, Any]:
     verb = _method(method, "GET")
     own = own_headers(headers)
-    copied = {} if request is None else _copied(settings, request, user, by_id)
+    request = author.request
+    copied = author.headers(settings.copy_headers)
     if payload is not CURRENT:
         body = _body(payload)
         copied.setdefault("content-type", ("Content-Type", CONTENT_TYPE))
@@ -203,7 +194,7 @@ def _zope_request(
     else:
         # A GET has no body: what the current request posts is not meant for it.
         body = b""
-    if by_id:
+    if author.by_id:
         refuse_credentials(own)
     return {
         "url": _with_params(url, query_string(params)),
@@ -211,16 +202,6 @@ def _zope_request(
         "headers": merged(copied | own, body),
         "payload": body,
     }
-
-
-def _copied(
-    settings: QueueSettings, request: Any, user: tuple[Any, str] | None, by_id: bool
-) -> dict[str, tuple[str, str]]:
-    # Copy credentials only if the task cannot be authenticated without them, and only those of
-    # the current user: an anonymous request may carry an old cookie of another user.
-    credentials = not by_id and is_author(request, user)
-    harmless = not credentials and (user is not None or is_plugin_here(request))
-    return copied_headers(request, harmless, credentials, settings.copy_headers)
 
 
 def _web_hook(
@@ -247,33 +228,6 @@ def _web_hook(
         "headers": merged(preset | own, body),
         "payload": body,
     }
-
-
-def current_user() -> tuple[Any, str] | None:
-    """Return the user folder and the id of the current user; None for Anonymous and the system."""
-    user = getSecurityManager().getUser()
-    user_id = user.getId()
-    if user_id is None:
-        return None
-    if isinstance(user, UnrestrictedUser):
-        # Add-ons give a user more roles like this: the same id, in any user folder at hand.
-        person = _authenticated_user()
-        user = person if person is not None and person.getId() == user_id else user
-    folder = aq_parent(aq_inner(user))
-    if folder is None or not hasattr(folder, "getPhysicalPath"):
-        raise ValueError(f"user {user_id!r} comes without a user folder, no task can find it again")
-    return folder, user_id
-
-
-def _authenticated_user() -> Any:
-    request = _current_request()
-    return None if request is None else request.other.get("AUTHENTICATED_USER")
-
-
-def _current_request() -> Any:
-    request = getRequest()
-    # A request of zope.publisher, as a test may have it, has no data that a task could use.
-    return request if hasattr(request, "other") else None
 
 
 def _address(url: Any) -> str:
@@ -364,24 +318,26 @@ def _origin(task_id: str, request: Any, has_language: bool) -> Origin | None:
     if request is None:
         return None
     url = str(request.other.get("SERVER_URL", ""))
-    server = _server_url(url)
-    if server is None:
+    root = request.other.get("VirtualRootPhysicalPath")
+    language = current_language(request) if has_language else None
+    origin = _made_origin(url, tuple(request._script), root and tuple(root), language)
+    if origin is None:
         logger.warning(
             "task %s: the host of the request that queued it cannot be parsed (%a), its urls are"
             " those of a task that is queued without a request",
             task_id,
             one_line(url.rpartition("@")[2], 100),
         )
-        return None
-    root = request.other.get("VirtualRootPhysicalPath")
-    return _made_origin(
-        server,
-        unquote("".join([f"/{part}" for part in request._script])),
-        None if root is None else "/".join(root),
-        current_language(request) if has_language else None,
-    )
+    return origin
 
 
 # Cached: computed for each task that is added, and only a few sites are ever involved.
-_server_url = lru_cache(maxsize=100)(server_url)
-_made_origin = lru_cache(maxsize=100, typed=True)(Origin)
+@lru_cache(maxsize=100, typed=True)
+def _made_origin(
+    url: str, script: tuple[str, ...], root: tuple[str, ...] | None, language: str | None
+) -> Origin | None:
+    server = server_url(url)
+    if server is None:
+        return None
+    prefix = unquote("".join([f"/{part}" for part in script]))
+    return Origin(server, prefix, None if root is None else "/".join(root), language)

@@ -31,11 +31,16 @@ def is_by_id(folder: Any, person: Identity) -> bool:
 
 def is_plugin_here(request: Any) -> bool:
     """Return whether the plugin is active in the site or, without a site, in the root of Zope."""
+    folder = folder_here(request)
+    return folder is not None and is_active(folder)
+
+
+def folder_here(request: Any) -> Any:
+    """Return the user folder of the site or, without a site, of the root; None if there is none."""
     place = getSite()
     if place is None and request is not None:
         place = next(iter(request.other.get("PARENTS", ())[-1:]), None)
-    folder = getattr(place, "acl_users", None)
-    return folder is not None and is_active(folder)
+    return getattr(place, "acl_users", None)
 
 
 def is_author(request: Any, user: tuple[Any, str] | None) -> bool:

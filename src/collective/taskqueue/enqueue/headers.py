@@ -69,7 +69,7 @@ def copied_headers(
     without = () if credentials else CREDENTIALS
     allowed = (*HARMLESS, *named) if by_id else ("*",)
     copied = {}
-    for key, value in _environ(request).items():
+    for key, value in environ_of(request).items():
         if not key.startswith("HTTP_") or not isinstance(value, str):
             continue
         name = _copied_as(key, allowed, without)
@@ -156,7 +156,7 @@ def _key(name: str) -> str:
 
 def content_headers(request: Any) -> dict[str, tuple[str, str]]:
     """Return type and encoding of the body of the current request, by lower case name."""
-    environ = _environ(request)
+    environ = environ_of(request)
     names = ("Content-Type", "Content-Encoding")
     values = {
         name: environ.get(key) or environ.get(f"HTTP_{key}")
@@ -179,7 +179,7 @@ def current_body(request: Any, limit: int) -> bytes:
     """
     stream = request.stdin
     try:
-        length = int(_environ(request).get("CONTENT_LENGTH") or 0)
+        length = int(environ_of(request).get("CONTENT_LENGTH") or 0)
     except ValueError:
         length = 0
     if length <= 0 or not _seekable(stream):
@@ -198,7 +198,8 @@ def _seekable(stream: Any) -> bool:
     return hasattr(stream, "seek")
 
 
-def _environ(request: Any) -> Mapping[str, Any]:
+def environ_of(request: Any) -> Mapping[str, Any]:
+    """Return the WSGI environment of a request, as the server has made it."""
     # Zope removes the Authorization header from `environ`. Looked up in `__dict__`, because a
     # request looks up unknown attributes in its form.
     environ: Mapping[str, Any] = request.__dict__.get("_orig_env", request.environ)

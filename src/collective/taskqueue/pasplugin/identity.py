@@ -31,8 +31,14 @@ def identity_of(user: Any) -> Identity | None:
 
 def identity_in(folder: Any, user_id: str) -> Identity:
     """Return the identity of the user that has this id in the user folder now."""
-    generations = getattr(aq_base(folder), GENERATIONS, None) or {}
-    return _identity("/".join(folder.getPhysicalPath()), user_id, generations.get(user_id, 0))
+    path = "/".join(folder.getPhysicalPath())
+    return _identity(path, user_id, generation_in(folder, user_id))
+
+
+def generation_in(folder: Any, user_id: str) -> int:
+    """Return how many users had this id in the user folder before the one that has it now."""
+    generations = getattr(aq_base(folder), GENERATIONS, None)
+    return 0 if generations is None else generations.get(user_id, 0)
 
 
 # Cached: one object for all tasks of a user.

@@ -83,6 +83,14 @@ def is_active(folder: Any) -> bool:
     return True
 
 
+def active_ids(folder: Any) -> tuple[tuple[str, ...], ...]:
+    """Return the ids of all active plugins, per interface of ours; a change replaces a tuple."""
+    plugins = getattr(aq_base(folder), "plugins", None)
+    if plugins is None:
+        return ()
+    return tuple([plugins.listPluginIds(interface) for interface in INTERFACES])
+
+
 def _is_ours(folder: Any, name: str) -> bool:
     return isinstance(aq_base(getattr(folder, name, None)), TaskQueueAuthPlugin)
 

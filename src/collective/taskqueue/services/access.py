@@ -8,7 +8,7 @@ the permission in the root of Zope. The user that has queued a task needs no per
 from __future__ import annotations
 
 from AccessControl import getSecurityManager
-from collective.taskqueue.enqueue.capture import current_user
+from collective.taskqueue.enqueue.author import current_user
 from collective.taskqueue.pasplugin.identity import identity_in
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
