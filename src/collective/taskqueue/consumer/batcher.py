@@ -98,9 +98,7 @@ class Batcher:
         if reserves:
             return self._reserve(timeout)
         if contended:
-            # The background thread needs the interpreter's lock after each call of a driver, and
-            # a thread that computes keeps the lock for 5 ms: see docs/explanation/batching.rst.
-            time.sleep(MOMENT)
+            self._give_way()
         return [] if lease is None else [lease]
 
     def complete(self, completion: Completion) -> None:
@@ -141,6 +139,11 @@ class Batcher:
             self._work.notify()
         if self._thread is not None:
             self._calls.shutdown.join(self._thread, self.wake)
+
+    def _give_way(self) -> None:
+        # The background thread needs the interpreter's lock after each call of a driver, and a
+        # thread that computes keeps that lock for 5 ms.
+        time.sleep(MOMENT)
 
     def _reserve(self, timeout: float | None) -> list[Lease]:
         leases: list[Lease] = []
