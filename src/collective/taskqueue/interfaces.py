@@ -5,9 +5,9 @@
 * when the commit has ended, the storage *promotes* the batch, one atomic act, in add order;
 * a consumer *reserves* the task: it moves to running under a lease with a fresh token;
 * the publisher makes the request, and policy derives the next transition from the outcome;
-* the storage *finishes* the attempt if, and only if, the token still matches.
+* the storage *completes* the attempt if, and only if, the token still matches.
 
-A consumer *gives back* prefetched tasks that it cannot begin soon.
+A consumer *releases* prefetched tasks that it cannot begin soon.
 """
 
 from __future__ import annotations
