@@ -65,6 +65,7 @@ setup(
             "plone.testing",
             "pytest",
             "pytest-cov",
+            "pytest-xdist",
             "hypothesis",
             "msgpack",
             "psycopg[binary] >= 3.3",
