@@ -222,7 +222,7 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     monkeypatch.setattr(session, "POOL", 1)
     monkeypatch.setattr(session, "OVERFLOW", 1)
     make_storage().check()
-    storage = make_storage(stage_timeout=1.0)
+    storage = make_storage(stage_timeout=5.0)
     add_one(storage)
     held = [storage._session.alone.connect() for _ in range(2)]
     refused = aside(lambda: storage.stage("batch", [new_task()]))
