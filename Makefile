@@ -16,6 +16,14 @@ DOMAIN := collective.taskqueue
 LOCALES := src/collective/taskqueue/site/locales
 CATALOGUES := $(wildcard $(LOCALES)/*/LC_MESSAGES/$(DOMAIN).po)
 
+# Processes that run tests at the same time. Many tests of the whole suite wait for a server or
+# for another thread, so two processes for each core pay.
+CORES := $(shell nproc 2>/dev/null || echo 2)
+WORKERS ?= $(shell echo $$((2 * $(CORES))))
+
+# Without bytecode, each of the hundreds of processes that the tests start compiles all of Zope.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -53,9 +61,13 @@ services: ## The servers that the tests start, from Debian's packages: Redis, Po
 	$(call service,ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null,postgresql)
 	$(call service,PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null,pgbouncer,$(IDLE_POOLER))
 
+.PHONY: quick
+quick: $(STAMP) ## The unit tests, in less than a minute; they need no server
+	$(BIN)/python -m pytest --quiet --numprocesses $(CORES) tests/unit
+
 .PHONY: test
-test: $(STAMP) services ## The whole suite; TESTS=tests/unit for a part of it
-	$(BIN)/python -m pytest $(TESTS)
+test: $(STAMP) services ## The whole suite; TESTS=tests/rest for a part of it, WORKERS=1 for one process
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(TESTS)
 
 # Apart from the suite proper: tracing slows every race down, and real races are tested. What
 # tests/acceptance and tests/crash run, processes of their own run, which are not traced.

@@ -79,4 +79,5 @@ class RelativeLinks(SphinxTransform):
 
 
 def setup(app):
+    """Called by Sphinx."""
     app.add_transform(RelativeLinks)

@@ -11,6 +11,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests that share a server or a site stay in one worker."""
+    from scheduling import Scheduler
+
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
 @pytest.fixture(autouse=True)
 def nothing_unfinished(monkeypatch):
     """What a test leaves to be done in the background is done by nobody after it."""

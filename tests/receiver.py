@@ -59,12 +59,6 @@ def hops(number, code=307):
 RELEASE = threading.Event()
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 def hang_up(handler):
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)

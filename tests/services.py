@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from ports import free_port
+from ports import LOOPBACK
 from subprocess import Popen
 from typing import Self
 import os
@@ -17,9 +19,6 @@ import time
 
 #: Servers start in a moment; this is for a busy machine.
 START_TIMEOUT = 30.0
-
-#: Where nobody connects from elsewhere.
-LOOPBACK = "127.0.0.1"
 
 
 class Server:
@@ -97,7 +96,7 @@ class RedisServer(Server):
             self._listen()
 
     def _listen(self) -> None:
-        self.port, self.tls_port = _free_port(), _free_port()
+        self.port, self.tls_port = free_port(), free_port()
         self.certificate = self.folder / "certificate.pem"
         key = self.folder / "key.pem"
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
@@ -152,8 +151,7 @@ class PostgresServer(Server):
         self._databases = 0
         self._run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "-N")
         if tcp:
-            # As late as can be: somebody else may take it.
-            self.port = _free_port()
+            self.port = free_port()
         self._command += ["-c", f"listen_addresses={LOOPBACK if tcp else ''}", "-p", str(self.port)]
 
     def url(self, database: str = "postgres") -> str:
@@ -225,12 +223,6 @@ class PgBouncer(Server):
                 return True
             except OSError:
                 return False
-
-
-def _free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _version(path: Path) -> float:

@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
+from ports import free_port
 from urllib.parse import urlencode
 import contextlib
 import http.client
@@ -115,13 +116,6 @@ ZOPE_ZCML = """\
   <include package="fixture" />
 </configure>
 """
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout: float = WAIT_TIMEOUT) -> object:

@@ -4,10 +4,10 @@ The database is memory, of which each worker has a copy: a FileStorage belongs t
 and the network thread of a ZEO client does not survive a fork, with or without task queues.
 """
 
-from acceptance.instance import free_port
 from acceptance.instance import MEMORY_STORAGE
 from acceptance.instance import SNIPPET
 from acceptance.instance import wait_for
+from ports import free_port
 import pytest
 import signal
 import sys

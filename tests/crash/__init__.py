@@ -22,7 +22,7 @@ def run(module: str, *options: object, fails: bool = False) -> Any:
     done = subprocess.run(
         command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
-    assert done.returncode == int(fails), done.stderr
+    assert done.returncode == int(fails), done.stdout + done.stderr
     return json.loads(done.stdout)
 
 

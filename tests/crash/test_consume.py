@@ -135,7 +135,8 @@ def test_back_under_its_name_at_once_and_in_order(workers):
 def test_name_that_never_comes_back(workers):
     """D29, D34: found by any other consumer, and put in front."""
     gone = workers.start("gone", lease=SHORT)
-    workers.add("/a/2", "/b/0")
+    # It is still running when the other one has started.
+    workers.add("/a/10", "/b/0")
     until(workers.started)
     workers.start("other")
     until(lambda: len(workers.storage.admin.consumers()) == 2)

@@ -225,7 +225,7 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     monkeypatch.setattr(session, "POOL", 1)
     monkeypatch.setattr(session, "OVERFLOW", 1)
     make_storage().check()
-    storage = make_storage(stage_timeout=1.0)
+    storage = make_storage(stage_timeout=5.0)
     add_one(storage)
     held = [storage._session.alone.connect() for _ in range(2)]
     refused = aside(lambda: storage.stage("batch", [new_task()]))
@@ -234,6 +234,13 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
         connection.close()
     add_one(storage)
     assert storage.admin.counts()["queued"] == 2
+
+
+#: Whether all who wait for a lock have waited for so many seconds.
+_WAITED = """
+    SELECT coalesce(bool_and(clock_timestamp() > xact_start + make_interval(secs => %s)), true)
+    FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 @pytest.mark.parametrize("late", [0.0, 1.6])
@@ -262,6 +269,9 @@ def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
             calls.append(lambda ends=ends: storage.complete_and_reserve(ends, "consumer"))
         for error in at_once(calls):
             assert isinstance(error, StorageUnavailable)
+        # By the server's clock as well, which has begun later.
+        with psycopg.connect(_conninfo(url), autocommit=True) as watching:
+            until(lambda: watching.execute(_WAITED, [2.0]).fetchone() == (True,))
         person.rollback()
         person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
     # Whatever became of the ends, which may have been asked for too late.
@@ -299,9 +309,17 @@ def test_a_process_that_is_frozen_in_a_transaction(make_storage, monkeypatch):
     wake_too_late(make_storage(), make_storage(), monkeypatch)
 
 
-def test_a_batch_of_any_size(make_storage):
+def test_a_batch_of_any_size(make_storage, monkeypatch):
     """Longer than `stage_timeout` on its way, and with more keys than the server has locks."""
-    storage = make_storage(stage_timeout=1.0)
+    storage = make_storage(stage_timeout=4.0)
+    portions = storage._session.portions
+
+    def slowly(rows: Any) -> Any:
+        for portion in portions(rows):
+            time.sleep(0.6)
+            yield portion
+
+    monkeypatch.setattr(storage._session, "portions", slowly)
     tasks = [new_task(key=str(number)) for number in range(8000)]
     storage.stage("batch", tasks)
     storage.promote("batch", b"\0" * 8)
@@ -316,7 +334,7 @@ def test_a_batch_of_any_size(make_storage):
 def test_keys_that_are_locked_for_long(make_storage, url):
     """No outage: who asks for a task is given none, and those who have ended one go on."""
     make_storage().check()
-    storage = make_storage(stage_timeout=1.0)
+    storage = make_storage(stage_timeout=4.0)
     first = add_one(storage)
     lease = take(storage)
     task = add_one(storage, key="key")

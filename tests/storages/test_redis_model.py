@@ -19,7 +19,7 @@ import redis
 
 #: The same sequences each time, so that a red run is the fault of what was changed.
 SEQUENCES = settings(
-    max_examples=160,
+    max_examples=80,
     stateful_step_count=50,
     derandomize=True,
     deadline=None,

@@ -1,10 +1,13 @@
 """A row that somebody else has written, or that is gone, stops nobody.
 
 Each column of each table is broken in each way that its database allows, in tasks of every state.
+Several rows are broken at once: of a task's column each way in other tasks, and of each other
+table one row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import UnknownTask
@@ -29,7 +32,10 @@ from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import LONG
 from collective.taskqueue.testing.contract.base import new_task
 from contextlib import closing
+from contextlib import ExitStack
 from contextlib import suppress
+from functools import cache
+from itertools import zip_longest
 from services import PostgresServer
 from sqlalchemy import BigInteger
 from sqlalchemy import Boolean
@@ -50,8 +56,8 @@ import sqlite3
 import time
 
 
-#: How often tasks are asked for: more often than there are tasks.
-ROUNDS = 12
+#: How often tasks are asked for, for each group of tasks: more often than there are tasks.
+ROUNDS = 6
 
 #: Seconds until a task is due, which is over when its queue is looked at.
 DELAY = 50.0
@@ -84,60 +90,82 @@ ON_POSTGRESQL = {
 }
 
 TABLES = [table.name for table in METADATA.sorted_tables]
-COLUMNS = [column for table in METADATA.sorted_tables for column in table.columns]
-
 
 #: Of what is packed there may be only a part.
 TRUNCATED = 'substr("{}", 1, 10)'
 
 
-def _cases() -> Iterator[tuple[str, Column[Any], str]]:
-    for column in COLUMNS:
-        kind = next(kind for kind in type(column.type).__mro__ if kind in ON_POSTGRESQL)
-        values = {"sqlite": list(ON_SQLITE.values()), "postgresql": ON_POSTGRESQL[kind]}
-        for database, ways in values.items():
-            truncated = [TRUNCATED.format(column.name)] if kind is LargeBinary else []
-            for value in ways + truncated:
-                # A queue that is paused is no damage.
-                paused = column is QUEUE.c.paused and database == "postgresql"
-                if not paused and (value != "NULL" or column.nullable):
-                    yield database, column, value
+def _ways(database: str, column: Column[Any]) -> list[str]:
+    """Return the values that a column can be broken with."""
+    kind = next(kind for kind in type(column.type).__mro__ if kind in ON_POSTGRESQL)
+    values = list(ON_SQLITE.values()) if database == "sqlite" else ON_POSTGRESQL[kind]
+    # A queue that is paused is no damage.
+    if column is QUEUE.c.paused and database == "postgresql":
+        return []
+    truncated = [TRUNCATED.format(column.name)] if kind is LargeBinary else []
+    return [value for value in values + truncated if value != "NULL" or column.nullable]
 
 
-CASES = list(_cases())
+DATABASES = ["sqlite", "postgresql"]
+
+#: The columns of a task; each is broken in all ways at once, each way in tasks of its own.
+OF_TASKS = [(database, column) for database in DATABASES for column in TASK.columns]
+
+#: As many groups of tasks as there are ways.
+GROUPS = max(len(_ways(database, column)) for database, column in OF_TASKS)
+
+
+def _elsewhere() -> Iterator[Any]:
+    """Yield a database, and one way to break each table that is not the tasks'."""
+    tables = [table for table in METADATA.sorted_tables if table is not TASK]
+    for database in DATABASES:
+        ways = [
+            [(column, value) for column in table.columns for value in _ways(database, column)]
+            for table in tables
+        ]
+        for number, found in enumerate(zip_longest(*ways)):
+            yield pytest.param(database, list(filter(None, found)), id=f"{database}-{number}")
 
 
 class Filled:
-    """A queue with two tasks of every kind: of one of them the row is going to be broken."""
+    """A queue with a group of tasks that stay whole, and groups whose rows are going to be broken.
+
+    In each group are two tasks of every kind.
+    """
 
     placeholder = "?"
 
-    def __init__(self, storage: SqlStorage) -> None:
+    def __init__(self, storage: SqlStorage, groups: int) -> None:
         self.storage = storage
         self._rows: dict[str, list[Any]] = {}
-        self.victims: list[Task] = []
+        self.victims: list[list[Task]] = [[] for _ in range(groups)]
         self.others: list[Task] = []
         now = time.time()
-        both = (self.victims, JANE), (self.others, JOE)
-        for tasks, user in both:
+        all_groups = [
+            *((f"jane {number}", tasks, JANE) for number, tasks in enumerate(self.victims)),
+            ("joe", self.others, JOE),
+        ]
+        for _, tasks, user in all_groups:
             tasks += [self._ended(state, user) for state in (SUCCEEDED, FAILED, CANCELLED)]
-        for tasks, user in both:
-            tasks += add(storage, new_task(user=user), new_task(user=user, key=f"lost {user.id}"))
-        leases = storage.reserve("lost", limit=4, timeout=0, lease=0.001)
-        assert len(leases) == 4
+        for name, tasks, user in all_groups:
+            tasks += add(storage, new_task(user=user), new_task(user=user, key=f"lost {name}"))
+        lost = 2 * len(all_groups)
+        leases = storage.reserve("lost", limit=lost, timeout=0, lease=0.001)
+        assert len(leases) == lost
         storage.report(leases[0], Progress(1.0, 2.0, "half", now))
-        for tasks, user in both:
-            serial = {"user": user, "key": f"serial {user.id}", "on_conflict": "after_running"}
+        for name, tasks, user in all_groups:
+            serial = {"user": user, "key": f"serial {name}", "on_conflict": "after_running"}
             tasks += add(
                 storage,
                 new_task(user=user, payload=b"payload", max_attempts=3),
-                new_task(user=user, key=f"skip {user.id}"),
+                new_task(user=user, key=f"skip {name}"),
                 new_task(**serial),
                 new_task(user=user, due=now + DELAY),
                 new_task(user=user, due=now + LONG),
             )
             # It has a second name.
-            add_one(storage, key=f"skip {user.id}")
+            add_one(storage, key=f"skip {name}")
+        for user in (JANE, JOE):
             storage.stage(f"batch of {user.id}", [new_task()], f"main:{user.id}:")
         due = TASK.update().where(TASK.c.due < now + 2 * DELAY).values(due=now)
         storage._session.write(lambda connection, again: connection.execute(due))
@@ -167,25 +195,30 @@ class Filled:
 
 
 @pytest.fixture(scope="module")
-def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Filled, Any]]:
-    """A queue in a file, and another connection to it."""
-    path = tmp_path_factory.mktemp("damage") / "queue.sqlite"
-    filled = Filled(open_queue(f"sqlite:///{path}"))
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA synchronous=OFF")
-        yield filled, connection
-    filled.storage.close()
+def queues(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> Iterator[Callable[[str, int], tuple[Filled, Any]]]:
+    """Return a queue with so many groups of victims, and another connection to its database."""
+    with ExitStack() as stack:
 
+        @cache
+        def make(kind: str, groups: int) -> tuple[Filled, Any]:
+            if kind == "postgresql":
+                url = postgres_server.new_database()
+                connection = stack.enter_context(psycopg.connect(url, autocommit=True))
+            else:
+                path = tmp_path_factory.mktemp("damage") / "queue.sqlite"
+                url = f"sqlite:///{path}"
+                connection = sqlite3.connect(path, isolation_level=None)
+                stack.enter_context(closing(connection))
+                connection.execute("PRAGMA synchronous=OFF")
+            filled = Filled(open_queue(url), groups)
+            stack.callback(filled.storage.close)
+            if kind == "postgresql":
+                filled.placeholder = "%s"
+            return filled, connection
 
-@pytest.fixture(scope="module")
-def on_postgresql(postgres_server: PostgresServer) -> Iterator[tuple[Filled, Any]]:
-    """A queue on a server, and another connection to it."""
-    url = postgres_server.new_database()
-    filled = Filled(open_queue(url))
-    filled.placeholder = "%s"
-    with psycopg.connect(url, autocommit=True) as connection:
-        yield filled, connection
-    filled.storage.close()
+        yield make
 
 
 def open_queue(url: str) -> SqlStorage:
@@ -206,44 +239,65 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def filled(kind: str, request: pytest.FixtureRequest) -> tuple[Filled, Any]:
-    """One of the two, as it was at first."""
-    found, connection = request.getfixturevalue(f"on_{kind}")
+def filled(
+    kind: str, queues: Callable[[str, int], tuple[Filled, Any]], request: pytest.FixtureRequest
+) -> tuple[Filled, Any]:
+    """A queue as it was at first: with many groups of victims for the columns of tasks."""
+    found, connection = queues(kind, GROUPS if "column" in request.fixturenames else 1)
     connection.execute("BEGIN")
     found.restore(connection)
     connection.execute("COMMIT")
     return found, connection
 
 
-@pytest.mark.parametrize(
-    ("kind", "column", "value"), CASES, ids=[f"{k}-{c}-{v[:20]}" for k, c, v in CASES]
-)
-def test_a_broken_column(filled, column, value, caplog):
+@pytest.mark.parametrize(("kind", "column"), OF_TASKS, ids=[f"{k}-{c}" for k, c in OF_TASKS])
+def test_a_broken_column_of_tasks(kind, filled, column, caplog):
     """All other tasks run, lists answer, and what is wrong is not said again and again."""
-    break_each(*filled, f'UPDATE {column.table.name} SET "{column.name}" = {value}', column.table)
-    check(filled[0], caplog)
+    queue, connection = filled
+    for value, victims in zip(_ways(kind, column), queue.victims, strict=False):
+        for task in victims:
+            break_row(connection, f'UPDATE {TASK} SET "{column.name}" = {value}', task_row(task))
+    check(queue, caplog)
+
+
+@pytest.mark.parametrize(("kind", "changes"), list(_elsewhere()))
+def test_a_broken_row_of_each_other_table(filled, changes, caplog):
+    """As above."""
+    queue, connection = filled
+    for column, value in changes:
+        table = column.table
+        change = f'UPDATE {table} SET "{column.name}" = {value}'
+        break_row(connection, change, first_row(table))
+    check(queue, caplog)
 
 
 @pytest.mark.parametrize("table", METADATA.sorted_tables, ids=str)
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", DATABASES)
 def test_a_missing_row(filled, table, caplog):
     """As above."""
-    break_each(*filled, f"DELETE FROM {table.name}", table)
-    check(filled[0], caplog)
-
-
-def break_each(filled: Filled, connection: Any, change: str, table: Table) -> None:
-    """Carry out a statement for each victim."""
+    queue, connection = filled
+    rows = [first_row(table)]
     if table is TASK:
-        rows = [f"id = '{task.id}'" for task in filled.victims]
-    else:
-        # One of two rows, or the only one.
-        key = "version" if len(table.columns) == 1 else table.columns.keys()[table is not QUEUE]
-        rows = [f"{key} = (SELECT min({key}) FROM {table.name})"]
+        rows = [task_row(task) for task in queue.victims[0]]
     for row in rows:
-        # Not if there were two rows of one key, or another row refers to this one.
-        with suppress(sqlite3.IntegrityError, psycopg.errors.IntegrityError):
-            connection.execute(f"{change} WHERE {row}")
+        break_row(connection, f"DELETE FROM {table}", row)
+    check(queue, caplog)
+
+
+def task_row(task: Task) -> str:
+    return f"id = '{task.id}'"
+
+
+def first_row(table: Table) -> str:
+    """Return the condition for one of two rows, or for the only one."""
+    key = "version" if len(table.columns) == 1 else table.columns.keys()[table is not QUEUE]
+    return f"{key} = (SELECT min({key}) FROM {table})"
+
+
+def break_row(connection: Any, change: str, row: str) -> None:
+    # Not if there were two rows of one key, or another row refers to this one.
+    with suppress(sqlite3.IntegrityError, psycopg.errors.IntegrityError):
+        connection.execute(f"{change} WHERE {row}")
 
 
 def check(filled: Filled, caplog: pytest.LogCaptureFixture) -> None:
@@ -251,10 +305,13 @@ def check(filled: Filled, caplog: pytest.LogCaptureFixture) -> None:
     others = {task.id for task in filled.others}
     look(storage, others)
     ran: set[str] = set()
-    for number in range(ROUNDS):
+    used = False
+    for number in range(ROUNDS * (1 + len(filled.victims))):
         leases = storage.reserve("consumer", limit=3, timeout=0)
         ran |= {lease.task.id for lease in leases}
-        if number == 0:
+        # All that it would have returned at first may be broken.
+        if leases and not used:
+            used = True
             look(storage, others)
             storage.renew(leases[0])
             storage.report(leases[0], Progress(1.0, 2.0, "half", 0.0))
@@ -267,6 +324,7 @@ def check(filled: Filled, caplog: pytest.LogCaptureFixture) -> None:
         ran |= {lease.task.id for lease in leases}
         for lease in leases:
             storage.complete(lease, completed(lease))
+    assert used
     expected = {task.id for task in filled.others[3:-1]}
     assert expected <= ran, [
         status for status in storage.admin.tasks() if status.id in expected - ran

@@ -194,10 +194,10 @@ def test_what_is_asked_again_and_again_fills_no_memory(storage):
 
     def kept() -> int:
         gc.collect()
-        return len(storage._session._needs)
+        return len(session._NEEDS)
 
     ask()
     before = kept()
     for _ in range(20):
         ask()
-    assert kept() == before
+    assert kept() <= before

@@ -111,7 +111,7 @@ def test_add_without_any_queue(functional):
         {"keep": "long"},
         {"priority": 1},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_add_refuses(url, queue, options):
     """Anything out of range raises at once, and nothing joins the transaction."""

@@ -1,7 +1,7 @@
 """Which addresses are connected to, and what is told of them."""
 
+from ports import free_port
 from receiver import BOUND
-from receiver import free_port
 from receiver import say
 import pytest
 import socket

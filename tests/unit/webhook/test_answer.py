@@ -1,8 +1,8 @@
 """What becomes of a task by what the receiver answers, or does not."""
 
 from collective.taskqueue.consumer.response import MAX_BODY
+from ports import free_port
 from receiver import BOUND
-from receiver import free_port
 from receiver import RELEASE
 from receiver import say
 import logging

@@ -18,6 +18,7 @@ from collective.taskqueue.storages.sql.schema import SCHEMA
 from collective.taskqueue.storages.sql.statements import PORTION
 from collective.taskqueue.storages.sql.statements import Statements
 from collective.taskqueue.storages.sql.wakeup import Notifier
+from functools import cache
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import Engine
@@ -37,6 +38,9 @@ import time
 logger = logging.getLogger("collective.taskqueue")
 
 T = TypeVar("T")
+
+#: The names of the parameters of each statement, kept as long as the statement.
+_NEEDS: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
 
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
@@ -73,10 +77,7 @@ class Session:
         self.settings = settings
         self.dialect = dialect
         self._clock = clock or dialect.clock
-        now = None if clock else dialect.now
-        self.statements = Statements(now, dialect)
-        #: The names of the parameters of each statement, kept as long as the statement.
-        self._needs: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
+        self.statements = _statements(type(dialect), clock is not None)
         self._open()
 
     def _open(self) -> None:
@@ -237,10 +238,10 @@ class Session:
             connection.execute(update(SCHEMA).values(version=len(steps)))
 
     def _needs_of(self, statement: Any) -> frozenset[str]:
-        needs = self._needs.get(statement)
+        needs = _NEEDS.get(statement)
         if needs is None:
             names = statement.compile(dialect=self.engine.dialect).params
-            needs = self._needs[statement] = frozenset(names)
+            needs = _NEEDS[statement] = frozenset(names)
         return needs
 
 
@@ -265,3 +266,12 @@ def _unavailable(exc: Exception) -> StorageUnavailable:
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).split("\n")
     return StorageUnavailable(masked(f"{type(cause).__name__}: {' '.join(lines[0].split())}"))
+
+
+@cache
+def _statements(dialect: Any, clock: bool) -> Statements:
+    """Return the statements for all queues on databases of a kind.
+
+    Building them takes longer than executing them.
+    """
+    return Statements(None if clock else dialect.now, dialect)

@@ -35,7 +35,7 @@ import time
 
 
 #: Tasks that each thread of the largest race adds.
-TASKS = 500
+TASKS = 100
 
 #: Rounds of the races between two calls, so that each call wins sometimes.
 ROUNDS = 20
