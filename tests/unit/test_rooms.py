@@ -39,7 +39,7 @@ PURE = {
 EVENTS = {"consumer.events"}
 
 #: Libraries that are no Zope application code: they need no database and no component.
-LIBRARIES = {"BTrees", "ZConfig", "msgpack", "psycopg", "redis", "sqlalchemy", "urllib3"}
+LIBRARIES = {"BTrees", "ZConfig", "msgpack", "psycopg", "redis", "sqlalchemy"}
 LIBRARIES |= {"zope.interface"}
 
 #: One for each kind of storage; what they share lies beside them.
@@ -74,7 +74,6 @@ RESERVED = {
     "msgpack": {"storages.codec", "storages.sql.migrations"},
     "sqlalchemy": {"storages.sql"},
     "psycopg": {"storages.sql.dialects.driver"},
-    "urllib3": {"webhook.client"},
     "pytest": {"testing.contract", "testing.model"},
     "hypothesis": {"testing.model"},
     "plone.testing": {"testing.layers"},

@@ -2,7 +2,6 @@
 
 from receiver import BOUND
 from receiver import free_port
-from receiver import say
 import pytest
 import socket
 
@@ -23,7 +22,6 @@ def test_a_name_is_resolved_for_each_connection(run, receiver, monkeypatch):
         return original(now[0] if host == "hook.example.org" else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    receiver.answer = say(200, Connection="close")
     with socket.create_server(("127.0.0.2", receiver.port)) as other:
         other.settimeout(BOUND)
         url = f"http://hook.example.org:{receiver.port}/"
