@@ -278,8 +278,8 @@ def _around(class_: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def start_section(
     original: Callable[..., Any], self: ZConfigParser, section: Any, rest: str
 ) -> Any:
-    # The parser passes the line to no method: without it, an error that shows only when the
-    # whole file has been read could not name the line.
+    """Note the line at the enclosing section, for errors that show only when the file is read."""
+    # The parser passes the line to no method that we could ask later.
     if isinstance(section, BaseMatcher):
         section.taskqueue_position = (self.url or "", self.lineno)
     return original(self, section, rest)
@@ -289,6 +289,7 @@ def start_section(
 def createChildMatcher(
     original: Callable[..., Any], self: BaseMatcher, type_: Any, name: str | None
 ) -> Any:
+    """Make a section of our types a `_Section`, with a unique name if it has none."""
     if type_.name not in SECTION_TYPES:
         return original(self, type_, name)
     where, line = getattr(self, "taskqueue_position", ("", 0))
@@ -360,7 +361,7 @@ def _without_url(message: str, said: Any) -> str:
 def handle_key_value(
     original: Callable[..., Any], self: ZConfigParser, section: Any, rest: str
 ) -> None:
-    # A password may have a $ in it, and the error of ZConfig would quote the whole value.
+    """Keep values of our keys out of errors: a password may have a $ in it."""
     try:
         original(self, section, rest)
     except (SubstitutionReplacementError, SubstitutionSyntaxError) as exc:
