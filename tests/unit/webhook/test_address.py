@@ -37,6 +37,25 @@ def test_a_name_is_resolved_for_each_connection(run, receiver, monkeypatch):
     assert len(receiver.calls) == 1
 
 
+def test_the_next_address_is_tried(run, receiver, monkeypatch):
+    """One refuses, of another kind this machine has none; the third is the receiver's."""
+    original = socket.socket
+
+    def socket_of(family=socket.AF_INET, *args, **kwargs):
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return original(family, *args, **kwargs)
+
+    hosts = [("::1", receiver.port, 0, 0), ("127.0.0.3", receiver.port)]
+    found = [(0, 1, 6, "", address) for address in (*hosts, ("127.0.0.1", receiver.port))]
+    url = f"http://many.example.org:{receiver.port}/"
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        patched.setattr(socket, "socket", socket_of)
+        assert run(url=url, allow="many.example.org").state == "succeeded"
+    assert len(receiver.calls) == 1
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
 def test_no_proxy_of_the_environment_is_used(run, receiver, monkeypatch, name):
     """It would connect to where the guard does not look."""

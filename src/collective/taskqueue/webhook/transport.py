@@ -30,7 +30,8 @@ class Transport:
 
     :param guard: decides which url and which addresses may be called.
     :param tls: verifies the certificates of receivers.
-    :param timeout: seconds for all requests together, without DNS lookups; None is no limit.
+    :param timeout: seconds for all requests together; None is no limit. DNS lookups count, but
+        a running one is not interrupted.
 
     A socket waits that long at most for its next bytes. A response that drips is ended by
     another thread, which calls `cut`.
@@ -78,13 +79,13 @@ class Transport:
         for address in self._guard.addresses(host, port):
             rest = self.rest()
             family = socket.AF_INET6 if len(address) == 4 else socket.AF_INET
-            sock = self._opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            sock.settimeout(rest)
-            # Of its own: TLS and the library close the socket when they like.
-            handle = sock.dup()
-            with self._gate:
-                self._handle = handle
             try:
+                sock = self._opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                sock.settimeout(rest)
+                # Of its own: TLS and the library close the socket when they like.
+                handle = sock.dup()
+                with self._gate:
+                    self._handle = handle
                 # `cut` before there was a handle, or before the socket was connected, shut
                 # down nothing: so ask before and after.
                 self.rest()
