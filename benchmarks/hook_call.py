@@ -8,7 +8,7 @@ _local = threading.local()
 
 
 def post(url: str) -> int:
-    """Call a web hook; connections are reused, as ours are."""
+    """Call a web hook; connections are reused, which ours are not."""
     if not hasattr(_local, "session"):
         _local.session = requests.Session()
     status: int = _local.session.post(url, data=b"{}", timeout=60).status_code

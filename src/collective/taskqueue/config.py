@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
-from types import FrameType
+from functools import partial
+from functools import wraps
 from typing import Any
 from ZConfig import ConfigurationError
 from ZConfig import ConfigurationSyntaxError
@@ -22,7 +23,6 @@ from ZConfig.matcher import BaseMatcher
 from ZConfig.matcher import SectionMatcher
 import math
 import re
-import sys
 
 
 #: Values of `type`, besides a dotted path.
@@ -199,102 +199,6 @@ def size(value: str) -> int:
     return number
 
 
-class _Section(SectionMatcher):
-    """A section of one of our types that knows its place in the file."""
-
-    place = ""
-
-    def addValue(self, key: str, value: str, position: Any) -> None:
-        with self._named(key):
-            super().addValue(key, value, position)
-
-    def finish(self) -> Any:
-        with self._named():
-            value = super().finish()
-        limits = getattr(value, "min_backoff", 0), getattr(value, "max_backoff", 0)
-        if limits[0] > limits[1]:
-            _refuse(self.place, "min_backoff is greater than max_backoff")
-        return value
-
-    @contextmanager
-    def _named(self, key: str = "") -> Iterator[None]:
-        # ZConfig names the line of a bad value, but not the section; for a bad key neither.
-        try:
-            yield
-        except ConfigurationError as exc:
-            said = getattr(exc, "value", key)
-            exc.message = f"{self.place}: {_without_url(exc.message, said)}"
-            # Hides the error of the datatype, which says the same once more.
-            exc.__suppress_context__ = True
-            raise
-
-
-def _without_url(message: str, said: Any) -> str:
-    """Return the text of an error, without the key or value that it quotes if that is a url.
-
-    A url in the wrong key, or in a line of its own, may contain a password.
-    """
-    for word in str(said).split():
-        if "@" in word or "://" in word:
-            message = message.replace(repr(word), "…").replace(word, "…")
-    return message
-
-
-def _allow_unnamed_sections() -> None:
-    """Let sections of our types be unnamed, and check them when the file is complete.
-
-    The only slot for add-ons in Zope's schema takes named sections alone. While a
-    configuration is parsed, an unnamed section of ours gets a unique name; sections of all
-    other types are left as they are.
-    """
-    original = BaseMatcher.createChildMatcher
-    if getattr(original, "of_taskqueue", False):
-        return
-
-    def createChildMatcher(self: BaseMatcher, type_: Any, name: str | None) -> Any:
-        if type_.name not in SECTION_TYPES:
-            return original(self, type_, name)
-        where, line = _position()
-        place = f"<{type_.name}{' ' + name if name else ''}>"
-        if line:
-            place = f"{place} (line {line} of {where})"
-        if name in self._sectionnames:
-            _refuse(place, f"another section is named {name!r}, too")
-        number = self.__dict__.setdefault("_taskqueue_sections", 0) + 1
-        self._taskqueue_sections = number
-        if number == 1:
-            self.finish = _checked(self, self.finish)
-        # Unique: zope.conf cannot give a section a name with a space in it.
-        found = original(self, type_, name or f"{type_.name} {number}")
-        matcher = _Section(found.info, type_, found.name, self.handlers)
-        matcher.place = place
-        return matcher
-
-    createChildMatcher.of_taskqueue = True  # type: ignore[attr-defined]
-    BaseMatcher.createChildMatcher = createChildMatcher
-
-
-def _position() -> tuple[str, int]:
-    # Read from the frame of the parser, which passes the line to no method: errors that show
-    # only when the whole file has been read would not name it otherwise.
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ZConfigParser):
-            return parser.url or "", parser.lineno
-        frame = frame.f_back
-    return "", 0
-
-
-def _checked(matcher: BaseMatcher, finish: Callable[[], Any]) -> Callable[[], Any]:
-    def finish_and_check() -> Any:
-        value = finish()
-        check(getattr(value, "product_config", ()))
-        return value
-
-    return finish_and_check
-
-
 def check(sections: Any) -> None:
     """Check what cannot be checked within one section.
 
@@ -343,25 +247,131 @@ def _refuse(place: str, reason: str) -> None:
     raise ConfigurationSyntaxError(f"{place}: {reason}", None, None)
 
 
-def _keep_values_to_ourselves() -> None:
-    """Keep values of our keys out of error messages: a password may have a $ in it."""
-    original = ZConfigParser.handle_key_value
-    if getattr(original, "of_taskqueue", False):
-        return
+# The rest changes how ZConfig parses sections of our two types, and of no other type; see
+# docs/explanation/zopeconf.rst.
 
-    def handle_key_value(self: ZConfigParser, section: Any, rest: str) -> None:
+
+def _around(class_: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Wrap the method of a class of ZConfig that has the name of the decorated function.
+
+    The function gets the wrapped method before the arguments of a call. If this module is
+    imported again, the method stays wrapped once.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        original = getattr(class_, function.__name__)
+        if getattr(original, "of_taskqueue", False):
+            return function
+
+        @wraps(original)
+        def method(*args: Any) -> Any:
+            return function(original, *args)
+
+        method.of_taskqueue = True  # type: ignore[attr-defined]
+        setattr(class_, function.__name__, method)
+        return function
+
+    return wrap
+
+
+@_around(ZConfigParser)
+def start_section(
+    original: Callable[..., Any], self: ZConfigParser, section: Any, rest: str
+) -> Any:
+    """Note the line at the enclosing section, for errors that show only when the file is read."""
+    # The parser passes the line to no method that we could ask later.
+    if isinstance(section, BaseMatcher):
+        section.taskqueue_position = (self.url or "", self.lineno)
+    return original(self, section, rest)
+
+
+@_around(BaseMatcher)
+def createChildMatcher(
+    original: Callable[..., Any], self: BaseMatcher, type_: Any, name: str | None
+) -> Any:
+    """Make a section of our types a `_Section`, with a unique name if it has none."""
+    if type_.name not in SECTION_TYPES:
+        return original(self, type_, name)
+    where, line = getattr(self, "taskqueue_position", ("", 0))
+    place = f"<{type_.name}{' ' + name if name else ''}>"
+    if line:
+        place = f"{place} (line {line} of {where})"
+    if name in self._sectionnames:
+        _refuse(place, f"another section is named {name!r}, too")
+    number = getattr(self, "taskqueue_sections", 0) + 1
+    self.taskqueue_sections = number
+    if number == 1:
+        self.finish = partial(_finish_and_check, self.finish)
+    # The only slot for add-ons in Zope's schema takes named sections alone. The name is unique:
+    # zope.conf cannot give a section a name with a space in it.
+    found = original(self, type_, name or f"{type_.name} {number}")
+    matcher = _Section(found.info, type_, found.name, self.handlers)
+    matcher.place = place
+    return matcher
+
+
+def _finish_and_check(finish: Callable[[], Any]) -> Any:
+    value = finish()
+    check(getattr(value, "product_config", ()))
+    return value
+
+
+class _Section(SectionMatcher):
+    """A section of one of our types: its errors name it, and its place in the file."""
+
+    place = ""
+
+    def addValue(self, key: str, value: str, position: Any) -> None:
+        with self._named(key):
+            super().addValue(key, value, position)
+
+    def finish(self) -> Any:
+        with self._named():
+            value = super().finish()
+        limits = getattr(value, "min_backoff", 0), getattr(value, "max_backoff", 0)
+        if limits[0] > limits[1]:
+            _refuse(self.place, "min_backoff is greater than max_backoff")
+        return value
+
+    @contextmanager
+    def _named(self, key: str = "") -> Iterator[None]:
+        # ZConfig names the line of a bad value, but not the section; for a bad key neither.
         try:
-            original(self, section, rest)
-        except (SubstitutionReplacementError, SubstitutionSyntaxError) as exc:
-            if not isinstance(section, _Section):
-                raise
-            reason = _missing(exc)
-        else:
-            return
-        raise ConfigurationSyntaxError(f"{section.place}: {reason}", self.url, self.lineno)
+            yield
+        except ConfigurationError as exc:
+            said = getattr(exc, "value", key)
+            exc.message = f"{self.place}: {_without_url(exc.message, said)}"
+            # Hides the error of the datatype, which says the same once more.
+            exc.__suppress_context__ = True
+            raise
 
-    handle_key_value.of_taskqueue = True  # type: ignore[attr-defined]
-    ZConfigParser.handle_key_value = handle_key_value
+
+def _without_url(message: str, said: Any) -> str:
+    """Return the text of an error, without the key or value that it quotes if that is a url.
+
+    A url in the wrong key, or in a line of its own, may contain a password.
+    """
+    for word in str(said).split():
+        if "@" in word or "://" in word:
+            message = message.replace(repr(word), "…").replace(word, "…")
+    return message
+
+
+@_around(ZConfigParser)
+def handle_key_value(
+    original: Callable[..., Any], self: ZConfigParser, section: Any, rest: str
+) -> None:
+    """Keep values of our keys out of errors: a password may have a $ in it."""
+    try:
+        original(self, section, rest)
+    except (SubstitutionReplacementError, SubstitutionSyntaxError) as exc:
+        if not isinstance(section, _Section):
+            raise
+        reason = _missing(exc)
+    else:
+        return
+    # Not chained: a traceback would show the error of ZConfig.
+    raise ConfigurationSyntaxError(f"{section.place}: {reason}", self.url, self.lineno)
 
 
 def _missing(exc: ConfigurationError) -> str:
@@ -369,7 +379,3 @@ def _missing(exc: ConfigurationError) -> str:
     if f"$({name})" in getattr(exc, "source", ""):
         return f"there is no {name} in the environment"
     return "what follows a $ in this value is no name that is defined; a $ itself is written $$"
-
-
-_allow_unnamed_sections()
-_keep_values_to_ourselves()

@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer import policy
 from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.events import Arrivals
 from collective.taskqueue.consumer.events import publish_event
 from collective.taskqueue.consumer.heartbeat import Heartbeat
 from collective.taskqueue.enqueue import datamanager
 from collective.taskqueue.enqueue.capture import CURRENT
 from collective.taskqueue.enqueue.capture import make_task
 from collective.taskqueue.enqueue.params import Params
-from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
-from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
@@ -36,7 +35,6 @@ from zope.schema.interfaces import IVocabularyFactory
 from zope.schema.vocabulary import SimpleTerm
 from zope.schema.vocabulary import SimpleVocabulary
 import logging
-import threading
 import time
 
 
@@ -65,10 +63,7 @@ class TaskQueue:
         #: What `get` has returned, with the attempts whose leases the heartbeat renews.
         self._reserved: dict[str, Any] = {}
         self._heartbeat = Heartbeat(self.storage, LEASE, f"taskqueue-{self.name}-heartbeat")
-        #: Tasks that are promoted right now, and whose `ITaskQueued` is not published yet; with
-        #: the last change of a task before it was queued again.
-        self._promoting: dict[str, tuple[State, float] | None] = {}
-        self._publishing = threading.Lock()
+        self._arrivals = Arrivals()
 
     def __len__(self) -> int:
         return self.storage.admin.counts()["queued"]
@@ -182,17 +177,10 @@ class TaskQueue:
         # The id may be an alias: that of a task that was skipped for this one.
         status = self.storage.admin.get(task_id, brief=True)
         task_id = status.id
-        arriving = task_id in self._promoting
-        if not arriving:
-            self._promoting[task_id] = status.changes[-1]
-        try:
+        with self._arrivals.again(task_id, status.changes[-1]):
             self.storage.admin.retry(task_id)
-        except TaskQueueError:
-            if not arriving:
-                self._promoting.pop(task_id, None)
-            raise
         logger.info("task %s: queued again", task_id)
-        self._publish_queued(task_id)
+        self._arrivals.publish(self.storage, task_id)
 
     def remove(self, task_id: str) -> None:
         self.storage.admin.remove(task_id)
@@ -222,26 +210,16 @@ class TaskQueue:
         logger.info("queue %s: resumed", self.name)
 
     def publish_event(self, state: State, task_id: str) -> None:
-        self._publish_queued(task_id)
+        # A consumer may start a task before the thread that has promoted the task goes on.
+        self._arrivals.publish(self.storage, task_id)
         publish_event(self.storage, state, task_id)
 
     @contextmanager
     def promoting(self, task_ids: Collection[str]) -> Iterator[None]:
-        self._promoting.update(dict.fromkeys(task_ids))
+        self._arrivals.expect(task_ids)
         yield
         for task_id in task_ids:
-            self._publish_queued(task_id)
-
-    def _publish_queued(self, task_id: str) -> None:
-        # A consumer may start the task before the promoting thread gets here: the first of them
-        # publishes `ITaskQueued`. The entry is deleted only after that, so that the other one
-        # cannot publish a later event first.
-        if task_id not in self._promoting:
-            return
-        with self._publishing:
-            if task_id in self._promoting:
-                publish_event(self.storage, QUEUED, task_id, self._promoting[task_id])
-                del self._promoting[task_id]
+            self._arrivals.publish(self.storage, task_id)
 
 
 def _status(line: str) -> int | None:

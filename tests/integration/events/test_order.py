@@ -1,9 +1,9 @@
 """Subscribers are told in order, of each task as it was."""
 
-from collective.taskqueue import queue as module
 from collective.taskqueue import startup
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer import events
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.consumer.events import TaskFailed
 from collective.taskqueue.consumer.events import TaskQueued
@@ -112,7 +112,7 @@ def test_a_retry_is_told_as_it_was(told, queue, view):
 def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatch):
     """Whoever promotes and the consumer come to tell at the same time: one waits."""
     telling, go = threading.Event(), threading.Event()
-    publish_event = module.publish_event
+    publish_event = events.publish_event
 
     def held(storage, state, task_id, *after):
         if state == QUEUED:
@@ -140,8 +140,8 @@ def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatc
         # Only in vain: it has overtaken the one who promotes.
         go.set()
 
-    monkeypatch.setattr(module, "publish_event", held)
-    monkeypatch.setattr(queue, "_publishing", Door())
+    monkeypatch.setattr(events, "publish_event", held)
+    monkeypatch.setattr(queue._arrivals, "_lock", Door())
     consumer = Consumer(queue.storage, publish, ServerSettings(), queue.publish_event)
     thread = threading.Thread(target=run)
     thread.start()

@@ -239,12 +239,16 @@ IMPORT_BOTH = "%import {}\n%import collective.taskqueue"
 
 def test_the_parser_is_wrapped_once():
     """However often the module is imported."""
-    wrapped = BaseMatcher.createChildMatcher
-    values = ZConfigParser.handle_key_value
+    methods = (
+        (BaseMatcher, "createChildMatcher"),
+        (ZConfigParser, "handle_key_value"),
+        (ZConfigParser, "start_section"),
+    )
+    wrapped = [getattr(*method) for method in methods]
+    assert all(hasattr(method, "of_taskqueue") for method in wrapped)
     fresh = dict(vars(config))
     try:
         reload(config)
-        assert BaseMatcher.createChildMatcher is wrapped
-        assert ZConfigParser.handle_key_value is values
+        assert [getattr(*method) for method in methods] == wrapped
     finally:
         vars(config).update(fresh)

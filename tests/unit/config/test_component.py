@@ -12,6 +12,7 @@ from zopeconf import OUR_QUEUE
 from zopeconf import OUR_SERVER
 from zopeconf import values_of
 import pytest
+import re
 
 
 COMPONENT = ElementTree.parse(Path(config.__file__).with_name("component.xml")).getroot()
@@ -54,3 +55,14 @@ def test_component_and_settings_have_the_same_keys(section, settings):
 def test_settings_have_the_defaults_of_the_component(settings, expected):
     """Code that makes settings without zope.conf gets what zope.conf would have given."""
     assert values_of(settings()) == expected
+
+
+def test_the_page_about_zope_conf_names_functions_that_there_are():
+    """The ones of this module, or those of ZConfig and Python that they stand for."""
+    page = Path(__file__).parents[3] / "docs" / "explanation" / "zopeconf.rst"
+    (block,) = re.findall(r"::\n\n((?: {4}.*\n|\n)+)", page.read_text(encoding="utf-8"))
+    named = re.findall(r"^ +(?:config\.)?(\w+) {2,}\S|\b(_\w+)", block, re.MULTILINE)
+    names = {name for pair in named for name in pair if name}
+    assert {"start_section", "check", "_named", "_finish_and_check"} <= names
+    places = (config, config._Section, QueueSettings)
+    assert [name for name in names if not any(hasattr(place, name) for place in places)] == []

@@ -2,7 +2,6 @@
 
 from ports import free_port
 from receiver import BOUND
-from receiver import say
 import pytest
 import socket
 
@@ -23,7 +22,6 @@ def test_a_name_is_resolved_for_each_connection(run, receiver, monkeypatch):
         return original(now[0] if host == "hook.example.org" else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    receiver.answer = say(200, Connection="close")
     with socket.create_server(("127.0.0.2", receiver.port)) as other:
         other.settimeout(BOUND)
         url = f"http://hook.example.org:{receiver.port}/"
@@ -36,6 +34,25 @@ def test_a_name_is_resolved_for_each_connection(run, receiver, monkeypatch):
             sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
         thread.join(BOUND)
         assert storage.admin.get(task.id).status == 204
+    assert len(receiver.calls) == 1
+
+
+def test_the_next_address_is_tried(run, receiver, monkeypatch):
+    """One refuses, of another kind this machine has none; the third is the receiver's."""
+    original = socket.socket
+
+    def socket_of(family=socket.AF_INET, *args, **kwargs):
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return original(family, *args, **kwargs)
+
+    hosts = [("::1", receiver.port, 0, 0), ("127.0.0.3", receiver.port)]
+    found = [(0, 1, 6, "", address) for address in (*hosts, ("127.0.0.1", receiver.port))]
+    url = f"http://many.example.org:{receiver.port}/"
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        patched.setattr(socket, "socket", socket_of)
+        assert run(url=url, allow="many.example.org").state == "succeeded"
     assert len(receiver.calls) == 1
 
 

@@ -56,7 +56,7 @@ def test_retry_after_is_no_place_to_hide(run, receiver, asked):
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("interim", ["100 Continue", "102 Processing", "103 Early Hints", "199 x"])
 def test_an_interim_response_is_no_answer(run, receiver, interim, number):
-    """N37: what counts comes after it; on this connection, and not for the next call."""
+    """N37: what counts comes after it, on the same connection."""
 
     def answer(handler):
         for _ in range(number):
@@ -68,22 +68,19 @@ def test_an_interim_response_is_no_answer(run, receiver, interim, number):
     for path, status in (("/good", 200), ("/bad", 500), ("/good", 200)):
         found = run(path, max_attempts=1)
         assert (found.status, found.body) == (status, path.encode())
-    assert len(receiver.connections) == 1
+    assert len(receiver.calls) == len(receiver.connections) == 3
 
 
-def test_another_protocol_is_nobodys(run, receiver):
-    """What it says would be taken for the answer to the next call."""
+def test_another_protocol_is_no_answer(run, receiver):
+    """No call has asked for it, and what is said in it is not read."""
 
     def answer(handler):
-        if handler.path == "/switch":
-            handler.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
-        else:
-            say(200)(handler)
+        handler.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+        RELEASE.wait(BOUND)
 
     receiver.answer = answer
-    assert run("/switch", max_attempts=1).status == 101
-    assert run().status == 200
-    assert len(receiver.connections) == 2
+    status = run(max_attempts=1)
+    assert (status.state, status.status, status.body) == ("failed", 101, b"")
 
 
 def test_an_endless_body_is_cut_at_the_cap(run, receiver):
@@ -195,6 +192,22 @@ def test_the_reason_if_the_connection_breaks_at_once(run, receiver, monkeypatch,
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     assert run().reason == f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "broken"), ConnectionResetError(104, "no")])
+def test_an_answer_before_the_whole_body_was_sent(run, receiver, monkeypatch, error):
+    """A server may refuse what is too long without reading it; its answer is heard."""
+    receiver.answer = say(413)
+    original = socket.socket.sendall
+
+    def sendall(sock, data):
+        original(sock, data)
+        if data == b"too long":
+            raise error
+
+    monkeypatch.setattr(socket.socket, "sendall", sendall)
+    status = run(payload=b"too long", max_attempts=2)
+    assert (status.state, status.status) == ("failed", 413)
 
 
 def test_a_reason_is_short_and_one_line(run, receiver):

@@ -12,7 +12,6 @@ from receiver import hang_up
 from receiver import say
 from receiver import SECRET
 import pytest
-import socket
 import threading
 import time
 
@@ -40,12 +39,36 @@ def test_methods(run, receiver, method):
     assert receiver.calls[0][:2] == (method, "/a%20b?c=d")
 
 
-def test_connections_are_reused(run, receiver):
-    """Two tasks, one connection."""
-    run()
-    run()
-    assert len(receiver.calls) == 2
-    assert len(receiver.connections) == 1
+def test_each_call_has_a_connection_of_its_own(run, receiver):
+    """No call meets a connection that the receiver has closed meanwhile."""
+    for _ in range(3):
+        assert run().state == "succeeded"
+    assert [call[2]["Connection"] for call in receiver.calls] == ["close"] * 3
+    assert len(receiver.connections) == 3
+
+
+def test_no_connection_stays_open(run, receiver):
+    """Neither that of a redirect, nor that of a body which is too long to be read."""
+    ended = threading.Semaphore(0)
+
+    def answer(handler):
+        finish = handler.finish
+
+        def finished():
+            # The receiver waits for the end of the connection, and would do so for ever.
+            handler.connection.settimeout(BOUND)
+            if not handler.connection.recv(1):
+                ended.release()
+            finish()
+
+        handler.finish = finished
+        handler.close_connection = True
+        say(307, Location="/end")(handler) if handler.path == "/hook" else say(200)(handler)
+
+    receiver.answer = answer
+    assert run().state == "succeeded"
+    assert ended.acquire(timeout=BOUND)
+    assert ended.acquire(timeout=BOUND)
 
 
 def test_signature(run, receiver):
@@ -58,29 +81,6 @@ def test_signature(run, receiver):
 
 
 # what goes wrong on the way
-
-
-def test_a_connection_that_was_closed_is_opened_again(run, receiver):
-    """It waited in the pool; that is nobody's failure and costs no attempt."""
-    closed = threading.Semaphore(0)
-
-    def answer(handler):
-        say(200)(handler)
-        handler.close_connection = True
-        finish = handler.finish
-
-        def finished():
-            finish()
-            handler.connection.shutdown(socket.SHUT_RDWR)
-            closed.release()
-
-        handler.finish = finished
-
-    receiver.answer = answer
-    for _ in range(3):
-        assert run().state == "succeeded"
-        assert closed.acquire(timeout=BOUND)
-    assert len(receiver.connections) == 3
 
 
 def test_a_call_that_is_made_twice_can_be_told(run, receiver):
@@ -176,3 +176,34 @@ def test_one_header_of_each_name_in_any_spelling(run, receiver, name):
     names = [each.lower().replace("_", "-") for each in receiver.calls[0][2]]
     assert len(names) == len(set(names))
     assert ("mine" in receiver.calls[0][2].values()) is ("task" not in name.lower())
+
+
+@pytest.mark.parametrize("name", ["Connection", "Transfer-Encoding", "transfer_encoding"])
+def test_the_connection_is_not_the_callers(run, receiver, name):
+    """Neither how long it stays open nor how the body is framed."""
+    run(headers=((name, "mine"),), payload=b"x")
+    ((_, _, received, body),) = receiver.calls
+    assert "mine" not in received.values()
+    assert (received["Content-Length"], body) == ("1", b"x")
+
+
+def test_the_host_is_the_callers(run, receiver):
+    """One address may serve many names."""
+    run(headers=(("host", "example.org"),))
+    assert receiver.calls[0][2].get_all("Host") == ["example.org"]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("?a=b", "/?a=b"),
+        ("", "/"),
+        ("/a?b#c", "/a?b"),
+        ("/a//b", "/a//b"),
+        ('/a"b|c?d=[e]&f=100%', "/a%22b%7Cc?d=%5Be%5D&f=100%"),
+    ],
+)
+def test_the_path_that_is_sent(run, receiver, path, sent):
+    """Only what no path may contain is quoted."""
+    assert run(path).state == "succeeded"
+    assert receiver.calls[0][1] == sent

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from AccessControl.SecurityManagement import noSecurityManager
 from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Sequence
+from collective.taskqueue.consumer.history import as_of
+from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.interfaces import ITaskCancelled
 from collective.taskqueue.interfaces import ITaskEvent
 from collective.taskqueue.interfaces import ITaskFailed
@@ -13,12 +17,10 @@ from collective.taskqueue.interfaces import ITaskRetried
 from collective.taskqueue.interfaces import ITaskStarted
 from collective.taskqueue.interfaces import ITaskSucceeded
 from collective.taskqueue.storages.protocols import Storage
-from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import QUEUED
-from collective.taskqueue.task import RUNNING
-from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -94,6 +96,53 @@ EVENTS: dict[State, type[TaskEvent]] = {
 }
 
 
+class Arrivals:
+    """Publishes `ITaskQueued` once for each task, and before all other events of the task.
+
+    The thread that promotes a task, and the consumer that is faster, both want to publish the
+    event; docs/explanation/events.rst has a drawing.
+    """
+
+    def __init__(self) -> None:
+        #: Tasks whose event is still to be published, with the last change of a task before it
+        #: was queued again.
+        self._expected: dict[str, tuple[State, float] | None] = {}
+        self._lock = threading.Lock()
+
+    def expect(self, task_ids: Collection[str]) -> None:
+        """Let `publish` publish the event of these tasks; called before they are promoted."""
+        self._expected.update(dict.fromkeys(task_ids))
+
+    @contextmanager
+    def again(self, task_id: str, change: tuple[State, float]) -> Iterator[None]:
+        """Let `publish` publish the event of a task that the block queues again.
+
+        `change` is the last one before. If the block raises `TaskQueueError`, the task is not
+        queued, and the event is not expected any more.
+        """
+        arriving = task_id in self._expected
+        self._expected.setdefault(task_id, change)
+        try:
+            yield
+        except TaskQueueError:
+            if not arriving:
+                self._expected.pop(task_id, None)
+            raise
+
+    def publish(self, storage: Storage, task_id: str) -> None:
+        """Publish the event of a task, unless it is not expected, or published already.
+
+        Returns when the event is published, so that the caller can publish a later one.
+        """
+        if task_id not in self._expected:
+            return
+        with self._lock:
+            if task_id in self._expected:
+                publish_event(storage, QUEUED, task_id, self._expected[task_id])
+                # Not before: the other thread would find no entry, and publish a later event.
+                del self._expected[task_id]
+
+
 def publish_event(
     storage: Storage, state: State, task_id: str, after: tuple[State, float] | None = None
 ) -> None:
@@ -128,41 +177,7 @@ def _event(
     # The id of a skipped task is an alias of the waiting one: nothing happened to that one.
     if status.id != task_id:
         return None
-    moment = _arrival(status, after) if state == QUEUED else _last(status, state)
-    return EVENTS[state](_as_of(status, moment))
-
-
-def _as_of(status: TaskStatus, moment: int) -> TaskStatus:
-    """Return the status as it was after that change; the task may have gone on."""
-    if moment in (-1, len(status.changes) - 1):
-        return status
-    changes = status.changes[: moment + 1]
-    state = changes[-1][0]
-    # Counted from the end: a long history has lost its beginning.
-    later = sum(name == RUNNING for name, _ in status.changes[moment:])
-    later -= status.changes[-1][0] == RUNNING
-    attempts = status.attempts[: max(0, len(status.attempts) - later)]
-    last = attempts[-1] if attempts else None
-    return TaskStatus(
-        task=status.task,
-        state=state,
-        reason=last.reason if last and state in (SCHEDULED, FAILED) else "",
-        changes=changes,
-        consumer=last.consumer if last else None,
-        attempts=attempts,
-    )
-
-
-def _arrival(status: TaskStatus, after: tuple[State, float] | None) -> int:
-    """Return the index of the change to waiting: when added, or after the change `after`."""
-    start = status.changes.index(after) + 1 if after in status.changes else 0
-    moments = enumerate(status.changes[start:], start)
-    return next((n for n, (name, _) in moments if name in (QUEUED, SCHEDULED)), -1)
-
-
-def _last(status: TaskStatus, state: State) -> int:
-    moments = [n for n, (name, _) in enumerate(status.changes) if name == state]
-    return moments[-1] if moments else -1
+    return EVENTS[state](as_of(status, state, after))
 
 
 def flush(timeout: float = FLUSH_TIMEOUT) -> bool:
