@@ -23,6 +23,7 @@ MAX_FUNCTION = 45
 PURE = {
     "config",
     "consumer",
+    "enqueue.fields",
     "enqueue.hosts",
     "enqueue.options",
     "enqueue.params",
