@@ -27,6 +27,7 @@ PURE = {
     "enqueue.hosts",
     "enqueue.options",
     "enqueue.params",
+    "enqueue.protocols",
     "errors",
     "interfaces",
     "publisher.accesslog",

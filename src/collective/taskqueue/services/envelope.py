@@ -20,6 +20,7 @@ from collective.taskqueue.task import Identity
 from datetime import datetime
 from typing import Any
 from typing import TypeVar
+from zope.publisher.interfaces.browser import IBrowserRequest
 import json
 import math
 import re
@@ -61,7 +62,7 @@ T = TypeVar("T")
 _HOOK = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
 
 
-def read(request: Any, max_payload: int, user: Identity | None) -> Arguments:
+def read(request: IBrowserRequest, max_payload: int, user: Identity | None) -> Arguments:
     """Return the arguments of `taskqueue.add` that a request has.
 
     `max_payload` is the largest one of all queues, in bytes. Raises `InvalidTask` with
@@ -106,7 +107,7 @@ def _from_query(fields: Mapping[str, str]) -> Arguments:
     return arguments
 
 
-def _raw(request: Any, max_payload: int) -> Arguments:
+def _raw(request: IBrowserRequest, max_payload: int) -> Arguments:
     """Return the body and its type, and the headers that are to be passed through."""
     headers = {}
     for name, value in request.environ.items():
@@ -127,14 +128,14 @@ def _text(value: str) -> str:
         return value
 
 
-def _body(request: Any, limit: int) -> bytes:
+def _body(request: IBrowserRequest, limit: int) -> bytes:
     body = current_body(request, limit)
     if len(body) > limit:
         raise PayloadTooLarge("payload", f"the body has more than {limit} bytes")
     return body
 
 
-def _envelope(request: Any, max_payload: int) -> Arguments:
+def _envelope(request: IBrowserRequest, max_payload: int) -> Arguments:
     body = _body(request, max_payload * ESCAPED + ENVELOPE)
     try:
         found = json.loads(body or b"{}")
