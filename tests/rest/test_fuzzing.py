@@ -353,7 +353,7 @@ def test_the_description_is_complete():
 def test_the_fields_are_described():
     """Those of the envelope, and those of the query."""
     assert DESCRIPTION["components"]["schemas"]["NewTask"]["properties"].keys() == (
-        envelope._READERS.keys()
+        envelope.IN_JSON.keys()
     )
     parameters = DESCRIPTION["paths"]["/@tasks"]["post"]["parameters"]
     assert {each["name"] for each in parameters} == set(envelope.IN_QUERY)

@@ -1,7 +1,7 @@
 """What only the local storage promises: it is this process's memory, and wakes for nothing."""
 
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.enqueue.options import ON_CONFLICT
+from collective.taskqueue.enqueue.fields import FIELDS
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages.local import LocalStorage
@@ -229,7 +229,7 @@ def test_what_is_forgotten_leaves_nothing_behind(storage, clock):
             add_one(
                 storage,
                 key=rng.choice([None, "a", "b"]),
-                on_conflict=rng.choice(ON_CONFLICT),
+                on_conflict=rng.choice(FIELDS["on_conflict"].choices),
                 due=rng.choice([None, clock() + 20]),
                 user=rng.choice([None, Identity("/acl_users", "jane")]),
             )

@@ -1,8 +1,8 @@
 """The options of `add()`: good, out of range, of the wrong type, unknown, conflicting."""
 
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.enqueue.fields import LONGEST
 from collective.taskqueue.enqueue.options import check_options
-from collective.taskqueue.enqueue.options import LONGEST
 from collective.taskqueue.enqueue.options import OPTIONS
 from collective.taskqueue.task import Task
 from dataclasses import fields

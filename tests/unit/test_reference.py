@@ -1,7 +1,14 @@
 """The pages of reference say the same as the code."""
 
 from collective.taskqueue import interfaces
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.enqueue.capture import METHODS
+from collective.taskqueue.enqueue.fields import FIELDS
+from collective.taskqueue.enqueue.fields import STRUCTURED
 from collective.taskqueue.enqueue.options import OPTIONS
+from collective.taskqueue.task import field_types
+from collective.taskqueue.task import Task
+from dataclasses import fields
 from pathlib import Path
 from textwrap import wrap
 from xml.etree import ElementTree
@@ -62,10 +69,100 @@ def configuration_table(section):
 
 
 def test_options():
-    """Every option of `add()`, in the order of the code."""
-    text = (DOCS / "options.rst").read_text(encoding="utf-8")
-    table = text.partition(".. options\n")[2]
-    assert re.findall(r"^   \* - ``(\w+)``$", table, re.MULTILINE) == list(OPTIONS)
+    """Every option of `add()`, with its type, its limits and its default."""
+    rows = [
+        (f"``{name}``", python_kind(field), default(field), field.description)
+        for name, field in OPTIONS.items()
+    ]
+    table = list_table(("Option", "Type", "Default", "Meaning"), *rows)
+    must_show("options.rst", "options", table)
+
+
+#: By the kind of a field, its type in JSON.
+JSON_TYPES = {
+    "seconds": "number",
+    "integer": "integer",
+    "params": "object",
+    "headers": "object",
+    "body": ["string", "object", "array"],
+}
+
+
+def schema(field):
+    """Return the JSON schema of a field, by the table of fields."""
+    found = {"type": JSON_TYPES.get(field.kind, "string")}
+    if field.kind in ("seconds", "integer"):
+        found["exclusiveMinimum" if field.positive else "minimum"] = field.lowest
+        found["maximum"] = int(field.highest)
+    if field.kind in ("text", "key") and field.longest:
+        # An empty url is none, and so is an empty key.
+        found |= {"minLength": 1, "maxLength": field.longest}
+    if field.choices:
+        found["enum"] = list(field.choices)
+    if field.kind == "moment":
+        found["format"] = "date-time"
+    if field.kind == "base64":
+        found["contentEncoding"] = "base64"
+    return found
+
+
+def python_kind(field):
+    """Return the type of an option and its limits, in one line."""
+    return "datetime" if field.kind == "moment" else kind(schema(field))
+
+
+def default(field):
+    """Return the default of an option, as the table of options shows it."""
+    shown = "" if field.default in (None, "") else f"``{str(field.default).removesuffix('.0')}``"
+    if field.hook_default is None:
+        return shown
+    return f"{shown or 'none'}; ``{field.hook_default:g}`` for a web hook"
+
+
+def test_fields_of_openapi():
+    """The schemas of openapi.json say the same as the table of fields."""
+    new_task = OPENAPI["components"]["schemas"]["NewTask"]
+    assert new_task["required"] == ["url"]
+    assert list(new_task["properties"]) == [name for name, each in FIELDS.items() if each.client]
+    for name, found in new_task["properties"].items():
+        # What params and headers may have as values stands in openapi.json alone.
+        shown = {key: value for key, value in found.items() if key != "additionalProperties"}
+        expected = schema(FIELDS[name])
+        if name != "url":
+            expected = or_null(expected)
+        description = " ".join(filter(None, (FIELDS[name].description, FIELDS[name].note)))
+        assert shown == {**expected, "description": description}
+
+
+def or_null(expected):
+    """Return a schema that takes null, too."""
+    types = expected["type"] if isinstance(expected["type"], list) else [expected["type"]]
+    choices = {"enum": [*expected["enum"], None]} if "enum" in expected else {}
+    return {**expected, "type": [*types, "null"], **choices}
+
+
+def test_parameters_of_openapi():
+    """The query of a request that adds a task has the same types and limits."""
+    parameters = OPENAPI["paths"]["/@tasks"]["post"]["parameters"]
+    fields = [each for each in FIELDS.values() if each.client and each.kind not in STRUCTURED]
+    assert [(each["name"], each["schema"]) for each in parameters] == [
+        (field.name, schema(field)) for field in fields
+    ]
+
+
+def test_the_table_of_fields_fits_the_code():
+    """Its defaults are those of a task and of a queue, and its types those of the wire form."""
+    assert FIELDS["method"].choices == METHODS
+    stored = {each.name: each.default for each in fields(Task)}
+    queue = QueueSettings()
+    types = {"seconds": {float, int}, "integer": {int}}
+    for name, field in OPTIONS.items():
+        if name in stored:
+            assert field.default == stored[name]
+            assert field_types(Task)[name] - {type(None)} == types.get(field.kind, {str})
+        if hasattr(queue, name):
+            assert getattr(queue, name) in (field.default, None)
+    assert OPTIONS.keys() - stored.keys() == {"delay", "countdown", "eta"}
 
 
 def test_events():

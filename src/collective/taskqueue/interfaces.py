@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Identity
@@ -49,7 +50,7 @@ class ITaskStorage(Interface):
         " Set by the queue; never called under a lock."
     )
 
-    admin: Any = Attribute("Its `ITaskAdmin`; another one after `after_fork`.")
+    admin: ITaskAdmin = Attribute("Its `ITaskAdmin`; another one after `after_fork`.")
 
     def stage(batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
         """Store the batch durably and invisibly, together with the reference of its witness.
@@ -281,7 +282,7 @@ class ITaskQueue(Interface):
 
     name: str = Attribute("The name of the queue, and of the utility.")
 
-    storage: Any = Attribute("Its `ITaskStorage`.")
+    storage: ITaskStorage = Attribute("Its `ITaskStorage`.")
 
     settings: Any = Attribute("Its frozen `QueueSettings`.")
 
@@ -289,14 +290,14 @@ class ITaskQueue(Interface):
         """Return how many tasks wait: queued, not scheduled, not running."""
 
     def add(
-        url: Any,
+        url: object,
         method: str | None = None,
-        params: Any = None,
-        headers: Any = None,
-        payload: Any = ...,
+        params: object = None,
+        headers: Mapping[str, object] | None = None,
+        payload: bytes | str | None = ...,
         *,
         view: str | None = None,
-        **options: Any,
+        **options: object,
     ) -> str:
         """Queue a task when the current transaction commits; see `taskqueue.add`.
 

@@ -26,6 +26,7 @@ from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from contextlib import contextmanager
+from OFS.interfaces import IItem
 from typing import Any
 from uuid import uuid4
 from zope.component import getUtilitiesFor
@@ -74,10 +75,10 @@ class TaskQueue:
 
     def add(
         self,
-        url: Any,
+        url: str | IItem,
         method: str | None = None,
         params: Params = None,
-        headers: Mapping[str, Any] | None = None,
+        headers: Mapping[str, object] | None = None,
         payload: bytes | str | None = CURRENT,
         *,
         view: str | None = None,
@@ -233,7 +234,7 @@ def _status(line: str) -> int | None:
 
 
 @provider(IVocabularyFactory)
-def queues(context: Any = None) -> SimpleVocabulary:
+def queues(context: object = None) -> SimpleVocabulary:
     """Return the vocabulary of queues: the token is the name, the value the queue."""
     return SimpleVocabulary(
         [

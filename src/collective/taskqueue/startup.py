@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from App.config import getConfiguration
+from collections.abc import Callable
 from collective.taskqueue import config
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
@@ -22,13 +23,16 @@ from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages import outage
+from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.storages.secrets import masked
 from collective.taskqueue.storages.secrets import remember
 from collective.taskqueue.storages.secrets import shown
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook.client import WebHooks
 from functools import partial
+from types import FrameType
 from typing import Any
+from typing import TypeVar
 from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component import getUtility
@@ -46,6 +50,11 @@ import time
 
 
 logger = logging.getLogger("collective.taskqueue")
+
+S = TypeVar("S", QueueSettings, ServerSettings)
+
+#: What `signal.getsignal` returns and `signal.signal` takes.
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 #: Seconds at the end of the process for batches that the outbox relay has not finished yet.
 UNFINISHED_TIMEOUT = 5.0
@@ -73,7 +82,7 @@ _process = _Process()
 
 
 @adapter(IDatabaseOpenedWithRoot)
-def build_queues(event: Any) -> None:
+def build_queues(event: IDatabaseOpenedWithRoot) -> None:
     """Register a utility for each `<taskqueue>`; scripts may enqueue from now on.
 
     Raises `ConfigurationError` for a storage that cannot be built.
@@ -94,7 +103,7 @@ def build_queues(event: Any) -> None:
 
 
 @adapter(IProcessStarting)
-def start_consumers(event: Any) -> None:
+def start_consumers(event: IProcessStarting) -> None:
     """Start a consumer for each `<taskqueue-server>`, unless a script is about to run."""
     servers = _sections(ServerSettings)
     _warn_of_queues_without_consumer(servers)
@@ -111,7 +120,7 @@ def start_consumers(event: Any) -> None:
 
 
 @adapter(IPubStart)
-def start_consumers_after_fork(event: Any) -> None:
+def start_consumers_after_fork(event: IPubStart) -> None:
     """Start the consumers of a worker that a server has forked, at its first request.
 
     Not right after the fork: the child may be no server at all.
@@ -176,13 +185,13 @@ def _close_storages() -> None:
             logger.exception("queue %s: its storage could not be closed", name)
 
 
-def _sections(kind: type) -> list[Any]:
+def _sections(kind: type[S]) -> list[S]:
     sections = getattr(getConfiguration(), "product_config", None) or {}
     config.check(sections)
     return [section for section in sections.values() if isinstance(section, kind)]
 
 
-def _storage(settings: QueueSettings) -> Any:
+def _storage(settings: QueueSettings) -> Storage:
     path = config.STORAGES.get(settings.type, settings.type)
     try:
         factory = resolve(path)
@@ -280,8 +289,8 @@ def _stop_on_signals() -> None:
             signal.signal(number, _handler(previous))
 
 
-def _handler(previous: Any) -> Any:
-    def stop(number: int, frame: Any) -> None:
+def _handler(previous: Handler) -> Handler:
+    def stop(number: int, frame: FrameType | None) -> None:
         if _process.leaving:
             # Second signal: the first call, interrupted while it waits, goes on at once.
             for consumer in _process.leaving:

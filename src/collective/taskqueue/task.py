@@ -10,10 +10,13 @@ from collective.taskqueue.errors import TaskDecodeError
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
+from functools import cache
 from functools import lru_cache
 from hashlib import blake2b
+from types import UnionType
 from typing import Any
 from typing import get_args
+from typing import get_type_hints
 from typing import Literal
 
 
@@ -135,17 +138,10 @@ class Task:
 
         Fields at their default are left out.
         """
-        record: dict[str, Any] = {"format": FORMAT}
-        for name, default in _DEFAULTS:
-            value = getattr(self, name)
-            if value != default:
-                record[name] = value
+        record = {"format": FORMAT, **_given(self)}
         record["headers"] = [list(pair) for pair in self.headers]
-        for name in ("user", "origin"):
-            if name in record:
-                record[name] = {key: getattr(record[name], key) for key in record[name].__slots__}
-        if "user" in record and not record["user"]["generation"]:
-            del record["user"]["generation"]
+        for name in _PARTS & record.keys():
+            record[name] = _given(record[name])
         return record
 
     @classmethod
@@ -158,61 +154,67 @@ class Task:
             raise TaskDecodeError(f"not a task record of format {FORMAT}")
         values = {**record}
         del values["format"]
-        if not _TYPES.keys() >= values.keys() >= _REQUIRED:
-            raise TaskDecodeError("unknown or missing fields in a task record")
-        for name, value in values.items():
-            # msgpack returns exactly these types; `isinstance` would take True for a number.
-            if type(value) not in _TYPES[name]:
-                raise TaskDecodeError(f"field {name!r} of a task record is no {_TYPES[name]}")
+        check_types(cls, values)
+        values["headers"] = tuple([_header(pair) for pair in values.get("headers", ())])
         try:
-            values["headers"] = tuple([_header(pair) for pair in values.get("headers", ())])
-            for name, kind in _PARTS:
+            for name, kind in _PARTS.items():
                 if values.get(name) is not None:
-                    values[name] = _part(kind, values[name])
+                    check_types(kind, values[name])
+                    values[name] = kind(**values[name])
             return cls(**values)
-        except (TypeError, ValueError) as exc:
-            raise TaskDecodeError(f"malformed task record: {type(exc).__name__}") from exc
+        except TypeError as exc:
+            raise TaskDecodeError("a field of a task record is missing") from exc
 
 
-def _header(pair: Any) -> tuple[str, str]:
-    if type(pair) in _LIST:
-        name, value = pair
-        if type(name) is str is type(value):
-            return name, value
+def check_types(kind: type, values: Mapping[str, object]) -> None:
+    """Check that values from outside this process can be the fields of this dataclass.
+
+    Raises `TaskDecodeError` for an unknown field, and for a value of another type than the
+    annotation says.
+    """
+    types = field_types(kind)
+    for name, value in values.items():
+        # msgpack and JSON return exactly these types; `isinstance` would take True for a number.
+        if type(value) not in types.get(name, ()):
+            raise TaskDecodeError(f"{kind.__name__}: {name!r} cannot be {type(value).__name__}")
+
+
+@cache
+def field_types(kind: type) -> dict[str, frozenset[type]]:
+    """Return the types that the fields of a class have in the wire form, by its annotations."""
+    kinds = {
+        name: get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        for name, hint in get_type_hints(kind).items()
+    }
+    return {
+        name: frozenset().union(*(_FORMS.get(each, {each}) for each in found))
+        for name, found in kinds.items()
+    }
+
+
+def _given(record: Task | Identity | Origin) -> dict[str, Any]:
+    found = [(name, getattr(record, name), default) for name, default in _DEFAULTS[type(record)]]
+    return {name: value for name, value, default in found if value != default}
+
+
+def _header(pair: object) -> tuple[str, str]:
+    if isinstance(pair, (list, tuple)) and list(map(type, pair)) == [str, str]:
+        return pair[0], pair[1]
     # Do not quote the header: its value may be a secret.
-    raise TypeError("a header is no pair of texts")
+    raise TaskDecodeError("a header of a task record is no pair of texts")
 
 
-def _part(kind: type[Any], record: Mapping[str, Any]) -> Any:
-    part = kind(**record)
-    for name, allowed in _FIELDS[kind]:
-        value = getattr(part, name)
-        if type(value) not in allowed:
-            raise TypeError(f"{name} is of type {type(value).__name__}")
-    return part
-
-
-_LIST = frozenset({list, tuple})
-_NUMBER = frozenset({int, float})
-_NONE = frozenset({type(None)})
-_TEXT = frozenset({str})
-_INTEGER = frozenset({int})
-_TYPES: dict[str, frozenset[type[Any]]] = {
-    "headers": _LIST,
-    "payload": frozenset({bytes}),
-    "max_attempts": _INTEGER,
-    **dict.fromkeys(("user", "origin"), frozenset({dict}) | _NONE),
-    **dict.fromkeys(("created", "min_backoff", "max_backoff"), _NUMBER),
-    **dict.fromkeys(("due", "timeout", "max_age", "keep"), _NUMBER | _NONE),
-    **dict.fromkeys(("uid", "key"), _TEXT | _NONE),
+_PARTS: dict[str, type[Identity | Origin]] = {"user": Identity, "origin": Origin}
+_DEFAULTS = {
+    kind: [(each.name, each.default) for each in fields(kind)] for kind in (Task, Identity, Origin)
 }
-_TYPES |= {f.name: _TEXT for f in fields(Task) if f.name not in _TYPES}
-_REQUIRED = {"id", "queue", "url"}
-_DEFAULTS = tuple((f.name, f.default) for f in fields(Task))
-_PARTS: tuple[tuple[str, type[Any]], ...] = (("user", Identity), ("origin", Origin))
-#: The annotations of their fields, and the types that each allows.
-_KINDS = {"str": _TEXT, "int": _INTEGER, "str | None": _TEXT | _NONE}
-_FIELDS = {kind: [(f.name, _KINDS[str(f.type)]) for f in fields(kind)] for _, kind in _PARTS}
+#: What the wire form has instead of values of other types.
+_FORMS: dict[object, set[type]] = {
+    float: {float, int},
+    tuple[tuple[str, str], ...]: {list, tuple},
+    Identity: {dict},
+    Origin: {dict},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from Acquisition import aq_chain
 from collections.abc import Mapping
 from collective.taskqueue.enqueue.capture import CURRENT
 from collective.taskqueue.enqueue.params import Params
+from collective.taskqueue.enqueue.protocols import Queue
 from collective.taskqueue.errors import Cancelled
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownQueue
@@ -18,6 +19,7 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Result
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
+from OFS.interfaces import IItem
 from Products.CMFCore.interfaces import ISiteRoot
 from typing import Any
 from zope.component import getUtilitiesFor
@@ -27,10 +29,10 @@ from zope.globalrequest import getRequest
 
 
 def add(
-    url: Any,
+    url: str | IItem,
     method: str | None = None,
     params: Params = None,
-    headers: Mapping[str, Any] | None = None,
+    headers: Mapping[str, object] | None = None,
     payload: bytes | str | None = CURRENT,
     queue: str | None = None,
     *,
@@ -62,7 +64,7 @@ def add(
     return _queue(queue).add(url, method, params, headers, payload, view=view, **options)
 
 
-def path(obj: Any, view: str | None = None) -> str:
+def path(obj: IItem, view: str | None = None) -> str:
     """Return the physical path of a content object, and of a view on it, quoted for a url.
 
     For `add`, wherever a text is needed: characters that are allowed in an id, but not in a
@@ -215,7 +217,7 @@ def checkpoint() -> None:
         raise Cancelled("cancelled while running")
 
 
-def _queue(name: str | None) -> Any:
+def _queue(name: str | None) -> Queue:
     if name is not None:
         found = queryUtility(ITaskQueue, name=name)
         if found is not None:
@@ -228,7 +230,7 @@ def _queue(name: str | None) -> Any:
     raise UnknownQueue(f"there is no task queue {which} (known: {known})")
 
 
-def _find(task_id: str, name: str | None) -> Any:
+def _find(task_id: str, name: str | None) -> Queue:
     if not isinstance(task_id, str):
         raise UnknownTask(f"{task_id!r} is not the id of a task")
     candidates = dict(getUtilitiesFor(ITaskQueue)) if name is None else {name: _queue(name)}

@@ -8,19 +8,20 @@ from Acquisition import aq_inner
 from Acquisition import aq_parent
 from collective.taskqueue.pasplugin.plugin import is_active
 from collective.taskqueue.task import Identity
-from typing import Any
+from Products.PluggableAuthService.interfaces.authservice import IPluggableAuthService
 from weakref import WeakKeyDictionary
 from zope.component.hooks import getSite
+from zope.publisher.interfaces.browser import IBrowserRequest
 import logging
 
 
 logger = logging.getLogger("collective.taskqueue")
 
 #: Results of user lookups, kept as long as the user object of a request or script lives.
-_looked_up: WeakKeyDictionary[Any, dict[Identity, bool]] = WeakKeyDictionary()
+_looked_up: WeakKeyDictionary[object, dict[Identity, bool]] = WeakKeyDictionary()
 
 
-def is_by_id(folder: Any, person: Identity) -> bool:
+def is_by_id(folder: IPluggableAuthService, person: Identity) -> bool:
     """Return whether the plugin authenticates tasks of this user of a user folder.
 
     False for a folder without the plugin. False also for a user that no plugin of the folder
@@ -29,13 +30,13 @@ def is_by_id(folder: Any, person: Identity) -> bool:
     return is_active(folder) and _is_known(folder, person)
 
 
-def is_plugin_here(request: Any) -> bool:
+def is_plugin_here(request: IBrowserRequest) -> bool:
     """Return whether the plugin is active in the site or, without a site, in the root of Zope."""
     folder = folder_here(request)
     return folder is not None and is_active(folder)
 
 
-def folder_here(request: Any) -> Any:
+def folder_here(request: IBrowserRequest | None) -> IPluggableAuthService | None:
     """Return the user folder of the site or, without a site, of the root; None if there is none."""
     place = getSite()
     if place is None and request is not None:
@@ -43,7 +44,7 @@ def folder_here(request: Any) -> Any:
     return getattr(place, "acl_users", None)
 
 
-def is_author(request: Any, user: tuple[Any, str] | None) -> bool:
+def is_author(request: IBrowserRequest, user: tuple[IPluggableAuthService, str] | None) -> bool:
     """Return whether the credentials of a request may be those of this user.
 
     They are not if they have authenticated another user.
@@ -57,7 +58,7 @@ def is_author(request: Any, user: tuple[Any, str] | None) -> bool:
     return author.getId() == user[1] and aq_base(folder) is aq_base(user[0])
 
 
-def warn_of_a_user_who_stays_out(task_id: str, user: tuple[Any, str]) -> None:
+def warn_of_a_user_who_stays_out(task_id: str, user: tuple[IPluggableAuthService, str]) -> None:
     """Log that a task can never be authenticated: no credentials, and no lookup by id."""
     folder, user_id = user
     why = "no plugin finds them by id" if is_active(folder) else "its plugin is not active there"
@@ -71,7 +72,7 @@ def warn_of_a_user_who_stays_out(task_id: str, user: tuple[Any, str]) -> None:
     )
 
 
-def _is_known(folder: Any, person: Identity) -> bool:
+def _is_known(folder: IPluggableAuthService, person: Identity) -> bool:
     # Cached: the lookup may ask a remote directory, too slow for each task that is added.
     try:
         known = _looked_up.setdefault(aq_base(getSecurityManager().getUser()), {})
@@ -82,7 +83,7 @@ def _is_known(folder: Any, person: Identity) -> bool:
     return known[person]
 
 
-def _look_up(folder: Any, user_id: str) -> bool:
+def _look_up(folder: IPluggableAuthService, user_id: str) -> bool:
     """Look the user up as the plugin does, and accept only what the publisher will accept.
 
     A directory may find another user by an id: it may ignore case, or match a prefix. No task

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.enqueue import outbox
+from collective.taskqueue.enqueue.protocols import Queue
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.storages.outage import outage_of
@@ -20,14 +21,13 @@ from transaction.interfaces import IDataManagerSavepoint
 from transaction.interfaces import ISavepointDataManager
 from transaction.interfaces import ITransaction
 from transaction.interfaces import NoTransaction
-from typing import Any
 from uuid import uuid4
 from zope.interface import implementer
 import logging
 import transaction
 
 
-def join(queue: Any, task: Task) -> None:
+def join(queue: Queue, task: Task) -> None:
     """Add the task to the batch of the current transaction for its queue.
 
     Raises whatever `transaction.join` raises for a transaction that has failed, and
@@ -43,7 +43,7 @@ def join(queue: Any, task: Task) -> None:
     batch.append(task)
 
 
-def pending(queue: Any) -> tuple[Task, ...]:
+def pending(queue: Queue) -> tuple[Task, ...]:
     """Return the tasks that the current transaction has added to the queue, in add order."""
     try:
         batch = _batch(transaction.get(), queue)
@@ -53,7 +53,7 @@ def pending(queue: Any) -> tuple[Task, ...]:
     return () if batch is None else tuple(batch.tasks)
 
 
-def _batch(current: ITransaction, queue: Any) -> _Batch | None:
+def _batch(current: ITransaction, queue: Queue) -> _Batch | None:
     try:
         batch: _Batch | None = current.data(queue)
     except KeyError:
@@ -64,7 +64,7 @@ def _batch(current: ITransaction, queue: Any) -> _Batch | None:
 class _Batch:
     """The tasks that one transaction adds to one queue, in add order."""
 
-    def __init__(self, queue: Any, current: ITransaction) -> None:
+    def __init__(self, queue: Queue, current: ITransaction) -> None:
         self.queue = queue
         self.id = str(uuid4())
         self.tasks: list[Task] = []

@@ -12,8 +12,8 @@ from collective.taskqueue.pasplugin.identity import begin_generation
 from collective.taskqueue.pasplugin.identity import identity_in
 from collective.taskqueue.task import Identity
 from persistent import Persistent
+from Products.PluggableAuthService.interfaces.authservice import IPluggableAuthService
 from Products.PluggableAuthService.interfaces.events import IPrincipalDeletedEvent
-from typing import Any
 from zope.component import adapter
 from zope.component import getUtilitiesFor
 from zope.component.hooks import getSite
@@ -26,7 +26,7 @@ logger = logging.getLogger("collective.taskqueue")
 
 
 @adapter(IPrincipalDeletedEvent)
-def end_generation(event: Any) -> None:
+def end_generation(event: IPrincipalDeletedEvent) -> None:
     """Start a new generation of the id of a deleted user, and cancel the user's waiting tasks.
 
     So no later user inherits these tasks. The event does not name the user folder: it is one on
@@ -45,7 +45,7 @@ def end_generation(event: Any) -> None:
             transaction.get().addAfterCommitHook(_cancel_tasks, (deleted,))
 
 
-def _user_folders() -> Iterator[Any]:
+def _user_folders() -> Iterator[IPluggableAuthService]:
     seen = set()
     request = getRequest()
     parents = () if request is None else request.get("PARENTS", ())
@@ -59,7 +59,7 @@ def _user_folders() -> Iterator[Any]:
                 yield folder
 
 
-def _is_gone(folder: Any, user_id: str) -> bool:
+def _is_gone(folder: IPluggableAuthService, user_id: str) -> bool:
     try:
         return folder.getUserById(user_id) is None
     except Exception as exc:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collective.taskqueue.errors import InvalidTask
 from functools import lru_cache
-from typing import Any
+from typing import IO
+from wsgiref.types import WSGIEnvironment
+from zope.publisher.interfaces.browser import IBrowserRequest
 import re
 
 
@@ -56,7 +58,7 @@ _BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 
 
 def copied_headers(
-    request: Any, by_id: bool, credentials: bool, named: tuple[str, ...] = ()
+    request: IBrowserRequest, by_id: bool, credentials: bool, named: tuple[str, ...] = ()
 ) -> dict[str, tuple[str, str]]:
     """Return the headers of the current request that a task copies, by lower case name.
 
@@ -105,7 +107,7 @@ def _is_among(name: str, patterns: tuple[str, ...]) -> bool:
     )
 
 
-def own_headers(headers: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
+def own_headers(headers: Mapping[str, object] | None) -> dict[str, tuple[str, str]]:
     """Return the headers that the caller gives, by lower case name; raises `InvalidTask`."""
     own: dict[str, tuple[str, str]] = {}
     if not headers:
@@ -154,7 +156,7 @@ def _key(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def content_headers(request: Any) -> dict[str, tuple[str, str]]:
+def content_headers(request: IBrowserRequest) -> dict[str, tuple[str, str]]:
     """Return type and encoding of the body of the current request, by lower case name."""
     environ = environ_of(request)
     names = ("Content-Type", "Content-Encoding")
@@ -170,7 +172,7 @@ def content_headers(request: Any) -> dict[str, tuple[str, str]]:
     }
 
 
-def current_body(request: Any, limit: int) -> bytes:
+def current_body(request: IBrowserRequest, limit: int) -> bytes:
     """Return the body of the current request, up to one byte more than `limit`.
 
     The position of its stream is left as it was.
@@ -192,15 +194,15 @@ def current_body(request: Any, limit: int) -> bytes:
     return body
 
 
-def _seekable(stream: Any) -> bool:
+def _seekable(stream: IO[bytes]) -> bool:
     if hasattr(stream, "seekable"):
         return bool(stream.seekable())
     return hasattr(stream, "seek")
 
 
-def environ_of(request: Any) -> Mapping[str, Any]:
+def environ_of(request: IBrowserRequest) -> WSGIEnvironment:
     """Return the WSGI environment of a request, as the server has made it."""
     # Zope removes the Authorization header from `environ`. Looked up in `__dict__`, because a
     # request looks up unknown attributes in its form.
-    environ: Mapping[str, Any] = request.__dict__.get("_orig_env", request.environ)
+    environ: WSGIEnvironment = request.__dict__.get("_orig_env", request.environ)
     return environ

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Mapping
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
@@ -26,10 +27,10 @@ from persistent import Persistent
 from persistent.timestamp import TimeStamp
 from transaction import TransactionManager
 from transaction.interfaces import ITransaction
-from typing import Any
 from typing import NamedTuple
 from uuid import uuid4
 from ZODB.Connection import Connection
+from ZODB.DB import DB
 from ZODB.POSException import POSKeyError
 from ZODB.utils import get_pickle_metadata
 from ZODB.utils import z64
@@ -59,6 +60,9 @@ UNKNOWN = "unknown"
 
 #: The reason of tasks that are failed because the end of their transaction is unknown.
 UNDECIDABLE = "it is unknown whether its transaction was committed"
+
+#: All databases of the process, by name.
+Databases = Mapping[str, DB]
 
 #: The type of `ITaskQueue.promoting`.
 Promoting = Callable[[Collection[str]], AbstractContextManager[None]]
@@ -127,7 +131,7 @@ class _Reference(NamedTuple):
 class StoredWitness:
     """A witness on its way into the database, and how to find it again."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._witness = Witness(uuid4().hex)
         self._database = connection.db()
         self._name = self._database.database_name
@@ -137,7 +141,7 @@ class StoredWitness:
         self.reference = str(_Reference(self._name, self._known, _last_seen.get(self._name)))
 
     @property
-    def databases(self) -> Any:
+    def databases(self) -> Databases:
         """All databases of the process, by name."""
         return self._database.databases
 
@@ -178,7 +182,7 @@ def add_witness(current: ITransaction) -> StoredWitness | None:
     return stored
 
 
-def verdict_of(databases: Any, reference: str, age: float) -> Verdict:
+def verdict_of(databases: Databases, reference: str, age: float) -> Verdict:
     """Return how the transaction with this witness has ended, if that is known yet.
 
     `age` is the number of seconds since the batch was staged. Raises `KeyError` for a database
@@ -199,7 +203,10 @@ def verdict_of(databases: Any, reference: str, age: float) -> Verdict:
 
 
 def resolve(
-    storage: Storage, databases: Any, grace: float = GRACE, promoting: Promoting = _without_events
+    storage: Storage,
+    databases: Databases,
+    grace: float = GRACE,
+    promoting: Promoting = _without_events,
 ) -> list[str]:
     """Resolve batches that were staged at least `grace` seconds ago.
 
@@ -210,7 +217,9 @@ def resolve(
     return [batch.id for batch in found if _settled(storage, databases, batch, promoting)]
 
 
-def _settled(storage: Storage, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
+def _settled(
+    storage: Storage, databases: Databases, batch: StagedBatch, promoting: Promoting
+) -> bool:
     try:
         return _resolved(storage, databases, batch, promoting)
     except TaskDecodeError as exc:
@@ -226,7 +235,7 @@ def _settled(storage: Storage, databases: Any, batch: StagedBatch, promoting: Pr
         return False
 
 
-def reached(database: Any, tid: bytes) -> bool:
+def reached(database: DB, tid: bytes) -> bool:
     """Return whether connections that are opened now see the transaction.
 
     Another process may have committed it, and this process may not know yet. Called before a
@@ -252,7 +261,7 @@ class Restored:
     `SKEW`.
     """
 
-    def __init__(self, database: Any, now: float) -> None:
+    def __init__(self, database: DB, now: float) -> None:
         self._last = _last_transaction(database)
         self._opened = _tid_at(now - SKEW)
 
@@ -264,7 +273,7 @@ class Restored:
             )
 
 
-def _last_transaction(database: Any) -> bytes:
+def _last_transaction(database: DB) -> bytes:
     connection = database.open(transaction_manager=TransactionManager())
     try:
         connection.sync()
@@ -279,7 +288,9 @@ def _tid_at(when: float) -> bytes:
     return stamp
 
 
-def _resolved(storage: Storage, databases: Any, batch: StagedBatch, promoting: Promoting) -> bool:
+def _resolved(
+    storage: Storage, databases: Databases, batch: StagedBatch, promoting: Promoting
+) -> bool:
     if batch.witness is None:
         # Only tasks were written. Their client may have been told that they are queued: the
         # storage may have been unavailable from then on until the process was gone.
@@ -304,7 +315,7 @@ def _discard(storage: Storage, batch: StagedBatch, cause: str) -> None:
         logger.warning("task %s: %s, discarded", task_id, cause)
 
 
-def _packed(database: Any, older: _Known | None) -> bool:
+def _packed(database: DB, older: _Known | None) -> bool:
     """Return whether a pack may have removed the witness.
 
     No object refers to a witness, so a pack removes it; but never before an older one.
@@ -320,7 +331,7 @@ def _packed(database: Any, older: _Known | None) -> bool:
         return True
 
 
-def _serial(database: Any, witness: _Known) -> bytes | None:
+def _serial(database: DB, witness: _Known) -> bytes | None:
     """Return the id of the transaction that wrote the witness; None if it is not there."""
     # A new connection sees what is committed now; the thread's own may see an older state.
     connection = database.open(transaction_manager=TransactionManager())
@@ -333,7 +344,7 @@ def _serial(database: Any, witness: _Known) -> bytes | None:
         connection.close()
 
 
-def _writes(connection: Any) -> bool:
+def _writes(connection: Connection) -> bool:
     return bool(connection._registered_objects or connection._savepoint_storage is not None)
 
 

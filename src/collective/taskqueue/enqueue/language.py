@@ -6,7 +6,7 @@ from collective.taskqueue.interfaces import ITaskQueueLayer
 from functools import lru_cache
 from plone.i18n.interfaces import ILanguageUtility
 from plone.i18n.interfaces import INegotiateLanguage
-from typing import Any
+from Products.CMFCore.interfaces import ISiteRoot
 from zope.component import adapter
 from zope.component import getSiteManager
 from zope.component import getUtility
@@ -14,6 +14,8 @@ from zope.interface import Declaration
 from zope.interface import implementer
 from zope.interface import Interface
 from zope.interface import providedBy
+from zope.interface.interface import InterfaceClass
+from zope.publisher.interfaces.browser import IBrowserRequest
 import re
 
 
@@ -23,7 +25,7 @@ LANGUAGE_COOKIE = "I18N_LANGUAGE"
 _CODE = re.compile(r"[A-Za-z]{1,8}([-_][A-Za-z0-9]{1,8})*")
 
 
-def current_language(request: Any) -> str | None:
+def current_language(request: IBrowserRequest) -> str | None:
     """Return the language that was negotiated for a request; None if none was.
 
     Outside of a site none is negotiated: then it is the language of the request's cookie.
@@ -44,7 +46,7 @@ class TaskLanguage:
     negotiated, or the site of the task does not have it, the site decides.
     """
 
-    def __init__(self, site: Any, request: Any) -> None:
+    def __init__(self, site: ISiteRoot, request: IBrowserRequest) -> None:
         wanted = _wanted(request)
         if wanted is None:
             found = _as_for_others(site, request)
@@ -58,7 +60,7 @@ class TaskLanguage:
             self.language_list = []
 
 
-def _as_for_others(site: Any, request: Any) -> Any:
+def _as_for_others(site: ISiteRoot, request: IBrowserRequest) -> INegotiateLanguage:
     """Negotiate as for a request that is not from a task."""
     kind = _without_layer(*providedBy(request).__bases__)
     adapters = getSiteManager().adapters
@@ -68,11 +70,11 @@ def _as_for_others(site: Any, request: Any) -> Any:
 
 # Cached: one declaration for all requests of a kind, because registries cache lookups by it.
 @lru_cache(maxsize=100)
-def _without_layer(*interfaces: Any) -> Declaration:
+def _without_layer(*interfaces: InterfaceClass) -> Declaration:
     return Declaration(*interfaces) - ITaskQueueLayer
 
 
-def _wanted(request: Any) -> str | None:
+def _wanted(request: IBrowserRequest) -> str | None:
     # In `__dict__`, because a request looks up unknown attributes in its form.
     attempt = request.__dict__.get("attempt")
     origin = None if attempt is None else attempt.task.origin

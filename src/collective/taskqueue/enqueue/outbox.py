@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.enqueue import indoubt
+from collective.taskqueue.enqueue.protocols import Queue
 from collective.taskqueue.errors import described
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
@@ -27,7 +28,6 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from dataclasses import dataclass
-from typing import Any
 import logging
 import random
 import threading
@@ -67,7 +67,7 @@ class _Job:
     logged: float = float("-inf")
 
 
-def promote(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
+def promote(queue: Queue, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
     """Promote a committed batch, and publish `ITaskQueued` for its tasks.
 
     Raises `StorageUnavailable`. Called by the data manager, and by the jobs here.
@@ -76,12 +76,12 @@ def promote(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task])
         queue.storage.promote(batch_id, tid, tasks)
 
 
-def is_behind(queue: Any) -> bool:
+def is_behind(queue: Queue) -> bool:
     """Return whether batches of the queue wait to be promoted; later ones have to wait, too."""
     return _relay.is_behind(queue.storage)
 
 
-def promote_later(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
+def promote_later(queue: Queue, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
     """Promote a batch whose transaction has committed once its storage is available."""
 
     def act() -> bool:
@@ -93,7 +93,7 @@ def promote_later(queue: Any, batch_id: str, tid: bytes | None, tasks: Sequence[
 
 
 def resolve_later(
-    queue: Any, batch_id: str, databases: Any, witness: str, tasks: Sequence[Task]
+    queue: Queue, batch_id: str, databases: indoubt.Databases, witness: str, tasks: Sequence[Task]
 ) -> None:
     """Promote a batch once its witness is found, or discard it once there cannot be one."""
     begun = time.monotonic()
@@ -128,7 +128,7 @@ def discard_later(storage: Storage, batch_id: str) -> None:
     _relay.add(_Job(storage, f"batch {batch_id}", act))
 
 
-def cancel_later(queue: Any, user: Identity, reason: str) -> None:
+def cancel_later(queue: Queue, user: Identity, reason: str) -> None:
     """Cancel all waiting tasks of a user as soon as possible, and ask running ones to stop.
 
     Called when a user was deleted: there may be very many tasks, and the storage may be
@@ -143,7 +143,7 @@ def cancel_later(queue: Any, user: Identity, reason: str) -> None:
     _relay.add(_Job(queue.storage, f"user {user.id} of {user.folder}", act))
 
 
-def _cancel_all(queue: Any, state: State, user: Identity, reason: str) -> None:
+def _cancel_all(queue: Queue, state: State, user: Identity, reason: str) -> None:
     start = 0
     while page := queue.tasks(state, user, start, PAGE):
         for status in page:
@@ -243,7 +243,7 @@ class Relay:
 def _done(jobs: list[_Job]) -> set[_Job]:
     """Try each job once; the jobs of an unavailable storage have to wait for the next round."""
     done: set[_Job] = set()
-    away: list[Any] = []
+    away: list[Storage] = []
     for job in jobs:
         if any(job.storage is storage for storage in away):
             continue

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.errors import InvalidTask
 from datetime import date
-from typing import Any
 from urllib.parse import urlencode
 
 
-Params = Mapping[str, Any] | Iterable[tuple[str, Any]] | None
+Params = Mapping[str, object] | Iterable[tuple[str, object]] | None
 
 _KINDS = "a text, a number, a bool, a date, a datetime, or a list of these"
 
@@ -38,7 +37,7 @@ def query_string(params: Params) -> str:
         raise InvalidTask("params", f"params: {name!r} cannot be encoded: {exc}") from None
 
 
-def _pairs(params: Params) -> list[tuple[Any, Any]]:
+def _pairs(params: Params) -> list[tuple[object, object]]:
     try:
         items = params.items() if isinstance(params, Mapping) else params or ()
         pairs = list(items)
@@ -49,7 +48,7 @@ def _pairs(params: Params) -> list[tuple[Any, Any]]:
         raise InvalidTask("params", "params are a mapping, or pairs of names and values") from None
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: str, value: object) -> str:
     # Subclasses are written as their base type: the text of an Enum is not its value.
     if isinstance(value, str):
         return str.__str__(value)

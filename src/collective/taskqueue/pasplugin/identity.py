@@ -14,6 +14,7 @@ from Acquisition import aq_parent
 from BTrees.OIBTree import OIBTree
 from collective.taskqueue.task import Identity
 from functools import lru_cache
+from Products.PluggableAuthService.interfaces.authservice import IPluggableAuthService
 from typing import Any
 
 
@@ -29,7 +30,7 @@ def identity_of(user: Any) -> Identity | None:
     return identity_in(folder, user_id)
 
 
-def identity_in(folder: Any, user_id: str) -> Identity:
+def identity_in(folder: IPluggableAuthService, user_id: str) -> Identity:
     """Return the identity of the user that has this id in the user folder now."""
     path = "/".join(folder.getPhysicalPath())
     return _identity(path, user_id, generation_in(folder, user_id))
@@ -45,7 +46,7 @@ def generation_in(folder: Any, user_id: str) -> int:
 _identity = lru_cache(maxsize=1000, typed=True)(Identity)
 
 
-def begin_generation(folder: Any, deleted: Identity) -> None:
+def begin_generation(folder: IPluggableAuthService, deleted: Identity) -> None:
     """Increment the generation of the id, so that its next user is another one."""
     base = aq_base(folder)
     if getattr(base, GENERATIONS, None) is None:

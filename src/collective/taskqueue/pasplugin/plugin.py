@@ -8,12 +8,14 @@ from Acquisition import aq_base
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.pasplugin.identity import identity_in
 from Products.PageTemplates.PageTemplateFile import PageTemplateFile
+from Products.PluggableAuthService.interfaces.authservice import IPluggableAuthService
 from Products.PluggableAuthService.interfaces.plugins import IAuthenticationPlugin
 from Products.PluggableAuthService.interfaces.plugins import IExtractionPlugin
 from Products.PluggableAuthService.plugins.BasePlugin import BasePlugin
 from typing import Any
 from ZODB.broken import Broken
 from zope.interface import implementer
+from zope.publisher.interfaces.browser import IBrowserRequest
 import logging
 
 
@@ -48,7 +50,7 @@ class TaskQueueAuthPlugin(BasePlugin):
         self.title = title
 
     @security.private
-    def extractCredentials(self, request: Any) -> dict[str, str]:
+    def extractCredentials(self, request: IBrowserRequest) -> dict[str, str]:
         """See `IExtractionPlugin`; returns nothing for a request that came over a socket."""
         user = _identity(request)
         # Compares the generation, too: a later user may have the same id.
@@ -69,7 +71,7 @@ class TaskQueueAuthPlugin(BasePlugin):
 InitializeClass(TaskQueueAuthPlugin)
 
 
-def is_active(folder: Any) -> bool:
+def is_active(folder: IPluggableAuthService) -> bool:
     """Return whether tasks of the users of this user folder are authenticated by a plugin."""
     base = aq_base(folder)
     plugins = getattr(base, "plugins", None)
@@ -83,7 +85,7 @@ def is_active(folder: Any) -> bool:
     return True
 
 
-def active_ids(folder: Any) -> tuple[tuple[str, ...], ...]:
+def active_ids(folder: IPluggableAuthService | None) -> tuple[tuple[str, ...], ...]:
     """Return the ids of all active plugins, per interface of ours; a change replaces a tuple."""
     plugins = getattr(aq_base(folder), "plugins", None)
     if plugins is None:
@@ -91,11 +93,11 @@ def active_ids(folder: Any) -> tuple[tuple[str, ...], ...]:
     return tuple([plugins.listPluginIds(interface) for interface in INTERFACES])
 
 
-def _is_ours(folder: Any, name: str) -> bool:
+def _is_ours(folder: IPluggableAuthService, name: str) -> bool:
     return isinstance(aq_base(getattr(folder, name, None)), TaskQueueAuthPlugin)
 
 
-def broken(folder: Any) -> list[str]:
+def broken(folder: IPluggableAuthService) -> list[str]:
     """Return the ids of our plugins whose class cannot be imported, as far as that is known."""
     # The folder records the meta type of each object; a broken object does not know its id.
     types = {item["id"]: item.get("meta_type") for item in folder.objectMap()}
@@ -114,7 +116,7 @@ def broken(folder: Any) -> list[str]:
 _looked_at: set[str] = set()
 
 
-def _tell_of_broken(folder: Any) -> None:
+def _tell_of_broken(folder: IPluggableAuthService) -> None:
     path = "/".join(folder.getPhysicalPath())
     if path in _looked_at:
         return
@@ -128,7 +130,7 @@ def _tell_of_broken(folder: Any) -> None:
         )
 
 
-def _identity(request: Any) -> Any:
+def _identity(request: IBrowserRequest) -> Any:
     # In `__dict__`, because a request looks up unknown attributes in its form.
     if not ITaskQueueLayer.providedBy(request):
         return None

@@ -10,6 +10,7 @@ from collective.taskqueue.pasplugin.plugin import broken
 from collective.taskqueue.pasplugin.plugin import INTERFACES
 from collective.taskqueue.pasplugin.plugin import TaskQueueAuthPlugin
 from itertools import count
+from Products.CMFCore.interfaces import ISiteRoot
 from Products.PluggableAuthService.interfaces.authservice import IPluggableAuthService
 from typing import Any
 import logging
@@ -21,7 +22,7 @@ ID = "taskauth"
 TITLE = "Task Queue PAS plugin"
 
 
-def install(portal: Any) -> None:
+def install(portal: ISiteRoot) -> None:
     """Post handler of the profile `default`; applying it again changes nothing.
 
     Users of the root's user folder work in the site, too, so both folders get a plugin. A
@@ -46,7 +47,7 @@ def upgrade(setup: Any) -> None:
     install(portal)
 
 
-def uninstall(portal: Any) -> None:
+def uninstall(portal: ISiteRoot) -> None:
     """Post handler of the profile `uninstall`; the root's plugin stays while another site
     needs it. Broken plugins are removed, too."""
     _uninstall(portal.acl_users)
@@ -55,12 +56,12 @@ def uninstall(portal: Any) -> None:
         _uninstall(root.acl_users)
 
 
-def _folders(portal: Any) -> list[Any]:
+def _folders(portal: ISiteRoot) -> list[IPluggableAuthService]:
     folders = (portal.acl_users, portal.getPhysicalRoot().acl_users)
     return [folder for folder in folders if IPluggableAuthService.providedBy(folder)]
 
 
-def _install(folder: Any) -> None:
+def _install(folder: IPluggableAuthService) -> None:
     _remove(folder, broken(folder))
     if not _plugins(folder):
         name = _free_id(folder)
@@ -75,11 +76,11 @@ def _install(folder: Any) -> None:
     logger.info("plugin %s is first in %s", name, _path(folder))
 
 
-def _uninstall(folder: Any) -> None:
+def _uninstall(folder: IPluggableAuthService) -> None:
     _remove(folder, [name for name, _ in _plugins(folder)] + broken(folder))
 
 
-def _remove(folder: Any, names: list[str]) -> None:
+def _remove(folder: IPluggableAuthService, names: list[str]) -> None:
     for name in names:
         # `_delObject` deactivates it, too. `manage_delObjects` would ask the object for locks,
         # and a broken one cannot answer.
@@ -87,7 +88,7 @@ def _remove(folder: Any, names: list[str]) -> None:
         logger.info("plugin %s is removed from %s", name, _path(folder))
 
 
-def _plugins(folder: Any) -> list[tuple[str, Any]]:
+def _plugins(folder: IPluggableAuthService) -> list[tuple[str, Any]]:
     return [
         (name, aq_base(plugin))
         for name, plugin in folder.objectItems()
@@ -95,12 +96,12 @@ def _plugins(folder: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _free_id(folder: Any) -> str:
+def _free_id(folder: IPluggableAuthService) -> str:
     names = (f"{ID}-{number}" if number > 1 else ID for number in count(1))
     return next(name for name in names if folder._getOb(name, None) is None)
 
 
-def _path(folder: Any) -> str:
+def _path(folder: IPluggableAuthService) -> str:
     return "/".join(folder.getPhysicalPath())
 
 

@@ -6,7 +6,7 @@ from Acquisition import aq_base
 from collections.abc import Collection
 from collections.abc import Iterator
 from plone.registry.interfaces import IRegistry
-from typing import Any
+from Products.CMFCore.interfaces import ISiteRoot
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 from zope.component import queryUtility
@@ -42,7 +42,7 @@ def leads_to_login(location: str, configured: Collection[str] = ()) -> bool:
     return page in PAGES or page in configured or _without_query(location) in configured
 
 
-def _configured(site: Any) -> Iterator[str]:
+def _configured(site: ISiteRoot) -> Iterator[str]:
     registry = queryUtility(IRegistry)
     external = registry.get("plone.external_login_url") if registry is not None else None
     if external:

@@ -35,6 +35,7 @@ from typing import Any
 from urllib.parse import quote
 from urllib.parse import unquote
 from urllib.parse import urlsplit
+from wsgiref.types import WSGIEnvironment
 from zExceptions import Unauthorized
 from zope.component import adapter
 from zope.component.hooks import getSite
@@ -198,11 +199,11 @@ def _url_now(task: Task) -> str:
         return url_now(root, task)
 
 
-def make_environ(attempt: Attempt, url: str | None = None) -> dict[str, Any]:
+def make_environ(attempt: Attempt, url: str | None = None) -> WSGIEnvironment:
     """Return the WSGI environment of the request of a task, by default for its own url."""
     task = attempt.task
     path, _, query = (task.url if url is None else url).partition("?")
-    environ: dict[str, Any] = {
+    environ: WSGIEnvironment = {
         "REQUEST_METHOD": task.method,
         "SCRIPT_NAME": "",
         "PATH_INFO": unquote(path, errors="strict"),
@@ -241,7 +242,7 @@ def make_environ(attempt: Attempt, url: str | None = None) -> dict[str, Any]:
     return environ
 
 
-def _place(environ: dict[str, Any], origin: Origin) -> None:
+def _place(environ: WSGIEnvironment, origin: Origin) -> None:
     """Set the host and virtual root, so that `absolute_url()` is as it was when queued."""
     parts = urlsplit(origin.server_url)
     environ["HTTP_HOST"] = parts.netloc
@@ -269,7 +270,7 @@ def _below(path: str, root: str) -> str | None:
     return "/".join(names[len(above) :])
 
 
-def _publish_task(request: Any, module_info: Any) -> Any:
+def _publish_task(request: WSGIRequest, module_info: Any) -> Any:
     """Traverse, authenticate and call the view: the part that may be interrupted.
 
     The rest of a request must not be interrupted: an exception view, the commit or the abort,
@@ -309,7 +310,7 @@ def _clean_up() -> None:
 
 
 @adapter(IPubAfterTraversal)
-def check_object(event: Any) -> None:
+def check_object(event: IPubAfterTraversal) -> None:
     """Raise `Misplaced` if the url leads past the content object that the task was added for.
 
     A folder may use the id of an object for something of its own: its type may define `view`
@@ -366,7 +367,7 @@ def begin_task(event: Any) -> None:
         event.request.attempt.interruptible()
 
 
-def no_tokens(published: Any, request: Any) -> None:
+def no_tokens(published: Any, request: WSGIRequest) -> None:
     """Replace the transform that puts CSRF tokens into pages, and do nothing.
 
     The forms of a page that a task renders are never submitted, and tokens of its user must
@@ -375,7 +376,7 @@ def no_tokens(published: Any, request: Any) -> None:
 
 
 @adapter(IPubFailure)
-def remember_failure(event: Any) -> None:
+def remember_failure(event: IPubFailure) -> None:
     """Keep the exception that an exception view has turned into a page.
 
     An unknown user is unauthorized in any case: then the reason says that the user is unknown.

@@ -12,8 +12,10 @@ from collective.taskqueue.publisher.target import joined
 from collective.taskqueue.publisher.target import stands_at
 from collective.taskqueue.publisher.target import uid_of
 from collective.taskqueue.task import Task
+from OFS.interfaces import IApplication
+from OFS.interfaces import IItem
 from plone.app.redirector.interfaces import IRedirectionStorage
-from typing import Any
+from Products.CMFCore.interfaces import ISiteRoot
 from urllib.parse import unquote
 from zExceptions import NotFound
 import logging
@@ -26,7 +28,7 @@ class ObjectGone(TaskQueueError, NotFound):
     """The content object of a task is no longer in its site; a retry cannot change that."""
 
 
-def url_now(root: Any, task: Task) -> str:
+def url_now(root: IApplication, task: Task) -> str:
     """Return the url of a task, with the path that its content object has now.
 
     :param root: the root of Zope, in the connection in which to look.
@@ -57,7 +59,7 @@ def url_now(root: Any, task: Task) -> str:
     return url
 
 
-def _found(root: Any, before: tuple[str, ...], uid: str) -> Iterator[Any]:
+def _found(root: IApplication, before: tuple[str, ...], uid: str) -> Iterator[IItem]:
     """Find the object of this UID in the site that the path was in."""
     prefixes = (before[:length] for length in range(len(before), 0, -1))
     sites = ((path, stands_at(root, path)) for path in prefixes)
@@ -72,18 +74,18 @@ def _found(root: Any, before: tuple[str, ...], uid: str) -> Iterator[Any]:
             yield found
 
 
-def _is_site(item: Any) -> bool:
+def _is_site(item: object) -> bool:
     return getattr(aq_base(item), "portal_catalog", None) is not None
 
 
-def _catalogued(site: Any, uid: str) -> list[str]:
+def _catalogued(site: ISiteRoot, uid: str) -> list[str]:
     catalog = site.portal_catalog
     if "UID" not in catalog.indexes():
         return []
     return [brain.getPath() for brain in catalog.unrestrictedSearchResults(UID=uid)]
 
 
-def _redirected(site: Any, before: tuple[str, ...]) -> list[str]:
+def _redirected(site: ISiteRoot, before: tuple[str, ...]) -> list[str]:
     # The catalog loses the UIDs of objects that are moved and renamed at once.
     redirects = site.getSiteManager().queryUtility(IRedirectionStorage)
     place = None if redirects is None else redirects.get("/".join(("", *before)))

@@ -8,8 +8,9 @@ from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.publisher.address import quoted
 from collective.taskqueue.publisher.address import steps
 from dataclasses import dataclass
+from OFS.interfaces import IApplication
+from OFS.interfaces import IItem
 from plone.uuid.interfaces import IUUID
-from typing import Any
 from urllib.parse import unquote
 from zExceptions import NotFound
 from zope.component import getGlobalSiteManager
@@ -36,7 +37,7 @@ class Target:
     view: str = ""
 
 
-def target_of(target: Any, view: str | None = None) -> Target:
+def target_of(target: str | IItem, view: str | None = None) -> Target:
     """Return the target for a url, or for a content object and a view on it.
 
     A brain of a catalog stands for its object. Raises `InvalidTask` for anything else, and for
@@ -60,14 +61,14 @@ def joined(path: str, view: str) -> str:
     return f"{path.rstrip('/')}/{view}" if view else path
 
 
-def uid_of(content: Any) -> str | None:
+def uid_of(content: IItem) -> str | None:
     """Return the UID of a content object; None if it has none."""
     # Without acquisition: otherwise the UID of its container might be acquired.
     uid = IUUID(aq_base(content), None)
     return uid if isinstance(uid, str) and uid else None
 
 
-def stands_at(root: Any, names: tuple[str, ...]) -> Any:
+def stands_at(root: IApplication, names: tuple[str, ...]) -> IItem | None:
     """Return the object whose physical path consists of these names; None if there is none.
 
     `root` is the root of Zope. Nothing is acquired, and no permission is checked.
@@ -78,7 +79,7 @@ def stands_at(root: Any, names: tuple[str, ...]) -> Any:
     return found if found.getPhysicalPath() == ("", *names) else None
 
 
-def missing_step(url: str, request: Any) -> str | None:
+def missing_step(url: str, request: IBrowserRequest | None) -> str | None:
     """Return the first step of a path if the root of Zope has nothing of that name.
 
     None if traversal finds that step by any means, or if there is no database at hand.
@@ -97,7 +98,7 @@ def missing_step(url: str, request: Any) -> str | None:
     return names[0] if view is None else None
 
 
-def _root(request: Any) -> Any:
+def _root(request: IBrowserRequest | None) -> IApplication | None:
     parents = None if request is None else request.other.get("PARENTS")
     found = parents[-1] if parents else getSite()
     if not hasattr(found, "getPhysicalRoot"):
@@ -107,7 +108,7 @@ def _root(request: Any) -> Any:
     return None if connection is None or connection.opened is None else root
 
 
-def _content(target: Any) -> Any:
+def _content(target: IItem) -> IItem:
     # Brains, and the items of content listings.
     kind = type(aq_base(target))
     if hasattr(kind, "getPath") and hasattr(kind, "getObject"):
@@ -125,7 +126,7 @@ def _content(target: Any) -> Any:
     return target
 
 
-def _physical_names(content: Any) -> tuple[str, ...]:
+def _physical_names(content: IItem) -> tuple[str, ...]:
     """Return the names of the physical path; raises `InvalidTask` if the object is not there."""
     first, *names = content.getPhysicalPath()
     place = "/".join(str(name) for name in (first, *names))
@@ -139,7 +140,7 @@ def _physical_names(content: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _are_one(found: Any, content: Any) -> bool:
+def _are_one(found: IItem, content: IItem) -> bool:
     if aq_base(found) is aq_base(content):
         return True
     # The same object is another one in memory in another connection to the database.

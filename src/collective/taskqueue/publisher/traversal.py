@@ -25,7 +25,6 @@ from Products.CMFCore.interfaces import IFolderish
 from Products.CMFCore.interfaces import ISiteRoot
 from Products.CMFCore.utils import UniqueObject
 from Products.ZCatalog.interfaces import IZCatalog
-from typing import Any
 from zExceptions import BadRequest
 from zExceptions import NotFound
 from zope.component.interfaces import ISite
@@ -49,7 +48,7 @@ class ForeignHost(BadRequest):
     """A form field would choose the public host of the task; a retry cannot change that."""
 
 
-def check_place(found: Any, holder: Any, name: str) -> None:
+def check_place(found: Item, holder: Item, name: str) -> None:
     """Raise `Misplaced` if `found` is content that was acquired.
 
     `holder` is the object that `name`, one step of the url, was looked up in. Called for each
@@ -72,7 +71,7 @@ def check_place(found: Any, holder: Any, name: str) -> None:
     )
 
 
-def is_object(found: Any, uid: str | None) -> bool:
+def is_object(found: Item, uid: str | None) -> bool:
     """Return whether a step leads to the content object of this UID."""
     return uid is not None and uid_of(_unwrapped(found)) == uid
 
@@ -92,13 +91,13 @@ def _has_own_place(name: str) -> bool:
     return name == "." or bool(namespace and namespace not in ACQUIRING_NAMESPACES)
 
 
-def _unwrapped(item: Any) -> Any:
+def _unwrapped(item: Item) -> Item:
     while isinstance(item, RESTWrapper):
         item = item.context
     return item
 
 
-def _is_content(item: Any) -> bool:
+def _is_content(item: Item) -> bool:
     """Return whether the item is content: code, views and skins act on content instead."""
     if isinstance(item, UniqueObject) or IZCatalog.providedBy(item):
         return False
@@ -114,23 +113,23 @@ def _is_content(item: Any) -> bool:
     return name != USER_FOLDER and not name.startswith(TOOL_PREFIX)
 
 
-def _is_in_root(item: Any) -> bool:
+def _is_in_root(item: Item) -> bool:
     container = aq_parent(aq_inner(item))
     return any(kind.providedBy(container) for kind in (IApplication, ISite, ISiteRoot))
 
 
-def _has_path_in(item: Any, holder: Any) -> bool:
+def _has_path_in(item: Item, holder: Item) -> bool:
     # Some containers are a new object at each lookup: compare their paths.
     parent = aq_parent(aq_inner(item))
     return parent is not None and _path(parent) == _path(holder)
 
 
-def _is_held(item: Any) -> bool:
+def _is_held(item: Item) -> bool:
     """Return whether its container has the item; a skin layer's item only seems to be there."""
     has_object = getattr(aq_parent(aq_inner(item)), "hasObject", None)
     return has_object is None or bool(has_object(item.getId()))
 
 
-def _path(item: Any) -> str:
+def _path(item: Item) -> str:
     path = getattr(item, "getPhysicalPath", None)
     return ("/".join(path()) or "/") if path is not None else f"a {type(aq_base(item)).__name__}"

@@ -13,7 +13,7 @@ from collective.taskqueue.pasplugin.identity import identity_in
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Task
-from typing import Any
+from Products.CMFCore.interfaces import ISiteRoot
 from urllib.parse import unquote
 from zExceptions import Unauthorized
 
@@ -27,7 +27,7 @@ ADD_HOOK = "collective.taskqueue: Add web hook"
 class Access:
     """What the current user may do in a site."""
 
-    def __init__(self, site: Any) -> None:
+    def __init__(self, site: ISiteRoot) -> None:
         self._site = site
         self._path = "/".join(site.getPhysicalPath())
         self._known: dict[tuple[str, bool], bool] = {}

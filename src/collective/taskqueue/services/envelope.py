@@ -5,6 +5,10 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable
 from collections.abc import Mapping
+from collective.taskqueue.enqueue.fields import FIELDS
+from collective.taskqueue.enqueue.fields import Kind
+from collective.taskqueue.enqueue.fields import MAX_HOOK_TIMEOUT
+from collective.taskqueue.enqueue.fields import STRUCTURED
 from collective.taskqueue.enqueue.headers import content_headers
 from collective.taskqueue.enqueue.headers import current_body
 from collective.taskqueue.errors import InvalidTask
@@ -15,18 +19,12 @@ from collective.taskqueue.services.query import unknown_field
 from collective.taskqueue.task import Identity
 from datetime import datetime
 from typing import Any
+from typing import TypeVar
+from zope.publisher.interfaces.browser import IBrowserRequest
 import json
 import math
 import re
 
-
-#: Most characters of a url, of all params and of all headers.
-MAX_URL = 8 * 1024
-MAX_PARAMS = 64 * 1024
-MAX_HEADERS = 32 * 1024
-
-#: Most seconds that a client may keep a thread busy with the server of a web hook.
-MAX_HOOK_TIMEOUT = 3600
 
 #: Bytes of a request besides its payload, and the factor by which JSON may lengthen a payload.
 ENVELOPE = 256 * 1024
@@ -49,16 +47,22 @@ OF_VIEWS = (
     "prefer",
 )
 
-#: Fields that the query may have if the body of the request is the body of the task.
-TEXTS = ("url", "method", "queue", "key", "on_conflict", "description")
-NUMBERS: dict[str, Callable[[str], Any]] = {"delay": float, "timeout": float, "max_attempts": int}
-IN_QUERY = (*TEXTS, *NUMBERS, "eta")
+#: Fields of the envelope, and those of the query if the body of the request is that of the task.
+IN_JSON = {name: field.kind for name, field in FIELDS.items() if field.client}
+IN_QUERY = {name: kind for name, kind in IN_JSON.items() if kind not in STRUCTURED}
+
+_NUMBERS: dict[Kind, type[float]] = {"seconds": float, "integer": int}
+
+#: Arguments of `add`, not checked yet.
+Arguments = dict[str, Any]
+
+T = TypeVar("T")
 
 # ASCII: otherwise the long s of Unicode would match, too.
 _HOOK = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
 
 
-def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any]:
+def read(request: IBrowserRequest, max_payload: int, user: Identity | None) -> Arguments:
     """Return the arguments of `taskqueue.add` that a request has.
 
     `max_payload` is the largest one of all queues, in bytes. Raises `InvalidTask` with
@@ -74,8 +78,8 @@ def read(request: Any, max_payload: int, user: Identity | None) -> dict[str, Any
         arguments = _from_json(_envelope(request, max_payload))
     if not isinstance(arguments.get("url"), str):
         raise InvalidTask("url", "a task needs a url")
-    if len(arguments["url"]) > MAX_URL:
-        raise InvalidTask("url", f"the url has more than {MAX_URL} characters")
+    if len(arguments["url"]) > FIELDS["url"].longest:
+        raise InvalidTask("url", f"the url has more than {FIELDS['url'].longest} characters")
     if _is_hook(arguments) and arguments.get("timeout", 0) > MAX_HOOK_TIMEOUT:
         raise InvalidTask("timeout", f"a web hook has at most {MAX_HOOK_TIMEOUT} seconds")
     _check_headers(arguments.get("headers", {}), _is_hook(arguments))
@@ -89,22 +93,21 @@ def is_hook(url: str) -> bool:
     return _HOOK.match(url.strip()) is not None
 
 
-def _from_query(fields: Mapping[str, str]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
+def _from_query(fields: Mapping[str, str]) -> Arguments:
+    arguments: Arguments = {}
     for name, value in fields.items():
-        if name in TEXTS:
-            arguments[name] = value
-        elif name == "eta":
-            arguments[name] = _moment(value)
-        else:
-            try:
-                arguments[name] = NUMBERS[name](value)
-            except ValueError:
-                raise InvalidTask(name, f"{name} is a number, not {value!r}") from None
+        number = _NUMBERS.get(IN_QUERY[name])
+        if number is None:
+            arguments[name] = _READERS[IN_QUERY[name]](name, value)
+            continue
+        try:
+            arguments[name] = number(value)
+        except ValueError:
+            raise InvalidTask(name, f"{name} is a number, not {value!r}") from None
     return arguments
 
 
-def _raw(request: Any, max_payload: int) -> dict[str, Any]:
+def _raw(request: IBrowserRequest, max_payload: int) -> Arguments:
     """Return the body and its type, and the headers that are to be passed through."""
     headers = {}
     for name, value in request.environ.items():
@@ -125,14 +128,14 @@ def _text(value: str) -> str:
         return value
 
 
-def _body(request: Any, limit: int) -> bytes:
+def _body(request: IBrowserRequest, limit: int) -> bytes:
     body = current_body(request, limit)
     if len(body) > limit:
         raise PayloadTooLarge("payload", f"the body has more than {limit} bytes")
     return body
 
 
-def _envelope(request: Any, max_payload: int) -> dict[str, Any]:
+def _envelope(request: IBrowserRequest, max_payload: int) -> Arguments:
     body = _body(request, max_payload * ESCAPED + ENVELOPE)
     try:
         found = json.loads(body or b"{}")
@@ -143,13 +146,13 @@ def _envelope(request: Any, max_payload: int) -> dict[str, Any]:
     return found
 
 
-def _from_json(envelope: Mapping[str, Any]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
+def _from_json(envelope: Mapping[str, object]) -> Arguments:
+    arguments: Arguments = {}
     for name, value in envelope.items():
-        if name not in _READERS:
-            raise unknown_field(name, _READERS)
+        if name not in IN_JSON:
+            raise unknown_field(name, IN_JSON)
         if value is not None:
-            arguments[name] = _READERS[name](name, value)
+            arguments[name] = _READERS[IN_JSON[name]](name, value)
     if "payload_base64" in arguments:
         if "payload" in arguments:
             raise InvalidTask("payload_base64", "payload and payload_base64 exclude each other")
@@ -164,17 +167,17 @@ def _from_json(envelope: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _is_hook(arguments: Mapping[str, Any]) -> bool:
+def _is_hook(arguments: Mapping[str, object]) -> bool:
     return is_hook(str(arguments.get("url", "")))
 
 
-def _as_text(name: str, value: Any) -> str:
+def _as_text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidTask(name, f"{name} is a text")
     return value
 
 
-def _as_number(name: str, value: Any) -> float:
+def _as_number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidTask(name, f"{name} is a number")
     if isinstance(value, float) and not math.isfinite(value):
@@ -182,26 +185,29 @@ def _as_number(name: str, value: Any) -> float:
     return value
 
 
-def _moment(value: Any) -> datetime:
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise InvalidTask("eta", "eta is a moment in ISO 8601, with its time zone") from None
-
-
-def _params(name: str, value: Any) -> dict[str, Any]:
+def _as_object(name: str, value: object) -> Arguments:
     if not isinstance(value, dict):
-        raise InvalidTask(name, "params is an object of names and values")
+        raise InvalidTask(name, f"{name} is an object of names and values")
+    return value
+
+
+def _moment(name: str, value: object) -> datetime:
+    try:
+        return datetime.fromisoformat(_as_text(name, value))
+    except ValueError:
+        raise InvalidTask(name, f"{name} is a moment in ISO 8601, with its time zone") from None
+
+
+def _params(name: str, value: object) -> Arguments:
     found = {
         key: [_param(item) for item in each] if isinstance(each, list) else _param(each)
-        for key, each in value.items()
+        for key, each in _as_object(name, value).items()
     }
-    if sum(len(key) + len(str(each)) for key, each in found.items()) > MAX_PARAMS:
-        raise InvalidTask(name, f"params have more than {MAX_PARAMS} characters")
+    _check_length(name, found)
     return found
 
 
-def _param(value: Any) -> str:
+def _param(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, (str, int, float)):
@@ -209,29 +215,32 @@ def _param(value: Any) -> str:
     return str(_finite("params", value))
 
 
-def _headers(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidTask(name, "headers is an object of names and values")
-    return {header: _finite(name, each) for header, each in value.items()}
+def _headers(name: str, value: object) -> Arguments:
+    return {header: _finite(name, each) for header, each in _as_object(name, value).items()}
 
 
-def _finite(name: str, value: Any) -> Any:
+def _finite(name: str, value: T) -> T:
     # Python reads NaN, Infinity and 1e999, which are not valid in JSON.
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidTask(name, f"{name} have a number that is none")
     return value
 
 
-def _check_headers(headers: Mapping[str, Any], is_hook: bool) -> None:
+def _check_headers(headers: Mapping[str, object], is_hook: bool) -> None:
     for name in headers:
         key = name.lower().replace("_", "-")
         if key in REFUSED or not (is_hook or key in OF_VIEWS):
             raise InvalidTask("headers", f"header {name} cannot be set")
-    if sum(len(name) + len(str(value)) for name, value in headers.items()) > MAX_HEADERS:
-        raise InvalidTask("headers", f"headers have more than {MAX_HEADERS} characters")
+    _check_length("headers", headers)
 
 
-def _payload(name: str, value: Any) -> str:
+def _check_length(name: str, entries: Mapping[str, object]) -> None:
+    longest = FIELDS[name].longest
+    if sum(len(key) + len(str(value)) for key, value in entries.items()) > longest:
+        raise InvalidTask(name, f"{name} have more than {longest} characters")
+
+
+def _payload(name: str, value: object) -> str:
     if isinstance(value, (dict, list)):
         try:
             return json.dumps(value, allow_nan=False)
@@ -241,21 +250,19 @@ def _payload(name: str, value: Any) -> str:
     return _as_text(name, value)
 
 
-def _payload_base64(name: str, value: Any) -> bytes:
+def _payload_base64(name: str, value: object) -> bytes:
     try:
         return b64decode(_as_text(name, value), validate=True)
     except ValueError as exc:
         raise InvalidTask(name, f"{name} is no base64: {exc}") from None
 
 
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(TEXTS, _as_text),
+_READERS: dict[Kind, Callable[[str, object], object]] = {
+    **dict.fromkeys(("text", "choice", "key", "label"), _as_text),
+    **dict.fromkeys(("seconds", "integer"), _as_number),
+    "moment": _moment,
     "params": _params,
     "headers": _headers,
-    "payload": _payload,
-    "payload_base64": _payload_base64,
-    "delay": _as_number,
-    "timeout": _as_number,
-    "max_attempts": _as_number,
-    "eta": lambda name, value: _moment(value),
+    "body": _payload,
+    "base64": _payload_base64,
 }

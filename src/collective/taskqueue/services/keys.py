@@ -6,15 +6,12 @@ hash.
 
 from __future__ import annotations
 
+from collective.taskqueue.enqueue.fields import FIELDS
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Task
 from hashlib import sha256
-from typing import Any
 
-
-#: Most characters of a key.
-MAX_KEY = 1000
 
 #: Most characters of a key that is stored unhashed: its prefix needs room, too.
 MAX_STORED = 200
@@ -23,14 +20,15 @@ MAX_STORED = 200
 ANONYMOUS = "0" * 32
 
 
-def own_key(user: Identity | None, key: Any) -> str:
+def own_key(user: Identity | None, key: object) -> str:
     """Return the key under which tasks of this user are the same work.
 
     Without the user in it, a client could skip or replace tasks of another user. Raises
     `InvalidTask`. Called for every key that a client gives.
     """
-    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY:
-        raise InvalidTask("key", f"key is a text of at most {MAX_KEY} characters")
+    longest = FIELDS["key"].longest
+    if not isinstance(key, str) or not 1 <= len(key) <= longest:
+        raise InvalidTask("key", f"key is a text of at most {longest} characters")
     if len(key) <= MAX_STORED and key.isprintable():
         return f"{_stored_prefix(user)}{key}"
     return f"{_hashed_prefix(user)}{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"

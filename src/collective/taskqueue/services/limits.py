@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collective.taskqueue.enqueue.datamanager import pending
+from collective.taskqueue.enqueue.protocols import Queue
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED
-from typing import Any
 
 
 #: Seconds after which a refused client may try again.
 RETRY_AFTER = 60
 
 
-def require_capacity(queue: Any, user: Identity | None) -> None:
+def require_capacity(queue: Queue, user: Identity | None) -> None:
     """Raise a `Refusal` if `max_waiting_per_person` tasks of the user wait in the queue.
 
     A storage cannot tell tasks of Anonymous from other tasks without a user. So Anonymous is

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from collective.taskqueue.enqueue.protocols import Queue
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import Access
 from collective.taskqueue.services.access import MANAGE
 from collective.taskqueue.services.access import VIEW
+from collective.taskqueue.services.shape import Json
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
@@ -21,6 +23,7 @@ from plone.restapi.batching import DEFAULT_BATCH_SIZE
 from plone.restapi.batching import HypermediaBatch
 from typing import Any
 from zope.component import getUtilitiesFor
+from zope.publisher.interfaces.browser import IBrowserRequest
 
 
 #: Fields of the query.
@@ -31,11 +34,10 @@ MAX_SIZE = 100
 MAX_START = 1_000_000
 
 #: The entry of a task in a list.
-Summary = dict[str, Any]
-Summarize = Callable[[TaskStatus], Summary | None]
+Summarize = Callable[[TaskStatus], Json | None]
 
 
-def page(request: Any, fields: Mapping[str, str], access: Access, site: str) -> dict[str, Any]:
+def page(request: IBrowserRequest, fields: Mapping[str, str], access: Access, site: str) -> Json:
     """Return the page of tasks that the fields of the query ask for.
 
     Callers that may not view the tasks of others get a list of their own tasks. Raises
@@ -55,7 +57,7 @@ def page(request: Any, fields: Mapping[str, str], access: Access, site: str) -> 
             queues = []
         user = access.user
 
-    def summarize(status: TaskStatus) -> Summary | None:
+    def summarize(status: TaskStatus) -> Json | None:
         return shape.summary(status, site, access) if access.may_see(status.task) else None
 
     batch = HypermediaBatch(request, _Tasks(_lists(queues, states, user), size, summarize))
@@ -72,7 +74,9 @@ def page(request: Any, fields: Mapping[str, str], access: Access, site: str) -> 
 class _List:
     """Tasks that a storage lists: those of one queue and one state, and maybe of one user."""
 
-    def __init__(self, queue: Any, state: State | None, user: Any, length: int) -> None:
+    def __init__(
+        self, queue: Queue, state: State | None, user: str | Identity | None, length: int
+    ) -> None:
         self._queue, self._state, self._user = queue, state, user
         self.length = length
 
@@ -82,7 +86,7 @@ class _List:
 
 
 def _lists(
-    queues: Iterable[Any], states: tuple[State, ...] | None, user: str | Identity | None
+    queues: Iterable[Queue], states: tuple[State, ...] | None, user: str | Identity | None
 ) -> Iterator[_List]:
     for queue in queues:
         counts = queue.counts(user)
@@ -92,7 +96,7 @@ def _lists(
             yield from (_List(queue, state, user, counts[state]) for state in states)
 
 
-class _Tasks(Sequence[Summary | None]):
+class _Tasks(Sequence[Json | None]):
     """The tasks of lists, one list after the other; None for a task that is not shown.
 
     Reading an index that is not cached reads one page of `size` tasks from there, and nothing
@@ -103,7 +107,7 @@ class _Tasks(Sequence[Summary | None]):
         self._lists = list(lists)
         self._size = size
         self._summarize = summarize
-        self._read: dict[int, Summary | None] = {}
+        self._read: dict[int, Json | None] = {}
 
     def __len__(self) -> int:
         return sum(each.length for each in self._lists)
@@ -115,7 +119,7 @@ class _Tasks(Sequence[Summary | None]):
             self._read = dict(enumerate(self._page(index), index))
         return self._read[index]
 
-    def _page(self, start: int) -> Iterator[Summary | None]:
+    def _page(self, start: int) -> Iterator[Json | None]:
         left = self._size
         for each in self._lists:
             here = min(left, each.length - start)
@@ -127,7 +131,7 @@ class _Tasks(Sequence[Summary | None]):
             start = max(0, start - each.length)
 
 
-def _queues(fields: Mapping[str, str]) -> list[Any]:
+def _queues(fields: Mapping[str, str]) -> list[Queue]:
     queues = dict(getUtilitiesFor(ITaskQueue))
     name = fields.get("queue")
     if name is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collective.taskqueue.services.refusal import Refusal
 from plone.rest.interfaces import ICORSPolicy
-from typing import Any
+from Products.CMFCore.interfaces import ISiteRoot
 from zope.component import queryMultiAdapter
+from zope.publisher.interfaces.browser import IBrowserRequest
 import re
 
 
@@ -16,7 +17,7 @@ _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s/?#@:,\[\]]+)(?::(\d{1,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
-def refuse_other_sites(context: Any, request: Any) -> None:
+def refuse_other_sites(context: ISiteRoot, request: IBrowserRequest) -> None:
     """Raise a `Refusal` if a browser sends this on behalf of a page of another site.
 
     Adding a task writes nothing into the database, so the CSRF check of Plone does not see it.
@@ -37,7 +38,7 @@ def refuse_other_sites(context: Any, request: Any) -> None:
         raise Refusal(403, "A page of another site may not do this.")
 
 
-def _is_own(request: Any, origin: str) -> bool:
+def _is_own(request: IBrowserRequest, origin: str) -> bool:
     """Return whether this is the origin of the host that the client has addressed.
 
     The Host header names that host. SERVER_URL does not count: a path with VirtualHostBase in

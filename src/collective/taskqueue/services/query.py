@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collective.taskqueue.errors import InvalidTask
-from typing import Any
 from urllib.parse import parse_qsl
+from zope.publisher.interfaces.browser import IBrowserRequest
 
 
 #: Most fields of a query.
 MAX_FIELDS = 100
 
 
-def query(request: Any, known: Collection[str] = ()) -> dict[str, str]:
+def query(request: IBrowserRequest, known: Collection[str] = ()) -> dict[str, str]:
     """Return the fields of the query, each with its text.
 
     Raises `InvalidTask` with the name of a field that is not `known`, that is repeated, that is

@@ -12,9 +12,9 @@ from collective.taskqueue.errors import UnknownTask
 from plone.rest.interfaces import IAPIRequest
 from plone.rest.interfaces import ICORSPolicy
 from Products.Five.browser import BrowserView
-from typing import Any
 from zope.component import adapter
 from zope.component import queryMultiAdapter
+from zope.publisher.interfaces.http import IHTTPResponse
 import json
 
 
@@ -54,7 +54,7 @@ class Refusal(Exception):
         self.field = field
         self.headers = headers
 
-    def answer(self, response: Any) -> dict[str, Any]:
+    def answer(self, response: IHTTPResponse) -> dict[str, dict[str, str]]:
         """Set status and headers; return the body."""
         response.setStatus(self.status)
         for name, value in self.headers.items():
@@ -102,7 +102,7 @@ class StorageUnavailableView(BrowserView):
         return json.dumps(body, indent=2, sort_keys=True)
 
 
-def begin_anew(response: Any) -> None:
+def begin_anew(response: IHTTPResponse) -> None:
     """Turn a response into a 503 that says when to retry, and drop what the view has set.
 
     Called for a request whose storage is unavailable: then the answer of the view does not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.services.access import Access
@@ -9,13 +10,15 @@ from collective.taskqueue.services.origin import refuse_other_sites
 from collective.taskqueue.services.query import query
 from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.services.refusal import refusal_of
+from collective.taskqueue.services.shape import Json
 from plone.protect.interfaces import IDisableCSRFProtection
 from plone.restapi.services import Service
-from typing import Any
+from Products.CMFCore.interfaces import ISiteRoot
 from typing import ClassVar
 from zope.interface import alsoProvides
 from zope.interface import implementer
 from zope.publisher.interfaces import IPublishTraverse
+from zope.publisher.interfaces.browser import IBrowserRequest
 
 
 #: The path after the name of a service; ``*`` is any name or id.
@@ -28,12 +31,12 @@ class TaskQueueService(Service):
 
     routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {}
 
-    def __init__(self, context: Any, request: Any) -> None:
+    def __init__(self, context: ISiteRoot, request: IBrowserRequest) -> None:
         super().__init__(context, request)
         self._names: list[str] = []
         self.access: Access
 
-    def publishTraverse(self, request: Any, name: str) -> TaskQueueService:
+    def publishTraverse(self, request: IBrowserRequest, name: str) -> TaskQueueService:
         """Append one more name of the path; called by the publisher."""
         self._names.append(name)
         return self
@@ -52,7 +55,7 @@ class TaskQueueService(Service):
         """
         return query(self.request, known)
 
-    def reply(self) -> Any:
+    def reply(self) -> Json | None:
         """Answer the request; called by plone.restapi."""
         self.request.response.setHeader("Cache-Control", "no-store")
         self.access = Access(self.context)
@@ -71,7 +74,7 @@ class TaskQueueService(Service):
                 raise
             return found.answer(self.request.response)
 
-    def _route(self) -> tuple[Any, list[str]]:
+    def _route(self) -> tuple[Callable[..., Json | None], list[str]]:
         for shape, methods in self.routes.items():
             arguments = _matched(shape, self._names)
             if arguments is not None:

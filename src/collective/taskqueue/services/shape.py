@@ -39,8 +39,11 @@ SHOWN_HEADERS = frozenset(
     }
 )
 
+#: The body of a response, before it becomes JSON.
+Json = dict[str, Any]
 
-def summary(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
+
+def summary(status: TaskStatus, site: str, access: Access) -> Json:
     """Return the entry of a task in a list; `site` is the url of the site.
 
     The query of the url, or a quote in a reason, may contain a token: only a user that may
@@ -70,7 +73,7 @@ def summary(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
     }
 
 
-def whole(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
+def whole(status: TaskStatus, site: str, access: Access) -> Json:
     """Return all that the caller may know of a task: never credentials, and payload rarely."""
     task = status.task
     history = [_attempt(attempt, access, task) for attempt in status.attempts]
@@ -92,7 +95,7 @@ def whole(status: TaskStatus, site: str, access: Access) -> dict[str, Any]:
     return found
 
 
-def response(status: TaskStatus, result: Result, site: str) -> dict[str, Any]:
+def response(status: TaskStatus, result: Result, site: str) -> Json:
     """Return the last response of a task."""
     url = task_url(site, status.id)
     return {
@@ -111,7 +114,7 @@ def response(status: TaskStatus, result: Result, site: str) -> dict[str, Any]:
     }
 
 
-def consumer(status: ConsumerStatus, site: str, seen: Collection[str]) -> dict[str, Any]:
+def consumer(status: ConsumerStatus, site: str, seen: Collection[str]) -> Json:
     """Return a consumer, with those of its running tasks whose ids are in `seen`."""
     running = [task_id for task_id in status.running if task_id in seen]
     return {
@@ -139,7 +142,7 @@ def moment(seconds: float | None) -> str | None:
         return None
 
 
-def _attempt(attempt: AttemptRecord, access: Access, task: Task) -> dict[str, Any]:
+def _attempt(attempt: AttemptRecord, access: Access, task: Task) -> Json:
     found = {
         "number": attempt.number,
         "consumer": attempt.consumer,
@@ -151,7 +154,7 @@ def _attempt(attempt: AttemptRecord, access: Access, task: Task) -> dict[str, An
     return {**found, "traceback": attempt.error} if access.may_look_inside(task) else found
 
 
-def _progress(progress: Progress | None) -> dict[str, Any] | None:
+def _progress(progress: Progress | None) -> Json | None:
     if progress is None:
         return None
     total = None if progress.total is None else _finite(progress.total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collective.taskqueue.enqueue.datamanager import pending
+from collective.taskqueue.enqueue.protocols import Queue
 from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
@@ -19,12 +20,12 @@ from collective.taskqueue.services.refusal import Refusal
 from collective.taskqueue.services.refusal import unknown_task
 from collective.taskqueue.services.service import Shape
 from collective.taskqueue.services.service import TaskQueueService
+from collective.taskqueue.services.shape import Json
 from collective.taskqueue.services.waiting import MAX_WAIT
 from collective.taskqueue.services.waiting import wait_until_finished
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import TaskStatus
-from typing import Any
 from typing import ClassVar
 from zope.component import getUtilitiesFor
 
@@ -44,7 +45,7 @@ class Tasks(TaskQueueService):
         ("*", "run"): {"POST": "run"},
     }
 
-    def add(self) -> dict[str, Any]:
+    def add(self) -> Json:
         """Queue a task as the caller, when this request commits; 201."""
         self.access.require(ADD)
         queues = dict(getUtilitiesFor(ITaskQueue))
@@ -71,19 +72,19 @@ class Tasks(TaskQueueService):
         self.request.response.setHeader("Location", shape.task_url(self.site_url, task.id))
         return shape.whole(status, self.site_url, self.access)
 
-    def all(self) -> dict[str, Any]:
+    def all(self) -> Json:
         """Return one page of the tasks that the caller may see."""
         self.access.require_login()
         fields = self.fields(*listing.FIELDS)
         return listing.page(self.request, fields, self.access, self.site_url)
 
-    def one(self, task_id: str) -> dict[str, Any]:
+    def one(self, task_id: str) -> Json:
         """Return the status of a task; with ``wait``, once it is finished or the wait is over."""
         queue, _ = self._find(task_id)
         status = self._wait(queue, task_id)
         return shape.whole(status, self.site_url, self.access)
 
-    def delete(self, task_id: str) -> Any:
+    def delete(self, task_id: str) -> None:
         """Cancel a task that waits or runs, remove the record of a finished one; 204."""
         queue, status = self._to_be_steered(task_id)
         self.fields()
@@ -93,7 +94,7 @@ class Tasks(TaskQueueService):
             queue.cancel(task_id)
         return self.reply_no_content()
 
-    def retry(self, task_id: str) -> dict[str, Any]:
+    def retry(self, task_id: str) -> Json:
         """Queue a failed or cancelled task again."""
         queue, status = self._to_be_run(task_id)
         # The limit is for the user's own tasks: it does not bind a manager of other tasks.
@@ -102,13 +103,13 @@ class Tasks(TaskQueueService):
         queue.retry(task_id)
         return shape.whole(queue.status(task_id), self.site_url, self.access)
 
-    def run(self, task_id: str) -> dict[str, Any]:
+    def run(self, task_id: str) -> Json:
         """Run a waiting task now, before it is due."""
         queue, _ = self._to_be_run(task_id)
         queue.run_now(task_id)
         return shape.whole(queue.status(task_id), self.site_url, self.access)
 
-    def response(self, task_id: str) -> dict[str, Any]:
+    def response(self, task_id: str) -> Json:
         """Return the last response; 202 and the task as long as the task is not finished."""
         queue, _ = self._to_be_steered(task_id)
         status = self._wait(queue, task_id)
@@ -120,7 +121,7 @@ class Tasks(TaskQueueService):
             raise Refusal(404, "There is no response, or not any more.")
         return shape.response(status, status.result, self.site_url)
 
-    def delete_response(self, task_id: str) -> Any:
+    def delete_response(self, task_id: str) -> None:
         """Delete the response of a finished task, and keep the rest of its record; 204."""
         queue, _ = self._to_be_steered(task_id)
         self.fields()
@@ -128,13 +129,13 @@ class Tasks(TaskQueueService):
             raise Refusal(404, "There is no response, or not any more.")
         return self.reply_no_content()
 
-    def _to_be_steered(self, task_id: str) -> tuple[Any, TaskStatus]:
+    def _to_be_steered(self, task_id: str) -> tuple[Queue, TaskStatus]:
         queue, status = self._find(task_id)
         if not self.access.may_steer(status.task):
             raise Refusal(403, "This task belongs to another user.")
         return queue, status
 
-    def _to_be_run(self, task_id: str) -> tuple[Any, TaskStatus]:
+    def _to_be_run(self, task_id: str) -> tuple[Queue, TaskStatus]:
         queue, status = self._find(task_id)
         if not self.access.may_run(status.task):
             needed = f"{ADD!r}, and {ADD_HOOK!r}," if status.task.is_hook else f"{ADD!r}"
@@ -142,7 +143,7 @@ class Tasks(TaskQueueService):
         self.fields()
         return queue, status
 
-    def _find(self, task_id: str) -> tuple[Any, TaskStatus]:
+    def _find(self, task_id: str) -> tuple[Queue, TaskStatus]:
         """Return the queue of a task and its brief status, if the caller may see the task.
 
         No more is read for a task that the caller may not see than for an unknown one:
@@ -168,7 +169,7 @@ class Tasks(TaskQueueService):
             raise away
         raise unknown_task()
 
-    def _wait(self, queue: Any, task_id: str) -> TaskStatus:
+    def _wait(self, queue: Queue, task_id: str) -> TaskStatus:
         """Return the whole status once the task is finished or the wait is over."""
         seconds = self._seconds()
         # A task that waits here for another task would block the thread that may have to run it.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collective.taskqueue.services.refusal import begin_anew
 from html import escape
 from Products.Five.browser import BrowserView
-from typing import Any
 from zope.i18n import translate
+from zope.i18nmessageid import Message
 from zope.i18nmessageid import MessageFactory
 import json
 
@@ -48,7 +48,7 @@ class UnavailablePage(BrowserView):
         said = {name: escape(self._said(text)) for name, text in _TEXTS.items()}
         return PAGE.format(language=escape(self._language()), **said)
 
-    def _said(self, text: Any) -> str:
+    def _said(self, text: Message) -> str:
         return str(translate(text, context=self.request))
 
     def _language(self) -> str:

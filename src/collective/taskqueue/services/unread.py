@@ -8,7 +8,6 @@ answers with a server error, whichever object the request is for.
 from __future__ import annotations
 
 from collective.taskqueue.services.service import TaskQueueService
-from typing import Any
 from zope.component import adapter
 from ZPublisher.interfaces import IPubAfterTraversal
 from ZPublisher.interfaces import IPubStart
@@ -19,7 +18,7 @@ NAMES = frozenset({"@tasks", "@taskqueues"})
 
 
 @adapter(IPubStart)
-def leave_unread(event: Any) -> None:
+def leave_unread(event: IPubStart) -> None:
     """Keep Zope from parsing a request to one of the services; called for every request."""
     request = event.request
     path = request.environ.get("PATH_INFO", "")
@@ -32,7 +31,7 @@ def leave_unread(event: Any) -> None:
 
 
 @adapter(IPubAfterTraversal)
-def read_after_all(event: Any) -> None:
+def read_after_all(event: IPubAfterTraversal) -> None:
     """Let Zope parse the request if another object of such a name was published."""
     request = event.request
     if request.__dict__.get("processInputs") is _nothing and not _is_ours(request["PUBLISHED"]):
@@ -44,5 +43,5 @@ def _nothing() -> None:
     """Replaces `processInputs`."""
 
 
-def _is_ours(published: Any) -> bool:
+def _is_ours(published: object) -> bool:
     return isinstance(getattr(published, "__self__", published), TaskQueueService)

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.storages import processes
 from collective.taskqueue.task import AttemptRecord
+from collective.taskqueue.task import check_types
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import field_types
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import RUNNING
@@ -21,7 +23,6 @@ from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from dataclasses import asdict
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -40,22 +41,6 @@ Changes = tuple[tuple[State, float], ...]
 Response = tuple[tuple[tuple[str, str], ...], bytes, bool]
 
 NO_RESPONSE: Response = ((), b"", False)
-
-_ATTEMPT = tuple(field.name for field in fields_of(AttemptRecord))
-
-#: By annotation, the types that stored fields of attempts and progress must have.
-_KINDS: dict[str, Any] = {
-    "int": int,
-    "str": str,
-    "float": (int, float),
-    "int | None": (int, type(None)),
-    "float | None": (int, float, type(None)),
-}
-
-_SECONDS: Any = (float, int, str)
-
-#: The types that the fields of a staged task must have.
-_STAGED: tuple[Any, ...] = (str, bytes, bytes, _SECONDS, str, str, str, str, _SECONDS)
 
 
 def fields(tasks: Sequence[Task]) -> Iterator[bytes | str | float]:
@@ -122,8 +107,8 @@ def _staged(values: Iterable[Any]) -> list[Staged]:
 
 
 def _sound(task: Staged) -> Staged:
-    for name, value, kind in zip(Staged._fields, task, _STAGED, strict=True):
-        if not isinstance(value, kind):
+    for value, (name, types) in zip(task, field_types(Staged).items(), strict=True):
+        if type(value) not in types:
             raise TypeError(f"{name} is of type {type(value).__name__}")
     for moment in (task.due, task.keep):
         if moment != "":
@@ -145,8 +130,7 @@ def decode(task_id: str, head: object, payload: object = b"") -> Task:
     task = Task.decode(record)
     if task.id != task_id:
         raise TaskDecodeError("it is the record of another task")
-    if any(isinstance(value, float) and not isfinite(value) for value in record.values()):
-        raise TaskDecodeError("a number of a task record is not finite")
+    _check_numbers(record)
     if not payload:
         return task
     if not isinstance(payload, bytes):
@@ -172,7 +156,7 @@ def pack_completion(lease: Lease, transition: Transition) -> list[bytes | str | 
 
 def pack_attempt(attempt: AttemptRecord) -> str:
     """Return the stored form of an attempt, one entry of a history."""
-    return json.dumps({name: getattr(attempt, name) for name in _ATTEMPT})
+    return json.dumps(asdict(attempt))
 
 
 def lost_attempt(number: int, consumer: str, reason: str) -> str:
@@ -281,7 +265,7 @@ class _Reader:
     def __init__(self) -> None:
         self._damaged: dict[str, None] = {}
 
-    def __call__(self, part: str, decode: Callable[[Any], T], stored: Any, otherwise: T) -> T:
+    def __call__(self, part: str, decode: Callable[[Any], T], stored: object, otherwise: T) -> T:
         try:
             return decode(stored)
         except Exception:
@@ -296,7 +280,7 @@ class _Reader:
         return f"{reason}; " * bool(reason) + f"its record is damaged, unreadable: {parts}"
 
 
-def _text(stored: Any) -> str:
+def _text(stored: object) -> str:
     if isinstance(stored, bytes):
         return stored.decode()
     if not isinstance(stored, str):
@@ -304,11 +288,11 @@ def _text(stored: Any) -> str:
     return stored
 
 
-def _name(stored: Any) -> str | None:
+def _name(stored: object) -> str | None:
     return None if stored is None else _text(stored)
 
 
-def _state(stored: Any) -> State:
+def _state(stored: object) -> State:
     name = _text(stored)
     if name not in STATES:
         raise ValueError(name)
@@ -323,7 +307,7 @@ def _number(stored: Any) -> float:
     return number
 
 
-def _moment(stored: Any) -> float | None:
+def _moment(stored: object) -> float | None:
     return None if stored is None else _number(stored)
 
 
@@ -334,7 +318,7 @@ def _count(stored: Any) -> int:
     return count
 
 
-def _code(stored: Any) -> int | None:
+def _code(stored: object) -> int | None:
     return _count(stored) if stored not in (None, b"", "") else None
 
 
@@ -352,22 +336,22 @@ def _ending_in(state: State, changes: Changes) -> Changes:
 
 
 def _attempt(line: bytes | str) -> AttemptRecord:
-    values = json.loads(line)
-    return _checked(AttemptRecord(**{"status": None, **values}))
+    return _record(AttemptRecord, {"status": None, **json.loads(line)})
 
 
 def _progress(packed: bytes | str | None) -> Progress | None:
-    return _checked(Progress(**json.loads(packed))) if packed else None
+    return _record(Progress, json.loads(packed)) if packed else None
 
 
-def _checked(record: R) -> R:
-    for field in fields_of(record):
-        value = getattr(record, field.name)
-        if not isinstance(value, _KINDS[str(field.type)]):
-            raise TypeError(field.name)
-        if isinstance(value, float):
-            _number(value)
-    return record
+def _record(kind: type[R], values: dict[str, Any]) -> R:
+    check_types(kind, values)
+    _check_numbers(values)
+    return kind(**values)
+
+
+def _check_numbers(values: Mapping[str, object]) -> None:
+    if any(isinstance(value, float) and not isfinite(value) for value in values.values()):
+        raise TaskDecodeError("a number of a record is not finite")
 
 
 def _response(packed: bytes | None) -> Response:

@@ -68,7 +68,6 @@ class Admin(Protocol):
 class Storage(Protocol):
     """See `ITaskStorage`."""
 
-    settings: QueueSettings
     notify: Callable[[State, str], None]
 
     @property
@@ -106,6 +105,7 @@ class Storage(Protocol):
 class RemoteStorage(Storage, Protocol):
     """See `IRemoteStorage`."""
 
+    settings: QueueSettings
     in_process: bool
     delay: float
     most: int
