@@ -27,9 +27,13 @@ import redis.exceptions
 import threading
 
 
-#: Longest time in seconds that an idle consumer blocks. So a lost wake-up marker delays a task no
-#: longer, nor does a short lease that began in another process meanwhile and has expired.
-BLOCK = 5.0
+#: Longest time in seconds that an idle consumer blocks, so a lost wake-up marker delays a task no
+#: longer. Each time costs two commands.
+BLOCK = 15.0
+
+#: With short leases a consumer blocks for half a lease, but for at least so many seconds. So an idle
+#: consumer sees a lease that another process took meanwhile before that lease expires.
+SHORTEST_BLOCK = 5.0
 
 
 class WrongKind(Exception):

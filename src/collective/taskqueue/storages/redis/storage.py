@@ -66,6 +66,7 @@ from collective.taskqueue.storages.notifier import publish
 from collective.taskqueue.storages.redis.admin import RedisAdmin
 from collective.taskqueue.storages.redis.connection import BLOCK
 from collective.taskqueue.storages.redis.connection import Server
+from collective.taskqueue.storages.redis.connection import SHORTEST_BLOCK
 from collective.taskqueue.storages.redis.connection import translated
 from collective.taskqueue.storages.redis.connection import WrongKind
 from collective.taskqueue.storages.redis.script import decoded
@@ -141,9 +142,10 @@ class RedisStorage:
     def reserve(
         self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
     ) -> list[Lease]:
-        # Without a timeout, this returns after `BLOCK` seconds all the same: a consumer has
+        longest = min(BLOCK, max(SHORTEST_BLOCK, lease / 2))
+        # Without a timeout, this returns after `longest` seconds all the same: a consumer has
         # other work, too.
-        deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
+        deadline = time.monotonic() + (longest if timeout is None else timeout)
         self._adopt(consumer)
         wakes = self._wakes
         while True:
@@ -151,7 +153,10 @@ class RedisStorage:
             rest = deadline - time.monotonic()
             if leases or wakes != self._wakes or rest <= 0:
                 return leases
-            self._wait(min(rest, soonest, BLOCK))
+            woken = self._wait(min(rest, soonest))
+            if timeout is None and not woken and soonest >= rest:
+                # The caller looks again with its next call.
+                return []
 
     def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
         with self._script.asking() as (nonce, again):
@@ -215,10 +220,12 @@ class RedisStorage:
         logger.error("task %s: %s, failed", name, reason)
         self.notify(FAILED, name)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Block until a wake-up marker comes; return whether one came within these seconds."""
         markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
         with self._mended(), translated():
-            self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
+            return bool(self._server.blocking.brpop(markers, timeout=max(seconds, 0.001)))
+        return True
 
     def _adopt(self, consumer: str) -> None:
         """Recover the tasks that dead processes of this machine ran under this consumer name."""
