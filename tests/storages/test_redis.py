@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
@@ -101,6 +104,88 @@ def test_many_ends_that_failed_may_be_repeated(storage, monkeypatch, alone):
         assert [lease.task for lease in brought] == list(tasks[3:])
         assert [storage.complete(lease, completed(lease)) for lease in brought] == [SUCCEEDED] * 2
     assert all(len(storage.admin.get(lease.task.id).attempts) == 1 for lease in leases)
+
+
+def test_a_repeated_call_returns_what_it_had_done_not_what_followed(storage, monkeypatch):
+    """An attempt that failed is due again at once: the same call completes it and reserves it."""
+    add(storage, new_task())
+    lease = take(storage)
+    ends = [(lease, completed(lease, SCHEDULED, due=0.0))]
+    lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
+    with pytest.raises(StorageUnavailable):
+        complete_and_reserve(storage, ends, limit=1)
+    assert storage.admin.get(lease.task.id).state == RUNNING
+    states, (following,) = complete_and_reserve(storage, ends, limit=1)
+    assert (states, following.attempt) == ([SCHEDULED], 2)
+    assert len(storage.admin.get(lease.task.id).attempts) == 1
+
+
+def test_another_call_does_not_get_the_result_of_an_unanswered_one(storage, monkeypatch):
+    """Neither in another thread nor about another lease; nor does a call that was answered."""
+    add(storage, new_task(), new_task())
+    first, second = storage.reserve("consumer", limit=2, timeout=0)
+    lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
+    with pytest.raises(StorageUnavailable):
+        storage.complete(first, completed(first))
+    assert aside(lambda: storage.complete(first, completed(first))).result(BOUND) is None
+    assert storage.complete(first, completed(first)) == SUCCEEDED
+    assert storage.complete(first, completed(first)) is None
+    assert storage.complete(second, completed(second)) == SUCCEEDED
+    assert storage.complete(second, completed(second)) is None
+
+
+def test_released_tasks_are_named_again(storage, monkeypatch):
+    tasks = add(storage, new_task(), new_task())
+    leases = storage.reserve("consumer", limit=2, timeout=0)
+    lose_answers(storage, monkeypatch, 1, redis.ConnectionError("gone"))
+    assert storage.release(leases) == [task.id for task in tasks]
+    assert [lease.task for lease in storage.reserve("consumer", 2, timeout=0)] == list(tasks)
+    assert storage.release(leases) == []
+
+
+@pytest.mark.parametrize("state", [QUEUED, SCHEDULED, RUNNING])
+def test_a_cancellation_whose_answer_was_lost(storage, monkeypatch, state):
+    (task,) = add(storage, new_task(due=time.time() + 1000 if state == SCHEDULED else None))
+    if state == RUNNING:
+        take(storage)
+    lose_answers(storage, monkeypatch, 1, redis.ConnectionError("gone"))
+    expected = RUNNING if state == RUNNING else CANCELLED
+    assert storage.admin.cancel(task.id) == expected
+    assert storage.admin.get(task.id).state == expected
+    if state != RUNNING:
+        with pytest.raises(ForbiddenTransition):
+            storage.admin.cancel(task.id)
+
+
+def test_other_changes_of_an_admin_whose_answer_was_lost(storage, monkeypatch):
+    """Each happens once, and is not refused because it has happened."""
+    (task,) = add(storage, new_task(due=time.time() + 1000))
+    error = redis.ConnectionError("gone")
+    lose_answers(storage, monkeypatch, 1, error)
+    storage.admin.run_now(task.id)
+    lease = take(storage)
+    storage.complete(lease, completed(lease, FAILED, body=b"body"))
+    lose_answers(storage, monkeypatch, 1, error)
+    assert storage.admin.forget_response(task.id) is True
+    assert storage.admin.forget_response(task.id) is False
+    lose_answers(storage, monkeypatch, 1, error)
+    storage.admin.retry(task.id)
+    assert storage.admin.counts()[QUEUED] == 1
+    with pytest.raises(ForbiddenTransition):
+        storage.admin.retry(task.id)
+
+
+def test_an_admin_between_an_unanswered_call_and_its_repetition(storage, monkeypatch):
+    """The task remembers what both calls have done to it."""
+    add(storage, new_task())
+    lease = take(storage)
+    later = completed(lease, SCHEDULED, due=time.time() + 1000)
+    lose_answers(storage, monkeypatch, 1, redis.TimeoutError("late"))
+    with pytest.raises(StorageUnavailable):
+        storage.complete(lease, later)
+    storage.admin.cancel(lease.task.id)
+    assert storage.complete(lease, later) == SCHEDULED
+    assert storage.admin.get(lease.task.id).state == CANCELLED
 
 
 def test_what_is_asked_for_again_late_has_a_lease_anew(server, monkeypatch):
