@@ -22,6 +22,7 @@ from collective.taskqueue.testing.contract.base import finish_and_take
 from collective.taskqueue.testing.contract.base import ManualClock
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
+from dataclasses import replace
 from hashlib import sha1
 from pathlib import Path
 from services import RedisServer
@@ -132,6 +133,15 @@ def test_another_call_does_not_get_the_result_of_an_unanswered_one(storage, monk
     assert storage.complete(first, completed(first)) is None
     assert storage.complete(second, completed(second)) == SUCCEEDED
     assert storage.complete(second, completed(second)) is None
+
+
+def test_a_lost_lease_gets_no_result_of_the_valid_one(storage, monkeypatch):
+    """Both of one task, in one call; nor when the call is repeated."""
+    add(storage, new_task())
+    lease = take(storage)
+    ends = [(one, completed(one)) for one in (lease, replace(lease, token="lost"))]
+    lose_answers(storage, monkeypatch, 1, redis.ConnectionError("gone"))
+    assert complete_and_reserve(storage, ends, limit=1) == ([SUCCEEDED, None], [])
 
 
 def test_released_tasks_are_named_again(storage, monkeypatch):

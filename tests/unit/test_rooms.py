@@ -71,7 +71,7 @@ RESERVED = {
     "ZODB": {"enqueue.indoubt", "pasplugin.plugin"},
     "redis": {"storages.redis.connection", "storages.redis.script"},
     # The steps read what a former version has packed.
-    "msgpack": {"storages.codec", "storages.sql.migrations"},
+    "msgpack": {"storages.codec", "storages.redis.wire", "storages.sql.migrations"},
     "sqlalchemy": {"storages.sql"},
     "psycopg": {"storages.sql.dialects.driver"},
     "urllib3": {"webhook.client"},

@@ -352,14 +352,18 @@ end
 
 -- results of calls: a repeated call returns what the unanswered call of the same id has done
 
-local function result_of(record)
-  -- Returns what this call has done to a task before; nothing if it did nothing.
-  return record.done and string.match(record.done, call_id .. ' (%a*);')
+local function act(token) return call_id .. ' ' .. (token or '-') .. ' ' end
+
+local function result_of(record, token)
+  -- Returns what this call has done to a task before; nothing if it did nothing. A call may name
+  -- a task twice, with different leases: `token` says which one, for those that need a lease.
+  local _, last = string.find(record.done or '', act(token), 1, true)
+  return last and string.match(record.done, '^%a*', last + 1)
 end
 
-local function remembered(record, result)
+local function remembered(record, result, token)
   -- Returns the value of `done` of a task that this call changes.
-  local done, kept = call_id .. ' ' .. result .. ';', record.done or ''
+  local done, kept = act(token) .. result .. ';', record.done or ''
   for _ = 2, RESULTS do
     local last, rest = string.match(kept, '^([^;]*;)(.*)$')
     if not last then break end

@@ -278,7 +278,7 @@ end
 function operation.complete(of)
   -- Returns the state that the task has now; nothing if the lease is lost.
   local record = record_of(of.id)
-  local before = result_of(record)
+  local before = result_of(record, of.token)
   if before then return before end
   if not holds(record, of.token) then return nil end
   release(record)
@@ -288,7 +288,7 @@ function operation.complete(of)
   if record.forgotten then unset(of.id, 'forgotten') end
   local replaced, state = newer(record), of.state
   if record.cancel or replaced and state == 'scheduled' then state = 'cancelled' end
-  more.done = remembered(record, state)
+  more.done = remembered(record, state, of.token)
   if record.cancel then
     conclude(record, state, 'cancelled while running', more)
   elseif of.state ~= 'scheduled' then
@@ -320,7 +320,7 @@ function operation.release(of)
   for i = #of.leases, 1, -1 do
     local held = of.leases[i]
     local record = record_of(held.id)
-    if result_of(record) then
+    if result_of(record, held.token) then
       table.insert(ids, 1, record.id)
     elseif holds(record, held.token) then
       release(record)
@@ -328,7 +328,7 @@ function operation.release(of)
       record.progress = nil
       local more = { number = math.max(num(record.number, 1) - 1, 0) }
       if not is_pointless(record, more) then
-        more.done = remembered(record, 'queued')
+        more.done = remembered(record, 'queued', held.token)
         queue(record, true, more)
         table.insert(ids, 1, record.id)
       end

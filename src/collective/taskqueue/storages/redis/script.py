@@ -11,13 +11,13 @@ from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import translated
 from collective.taskqueue.storages.redis.wire import packed
+from collective.taskqueue.storages.redis.wire import unpacked
 from collective.taskqueue.task import LINGER
 from contextlib import contextmanager
 from itertools import count
 from secrets import token_hex
 from typing import Any
 from typing import NamedTuple
-import msgpack
 import redis.exceptions
 import threading
 
@@ -55,12 +55,12 @@ class CallIds:
         If the block raises, the thread gets the same id for its next call about the same tokens,
         or about a part of them.
         """
-        call, unanswered = getattr(self._local, "unanswered", (self.new(), None))
-        if unanswered != tokens:
-            if tokens and unanswered and set(tokens) <= set(unanswered):
-                # The thread finishes the leases of the unanswered call one by one: keep its id.
-                yield call
-                return
+        call, unanswered = getattr(self._local, "unanswered", (None, ()))
+        if call and tokens and set(tokens) < set(unanswered):
+            # The thread finishes the leases of the unanswered call one by one: keep its id.
+            yield call
+            return
+        if call is None or unanswered != tokens:
             call = self.new()
         self._local.unanswered = call._replace(repeated=True), tokens
         yield call
@@ -126,7 +126,7 @@ class Script:
                 # The connection was closed since its last use, or during the call: it is unknown
                 # whether the call was carried out. After a timeout, no time is left to try again.
                 reply = self._server.run(*command, b"1", *tasks)
-        answer = msgpack.unpackb(reply, raw=True, object_pairs_hook=_named)
+        answer = unpacked(reply)
         if answer["notices"]:
             items = (decoded(item) for item in answer["notices"])
             self._publish([(kind, task_id, detail) for kind, task_id, detail in items])
@@ -136,7 +136,3 @@ class Script:
 def decoded(texts: Sequence[bytes]) -> tuple[str, ...]:
     """Return ids and other texts of a reply as `str`; invalid UTF-8 is replaced."""
     return tuple(text.decode(errors="replace") for text in texts)
-
-
-def _named(pairs: Iterable[tuple[bytes, Any]]) -> dict[str, Any]:
-    return {name.decode(): value for name, value in pairs}

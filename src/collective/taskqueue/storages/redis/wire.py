@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -30,6 +31,16 @@ def packed(value: Any) -> bytes:
     # They know one type of strings only.
     found: bytes = msgpack.packb(value, use_bin_type=False)
     return found
+
+
+def unpacked(reply: bytes) -> dict[str, Any]:
+    """Return the reply of a script, with the names in its maps as `str`."""
+    found: dict[str, Any] = msgpack.unpackb(reply, raw=True, object_pairs_hook=_named)
+    return found
+
+
+def _named(pairs: Iterable[tuple[bytes, Any]]) -> dict[str, Any]:
+    return {name.decode(): value for name, value in pairs}
 
 
 def portions(tasks: Sequence[Task]) -> Iterator[bytes]:
