@@ -36,9 +36,9 @@ DURABLE = ["FileStorage", "ZEO", "RelStorage", "RelStorage, history-free"]
 def test_witness_found(database, queue, later, monkeypatch):
     """Guarantee 1: committed, and the process died before it could say so."""
     add_and_die(database, queue, "/a", monkeypatch, committed=True)
-    assert (len(later), len(later.in_doubt())) == (0, 1)
+    assert (later.admin.counts()["queued"], len(later.admin.in_doubt())) == (0, 1)
     assert len(indoubt.resolve(later, database.databases)) == 1
-    assert (urls(later), later.in_doubt()) == (["/a"], [])
+    assert (urls(later), later.admin.in_doubt()) == (["/a"], [])
     [lease] = later.reserve("consumer", timeout=0)
     assert indoubt.reached(database, lease.tid)
     assert not indoubt.reached(database, (int.from_bytes(lease.tid) + 1).to_bytes(8))
@@ -49,7 +49,7 @@ def test_no_witness(database, queue, later, monkeypatch):
     add(database, queue, "/older")
     add_and_die(database, queue, "/a", monkeypatch, committed=False)
     assert len(indoubt.resolve(later, database.databases)) == 1
-    assert (urls(later), later.in_doubt(), later.counts()["failed"]) == (["/older"], [], 0)
+    assert (urls(later), later.admin.in_doubt(), later.counts()["failed"]) == (["/older"], [], 0)
 
 
 def test_not_decided_too_early(database, queue, server, monkeypatch):
@@ -197,4 +197,4 @@ def test_zeo_killed_and_the_process_too(zeo_server, through_proxy, queue, later,
         assert len(indoubt.resolve(later, other.databases)) == 1
     finally:
         other.close()
-    assert (urls(later), later.in_doubt()) == (["/a"], [])
+    assert (urls(later), later.admin.in_doubt()) == (["/a"], [])
