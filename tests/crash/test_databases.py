@@ -36,9 +36,9 @@ DURABLE = ["FileStorage", "ZEO", "RelStorage", "RelStorage, history-free"]
 def test_witness_found(database, queue, later, monkeypatch):
     """Guarantee 1: committed, and the process died before it could say so."""
     add_and_die(database, queue, "/a", monkeypatch, committed=True)
-    assert (len(later), len(later.in_doubt())) == (0, 1)
+    assert (later.admin.counts()["queued"], len(later.admin.in_doubt())) == (0, 1)
     assert len(indoubt.resolve(later, database.databases)) == 1
-    assert (urls(later), later.in_doubt()) == (["/a"], [])
+    assert (urls(later), later.admin.in_doubt()) == (["/a"], [])
     [lease] = later.reserve("consumer", timeout=0)
     assert indoubt.reached(database, lease.tid)
     assert not indoubt.reached(database, (int.from_bytes(lease.tid) + 1).to_bytes(8))
@@ -49,7 +49,11 @@ def test_no_witness(database, queue, later, monkeypatch):
     add(database, queue, "/older")
     add_and_die(database, queue, "/a", monkeypatch, committed=False)
     assert len(indoubt.resolve(later, database.databases)) == 1
-    assert (urls(later), later.in_doubt(), later.counts()["failed"]) == (["/older"], [], 0)
+    assert (urls(later), later.admin.in_doubt(), later.admin.counts()["failed"]) == (
+        ["/older"],
+        [],
+        0,
+    )
 
 
 def test_not_decided_too_early(database, queue, server, monkeypatch):
@@ -58,7 +62,7 @@ def test_not_decided_too_early(database, queue, server, monkeypatch):
     add_and_die(database, queue, "/a", monkeypatch, committed=False)
     soon = make_storage(server, indoubt.LONGEST_COMMIT / 2)
     assert indoubt.resolve(soon, database.databases) == []
-    assert len(soon.in_doubt()) == 1
+    assert len(soon.admin.in_doubt()) == 1
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -77,9 +81,9 @@ def test_packed_before_it_was_resolved(opener, queue, later, monkeypatch, commit
     assert len(indoubt.resolve(later, database.databases)) == 1
     database.close()
     assert (urls(later), urls(later, "failed")) == (["/older"], ["/a"])
-    [status] = later.tasks("failed")
+    [status] = later.admin.tasks("failed")
     assert "it is unknown whether" in status.reason
-    later.retry(status.id)
+    later.admin.retry(status.id)
     assert urls(later) == ["/older", "/a"]
 
 
@@ -99,7 +103,7 @@ def test_packed_long_before(database, queue, later, monkeypatch):
     add(database, queue, "/older")
     add_and_die(database, queue, "/a", monkeypatch, committed=False)
     assert len(indoubt.resolve(later, database.databases)) == 1
-    assert (urls(later), later.counts()["failed"]) == (["/before", "/older"], 0)
+    assert (urls(later), later.admin.counts()["failed"]) == (["/before", "/older"], 0)
 
 
 @pytest.mark.parametrize("opener", DURABLE, indirect=True)
@@ -197,4 +201,4 @@ def test_zeo_killed_and_the_process_too(zeo_server, through_proxy, queue, later,
         assert len(indoubt.resolve(later, other.databases)) == 1
     finally:
         other.close()
-    assert (urls(later), later.in_doubt()) == (["/a"], [])
+    assert (urls(later), later.admin.in_doubt()) == (["/a"], [])

@@ -47,7 +47,11 @@ def test_the_object_id_of_a_witness_goes_to_somebody_else(
     assert indoubt.resolve(soon, database.databases) == []
     # Nor does it prove that nothing was packed since, and the older witness is still there.
     assert len(indoubt.resolve(later, database.databases)) == 1
-    assert (urls(later), later.in_doubt(), later.counts()["failed"]) == (["/older"], [], 0)
+    assert (urls(later), later.admin.in_doubt(), later.admin.counts()["failed"]) == (
+        ["/older"],
+        [],
+        0,
+    )
     database.close()
 
 
@@ -80,7 +84,7 @@ def test_another_witness_has_the_object_id(tmp_path, queue, later, monkeypatch):
         add(database, queue, "/b")
         assert len(indoubt.resolve(later, database.databases)) == 1
         database.close()
-    assert (urls(later), later.counts()["failed"]) == (["/older", "/b"], 0)
+    assert (urls(later), later.admin.counts()["failed"]) == (["/older", "/b"], 0)
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -101,7 +105,7 @@ def test_a_database_that_was_restored(tmp_path, queue, later, monkeypatch, commi
         commit_objects(database)
         assert len(indoubt.resolve(later, database.databases)) == 1
         database.close()
-    assert (urls(later), later.in_doubt()) == (["/older"], [])
+    assert (urls(later), later.admin.in_doubt()) == (["/older"], [])
 
 
 def wait_until_connected(database: DB) -> None:
@@ -135,7 +139,7 @@ def test_two_clients_with_one_object_id(tmp_path, queue, later):
                 refused += 1
         assert refused
         assert urls(queue.storage) == ["/older", f"/{refused}"]
-        assert (urls(later), later.in_doubt()) == (["/older", f"/{refused}"], [])
+        assert (urls(later), later.admin.in_doubt()) == (["/older", f"/{refused}"], [])
         first.close()
         second.close()
     finally:
@@ -150,4 +154,4 @@ def test_a_reference_that_cannot_be_read(database, queue, later, reference):
     task = Task(id=str(uuid4()), queue=queue.name, url="/a")
     queue.storage.stage("batch", [task], reference)
     assert indoubt.resolve(later, database.databases) == ["batch"]
-    assert (urls(later), urls(later, "failed"), later.in_doubt()) == ([], ["/a"], [])
+    assert (urls(later), urls(later, "failed"), later.admin.in_doubt()) == ([], ["/a"], [])

@@ -45,7 +45,7 @@ KEYS = {
     **{name: f"{P}:{name}" for name in ("all", "queued", "scheduled", "running", "leases")},
     **{f"finished {state}": f"{P}:finished:{state}" for state in FINISHED},
     **{name: f"{P}:{name}" for name in ("consumers", "ended", "expiry", "sizes", "bytes")},
-    **{name: f"{P}:{name}" for name in ("staged", "witness", "keys", "running-keys")},
+    **{name: f"{P}:{name}" for name in ("staged", "keys", "running-keys")},
     **{name: f"{P}:{name}" for name in ("running-key", "parked", "aliases", "tombstones")},
     **{name: f"{P}:{name}" for name in ("foreign", "number", "incarnation", "wake")},
     **{f"of {state}": f"{P}:of:{state}:jane" for state in ("", *STATES)},

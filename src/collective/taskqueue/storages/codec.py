@@ -14,7 +14,6 @@ from collective.taskqueue.task import check_types
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import field_types
-from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import State
@@ -138,22 +137,6 @@ def decode(task_id: str, head: object, payload: object = b"") -> Task:
     return replace(task, payload=payload)
 
 
-def pack_completion(lease: Lease, transition: Transition) -> list[bytes | str | float]:
-    """Return the nine values of a completion for the Redis script."""
-    status = transition.attempt.status
-    return [
-        lease.task.id,
-        lease.token,
-        transition.state,
-        transition.reason,
-        "" if transition.due is None else transition.due,
-        pack_attempt(transition.attempt),
-        "" if status is None else status,
-        pack_response(transition),
-        "1" if transition.counts else "0",
-    ]
-
-
 def pack_attempt(attempt: AttemptRecord) -> str:
     """Return the stored form of an attempt, one entry of a history."""
     return json.dumps(asdict(attempt))
@@ -173,34 +156,6 @@ def pack_response(transition: Transition) -> bytes:
     """Return the stored form of a response without its status: lists need that separately."""
     response: bytes = msgpack.packb([transition.headers, transition.body, transition.truncated])
     return response
-
-
-def status(
-    task_id: bytes,
-    values: Mapping[str, bytes | None],
-    history: Sequence[bytes] | None,
-    due: bytes | None,
-) -> TaskStatus:
-    """Return the status from a record in Redis; without a history, a brief one."""
-    return status_of(
-        {
-            "id": task_id.decode(errors="replace"),
-            "state": values.get("state"),
-            "reason": values.get("reason") or "",
-            "changes": values.get("changes") or "",
-            "consumer": values.get("consumer"),
-            "head": values.get("body"),
-            "payload": values.get("payload"),
-            "due": due or None,
-            "number": values.get("number"),
-            "progress": values.get("progress"),
-            "cancel": values.get("cancel"),
-            "status": values.get("status"),
-            "last": values.get("last"),
-            "forgotten": values.get("forgotten"),
-        },
-        history,
-    )
 
 
 def status_of(

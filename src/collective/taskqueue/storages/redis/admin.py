@@ -6,6 +6,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.interfaces import ITaskAdmin
 from collective.taskqueue.storages import codec
+from collective.taskqueue.storages.redis import wire
 from collective.taskqueue.storages.redis.connection import at_start
 from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import translated
@@ -66,31 +67,28 @@ class RedisAdmin:
 
     def in_doubt(self, age: float = 0.0) -> list[StagedBatch]:
         found: list[StagedBatch] = []
-        after: str | bytes = "-inf"
-        more = True
-        while more:
-            more, after, page = self._call("in_doubt", age, after)
-            for batch in page:
-                name, witness, since, tasks = decoded(batch)
-                ids = tuple(tasks.split())
-                found.append(StagedBatch(name, witness or None, float(since), ids))
+        page: dict[str, Any] = {"more": True, "last": "-inf"}
+        while page["more"]:
+            page = self._call("in_doubt", age=age, after=page["last"])
+            found += [wire.staged_batch(record) for record in page["batches"]]
         return found
 
     def recover(self) -> list[str]:
         found: list[str] = []
         more = True
         while more:
-            more, back = self._call("recover")
-            found += decoded(back)
+            answer = self._call("recover")
+            more = answer["more"]
+            found += decoded(answer["back"])
         # The script recovers the oldest task last, so that it ends up at the very front.
         return found[::-1]
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
-        numbers = self._without_expired("counts", *_whose(user))
-        return dict(zip(STATES, (int(number) for number in numbers), strict=True))
+        numbers = self._without_expired("counts", **_whose(user))
+        return {state: numbers[state] for state in STATES}
 
     def get(self, task_id: str, brief: bool = False) -> TaskStatus:
-        return _status(self._call("get", task_id, "0" if brief else "1"))
+        return wire.status(self._call("get", id=task_id, brief=brief), brief)
 
     def tasks(
         self,
@@ -99,57 +97,66 @@ class RedisAdmin:
         start: int = 0,
         size: int = 50,
     ) -> list[TaskStatus]:
-        found = self._without_expired("tasks", state or "", *_whose(user), start, size)
-        return [_status(record) for record in found]
+        place = {"start": start, "size": size}
+        found = self._without_expired("tasks", state=state or "", **_whose(user), **place)
+        return [wire.status(record, brief=True) for record in found]
 
-    def _without_expired(self, *call: Any) -> Any:
+    def _without_expired(self, operation: str, **arguments: Any) -> Any:
         """Call the script until all expired records are forgotten; return its answer then."""
         # In portions, so that the server answers other clients in between.
-        while (answer := self._call(*call)) == b"":
+        while (answer := self._call(operation, **arguments)) is None:
             pass
         return answer
 
     def consumers(self) -> list[ConsumerStatus]:
         return sorted(
-            (codec.consumer(*record) for record in self._call("consumers")),
+            (
+                codec.consumer(record["name"], record["age"], record["running"])
+                for record in self._call("consumers")
+            ),
             key=lambda consumer: (consumer.name, consumer.host, consumer.pid),
         )
 
     def forget_consumer(self, consumer: str) -> None:
-        self._call("forget_consumer", consumer, self._process)
+        self._call("forget_consumer", consumer=consumer, process=self._process)
 
     def throughput(self) -> dict[State, int]:
-        numbers = [int(number) for number in self._call("throughput")]
-        return dict(zip(FINISHED, numbers, strict=True))
+        numbers = self._call("throughput")
+        return {state: numbers[state] for state in FINISHED}
 
     def cancel(self, task_id: str, reason: str = "cancelled") -> State:
-        state, done = self._call("cancel", task_id, reason)
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} has {state.decode()}, not cancelled")
-        return state.decode()
+        state, answer = self._change("cancel", task_id, reason=reason)
+        if not answer["done"]:
+            raise ForbiddenTransition(f"task {task_id} has {state}, not cancelled")
+        return state
 
     def retry(self, task_id: str) -> None:
-        state, done, newer = self._call("retry", task_id)
-        if newer:
+        state, answer = self._change("retry", task_id)
+        if newer := answer.get("newer"):
             raise ForbiddenTransition(f"task {task_id}: {newer.decode()} of its key already waits")
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not queued again")
+        if not answer["done"]:
+            raise ForbiddenTransition(f"task {task_id} is {state}, not queued again")
 
     def remove(self, task_id: str) -> None:
-        state, done = self._call("remove", task_id)
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not removed")
+        state, answer = self._change("remove", task_id)
+        if not answer["done"]:
+            raise ForbiddenTransition(f"task {task_id} is {state}, not removed")
 
     def run_now(self, task_id: str) -> None:
-        state, done = self._call("run_now", task_id)
-        if not done:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, it does not wait")
+        state, answer = self._change("run_now", task_id)
+        if not answer["done"]:
+            raise ForbiddenTransition(f"task {task_id} is {state}, it does not wait")
 
     def forget_response(self, task_id: str) -> bool:
-        state, found = self._call("forget_response", task_id)
-        if state.decode() not in FINISHED:
-            raise ForbiddenTransition(f"task {task_id} is {state.decode()}, not finished")
-        return bool(found)
+        state, answer = self._change("forget_response", task_id)
+        if not answer["done"]:
+            raise ForbiddenTransition(f"task {task_id} is {state}, not finished")
+        return bool(answer.get("found", True))
+
+    def _change(self, operation: str, task_id: str, **arguments: Any) -> tuple[State, Any]:
+        """Return the state of the task after the call, and what the call says of it."""
+        answer = self._call(operation, id=task_id, **arguments)
+        return answer["state"].decode(), answer
 
     def clear(self) -> int:
         # In portions, so that the server answers other clients in between. At most as many
@@ -158,18 +165,19 @@ class RedisAdmin:
         limit = counts[QUEUED] + counts[SCHEDULED]
         number = 0
         while True:
-            cleared, rest = self._call("clear")
-            for task_id in decoded(cleared):
+            answer = self._call("clear")
+            cleared = decoded(answer["cleared"])
+            for task_id in cleared:
                 logger.warning("task %s: its queue was reset, dropped", task_id)
             number += len(cleared)
-            if not rest or number >= limit:
+            if not answer["rest"] or number >= limit:
                 return number
 
     def purge(self, state: State) -> int:
         if state not in FINISHED:
             raise ForbiddenTransition(f"{state} is no final state; its tasks cannot be purged")
         number = 0
-        while purged := self._call("purge", state):
+        while purged := self._call("purge", state=state):
             for task_id in decoded(purged):
                 logger.info("task %s: %s tasks were purged, forgotten", task_id, state)
             number += len(purged)
@@ -187,23 +195,8 @@ class RedisAdmin:
             return bool(self._server.client.exists(f"{self._prefix}:paused"))
 
 
-def _whose(user: str | Identity | None) -> tuple[str, str]:
-    """Return kind and name of the lists to read: of all tasks, a user id, or one person."""
+def _whose(user: str | Identity | None) -> dict[str, str]:
+    """Return the argument that names the lists to read: of all tasks, a user id, or one person."""
     if user is None:
-        return "", ""
-    return ("of", user) if isinstance(user, str) else ("person", user.person)
-
-
-def _status(record: Any) -> TaskStatus:
-    task_id, values, history, due = record
-    names = BRIEF if history == b"" else (*BRIEF, *LARGE)
-    found = dict(zip(names, values, strict=True))
-    return codec.status(task_id, found, None if history == b"" else history, due)
-
-
-#: The fields of a record that the script returns, in its order; `LARGE` only for full ones.
-BRIEF = (
-    *("state", "reason", "changes", "consumer", "body", "number", "progress", "cancel"),
-    *("status", "forgotten", "place", "user", "person"),
-)
-LARGE = ("payload", "last")
+        return {}
+    return {"user": user} if isinstance(user, str) else {"person": user.person}

@@ -27,9 +27,17 @@ import redis.exceptions
 import threading
 
 
-#: Longest time in seconds that an idle consumer blocks. So a lost wake-up marker delays a task no
-#: longer, nor does a short lease that began in another process meanwhile and has expired.
-BLOCK = 5.0
+#: Longest time in seconds that an idle consumer blocks, so a lost wake-up marker delays a task no
+#: longer. Each time costs two commands.
+BLOCK = 15.0
+
+#: With short leases a consumer blocks for half a lease, but for at least so many seconds. So an
+#: idle consumer sees a lease that another process took meanwhile before that lease expires.
+SHORTEST_BLOCK = 5.0
+
+
+#: The scripts: of the road of a task, and of administration.
+SCRIPTS = ("road", "admin")
 
 
 class WrongKind(Exception):
@@ -39,7 +47,7 @@ class WrongKind(Exception):
 class Server:
     """The connections of a storage to its server.
 
-    Each thread keeps a connection for the script: to fetch one from a pool for each call would
+    Each thread keeps a connection for the scripts: to fetch one from a pool for each call would
     take as long as the call.
     """
 
@@ -47,20 +55,22 @@ class Server:
         self.client = _client(settings, settings.stage_timeout)
         #: For commands that block, with a longer timeout than other calls.
         self.blocking = _client(settings, BLOCK + settings.stage_timeout)
-        script = Path(__file__).with_name("queue.lua").read_bytes()
-        self._script = script
-        self._sha = sha1(script, usedforsecurity=False).hexdigest()
+        self._sources = {name: _source(name) for name in SCRIPTS}
+        self._hashes = {
+            name: sha1(source, usedforsecurity=False).hexdigest()
+            for name, source in self._sources.items()
+        }
         self._mine = threading.local()
         self._connections: WeakSet[Any] = WeakSet()
         self._lock = threading.Lock()
 
-    def run(self, prefix: str, *args: Any) -> Any:
-        """Run the script once and return its reply; raises the errors of redis."""
+    def run(self, script: str, prefix: str, *args: Any) -> Any:
+        """Run one of `SCRIPTS` once and return its reply; raises the errors of redis."""
         connection = self._connection()
         try:
-            return _exchange(connection, "EVALSHA", self._sha, 1, prefix, *args)
+            return _exchange(connection, "EVALSHA", self._hashes[script], 1, prefix, *args)
         except redis.exceptions.NoScriptError:
-            return _exchange(connection, "EVAL", self._script, 1, prefix, *args)
+            return _exchange(connection, "EVAL", self._sources[script], 1, prefix, *args)
 
     def close(self) -> None:
         """Close all connections; called once, at exit."""
@@ -82,6 +92,11 @@ class Server:
             with self._lock:
                 self._connections.add(connection)
             return connection
+
+
+def _source(name: str) -> bytes:
+    folder = Path(__file__).parent
+    return b"".join((folder / f"{part}.lua").read_bytes() for part in ("common", name))
 
 
 def _exchange(connection: Any, *command: Any) -> Any:

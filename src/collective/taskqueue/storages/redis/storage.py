@@ -1,52 +1,8 @@
 """The Redis storage: one queue for many processes and machines.
 
-Keys, where P is ``collective.taskqueue.<queue>``, with ``%2E`` for each dot of the queue name: so
-the first dot after P begins the name of a consumer, which may contain dots. Names of queues and
-consumers have no colon. So keys of two queues are never the same:
-
-    P                     list    ids of queued tasks, the oldest at the right end
-    P.<consumer>          list    ids of the tasks that consumers of this name run
-    P:task:<id>           hash    the task: body (without its payload), payload, state, reason,
-                                  changes, number, counted, lost, token, done, consumer, process,
-                                  started, ended, key, mode, user, person, keep, tid, place,
-                                  cancel, progress, status, last, forgotten
-    P:history:<id>        list    the attempts of a task, JSON
-    P:all                 zset    id → number, in the order they were added
-    P:queued              zset    id → turn, in the order they will run
-    P:scheduled           zset    number:id → when it is due
-    P:running             zset    id → number, in the order they were reserved
-    P:finished:<state>    zset    id → number, in the order they finished
-    P:of:<state>:<user>   zset    one of the five above, of one user id; without a state, all
-    P:person:<state>:<p>  zset    the same of one person, see Identity.person
-    P:leases              zset    id → when its lease expires
-    P:consumers           zset    consumer process → when it made its last call
-    P:ended               hash    minute state → how many tasks reached that state
-    P:expiry              zset    id → when the record is forgotten
-    P:sizes               hash    id → bytes of a finished record
-    P:bytes               string  the sum of P:sizes
-    P:batch:<batch>       list    a staged batch: its ids, then nine strings for each task
-    P:staged              zset    batch → number, in the order they were staged
-    P:witness             hash    batch → when it was staged, and the reference of its witness
-    P:promoted:<batch>    string  the batch was promoted; expires
-    P:keys                hash    key → ids of the tasks that wait, the newest last
-    P:running-keys        hash    key → ids of the tasks that run
-    P:running-key         hash    id → key, of the tasks that run
-    P:parked              hash    key → id of a queued task that waits for its key
-    P:aliases             hash    id of a task skipped for its key → id of the waiting task
-    P:aliases:<id>        list    the skipped ids for one task, the oldest at the left end
-    P:tombstones              hash    id → number of its tombstones in P
-    P:foreign           list    entries that were in P and are not tasks, the newest first
-    P:broken:<name>       any     an unreadable value that was moved aside from a key
-    P:number              string  the last number that the queue gave out
-    P:incarnation                string  when the queue was first used; differs after a loss of data
-    P:paused              string  exists while the queue is paused
-    P:wake                list    markers; an idle consumer blocks on it
-    P:wake:<process>      list    markers for the threads of one process; expires
-
-Times are seconds since the epoch by the clock of the server. The script queue.lua makes all
-writes, one atomic call for each transition; a repeated call does no harm. Calls that may meet a
-large backlog process it in portions. No data in a key is trusted. admin.py has the operations
-of admins.
+``common.lua`` describes the keys. The script of the road, ``road.lua``, makes all writes, one
+atomic call for each transition; a repeated call does no harm. ``admin.py`` has the operations of
+admins.
 """
 
 from __future__ import annotations
@@ -63,9 +19,11 @@ from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.notifier import publish
+from collective.taskqueue.storages.redis import wire
 from collective.taskqueue.storages.redis.admin import RedisAdmin
 from collective.taskqueue.storages.redis.connection import BLOCK
 from collective.taskqueue.storages.redis.connection import Server
+from collective.taskqueue.storages.redis.connection import SHORTEST_BLOCK
 from collective.taskqueue.storages.redis.connection import translated
 from collective.taskqueue.storages.redis.connection import WrongKind
 from collective.taskqueue.storages.redis.script import decoded
@@ -77,7 +35,7 @@ from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
 from contextlib import contextmanager
-from contextlib import nullcontext
+from functools import partial
 from zope.interface import implementer
 import logging
 import time
@@ -110,11 +68,17 @@ class RedisStorage:
     def _connect(self) -> None:
         self._process = processes.identity()
         self._server = Server(self.settings)
-        self._script = Script(self._server, self.settings, self._prefix, self._clock, self._publish)
-        self._call = self._script.call
-        self.admin = RedisAdmin(
-            self.settings, self._server, self._script, self._prefix, self._process
+        script = partial(
+            Script,
+            server=self._server,
+            settings=self.settings,
+            prefix=self._prefix,
+            clock=self._clock,
+            publish=self._publish,
         )
+        self._script, admin = script("road"), script("admin")
+        self._call, self._call_admin = self._script.call, admin.call
+        self.admin = RedisAdmin(self.settings, self._server, admin, self._prefix, self._process)
         self._wakes = 0
         self._incarnation = b""
         self._adopted: set[str] = set()
@@ -122,28 +86,37 @@ class RedisStorage:
     # adding tasks
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
-        self._call("stage", batch_id, witness or "", *codec.fields(tasks))
+        ids = " ".join([task.id for task in tasks])
+        self._call(
+            "stage",
+            tasks=wire.portions(tasks),
+            batch=batch_id,
+            witness=witness,
+            ids=ids,
+            number=len(tasks),
+        )
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
-        commit = tid.hex() if tid else ""
-        if self._call("promote", batch_id, commit) < 0 and tasks:
+        commit = tid.hex() if tid else None
+        if self._call("promote", batch=batch_id, tid=commit) < 0 and tasks:
             logger.warning("batch %s: lost by the server, %d tasks queued", batch_id, len(tasks))
-            self._call("promote", batch_id, commit, *codec.fields(tasks))
+            self._call("promote", tasks=wire.portions(tasks), batch=batch_id, tid=commit)
 
     def discard(self, batch_id: str) -> None:
-        self._call("discard", batch_id)
+        self._call("discard", batch=batch_id)
 
     def fail_batch(self, batch_id: str, reason: str) -> None:
-        self._call("fail_batch", batch_id, reason)
+        self._call("fail_batch", batch=batch_id, reason=reason)
 
     # running tasks
 
     def reserve(
         self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
     ) -> list[Lease]:
-        # Without a timeout, this returns after `BLOCK` seconds all the same: a consumer has
+        longest = min(BLOCK, max(SHORTEST_BLOCK, lease / 2))
+        # Without a timeout, this returns after `longest` seconds all the same: a consumer has
         # other work, too.
-        deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
+        deadline = time.monotonic() + (longest if timeout is None else timeout)
         self._adopt(consumer)
         wakes = self._wakes
         while True:
@@ -151,16 +124,26 @@ class RedisStorage:
             rest = deadline - time.monotonic()
             if leases or wakes != self._wakes or rest <= 0:
                 return leases
-            self._wait(min(rest, soonest, BLOCK))
+            woken = self._wait(min(rest, soonest, longest))
+            if timeout is None and not woken and soonest >= rest:
+                # The caller looks again with its next call.
+                return []
 
     def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
-        with self._script.asking() as (nonce, again):
-            found = self._call("reserve", consumer, self._process, nonce, limit, lease, again=again)
-            soonest, reserved, incarnation = found
-            self._notice_loss(incarnation)
-            leases = self._leases(consumer, reserved)
+        with self._script.ids.repeatable() as call:
+            found = self._call(
+                "reserve",
+                call,
+                consumer=consumer,
+                process=self._process,
+                limit=limit,
+                lease=lease,
+            )
+            self._notice_loss(found["incarnation"])
+            leases = self._leases(consumer, found["leases"])
             # If no reserved task can be decoded, other tasks may wait: do not block.
-            return 0.0 if reserved else float(soonest or "inf"), leases
+            soonest = 0.0 if found["leases"] else found.get("soonest", float("inf"))
+            return soonest, leases
 
     def _notice_loss(self, incarnation: bytes) -> None:
         before, self._incarnation = self._incarnation, incarnation
@@ -171,62 +154,40 @@ class RedisStorage:
                 self.settings.queue,
             )
 
-    def _leases(self, consumer: str, reserved: Sequence[Sequence[bytes]]) -> list[Lease]:
-        leases = [self._lease(consumer, *record) for record in reserved]
+    def _leases(self, consumer: str, reserved: Sequence[wire.Record]) -> list[Lease]:
+        leases = [self._lease(consumer, record) for record in reserved]
         return [lease for lease in leases if lease is not None]
 
-    def _lease(
-        self,
-        consumer: str,
-        task_id: bytes,
-        head: bytes,
-        payload: bytes,
-        token: bytes,
-        number: bytes,
-        counted: bytes,
-        expires: bytes,
-        tid: bytes,
-    ) -> Lease | None:
+    def _lease(self, consumer: str, record: wire.Record) -> Lease | None:
         try:
-            task = codec.decode(task_id.decode(), head, payload)
-            commit = bytes.fromhex(tid.decode()) or None
+            return wire.lease(record, consumer)
         except (TaskDecodeError, ValueError) as exc:
-            name = task_id.decode(errors="replace")
-            self._fail_unreadable(task_id, name, token.decode(), consumer, int(number), exc)
+            self._fail_unreadable(consumer, record, exc)
             return None
-        return Lease(
-            task, token.decode(), consumer, int(number), int(counted), float(expires), commit
-        )
 
-    def _fail_unreadable(
-        self,
-        task_id: bytes,
-        name: str,
-        token: str,
-        consumer: str,
-        number: int,
-        exc: Exception,
-    ) -> None:
+    def _fail_unreadable(self, consumer: str, record: wire.Record, exc: Exception) -> None:
         # The text of other errors may quote the data that could not be decoded.
         why = exc if isinstance(exc, TaskDecodeError) else type(exc).__name__
         reason = f"cannot be decoded: {why}"
-        attempt = codec.lost_attempt(number, consumer, reason)
-        self._call("complete", task_id, token, FAILED, reason, "", attempt, "", b"", "1")
+        name = record["id"].decode(errors="replace")
+        self._call("complete", **wire.unreadable(record, consumer, reason))
         logger.error("task %s: %s, failed", name, reason)
         self.notify(FAILED, name)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Block until a wake-up marker comes; return whether one came within these seconds."""
         markers = [f"{self._prefix}:wake:{self._process}", f"{self._prefix}:wake"]
         with self._mended(), translated():
-            self._server.blocking.brpop(markers, timeout=max(seconds, 0.001))
+            return bool(self._server.blocking.brpop(markers, timeout=max(seconds, 0.001)))
+        return True
 
     def _adopt(self, consumer: str) -> None:
         """Recover the tasks that dead processes of this machine ran under this consumer name."""
         if consumer in self._adopted:
             return
-        found = decoded(self._call("processes", consumer))
+        found = decoded(self._call_admin("processes", consumer=consumer))
         dead = [name for name in found if processes.is_dead(name)]
-        while dead and self._call("adopt", consumer, *dead):
+        while dead and self._call_admin("adopt", consumer=consumer, processes=dead):
             pass
         self._adopted.add(consumer)
 
@@ -251,18 +212,14 @@ class RedisStorage:
         try:
             yield
         except WrongKind:
-            self._call("mend", self._process)
+            self._call_admin("mend", process=self._process)
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
-        return bool(self._call("renew", lease.task.id, lease.token, seconds))
+        return bool(self._call("renew", id=lease.task.id, token=lease.token, lease=seconds))
 
     def complete(self, lease: Lease, transition: Transition) -> State | None:
-        again = self._script.asked_in_vain(lease.token)
-        # If an unanswered call had this lease among others, keep the record of that call: the
-        # caller will finish the other leases of it, too.
-        with nullcontext() if again else self._script.asking(lease.token):
-            state = self._call("complete", *codec.pack_completion(lease, transition), again=again)
-        return state.decode() or None
+        with self._script.ids.repeatable(lease.token) as call:
+            return wire.state(self._call("complete", call, **wire.completion(lease, transition)))
 
     def complete_and_reserve(
         self,
@@ -271,28 +228,27 @@ class RedisStorage:
         limit: int = 1,
         seconds: float = 30.0,
     ) -> tuple[list[State | None], list[Lease]]:
-        fields = [field for end in ends for field in codec.pack_completion(*end)]
-        with self._script.asking(*(lease.token for lease, _ in ends)) as (nonce, again):
-            states, reserved, incarnation = self._call(
+        with self._script.ids.repeatable(*(lease.token for lease, _ in ends)) as call:
+            found = self._call(
                 "complete_and_reserve",
-                consumer,
-                self._process,
-                nonce,
-                limit,
-                seconds,
-                *fields,
-                again=again,
+                call,
+                completions=[wire.completion(*end) for end in ends],
+                consumer=consumer,
+                process=self._process,
+                limit=limit,
+                lease=seconds,
             )
-            self._notice_loss(incarnation)
-            return [state.decode() or None for state in states], self._leases(consumer, reserved)
+            self._notice_loss(found["incarnation"])
+            states = [wire.state(state) for state in found["states"]]
+            return states, self._leases(consumer, found["leases"])
 
     def release(self, leases: Sequence[Lease]) -> list[str]:
-        held = [part for lease in leases for part in (lease.task.id, lease.token)]
-        return list(decoded(self._call("release", *held)))
+        held = [{"id": lease.task.id, "token": lease.token} for lease in leases]
+        return list(decoded(self._call("release", leases=held)))
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
-        packed = "" if progress is None else codec.pack_progress(progress)
-        return bool(self._call("report", lease.task.id, lease.token, packed))
+        packed = None if progress is None else codec.pack_progress(progress)
+        return bool(self._call("report", id=lease.task.id, token=lease.token, progress=packed))
 
     # the process
 
