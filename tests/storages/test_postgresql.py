@@ -122,7 +122,7 @@ def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
     """N45, T10: as behind a pooler that changes sessions: LISTEN hears nothing."""
     monkeypatch.setattr(session, "POLL", 0.2)
     consumer, producer = make_storage(), make_storage()
-    monkeypatch.setattr(producer._session.dialect, "publish_event", lambda connection: None)
+    monkeypatch.setattr(producer._session.dialect, "notify", lambda connection: None)
     blocked = aside(lambda: consumer.reserve("consumer", timeout=None))
     with pytest.raises(TimeoutError):
         blocked.result(0.3)

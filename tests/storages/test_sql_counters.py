@@ -49,7 +49,7 @@ def make_storage(url: str) -> Iterator[Callable[..., SqlStorage]]:
 
 def execute(storage: SqlStorage, statement: str) -> None:
     """Execute a statement as an administrator would."""
-    storage._session.write(lambda connection, again: connection.execute(text(statement)))
+    storage._session.write(lambda connection: connection.execute(text(statement)))
 
 
 def rows(storage: SqlStorage) -> list[Any]:

@@ -42,6 +42,7 @@ Given = Mapping[str, ColumnElement[Any]]
 GIVEN: dict[str, Any] = {
     "id_": Text,
     "token_": Text,
+    "done_": Text,
     "state_": Text,
     "reason_": Text,
     "attempt": Text,
@@ -149,8 +150,8 @@ def once(ending: CTE) -> ColumnElement[bool]:
 def complete_and_reserve(ending: CTE, claim: Update) -> Select[Any]:
     """Return the statement that does both; it returns a row at least.
 
-    Each row has the tokens of all completed attempts, or NULL if all were completed. NULL keeps the
-    answer small: it comes in one piece, and each row would repeat the tokens.
+    Each row has `done` of all completed attempts, or NULL if all were completed. NULL keeps the
+    answer small: it comes in one piece, and each row would repeat them.
     """
     every = func.count() == bindparam("count_", type_=Integer)
     some = func.coalesce(func.json_agg(ending.c.done), cast("[]", JSON))

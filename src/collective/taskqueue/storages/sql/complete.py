@@ -85,7 +85,7 @@ class Completion:
                 changes=TASK.c.changes + entering(state, self._now),
                 history=history,
                 token=None,
-                done=given["token_"],
+                done=given["done_"],
                 place=given.get("place_", self._number),
                 due=case((again, cast(given["due_"], Double)), else_=null()),
                 expires=None,

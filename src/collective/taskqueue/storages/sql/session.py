@@ -87,21 +87,21 @@ class Session:
         self._lock = threading.Lock()
         self._ready = False
 
-    def write(self, work: Callable[[Connection, bool], T]) -> T:
-        """Call `work` in a transaction; its second argument: an earlier try may be committed.
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Call `work` in a transaction, again if the connection breaks: see calls.py.
 
         Raises `StorageUnavailable` within `stage_timeout`, or `Conflict` if the last try of `work`
         did.
         """
         return self._run(self.engine, work, True)
 
-    def single(self, work: Callable[[Connection, bool], T]) -> T:
+    def single(self, work: Callable[[Connection], T]) -> T:
         """Like `write`, for a single statement, which needs no transaction around it."""
         return self._run(self.alone, work, True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Call `work`, which only reads."""
-        return self._run(self._reading, lambda connection, again: work(connection), False)
+        return self._run(self._reading, work, False)
 
     def execute(self, connection: Connection, statement: Any, **values: Any) -> Any:
         """Execute one of `statements` with `values`; add the parameters that the session knows."""
@@ -140,7 +140,7 @@ class Session:
     def notify(self) -> None:
         """Notify other processes; if this fails, they still look after `POLL` seconds."""
         try:
-            self.single(lambda connection, again: self.dialect.notify(connection))
+            self.single(self.dialect.notify)
         except StorageUnavailable as exc:
             logger.debug(
                 "queue %s: other processes not notified (%s), they find the change later",
@@ -177,21 +177,21 @@ class Session:
         """Close all connections that are not in use."""
         self.dialect.close()
 
-    def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
+    def _run(self, engine: Engine, work: Callable[[Connection], T], writes: bool) -> T:
         # Try again in the first half of the time only: the other half is for the last try.
         deadline = time.monotonic() + self.settings.stage_timeout / 2
-        again = False
+        broken = False
         try:
             with self.dialect.turn(writes or not self._ready):
                 while True:
                     try:
                         self._prepare()
                         with engine.begin() as connection:
-                            return work(connection, again)
+                            return work(connection)
                     except (DBAPIError, Conflict) as exc:
-                        if time.monotonic() > deadline or not _may_be_repeated(exc, again):
+                        if time.monotonic() > deadline or not _may_be_repeated(exc, broken):
                             raise
-                        again = again or _is_disconnect(exc)
+                        broken = broken or _is_disconnect(exc)
                         time.sleep(CONFLICT_PAUSE)
         except DataError:
             # Not `StorageUnavailable`: this database could not hold the value later, either.
@@ -244,12 +244,12 @@ class Session:
         return needs
 
 
-def _may_be_repeated(exc: Exception, again: bool) -> bool:
+def _may_be_repeated(exc: Exception, broken: bool) -> bool:
     if isinstance(exc, Conflict) or _state(exc) in _CONFLICTS:
         return True
     # The connection was closed since its last use, or during this call: then it is unknown
-    # whether the call was executed. Each call can safely be made twice.
-    return not again and _is_disconnect(exc)
+    # whether the call was executed. Each call can safely be made twice, see calls.py.
+    return not broken and _is_disconnect(exc)
 
 
 def _is_disconnect(exc: Exception) -> bool:

@@ -63,14 +63,17 @@ CLAIMS = "4000000000000000000"
 
 _LEASE = ("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "body", "payload")
 
+#: Characters of changes and of history; the oldest are dropped when there are more.
+LONG_CHANGES, LONG_HISTORY = 4000, 40_000
+
 #: The columns that a lease is made of.
 LEASED = tuple(TASK.c[name] for name in _LEASE)
 
-#: The lengths that tell whether changes or history of a task have to be shortened.
-_LENGTHS = (
-    func.length(TASK.c.changes).label("changed"),
-    func.length(TASK.c.history).label("past"),
-)
+#: Whether the history of a task, or its changes, have to be shortened.
+_LONG = or_(
+    func.length(TASK.c.changes) > literal_column(str(LONG_CHANGES)),
+    func.length(TASK.c.history) > literal_column(str(LONG_HISTORY)),
+).label("long")
 
 _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
 
@@ -145,19 +148,16 @@ class Statements:
             .returning(TASK.c.cancel)
         )
         ends = Completion(self.now, self._number)
-        self.finish = ends.one(*_HELD).returning(TASK.c.state, TASK.c.key, self.now.label("now"))
+        self.finish = ends.one(*_HELD).returning(TASK.c.state, self.now.label("now"))
         self.complete_many = ends.many(many, many.given())
         self.complete_and_reserve = None
         if many.at_once:
             self.complete_and_reserve = ends.complete_and_reserve(
                 many, lambda after: self._claim(serial, after=after)
             )
-        self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
-            HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
-        )
-
         several = HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
-        self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
+        done = TASK.c.done, TASK.c.state, self.now.label("now")
+        self.completed = select(*done).where(*several)
         # All transactions lock the rows in the same order, against deadlocks.
         names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
         held = select(*(TASK.c[name] for name in names)).where(*several)
@@ -206,7 +206,7 @@ class Statements:
                 reason="",
                 changes=TASK.c.changes + entering(RUNNING, self.now),
                 due=None,
-                token=bindparam("nonce", type_=Text) + TASK.c.id,
+                token=bindparam("call", type_=Text) + TASK.c.id,
                 consumer=bindparam("consumer_"),
                 process=bindparam("process_"),
                 claim=_next_claim(),
@@ -215,7 +215,7 @@ class Statements:
                 attempts=sane(TASK.c.attempts) + 1,
                 progress=None,
             )
-            .returning(*LEASED, *_LENGTHS, *relaxed)
+            .returning(*LEASED, _LONG, *relaxed)
         )
 
     def _may_run(self, first: bool) -> list[ColumnElement[bool]]:
@@ -243,7 +243,7 @@ class Statements:
                 HERE,
                 one_of(RUNNING),
                 TASK.c.consumer == bindparam("consumer_"),
-                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+                TASK.c.token == bindparam("call", type_=Text) + TASK.c.id,
             )
             .values(expires=self.now + seconds("lease"))
             .returning(*LEASED)
@@ -257,14 +257,14 @@ class Statements:
             .where(
                 HERE,
                 one_of(RUNNING),
-                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+                TASK.c.token == bindparam("call", type_=Text) + TASK.c.id,
                 TASK.c.mode == literal_column("'after_running'"),
                 exists().where(
                     other.c.queue == TASK.c.queue,
                     other.c.key == TASK.c.key,
                     one_of(RUNNING, table=other),
                     # Tasks of one claim do not block each other: `_blocked` has checked them.
-                    other.c.token != bindparam("nonce", type_=Text) + other.c.id,
+                    other.c.token != bindparam("call", type_=Text) + other.c.id,
                 ),
             )
             .limit(1)
