@@ -110,9 +110,9 @@ def test_what_an_administrator_changes(make_storage):
     assert_counted(storage)
     execute(storage, "UPDATE taskqueue_task SET queue = 'other'")
     assert_counted(storage)
-    assert make_storage(queue="other").counts()[QUEUED] == 4
+    assert make_storage(queue="other").admin.counts()[QUEUED] == 4
     execute(storage, "DELETE FROM taskqueue_task")
-    assert make_storage(queue="other").counts()[QUEUED] == 0
+    assert make_storage(queue="other").admin.counts()[QUEUED] == 0
 
 
 DAMAGE = [

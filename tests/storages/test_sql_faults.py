@@ -192,7 +192,7 @@ def test_what_is_asked_again_and_again_fills_no_memory(storage):
 
     def kept() -> int:
         gc.collect()
-        return len(storage._session._needs)
+        return len(storage._session.engine._compiled_cache)
 
     ask()
     before = kept()

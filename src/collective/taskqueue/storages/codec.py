@@ -145,8 +145,9 @@ def decode(task_id: str, head: object, payload: object = b"") -> Task:
     task = Task.decode(record)
     if task.id != task_id:
         raise TaskDecodeError("it is the record of another task")
-    if any(isinstance(value, float) and not isfinite(value) for value in record.values()):
-        raise TaskDecodeError("a number of a task record is not finite")
+    for value in record.values():
+        if isinstance(value, float) and not isfinite(value):
+            raise TaskDecodeError("a number of a task record is not finite")
     if not payload:
         return task
     if not isinstance(payload, bytes):

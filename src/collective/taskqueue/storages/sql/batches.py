@@ -36,9 +36,12 @@ class Batches:
         """Store a batch; replaces one of the same id."""
         packed = codec.pack_batch(tasks)
         values = {"batch": batch_id, "witness_": witness, "tasks_": packed}
-        self._session.single(
-            lambda connection: self._session.execute(connection, self._statements.stage, **values)
-        )
+
+        def work(connection: Connection) -> None:
+            numbered = self._session.dialect.numbered(connection)
+            self._session.execute(connection, self._statements.stage, **values, **numbered)
+
+        self._session.single(work)
 
     def promote(self, batch_id: str, tid: bytes | None, tasks: Sequence[Task]) -> None:
         """Queue the tasks of a batch; those of `tasks` if the database has lost it."""

@@ -141,7 +141,8 @@ class Completions:
     def _complete_one(self, connection: Connection, values: Row) -> Any:
         """Complete an attempt; return a row with the state of its task, None if it is stale."""
         execute = self._session.execute
-        row = execute(connection, self._statements.finish, **values, **self._keep).first()
+        values = values | self._keep | self._session.dialect.numbered(connection)
+        row = execute(connection, self._statements.finish, **values).first()
         if row is None:
             # It is stale, or this call has completed it before, and that answer was lost.
             found = execute(connection, self._statements.completed, ids=[values["id_"]])
@@ -221,8 +222,9 @@ class Completions:
         states: dict[str, State | None] = {row["done_"]: row["state_"] for row in rows}
         if not rows:
             return states
-        statement = self._statements.complete_many
-        if self._session.change(connection, statement, rows, **self._keep) == len(rows):
+        given = self._session.dialect.many.packed(rows) | self._keep
+        many = self._session.execute(connection, self._statements.complete_many, **given)
+        if many.rowcount == len(rows):
             return states
         # Some are stale, or are to be cancelled, or this call has completed them before, and that
         # answer was lost.

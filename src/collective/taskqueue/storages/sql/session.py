@@ -18,8 +18,11 @@ from collective.taskqueue.storages.sql.schema import SCHEMA
 from collective.taskqueue.storages.sql.statements import PORTION
 from collective.taskqueue.storages.sql.statements import Statements
 from collective.taskqueue.storages.sql.wakeup import Notifier
+from sqlalchemy import bindparam
+from sqlalchemy import cast
 from sqlalchemy import Connection
 from sqlalchemy import delete
+from sqlalchemy import Double
 from sqlalchemy import Engine
 from sqlalchemy import select
 from sqlalchemy import update
@@ -28,7 +31,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typing import Any
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 import logging
 import threading
 import time
@@ -73,10 +75,10 @@ class Session:
         self.settings = settings
         self.dialect = dialect
         self._clock = clock or dialect.clock
-        now = None if clock else dialect.now
+        now = dialect.now
+        if clock is not None:
+            now = cast(bindparam("now", callable_=clock, type_=Double), Double)
         self.statements = Statements(now, dialect)
-        #: The names of the parameters of each statement, kept as long as the statement.
-        self._needs: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
         self._open()
 
     def _open(self) -> None:
@@ -104,25 +106,8 @@ class Session:
         return self._run(self._reading, work, False)
 
     def execute(self, connection: Connection, statement: Any, **values: Any) -> Any:
-        """Execute one of `statements` with `values`; add the parameters that the session knows."""
-        needs = self._needs_of(statement)
-        if "now" in needs:
-            values["now"] = self._clock()
-        if "number_" in needs:
-            values["number_"] = self.number(connection)
-        for name, value in self.dialect.parameters.items():
-            if name in needs:
-                values[name] = value()
+        """Execute one of `statements` with `values`, for this queue."""
         return connection.execute(statement, {"queue_": self.settings.queue, **values})
-
-    def change(
-        self, connection: Connection, statement: Any, rows: Sequence[dict[str, Any]], **values: Any
-    ) -> int:
-        """Execute one of `statements` once for all `rows`; return how many rows it changed."""
-        if "now" in self._needs_of(statement):
-            values["now"] = self._clock()
-        values |= {"queue_": self.settings.queue, **self.dialect.many.packed(rows)}
-        return int(connection.execute(statement, values).rowcount)
 
     def now(self, connection: Connection) -> float:
         """Return the time of the database, in seconds since the epoch."""
@@ -235,13 +220,6 @@ class Session:
             for step in steps[found:]:
                 step(connection)
             connection.execute(update(SCHEMA).values(version=len(steps)))
-
-    def _needs_of(self, statement: Any) -> frozenset[str]:
-        needs = self._needs.get(statement)
-        if needs is None:
-            names = statement.compile(dialect=self.engine.dialect).params
-            needs = self._needs[statement] = frozenset(names)
-        return needs
 
 
 def _may_be_repeated(exc: Exception, broken: bool) -> bool:
