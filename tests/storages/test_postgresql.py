@@ -194,7 +194,7 @@ def test_a_user_who_may_create_nothing(make_storage, url):
         weak = make_storage(url=url.replace("postgres@", "weak@"))
         with pytest.raises(StorageUnavailable, match="permission denied"):
             weak.admin.check()
-        make_storage().check()
+        make_storage().admin.check()
         connection.execute(
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO weak"
         )
@@ -224,7 +224,7 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     """Who gets no connection in time is told so; nobody hangs."""
     monkeypatch.setattr(session, "POOL", 1)
     monkeypatch.setattr(session, "OVERFLOW", 1)
-    make_storage().check()
+    make_storage().admin.check()
     storage = make_storage(stage_timeout=1.0)
     add_one(storage)
     held = [storage._session.alone.connect() for _ in range(2)]
@@ -315,7 +315,7 @@ def test_a_batch_of_any_size(make_storage):
 
 def test_keys_that_are_locked_for_long(make_storage, url):
     """No outage: who asks for a task is given none, and those who have ended one go on."""
-    make_storage().check()
+    make_storage().admin.check()
     storage = make_storage(stage_timeout=1.0)
     first = add_one(storage)
     lease = take(storage)

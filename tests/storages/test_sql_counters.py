@@ -163,7 +163,7 @@ def test_processes_that_find_the_same_damage(make_storage):
     with ThreadPoolExecutor(len(storages)) as pool:
         for _ in range(10):
             execute(storages[0], "UPDATE taskqueue_count SET number = -1")
-            found = list(pool.map(SqlStorage.counts, storages))
+            found = list(pool.map(lambda one: one.admin.counts(), storages))
             assert [counts[QUEUED] for counts in found] == [20] * len(storages)
     assert_counted(storages[0])
 
@@ -265,7 +265,7 @@ def test_the_migration_waits_for_no_reader(postgres_server):
         connection.execute("UPDATE taskqueue_schema SET version = 2")
         reader.execute("SELECT * FROM taskqueue_task")
         newer = SqlStorage(QueueSettings(type="sql", url=url))
-        newer.check()
+        newer.admin.check()
         add_one(storage)
         assert_counted(newer)
         newer.close()
