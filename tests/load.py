@@ -149,17 +149,17 @@ def wake_too_late(frozen: SqlStorage, storage: SqlStorage, monkeypatch: Any) -> 
     """Freeze a batch call within its transaction: the task runs elsewhere, and nothing changes."""
     task = add_one(storage)
     [lease] = frozen.reserve("frozen", timeout=0, lease=0.5)
-    change = frozen._session.change
+    execute = frozen._session.execute
     asleep, awake = threading.Event(), threading.Event()
 
-    def stall(*arguments: Any, **values: Any) -> int:
-        result = change(*arguments, **values)
-        if not asleep.is_set():
+    def stall(connection: Any, statement: Any, **values: Any) -> Any:
+        result = execute(connection, statement, **values)
+        if statement is frozen._statements.complete_many and not asleep.is_set():
             asleep.set()
             assert awake.wait(BOUND)
         return result
 
-    monkeypatch.setattr(frozen._session, "change", stall)
+    monkeypatch.setattr(frozen._session, "execute", stall)
     ends = [(lease, completed(lease, "scheduled", due=1.0))]
     late = aside(lambda: frozen.complete_and_reserve(ends, "frozen"))
     assert asleep.wait(BOUND)

@@ -269,10 +269,10 @@ def test_a_running_task_is_cancelled(pooler, database, make_storage):
     task = add_one(person)
     lease = take(consumer)
     assert consumer.report(lease, Progress(1, 10, "", 0.0)) is False
-    assert person.cancel(task.id) == "running"
+    assert person.admin.cancel(task.id) == "running"
     assert consumer.report(lease) is True
     assert consumer.complete(lease, completed(lease)) == CANCELLED
-    assert person.get(task.id).state == CANCELLED
+    assert person.admin.get(task.id).state == CANCELLED
 
 
 def test_a_transaction_that_is_frozen(narrow, database, make_storage, monkeypatch):

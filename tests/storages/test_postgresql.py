@@ -122,7 +122,7 @@ def test_without_notifications_it_looks_now_and_then(make_storage, monkeypatch):
     """N45, T10: as behind a pooler that changes sessions: LISTEN hears nothing."""
     monkeypatch.setattr(session, "POLL", 0.2)
     consumer, producer = make_storage(), make_storage()
-    monkeypatch.setattr(producer._session.dialect, "publish_event", lambda connection: None)
+    monkeypatch.setattr(producer._session.dialect, "notify", lambda connection: None)
     blocked = aside(lambda: consumer.reserve("consumer", timeout=None))
     with pytest.raises(TimeoutError):
         blocked.result(0.3)
@@ -194,7 +194,7 @@ def test_a_user_who_may_create_nothing(make_storage, url):
         weak = make_storage(url=url.replace("postgres@", "weak@"))
         with pytest.raises(StorageUnavailable, match="permission denied"):
             weak.admin.check()
-        make_storage().check()
+        make_storage().admin.check()
         connection.execute(
             "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO weak"
         )
@@ -224,7 +224,7 @@ def test_an_exhausted_pool(make_storage, monkeypatch):
     """Who gets no connection in time is told so; nobody hangs."""
     monkeypatch.setattr(session, "POOL", 1)
     monkeypatch.setattr(session, "OVERFLOW", 1)
-    make_storage().check()
+    make_storage().admin.check()
     storage = make_storage(stage_timeout=5.0)
     add_one(storage)
     held = [storage._session.alone.connect() for _ in range(2)]
@@ -333,7 +333,7 @@ def test_a_batch_of_any_size(make_storage, monkeypatch):
 
 def test_keys_that_are_locked_for_long(make_storage, url):
     """No outage: who asks for a task is given none, and those who have ended one go on."""
-    make_storage().check()
+    make_storage().admin.check()
     storage = make_storage(stage_timeout=4.0)
     first = add_one(storage)
     lease = take(storage)

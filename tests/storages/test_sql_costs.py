@@ -135,7 +135,7 @@ def meters(
         storage = SqlStorage(QueueSettings(type="sql", url=url, stage_timeout=60.0))
         meter = Meter(storage)
         storage._session.write(
-            lambda connection, again, n=number: connection.execute(TASK.insert(), list(rows(n)))
+            lambda connection, n=number: connection.execute(TASK.insert(), list(rows(n)))
         )
         if request.param != "sqlite":
             # As the server does by itself within a minute.

@@ -49,7 +49,7 @@ def make_storage(url: str) -> Iterator[Callable[..., SqlStorage]]:
 
 def execute(storage: SqlStorage, statement: str) -> None:
     """Execute a statement as an administrator would."""
-    storage._session.write(lambda connection, again: connection.execute(text(statement)))
+    storage._session.write(lambda connection: connection.execute(text(statement)))
 
 
 def rows(storage: SqlStorage) -> list[Any]:
@@ -110,9 +110,9 @@ def test_what_an_administrator_changes(make_storage):
     assert_counted(storage)
     execute(storage, "UPDATE taskqueue_task SET queue = 'other'")
     assert_counted(storage)
-    assert make_storage(queue="other").counts()[QUEUED] == 4
+    assert make_storage(queue="other").admin.counts()[QUEUED] == 4
     execute(storage, "DELETE FROM taskqueue_task")
-    assert make_storage(queue="other").counts()[QUEUED] == 0
+    assert make_storage(queue="other").admin.counts()[QUEUED] == 0
 
 
 DAMAGE = [
@@ -163,7 +163,7 @@ def test_processes_that_find_the_same_damage(make_storage):
     with ThreadPoolExecutor(len(storages)) as pool:
         for _ in range(10):
             execute(storages[0], "UPDATE taskqueue_count SET number = -1")
-            found = list(pool.map(SqlStorage.counts, storages))
+            found = list(pool.map(lambda one: one.admin.counts(), storages))
             assert [counts[QUEUED] for counts in found] == [20] * len(storages)
     assert_counted(storages[0])
 
@@ -265,7 +265,7 @@ def test_the_migration_waits_for_no_reader(postgres_server):
         connection.execute("UPDATE taskqueue_schema SET version = 2")
         reader.execute("SELECT * FROM taskqueue_task")
         newer = SqlStorage(QueueSettings(type="sql", url=url))
-        newer.check()
+        newer.admin.check()
         add_one(storage)
         assert_counted(newer)
         newer.close()

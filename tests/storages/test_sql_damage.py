@@ -168,7 +168,7 @@ class Filled:
         for user in (JANE, JOE):
             storage.stage(f"batch of {user.id}", [new_task()], f"main:{user.id}:")
         due = TASK.update().where(TASK.c.due < now + 2 * DELAY).values(due=now)
-        storage._session.write(lambda connection, again: connection.execute(due))
+        storage._session.write(lambda connection: connection.execute(due))
 
     def _ended(self, state: Any, user: Identity) -> Task:
         task = add_one(self.storage, user=user, payload=b"payload")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages.sql import finish
+from collective.taskqueue.storages.sql import completions
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.task import Lease
@@ -78,8 +78,8 @@ class Fault:
             self._run(engine, work, writes)
             raise StorageUnavailable("its answer was lost")
 
-        def failing(connection: Any, again: bool) -> Any:
-            work(connection, again)
+        def failing(connection: Any) -> Any:
+            work(connection)
             raise StorageUnavailable("it was not committed")
 
         if engine.get_execution_options().get("alone"):
@@ -327,7 +327,7 @@ def test_more_has_finished_than_is_forgotten_at_once(make_storage, monkeypatch, 
     """Nothing grows for ever: the next look follows with the next end."""
     monkeypatch.setattr(transitions, "PORTION", 2)
     monkeypatch.setattr(transitions, "LINGER", 0.0)
-    monkeypatch.setattr(finish, "LINGER", 0.0)
+    monkeypatch.setattr(completions, "LINGER", 0.0)
     # Of hundred it is five that are not worth a look.
     settings = {"max_finished": 100} if what == "too many" else {"keep_succeeded": 0.0}
     storage = make_storage(**settings)

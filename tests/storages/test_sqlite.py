@@ -149,7 +149,7 @@ def test_who_waits_for_threads_waits_less_for_processes(make_storage, monkeypatc
     monkeypatch.setattr(sqlite.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(storage._session.dialect, "_gate", Gate())
     rest = storage._session.single(
-        lambda connection, again: connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
     )
     assert rest == 500
 

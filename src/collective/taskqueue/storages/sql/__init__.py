@@ -1,11 +1,13 @@
 """A queue in SQLite or PostgreSQL; ``dialects/`` has what differs between the two.
 
-``storage.py`` implements the contract, ``session.py`` connects, ``schema.py`` and
-``migrations.py`` have the tables, ``states.py``, ``statements.py`` and ``bulk.py`` the statements.
-A task passes ``promote.py``, ``claim.py``, ``finish.py`` with ``complete.py``, and
-``transitions.py``; ``retention.py`` deletes it. ``pages.py``, ``counters.py`` and ``admin.py``
-serve the admin, ``damage.py`` and ``repairs.py`` handle damaged rows, ``wakeup.py`` wakes
-consumers, ``statistics.py`` counts consumers and finished tasks.
+``storage.py`` implements the contract with objects that it composes. A task passes ``batches.py``
+with ``promote.py``, ``claim.py`` and ``completions.py``; a lost one ``recover.py``, a deleted one
+``retention.py``. ``aftermath.py`` has what follows a transaction: ``statistics.py`` counts,
+``wakeup.py`` wakes consumers. ``session.py`` connects, ``calls.py`` makes calls repeatable,
+``schema.py`` and ``migrations.py`` have the tables, ``statements.py``, ``complete.py`` and
+``states.py`` the statements, ``transitions.py`` what many of these share. ``admin.py``,
+``pages.py`` and ``counters.py`` serve the admin, ``damage.py`` and ``repairs.py`` handle damaged
+rows.
 """
 
 from collective.taskqueue.storages.sql.storage import SqlStorage

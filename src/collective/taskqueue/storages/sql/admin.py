@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.errors import UnknownTask
@@ -11,19 +10,20 @@ from collective.taskqueue.interfaces import ITaskAdmin
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.sql import transitions
+from collective.taskqueue.storages.sql.aftermath import Aftermath
 from collective.taskqueue.storages.sql.counters import LIMIT
 from collective.taskqueue.storages.sql.counters import recount
 from collective.taskqueue.storages.sql.damage import in_order
 from collective.taskqueue.storages.sql.damage import moment
 from collective.taskqueue.storages.sql.damage import shown
 from collective.taskqueue.storages.sql.pages import BRIEF
+from collective.taskqueue.storages.sql.recover import Recovery
 from collective.taskqueue.storages.sql.schema import indexed
 from collective.taskqueue.storages.sql.schema import QUEUE
 from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.storages.sql.session import Session
 from collective.taskqueue.storages.sql.states import one_of
 from collective.taskqueue.storages.sql.states import weight
-from collective.taskqueue.storages.sql.statistics import Statistics
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
@@ -55,19 +55,13 @@ OLD = 1e9
 
 @implementer(ITaskAdmin)
 class SqlAdmin:
-    """See `ITaskAdmin`; `changed` is called after each change."""
+    """See `ITaskAdmin`."""
 
-    def __init__(
-        self,
-        session: Session,
-        statistics: Statistics,
-        recover: Callable[[], list[str]],
-        changed: Callable[..., None],
-    ) -> None:
+    def __init__(self, session: Session, recovery: Recovery, aftermath: Aftermath) -> None:
         self._session = session
-        self._statistics = statistics
-        self._recover = recover
-        self._changed = changed
+        self._statistics = aftermath.statistics
+        self._recovery = recovery
+        self._changed = aftermath.changed
         self._here = TASK.c.queue == session.settings.queue
         self._mine = QUEUE.c.name == session.settings.queue
 
@@ -85,7 +79,7 @@ class SqlAdmin:
         return found
 
     def recover(self) -> list[str]:
-        return self._recover()
+        return self._recovery.recover()
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         if user is None:
@@ -163,7 +157,7 @@ class SqlAdmin:
         return {**dict.fromkeys(FINISHED, 0), **{state: int(number) for state, number in found}}
 
     def cancel(self, task_id: str, reason: str = "cancelled") -> State:
-        def work(connection: Connection, again: bool) -> State:
+        def work(connection: Connection) -> State:
             row = self._locked(connection, task_id)
             if row.state in FINISHED:
                 raise ForbiddenTransition(f"task {task_id} has {row.state}, not cancelled")
@@ -180,7 +174,7 @@ class SqlAdmin:
         return state
 
     def retry(self, task_id: str) -> None:
-        def work(connection: Connection, again: bool) -> None:
+        def work(connection: Connection) -> None:
             key = self._found(connection, task_id, self._session.statements.known).key
             if key is not None:
                 self._session.dialect.lock_keys(connection, [key])
@@ -198,7 +192,7 @@ class SqlAdmin:
         self._changed([])
 
     def run_now(self, task_id: str) -> None:
-        def work(connection: Connection, again: bool) -> None:
+        def work(connection: Connection) -> None:
             row = self._locked(connection, task_id)
             if row.state not in (QUEUED, SCHEDULED):
                 raise ForbiddenTransition(f"task {task_id} is {row.state}, it does not wait")
@@ -210,7 +204,7 @@ class SqlAdmin:
         self._changed([])
 
     def remove(self, task_id: str) -> None:
-        def work(connection: Connection, again: bool) -> None:
+        def work(connection: Connection) -> None:
             row = self._locked(connection, task_id)
             if row.state not in FINISHED:
                 raise ForbiddenTransition(f"task {task_id} is {row.state}, not removed")
@@ -219,7 +213,7 @@ class SqlAdmin:
         self._session.write(work)
 
     def forget_response(self, task_id: str) -> bool:
-        def work(connection: Connection, again: bool) -> bool:
+        def work(connection: Connection) -> bool:
             row = self._locked(connection, task_id)
             if row.state not in FINISHED:
                 raise ForbiddenTransition(f"task {task_id} is {row.state}, not finished")
@@ -274,7 +268,7 @@ class SqlAdmin:
             return None
         return {state: max(0, found[state] + overdue[state]) for state in STATES}
 
-    def _recounted(self, connection: Connection, again: bool) -> dict[State, int]:
+    def _recounted(self, connection: Connection) -> dict[State, int]:
         # Counting takes longer the more tasks there are. Another process may have counted them
         # while this one waited for the lock.
         self._session.dialect.take_time()
@@ -306,7 +300,7 @@ class SqlAdmin:
         ids: list[str] = []
         while len(ids) < limit:
             found = session.write(
-                lambda connection, again: list(session.execute(connection, statement).scalars())
+                lambda connection: list(session.execute(connection, statement).scalars())
             )
             if not found:
                 break
@@ -330,9 +324,7 @@ class SqlAdmin:
 
     def _single(self, statement: Any, **values: Any) -> int:
         result = self._session.single(
-            lambda connection, again: (
-                self._session.execute(connection, statement, **values).rowcount
-            )
+            lambda connection: self._session.execute(connection, statement, **values).rowcount
         )
         return int(result)
 

@@ -6,39 +6,58 @@ Other work: tasks that are due, leases that have expired, keys that have to be l
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Sequence
+from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.sql import transitions
+from collective.taskqueue.storages.sql.calls import Call
+from collective.taskqueue.storages.sql.calls import Calls
 from collective.taskqueue.storages.sql.damage import in_order
+from collective.taskqueue.storages.sql.damage import MANY
 from collective.taskqueue.storages.sql.damage import moment
-from collective.taskqueue.storages.sql.damage import whole
+from collective.taskqueue.storages.sql.recover import Recovery
 from collective.taskqueue.storages.sql.session import Conflict
 from collective.taskqueue.storages.sql.session import Session
-from contextlib import contextmanager
+from collective.taskqueue.task import Lease
+from functools import partial
+from operator import attrgetter
 from sqlalchemy import Connection
 from typing import Any
 from typing import TypeVar
-from uuid import uuid4
-import threading
 
 
 T = TypeVar("T")
 
-#: Characters of changes and of history; the oldest are dropped when there are more.
-LONG_CHANGES, LONG_HISTORY = 4000, 40_000
+#: The name of a claim among the calls of a thread.
+CLAIM = "claim"
 
 #: Seconds until the next try for tasks that another transaction has locked.
 LOCKED = 0.5
 
 
 class Claims:
-    """See the module. `recover` puts tasks whose leases have expired back into the queue."""
+    """See the module. `process` is the identity of this process.
 
-    def __init__(self, session: Session, process: str, recover: Callable[[], object]) -> None:
+    `fail` is called with a consumer, the row of a task that it claimed, and the reason why that
+    task cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        process: str,
+        calls: Calls,
+        recovery: Recovery,
+        fail: Callable[[str, Any, str], None],
+    ) -> None:
         self._session = session
         self._statements = session.statements
         self._process = process
-        self._recover = recover
-        self._local = threading.local()
+        self._calls = calls
+        self._recovery = recovery
+        self._fail = fail
+        #: The consumers of this process that have adopted tasks of dead processes.
+        self._adopted: set[str] = set()
         #: Whether the queue was paused at the last look.
         self._paused = False
 
@@ -50,6 +69,7 @@ class Claims:
         The rows are oldest first. The delay is in seconds: after it the caller has to look
         again, even without a wake-up. `together=False`: a redelivered task is claimed alone.
         """
+        self._adopt(consumer)
         # In a paused queue SQLite would scan all waiting tasks to find that none may run.
         rows = []
         if not self._is_in_vain():
@@ -73,27 +93,9 @@ class Claims:
         soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
         return rows, look.now, soonest
 
-    def _is_in_vain(self) -> bool:
-        """Return whether the queue is paused, and no answer to a claim of this thread was lost."""
-        return self._paused and not hasattr(self._local, "nonce")
-
-    def _look(self) -> Any:
-        return self._session.read(
-            lambda connection: self._session.execute(connection, self._statements.look).one()
-        )
-
-    def _put_in_line(self, look: Any) -> None:
-        due, expires = moment(look.due), moment(look.expires)
-        if expires is not None and expires <= look.now:
-            self._recover()
-        if due is not None and due <= look.now:
-            self._session.write(
-                lambda connection, again: transitions.ripen(self._session, connection)
-            )
-
     def take_after(
         self,
-        work: Callable[[Connection, bool], T],
+        work: Callable[[Connection], T],
         consumer: str,
         limit: int,
         seconds: float,
@@ -103,61 +105,86 @@ class Claims:
 
         Claims nothing if other work comes first, a key has to be locked, or the queue was paused
         at the last look: `take` looks again. A redelivered task is claimed alone. `at_once` does
-        both in one statement, given the values of a claim; it returns None if it is unknown
-        whether the statement was executed.
+        both in one statement, given the values of a claim; it returns None if its answer was lost.
         """
+        if limit:
+            self._adopt(consumer)
         if not limit or self._is_in_vain():
             return self._session.write(work), []
-        with self._asking() as (nonce, asked):
-            values = self._values(nonce, consumer, limit, seconds, False)
-            if at_once is not None and not asked:
+        with self._calls.call(CLAIM) as call:
+            values = self._values(call, consumer, limit, seconds, False)
+            found = None
+            if at_once is not None and not call.sent:
+                call.sent = True
                 found = at_once(values)
-                if found is not None:
-                    long = [row for row in found[1] if _is_long(row)]
-                    if long:
-                        self._session.write(
-                            lambda connection, again: self._shorten(connection, long)
-                        )
-                    return found[0], _in_order(found[1])
-                asked = True
-            claim = self._claiming(self._statements.claim_next, values, asked)
+            if found is not None:
+                self._shorten(found[1])
+            else:
+                found = self._session.write(
+                    lambda connection: (
+                        work(connection),
+                        self._execute(connection, self._statements.claim_next, values, call),
+                    )
+                )
+        return found[0], _in_order(found[1])
 
-            def both(connection: Connection, again: bool) -> tuple[T, list[Any]]:
-                result = work(connection, again)
-                return result, claim(connection, again)
+    def leases(self, consumer: str, rows: Sequence[Any]) -> list[Lease]:
+        """Return the leases of claimed rows; fail the tasks that cannot be decoded."""
+        leases = []
+        for row in rows:
+            try:
+                task = codec.decode(row.id, row.body, row.payload)
+                if row.tid is not None and not isinstance(row.tid, bytes):
+                    raise TaskDecodeError("its transaction is damaged")
+                if type(row.counted) is not int or not 0 <= row.counted <= MANY:
+                    raise TaskDecodeError("the number of its attempts is damaged")
+            except TaskDecodeError as exc:
+                self._fail(consumer, row, f"cannot be decoded: {exc}")
+                continue
+            numbers = row.attempts, row.counted
+            leases.append(Lease(task, row.token, consumer, *numbers, row.expires, row.tid))
+        return leases
 
-            result, rows = self._session.write(both)
-        return result, _in_order(rows)
+    def _adopt(self, consumer: str) -> None:
+        if consumer not in self._adopted:
+            self._recovery.adopt(consumer)
+            self._adopted.add(consumer)
+
+    def _is_in_vain(self) -> bool:
+        """Return whether the queue is paused, and this thread waits for no answer to a claim."""
+        return self._paused and not self._calls.got_no_answer(CLAIM)
+
+    def _look(self) -> Any:
+        return self._session.read(
+            lambda connection: self._session.execute(connection, self._statements.look).one()
+        )
+
+    def _put_in_line(self, look: Any) -> None:
+        due, expires = moment(look.due), moment(look.expires)
+        if expires is not None and expires <= look.now:
+            self._recovery.recover()
+        if due is not None and due <= look.now:
+            self._session.write(lambda connection: transitions.ripen(self._session, connection))
 
     def _claim(
         self, statement: Any, consumer: str, limit: int, seconds: float, together: bool
     ) -> list[Any]:
-        with self._asking() as (nonce, asked):
-            values = self._values(nonce, consumer, limit, seconds, together)
-            work = self._claiming(statement, values, asked)
+        with self._calls.call(CLAIM) as call:
+            values = self._values(call, consumer, limit, seconds, together)
             single = statement is self._statements.claim
+            run = self._session.single if single else self._session.write
             try:
-                rows = self._session.single(work) if single else self._session.write(work)
+                rows = run(lambda connection: self._execute(connection, statement, values, call))
             except Conflict:
                 # Another transaction queues very many tasks with keys; a wake-up follows it.
                 return []
         return _in_order(rows)
 
-    @contextmanager
-    def _asking(self) -> Iterator[tuple[str, bool]]:
-        # A claim whose answer was lost may have reserved tasks. The next claim of this thread
-        # uses the same nonce and finds them; otherwise they would wait for their leases to expire.
-        asked = hasattr(self._local, "nonce")
-        if not asked:
-            self._local.nonce = uuid4().hex
-        yield self._local.nonce, asked
-        del self._local.nonce
-
     def _values(
-        self, nonce: str, consumer: str, limit: int, seconds: float, together: bool
+        self, call: Call, consumer: str, limit: int, seconds: float, together: bool
     ) -> dict[str, Any]:
         return {
-            "nonce": nonce,
+            "call": call.ids[CLAIM],
             "consumer_": consumer,
             "process_": self._process,
             "limit_": limit,
@@ -165,39 +192,36 @@ class Claims:
             "together": together,
         }
 
-    def _claiming(
-        self, statement: Any, values: dict[str, Any], asked: bool
-    ) -> Callable[[Connection, bool], list[Any]]:
-        nonce = values["nonce"]
-
-        def work(connection: Connection, again: bool) -> list[Any]:
-            rows = self._reserved(connection, values) if again or asked else []
+    def _execute(
+        self, connection: Connection, statement: Any, values: dict[str, Any], call: Call
+    ) -> list[Any]:
+        if call.sent:
+            # Otherwise the tasks that it may have claimed would wait for their leases to expire.
+            mine = {name: values[name] for name in ("call", "consumer_", "lease")}
+            rows = self._session.execute(connection, self._statements.reserved, **mine).all()
             if rows:
-                return rows
-            rows = self._session.execute(connection, statement, **values).all()
-            self._shorten(connection, rows)
-            if statement in (self._statements.claim_keyed, self._statements.claim_others):
-                self._lock_keys(connection, nonce, {row.key for row in rows if row.key is not None})
-            return rows
+                return list(rows)
+        call.sent = True
+        rows = self._session.execute(connection, statement, **values).all()
+        self._shorten(rows, connection)
+        if statement in (self._statements.claim_keyed, self._statements.claim_others):
+            self._lock_keys(connection, call, {row.key for row in rows if row.key is not None})
+        return list(rows)
 
-        return work
-
-    def _shorten(self, connection: Connection, rows: list[Any]) -> None:
+    def _shorten(self, rows: Sequence[Any], connection: Connection | None = None) -> None:
+        """Shorten what has become long, in a transaction of its own without a `connection`."""
         for row in rows:
-            if _is_long(row):
-                transitions.shorten(self._session, connection, row.id)
+            if row.long:
+                work = partial(transitions.shorten, self._session, task_id=row.id)
+                work(connection) if connection is not None else self._session.write(work)
 
-    def _reserved(self, connection: Connection, values: dict[str, Any]) -> list[Any]:
-        mine = {name: values[name] for name in ("nonce", "consumer_", "lease")}
-        return list(self._session.execute(connection, self._statements.reserved, **mine).all())
-
-    def _lock_keys(self, connection: Connection, nonce: str, keys: set[str]) -> None:
+    def _lock_keys(self, connection: Connection, call: Call, keys: set[str]) -> None:
         """Raise `Conflict` if another task of these keys was claimed at the same moment."""
         if keys and not self._session.dialect.try_keys(connection, keys):
             # Do not wait: the transaction that holds the key may wait for the rows just claimed.
             raise Conflict("a key is locked by another transaction")
         overtaken = self._statements.overtaken
-        if keys and self._session.execute(connection, overtaken, nonce=nonce).first():
+        if keys and self._session.execute(connection, overtaken, call=call.ids[CLAIM]).first():
             raise Conflict("another task of a key was started")
 
 
@@ -211,9 +235,9 @@ def _moments(look: Any) -> list[float]:
     return [when for when in moments if when is not None]
 
 
-def _is_long(row: Any) -> bool:
-    return whole(row.changed) > LONG_CHANGES or whole(row.past) > LONG_HISTORY
-
-
 def _in_order(rows: list[Any]) -> list[Any]:
-    return sorted(rows, key=lambda row: in_order(row.place))
+    try:
+        return sorted(rows, key=attrgetter("place"))
+    except TypeError:
+        # A place is damaged.
+        return sorted(rows, key=lambda row: in_order(row.place))

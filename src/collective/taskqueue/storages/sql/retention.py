@@ -150,7 +150,7 @@ class Retention:
     def _repair(self) -> None:
         notices: Notices = []
 
-        def work(connection: Connection, again: bool) -> None:
+        def work(connection: Connection) -> None:
             notices.clear()
             repair(self._session, connection, notices)
 
@@ -161,7 +161,7 @@ class Retention:
         """Delete a portion of tasks; return whether there may be more."""
         session = self._session
 
-        def work(connection: Connection, again: bool) -> int:
+        def work(connection: Connection) -> int:
             return len(session.execute(connection, statement, **values).all())
 
         try:

@@ -85,7 +85,7 @@ TASK = Table(
     # Each change is "state seconds;".
     Column("changes", Text, nullable=False),
     Column("token", Text),
-    # The token of the last completed attempt, so that a repeated call can find its result.
+    # The id of the call that completed or released the last attempt; see calls.py.
     Column("done", Text),
     Column("consumer", Text),
     Column("process", Text),

@@ -18,9 +18,11 @@ from collective.taskqueue.storages.sql.schema import SCHEMA
 from collective.taskqueue.storages.sql.statements import PORTION
 from collective.taskqueue.storages.sql.statements import Statements
 from collective.taskqueue.storages.sql.wakeup import Notifier
-from functools import cache
+from sqlalchemy import bindparam
+from sqlalchemy import cast
 from sqlalchemy import Connection
 from sqlalchemy import delete
+from sqlalchemy import Double
 from sqlalchemy import Engine
 from sqlalchemy import select
 from sqlalchemy import update
@@ -29,7 +31,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from typing import Any
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 import logging
 import threading
 import time
@@ -38,9 +39,6 @@ import time
 logger = logging.getLogger("collective.taskqueue")
 
 T = TypeVar("T")
-
-#: The names of the parameters of each statement, kept as long as the statement.
-_NEEDS: WeakKeyDictionary[Any, frozenset[str]] = WeakKeyDictionary()
 
 #: Connections that are kept, and those that may be opened on top of them.
 POOL, OVERFLOW = 5, 15
@@ -77,7 +75,10 @@ class Session:
         self.settings = settings
         self.dialect = dialect
         self._clock = clock or dialect.clock
-        self.statements = _statements(type(dialect), clock is not None)
+        now = dialect.now
+        if clock is not None:
+            now = cast(bindparam("now", callable_=clock, type_=Double), Double)
+        self.statements = Statements(now, dialect)
         self._open()
 
     def _open(self) -> None:
@@ -88,42 +89,25 @@ class Session:
         self._lock = threading.Lock()
         self._ready = False
 
-    def write(self, work: Callable[[Connection, bool], T]) -> T:
-        """Call `work` in a transaction; its second argument: an earlier try may be committed.
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Call `work` in a transaction, again if the connection breaks: see calls.py.
 
         Raises `StorageUnavailable` within `stage_timeout`, or `Conflict` if the last try of `work`
         did.
         """
         return self._run(self.engine, work, True)
 
-    def single(self, work: Callable[[Connection, bool], T]) -> T:
+    def single(self, work: Callable[[Connection], T]) -> T:
         """Like `write`, for a single statement, which needs no transaction around it."""
         return self._run(self.alone, work, True)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Call `work`, which only reads."""
-        return self._run(self._reading, lambda connection, again: work(connection), False)
+        return self._run(self._reading, work, False)
 
     def execute(self, connection: Connection, statement: Any, **values: Any) -> Any:
-        """Execute one of `statements` with `values`; add the parameters that the session knows."""
-        needs = self._needs_of(statement)
-        if "now" in needs:
-            values["now"] = self._clock()
-        if "number_" in needs:
-            values["number_"] = self.number(connection)
-        for name, value in self.dialect.parameters.items():
-            if name in needs:
-                values[name] = value()
+        """Execute one of `statements` with `values`, for this queue."""
         return connection.execute(statement, {"queue_": self.settings.queue, **values})
-
-    def change(
-        self, connection: Connection, statement: Any, rows: Sequence[dict[str, Any]], **values: Any
-    ) -> int:
-        """Execute one of `statements` once for all `rows`; return how many rows it changed."""
-        if "now" in self._needs_of(statement):
-            values["now"] = self._clock()
-        values |= {"queue_": self.settings.queue, **self.dialect.many.packed(rows)}
-        return int(connection.execute(statement, values).rowcount)
 
     def now(self, connection: Connection) -> float:
         """Return the time of the database, in seconds since the epoch."""
@@ -141,7 +125,7 @@ class Session:
     def notify(self) -> None:
         """Notify other processes; if this fails, they still look after `POLL` seconds."""
         try:
-            self.single(lambda connection, again: self.dialect.notify(connection))
+            self.single(self.dialect.notify)
         except StorageUnavailable as exc:
             logger.debug(
                 "queue %s: other processes not notified (%s), they find the change later",
@@ -178,21 +162,21 @@ class Session:
         """Close all connections that are not in use."""
         self.dialect.close()
 
-    def _run(self, engine: Engine, work: Callable[[Connection, bool], T], writes: bool) -> T:
+    def _run(self, engine: Engine, work: Callable[[Connection], T], writes: bool) -> T:
         # Try again in the first half of the time only: the other half is for the last try.
         deadline = time.monotonic() + self.settings.stage_timeout / 2
-        again = False
+        broken = False
         try:
             with self.dialect.turn(writes or not self._ready):
                 while True:
                     try:
                         self._prepare()
                         with engine.begin() as connection:
-                            return work(connection, again)
+                            return work(connection)
                     except (DBAPIError, Conflict) as exc:
-                        if time.monotonic() > deadline or not _may_be_repeated(exc, again):
+                        if time.monotonic() > deadline or not _may_be_repeated(exc, broken):
                             raise
-                        again = again or _is_disconnect(exc)
+                        broken = broken or _is_disconnect(exc)
                         time.sleep(CONFLICT_PAUSE)
         except DataError:
             # Not `StorageUnavailable`: this database could not hold the value later, either.
@@ -237,20 +221,13 @@ class Session:
                 step(connection)
             connection.execute(update(SCHEMA).values(version=len(steps)))
 
-    def _needs_of(self, statement: Any) -> frozenset[str]:
-        needs = _NEEDS.get(statement)
-        if needs is None:
-            names = statement.compile(dialect=self.engine.dialect).params
-            needs = _NEEDS[statement] = frozenset(names)
-        return needs
 
-
-def _may_be_repeated(exc: Exception, again: bool) -> bool:
+def _may_be_repeated(exc: Exception, broken: bool) -> bool:
     if isinstance(exc, Conflict) or _state(exc) in _CONFLICTS:
         return True
     # The connection was closed since its last use, or during this call: then it is unknown
-    # whether the call was executed. Each call can safely be made twice.
-    return not again and _is_disconnect(exc)
+    # whether the call was executed. Each call can safely be made twice, see calls.py.
+    return not broken and _is_disconnect(exc)
 
 
 def _is_disconnect(exc: Exception) -> bool:
@@ -266,12 +243,3 @@ def _unavailable(exc: Exception) -> StorageUnavailable:
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).split("\n")
     return StorageUnavailable(masked(f"{type(cause).__name__}: {' '.join(lines[0].split())}"))
-
-
-@cache
-def _statements(dialect: Any, clock: bool) -> Statements:
-    """Return the statements for all queues on databases of a kind.
-
-    Building them takes longer than executing them.
-    """
-    return Statements(None if clock else dialect.now, dialect)

@@ -2,7 +2,7 @@
 
 `Statements` is the same for all databases; `now` and `number` are expressions of the
 dialect. States stand in the text and not in parameters, so that a planner can match partial
-indexes.
+indexes. Each statement has its name here as a comment in its text, for a log of the database.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collective.taskqueue.storages.sql.states import HERE
 from collective.taskqueue.storages.sql.states import HOUR
 from collective.taskqueue.storages.sql.states import name_of
 from collective.taskqueue.storages.sql.states import one_of
+from collective.taskqueue.storages.sql.states import quoted
 from collective.taskqueue.storages.sql.states import sane
 from collective.taskqueue.storages.sql.states import seconds
 from collective.taskqueue.task import QUEUED
@@ -36,12 +37,13 @@ from sqlalchemy import and_
 from sqlalchemy import bindparam
 from sqlalchemy import Boolean
 from sqlalchemy import ColumnElement
+from sqlalchemy import Delete
 from sqlalchemy import delete
 from sqlalchemy import exists
 from sqlalchemy import func
 from sqlalchemy import Integer
-from sqlalchemy import literal
 from sqlalchemy import literal_column
+from sqlalchemy import null
 from sqlalchemy import or_
 from sqlalchemy import Select
 from sqlalchemy import select
@@ -63,14 +65,17 @@ CLAIMS = "4000000000000000000"
 
 _LEASE = ("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "body", "payload")
 
+#: Characters of changes and of history; the oldest are dropped when there are more.
+LONG_CHANGES, LONG_HISTORY = 4000, 40_000
+
 #: The columns that a lease is made of.
 LEASED = tuple(TASK.c[name] for name in _LEASE)
 
-#: The lengths that tell whether changes or history of a task have to be shortened.
-_LENGTHS = (
-    func.length(TASK.c.changes).label("changed"),
-    func.length(TASK.c.history).label("past"),
-)
+#: Whether the history of a task, or its changes, have to be shortened.
+_LONG = or_(
+    func.length(TASK.c.changes) > literal_column(str(LONG_CHANGES)),
+    func.length(TASK.c.history) > literal_column(str(LONG_HISTORY)),
+).label("long")
 
 _PAUSED = exists().where(QUEUE.c.name == bindparam("queue_", type_=Text), QUEUE.c.paused)
 
@@ -84,10 +89,10 @@ _HELD = (
 
 
 class Statements:
-    """See the module. `now` is an expression; None stands for a parameter `now`."""
+    """See the module. `now` is an expression for the time."""
 
-    def __init__(self, now: ColumnElement[float] | None, dialect: Dialect) -> None:
-        self.now = seconds("now") if now is None else now
+    def __init__(self, now: ColumnElement[float], dialect: Dialect) -> None:
+        self.now = now
         self._number = dialect.number
         self._relaxed = dialect.relaxed
         self._awaited = dialect.awaited
@@ -95,16 +100,22 @@ class Statements:
         self._of_batches(dialect.insert)
         self._of_consumers(dialect.serial, dialect.many)
         self._of_people()
+        for name, statement in list(vars(self).items()):
+            if isinstance(statement, Select | Update | Delete):
+                setattr(self, name, statement.prefix_with(f"/* taskqueue: {name} */"))
 
     def _of_batches(self, insert: Any) -> None:
         mine = BATCH.c.queue == bindparam("queue_")
         age = self.now - BATCH.c.staged
+        # Store a batch, or replace it.
         self.stage = self._stage(insert)
+        # Delete a batch, and return it.
         self.unstage = (
             delete(BATCH)
             .where(mine, BATCH.c.id == bindparam("batch"))
             .returning(BATCH.c.tasks, self.now)
         )
+        # The batches that were staged long ago, a page of them.
         # A batch that was staged in the future, or at no possible time, is damaged: it is old.
         old = or_(age >= seconds("age"), BATCH.c.staged > self.now + HOUR)
         self.in_doubt = (
@@ -113,7 +124,9 @@ class Statements:
             .order_by(BATCH.c.number)
             .limit(DOUBTS)
         )
+        # Record that a batch was promoted or failed; no row if that was recorded before.
         self.mark = self._mark(insert)
+        # Delete old records of that.
         self.forget_marks = delete(PROMOTED).where(
             PROMOTED.c.queue == bindparam("queue_"),
             or_(
@@ -123,21 +136,30 @@ class Statements:
         )
 
     def _of_consumers(self, serial: bool, many: Any) -> None:
+        # Claim the oldest tasks, unless other work comes first, or a key has to be locked.
         self.claim = self._claim(serial, *self._relaxed)
+        # The same after a completion.
         # Not relaxed: it shares its transaction with a completion, which has to be durable.
         self.claim_next = self._claim(serial)
+        # The same within a transaction that locks the keys; then also while other work is stuck.
         self.claim_keyed = self._claim(True)
         self.claim_others = self._claim(True, first=False)
+        # A task just claimed whose key another running task has.
         self.overtaken = self._overtaken()
+        # What this call has claimed before, when its answer was lost.
         self.reserved = self._reserved()
+        # What comes next, and when.
         self.look = self._look()
+        # Extend a lease.
         self.renew = (
             update(TASK)
             .where(*_HELD)
             .values(expires=self.now + seconds("lease"))
             .returning(TASK.c.consumer, self.now.label("now"))
         )
+        # Whether a running task is to be cancelled.
         self.asked = select(TASK.c.cancel).where(*_HELD)
+        # Store the progress of a running task.
         self.report = (
             update(TASK)
             .where(*_HELD)
@@ -145,19 +167,21 @@ class Statements:
             .returning(TASK.c.cancel)
         )
         ends = Completion(self.now, self._number)
-        self.finish = ends.one(*_HELD).returning(TASK.c.state, TASK.c.key, self.now.label("now"))
+        # Complete one attempt.
+        self.finish = ends.one(*_HELD).returning(TASK.c.state, self.now.label("now"))
+        # Complete many attempts.
         self.complete_many = ends.many(many, many.given())
+        # Complete many attempts, then claim tasks.
         self.complete_and_reserve = None
         if many.at_once:
             self.complete_and_reserve = ends.complete_and_reserve(
                 many, lambda after: self._claim(serial, after=after)
             )
-        self.done = select(TASK.c.state, TASK.c.key, self.now.label("now")).where(
-            HERE, TASK.c.id == bindparam("id_"), TASK.c.done == bindparam("token_")
-        )
-
         several = HERE, TASK.c.id.in_(bindparam("ids", expanding=True))
-        self.ended = select(TASK.c.done, TASK.c.place, TASK.c.state).where(*several)
+        done = TASK.c.done, TASK.c.state, self.now.label("now")
+        # What tasks have come to by their last completed attempts.
+        self.completed = select(*done).where(*several)
+        # Lock tasks that are to be released.
         # All transactions lock the rows in the same order, against deadlocks.
         names = ("id", "token", "done", "state", "key", "mode", "cancel", "tid")
         held = select(*(TASK.c[name] for name in names)).where(*several)
@@ -165,10 +189,12 @@ class Statements:
 
     def _of_people(self) -> None:
         known = HERE, TASK.c.id == _known(), fresh(self.now)
+        # One task; the same without its large columns.
         self.get = select(*BRIEF, *LARGE).where(*known)
         self.get_brief = select(*BRIEF).where(*known)
         responded = TASK.c.last.is_not(None).label("responded")
         columns = TASK.c.id, TASK.c.key, TASK.c.mode, TASK.c.state, responded
+        # What is needed to change a task, without and with a lock of its row.
         self.known = select(*columns).where(*known)
         self.lock = self.known.with_for_update()
         self.pages = Pages(self.now)
@@ -197,25 +223,25 @@ class Statements:
         )
         wanted = [HERE, TASK.c.id.in_(select(chosen.c.id).where(_harmless(chosen)))]
         if not keyed:
-            wanted.append(~exists(select(literal(1)).where(chosen.c.key.is_not(None))))
+            wanted.append(~exists(select(literal_column("1")).where(chosen.c.key.is_not(None))))
         return (
             update(TASK)
             .where(*wanted)
             .values(
-                state=RUNNING,
-                reason="",
+                state=name_of(RUNNING),
+                reason=quoted(""),
                 changes=TASK.c.changes + entering(RUNNING, self.now),
-                due=None,
-                token=bindparam("nonce", type_=Text) + TASK.c.id,
+                due=null(),
+                token=bindparam("call", type_=Text) + TASK.c.id,
                 consumer=bindparam("consumer_"),
                 process=bindparam("process_"),
                 claim=_next_claim(),
                 started=self.now,
                 expires=self.now + seconds("lease"),
-                attempts=sane(TASK.c.attempts) + 1,
-                progress=None,
+                attempts=sane(TASK.c.attempts) + literal_column("1"),
+                progress=null(),
             )
-            .returning(*LEASED, *_LENGTHS, *relaxed)
+            .returning(*LEASED, _LONG, *relaxed)
         )
 
     def _may_run(self, first: bool) -> list[ColumnElement[bool]]:
@@ -224,9 +250,7 @@ class Statements:
             one_of(QUEUED),
             ~_PAUSED,
             *self._awaited,
-            or_(
-                TASK.c.key.is_(None), TASK.c.mode != literal_column("'after_running'"), ~_blocked()
-            ),
+            or_(TASK.c.key.is_(None), TASK.c.mode != quoted("after_running"), ~_blocked()),
         ]
         if first:
             conditions += [~self._due(TASK.alias("due")), ~self._expired(TASK.alias("running"))]
@@ -243,7 +267,7 @@ class Statements:
                 HERE,
                 one_of(RUNNING),
                 TASK.c.consumer == bindparam("consumer_"),
-                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
+                TASK.c.token == bindparam("call", type_=Text) + TASK.c.id,
             )
             .values(expires=self.now + seconds("lease"))
             .returning(*LEASED)
@@ -257,14 +281,14 @@ class Statements:
             .where(
                 HERE,
                 one_of(RUNNING),
-                TASK.c.token == bindparam("nonce", type_=Text) + TASK.c.id,
-                TASK.c.mode == literal_column("'after_running'"),
+                TASK.c.token == bindparam("call", type_=Text) + TASK.c.id,
+                TASK.c.mode == quoted("after_running"),
                 exists().where(
                     other.c.queue == TASK.c.queue,
                     other.c.key == TASK.c.key,
                     one_of(RUNNING, table=other),
                     # Tasks of one claim do not block each other: `_blocked` has checked them.
-                    other.c.token != bindparam("nonce", type_=Text) + other.c.id,
+                    other.c.token != bindparam("call", type_=Text) + other.c.id,
                 ),
             )
             .limit(1)
@@ -340,7 +364,7 @@ def _blocked() -> ColumnElement[bool]:
         one_of(*ACTIVE, table=keys),
         or_(keys.c.state == name_of(RUNNING), earlier),
     )
-    serial = TASK.c.mode == literal_column("'after_running'")
+    serial = TASK.c.mode == quoted("after_running")
     return and_(TASK.c.key.is_not(None), serial, other)
 
 
@@ -349,7 +373,11 @@ def _harmless(chosen: Any) -> ColumnElement[bool]:
 
     It comes before the first redelivered task, or is that task and the oldest, or `together`.
     """
-    lost = select(func.min(chosen.c.place)).where(chosen.c.lost > literal(0)).scalar_subquery()
+    lost = (
+        select(func.min(chosen.c.place))
+        .where(chosen.c.lost > literal_column("0"))
+        .scalar_subquery()
+    )
     oldest = select(func.min(chosen.c.place)).scalar_subquery()
     return or_(
         bindparam("together", type_=Boolean) == true(),
@@ -362,7 +390,9 @@ def _harmless(chosen: Any) -> ColumnElement[bool]:
 def _next_claim() -> Any:
     """Return an expression: one more than the largest claim number of the running tasks."""
     others = TASK.alias("others")
-    newest = select(func.coalesce(func.max(others.c.claim), 0) + 1)
+    newest = select(
+        func.coalesce(func.max(others.c.claim), literal_column("0")) + literal_column("1")
+    )
     return newest.where(
         others.c.queue == bindparam("queue_", type_=Text),
         one_of(RUNNING, table=others),

@@ -16,7 +16,6 @@ from sqlalchemy import cast
 from sqlalchemy import ColumnElement
 from sqlalchemy import Double
 from sqlalchemy import func
-from sqlalchemy import literal
 from sqlalchemy import literal_column
 from sqlalchemy import or_
 from sqlalchemy import Select
@@ -83,7 +82,12 @@ def unbounded(state: State, table: Any = TASK) -> ColumnElement[bool]:
 
 def name_of(state: State) -> ColumnElement[str]:
     """Return the name of a state as a literal in the text of a statement."""
-    return literal_column(f"'{state}'")
+    return quoted(state)
+
+
+def quoted(text: str) -> ColumnElement[str]:
+    """Return a constant text as a literal, so that a log of the database shows it."""
+    return literal_column(f"'{text}'", Text)
 
 
 def any_row(order: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -107,18 +111,24 @@ def fresh(now: ColumnElement[float]) -> ColumnElement[bool]:
 
 def entering(state: str | ColumnElement[str], now: Any) -> ColumnElement[str]:
     """Return the text that is added to the changes of a task that enters a state at `now`."""
-    name = literal(state, Text) if isinstance(state, str) else state
-    return name + literal(" ", Text) + cast(now, Text) + literal(";", Text)
+    name = quoted(f"{state} ") if isinstance(state, str) else state + quoted(" ")
+    return name + cast(now, Text) + quoted(";")
 
 
 def sane(column: ColumnElement[Any]) -> ColumnElement[int]:
     """Return a number of attempts to compute with: 0 if the value in the row is damaged."""
-    return case((column.between(0, literal_column(str(MANY))), column), else_=literal_column("0"))
+    return case(
+        (column.between(literal_column("0"), literal_column(str(MANY))), column),
+        else_=literal_column("0"),
+    )
 
 
 def weight(history: Any, last: Any, payload: Any) -> ColumnElement[int]:
     """Return the number of bytes that the record of a finished task takes."""
-    parts = [func.coalesce(func.length(part), 0) for part in (TASK.c.body, history, last, payload)]
+    parts = [
+        func.coalesce(func.length(part), literal_column("0"))
+        for part in (TASK.c.body, history, last, payload)
+    ]
     return sum(parts, start=literal_column(str(WEIGHT)))
 
 

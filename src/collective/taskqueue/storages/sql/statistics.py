@@ -55,9 +55,7 @@ class Statistics:
             CONSUMER.c.name == consumer,
             CONSUMER.c.process == self._process,
         )
-        self._session.write(
-            lambda connection, again: connection.execute(delete(CONSUMER).where(*mine))
-        )
+        self._session.write(lambda connection: connection.execute(delete(CONSUMER).where(*mine)))
 
     def ended(self, state: State, now: float, busy: bool = False, number: int = 1) -> None:
         """Count `number` tasks that reached a final state; store the counts at once unless `busy`.
@@ -80,9 +78,7 @@ class Statistics:
             ended, self._ended = self._ended, Counter()
             self._stored = now
         try:
-            self._session.write(
-                lambda connection, again: self._write(connection, consumers, ended, now)
-            )
+            self._session.write(lambda connection: self._write(connection, consumers, ended, now))
         except StorageUnavailable as exc:
             logger.debug("queue %s: no statistics (%s)", self._session.settings.queue, exc)
             with self._lock:

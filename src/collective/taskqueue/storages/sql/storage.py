@@ -1,8 +1,8 @@
 """The SQL storage: one queue in SQLite or PostgreSQL; the tables are described in schema.py.
 
-Each transition is one transaction, most of them one statement. dialect.py lists where the two
-databases differ, sqlite.py and postgresql.py implement it. admin.py has the operations of an
-admin.
+Each transition is one transaction, most of them one statement. A task passes batches.py, claim.py
+and completions.py; after each transaction aftermath.py publishes it. dialects/dialect.py lists
+where the two databases differ. admin.py has the operations of an admin.
 """
 
 from __future__ import annotations
@@ -10,66 +10,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
-from collective.taskqueue.storages.notifier import Notices
-from collective.taskqueue.storages.notifier import publish
-from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.storages.sql.admin import SqlAdmin
+from collective.taskqueue.storages.sql.aftermath import Aftermath
+from collective.taskqueue.storages.sql.batches import Batches
+from collective.taskqueue.storages.sql.calls import Calls
 from collective.taskqueue.storages.sql.claim import Claims
-from collective.taskqueue.storages.sql.damage import counted
-from collective.taskqueue.storages.sql.damage import sound_id
-from collective.taskqueue.storages.sql.damage import whole
+from collective.taskqueue.storages.sql.completions import Completions
 from collective.taskqueue.storages.sql.dialects.dialect import dialect_of
-from collective.taskqueue.storages.sql.finish import Completions
-from collective.taskqueue.storages.sql.promote import Promotion
-from collective.taskqueue.storages.sql.retention import Retention
-from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.recover import Recovery
 from collective.taskqueue.storages.sql.session import Session
-from collective.taskqueue.storages.sql.states import one_of
-from collective.taskqueue.storages.sql.statistics import Statistics
-from collective.taskqueue.storages.sql.wakeup import Debounced
-from collective.taskqueue.storages.sql.wakeup import Notifier
-from collective.taskqueue.task import AttemptRecord
-from collective.taskqueue.task import FAILED
-from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
-from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
-from sqlalchemy import Connection
-from sqlalchemy import select
 from typing import Any
-from uuid import uuid4
 from zope.interface import implementer
-import logging
-import threading
 import time
 
-
-logger = logging.getLogger("collective.taskqueue")
 
 #: Most seconds that an idle consumer blocks.
 BLOCK = 10.0
 
-#: Seconds that the id of a promoted batch is kept; `promote` may be repeated that long.
-REMEMBER = 7200.0
-
-#: One in so many promoted batches deletes the ids that were kept long enough.
-MARKS = 100
-
-#: Seconds between two notifications of other processes.
-NOTIFY_INTERVAL = 0.1
-
 
 @implementer(ITaskStorage, IRemoteStorage)
-class SqlStorage(Completions):
+class SqlStorage:
     """See `ITaskStorage`. `clock` replaces the clock of the database; for tests."""
 
     # A durable commit takes as long as some small tasks.
@@ -84,77 +53,33 @@ class SqlStorage(Completions):
         self._begin()
 
     def _begin(self) -> None:
-        self._process = processes.identity()
-        self._statements = self._session.statements
-        self._notifier = Notifier(self._session.listen)
-        self._notify_others = Debounced(self._session.notify, NOTIFY_INTERVAL)
-        self._retention = Retention(self._session, self._changed)
-        self._statistics = Statistics(self._session, self._process)
-        self._claims = Claims(self._session, self._process, self._recover)
-        self.admin = SqlAdmin(self._session, self._statistics, self._recover, self._changed)
-        self._adopted: set[str] = set()
-        self._local = threading.local()
+        session, process, calls = self._session, processes.identity(), Calls()
+        self._statements = session.statements
+        # `notify` is set by the queue, later.
+        self._aftermath = Aftermath(session, process, lambda *event: self.notify(*event))
+        self._notifier = self._aftermath.notifier
+        self._batches = Batches(session, self._aftermath)
+        recovery = Recovery(session, self._aftermath)
+        self._claims = Claims(session, process, calls, recovery, self._fail)
+        self._completions = Completions(session, calls, self._claims, self._aftermath)
+        self.admin = SqlAdmin(session, recovery, self._aftermath)
+
+    def _fail(self, consumer: str, row: Any, reason: str) -> None:
+        self._completions.fail(consumer, row, reason)
 
     # enqueue
 
     def stage(self, batch_id: str, tasks: Sequence[Task], witness: str | None = None) -> None:
-        packed = codec.pack_batch(tasks)
-        values = {"batch": batch_id, "witness_": witness, "tasks_": packed}
-        self._session.single(
-            lambda connection, again: self._session.execute(
-                connection, self._statements.stage, **values
-            )
-        )
+        self._batches.stage(batch_id, tasks, witness)
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
-        def work(connection: Connection, again: bool) -> Notices | None:
-            staged, now = self._unstage(connection, batch_id)
-            batch = staged or codec.staged(tasks)
-            # Without tasks, do not mark as promoted: a later call may still bring the tasks of
-            # a lost batch.
-            if not batch or not self._mark(connection, batch_id):
-                return None
-            if not staged:
-                logger.warning(
-                    "batch %s: lost by the database, %d tasks queued", batch_id, len(batch)
-                )
-            admission = Promotion(self._session, connection, tid, now)
-            admission.promote(batch)
-            return admission.notices
-
-        self._changed(self._session.write(work))
+        self._batches.promote(batch_id, tid, tasks)
 
     def discard(self, batch_id: str) -> None:
-        self._session.single(
-            lambda connection, again: self._session.execute(
-                connection, self._statements.unstage, batch=batch_id
-            )
-        )
+        self._batches.discard(batch_id)
 
     def fail_batch(self, batch_id: str, reason: str) -> None:
-        def work(connection: Connection, again: bool) -> Notices | None:
-            batch, now = self._unstage(connection, batch_id)
-            if not batch or not self._mark(connection, batch_id):
-                return None
-            admission = Promotion(self._session, connection, None, now)
-            admission.fail_batch(batch, reason)
-            return admission.notices
-
-        self._changed(self._session.write(work))
-
-    def _unstage(self, connection: Connection, batch_id: str) -> tuple[list[codec.Staged], float]:
-        row = self._session.execute(connection, self._statements.unstage, batch=batch_id).first()
-        if row is None:
-            return [], self._session.now(connection)
-        return codec.unpack_batch(row[0]), row[1]
-
-    def _mark(self, connection: Connection, batch_id: str) -> bool:
-        """Record that a batch was promoted or failed; return False if that was recorded before."""
-        mark = self._session.execute(connection, self._statements.mark, batch=batch_id)
-        marked = mark.first() is not None
-        if uuid4().int % MARKS == 0:
-            self._session.execute(connection, self._statements.forget_marks, remember=REMEMBER)
-        return marked
+        self._batches.fail_batch(batch_id, reason)
 
     # consume
 
@@ -163,14 +88,12 @@ class SqlStorage(Completions):
     ) -> list[Lease]:
         # Without a timeout, too, return after BLOCK seconds: a consumer has other work to do.
         deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
-        self._adopt(consumer)
         wakes = self._notifier.wakes
         while True:
             changes = self._notifier.changes
             rows, now, soonest = self._claims.take(consumer, limit, lease)
-            self._statistics.seen(consumer, now)
-            self._retention.look(now)
-            leases = self._leases(consumer, rows)
+            self._aftermath.reserved(consumer, now)
+            leases = self._claims.leases(consumer, rows)
             rest = deadline - time.monotonic()
             if leases or wakes != self._notifier.wakes or rest <= 0:
                 # Wake a sleeping thread: it has to recover these leases when they expire.
@@ -178,94 +101,44 @@ class SqlStorage(Completions):
                 return leases
             self._notifier.sleep(min(rest, soonest, BLOCK), changes, wakes)
 
-    def _leases(self, consumer: str, rows: Sequence[Any]) -> list[Lease]:
-        return [lease for row in rows if (lease := self._lease(consumer, row)) is not None]
-
-    def _lease(self, consumer: str, row: Any) -> Lease | None:
-        try:
-            task = codec.decode(row.id, row.body, row.payload)
-            if row.tid is not None and not isinstance(row.tid, bytes):
-                raise TaskDecodeError("its transaction is damaged")
-            numbers = counted(row.attempts), counted(row.counted)
-        except (TaskDecodeError, ValueError) as exc:
-            self._fail(consumer, row, f"cannot be decoded: {exc}")
-            return None
-        return Lease(task, row.token, consumer, *numbers, row.expires, row.tid)
-
-    def _fail(self, consumer: str, row: Any, reason: str) -> None:
-        """Fail a reserved task that cannot be decoded, so that no consumer can run it."""
-
-        def work(connection: Connection, again: bool) -> tuple[str, Any]:
-            task_id = sound_id(self._session, connection, row.id)
-            return task_id, self._ending(task_id, row.token, end)(connection, again)
-
-        attempt = AttemptRecord(whole(row.attempts), consumer, 0.0, 0.0, None, reason)
-        end = Transition(FAILED, attempt, reason)
-        try:
-            task_id, ended = self._session.write(work)
-        except StorageUnavailable as exc:
-            # Its lease will expire, and the task is redelivered. Do not raise: other tasks were
-            # reserved with it.
-            logger.warning("task %s: %s, cannot be failed now (%s)", row.id, reason, exc)
-            return
-        if ended is not None:
-            self._statistics.ended(FAILED, ended.now, busy=True)
-            self._retention.after(FAILED, ended.now)
-        logger.error("task %s: %s, failed", task_id, reason)
-        self.notify(FAILED, task_id)
-
-    def _adopt(self, consumer: str) -> None:
-        """Recover the tasks that this consumer ran in dead processes of this machine."""
-        if consumer in self._adopted:
-            return
-        mine = TASK.c.consumer == consumer
-        query = (
-            select(TASK.c.process)
-            .where(TASK.c.queue == self.settings.queue, one_of(RUNNING), mine)
-            .distinct()
-        )
-        found = self._session.read(lambda connection: list(connection.scalars(query)))
-        dead = [name for name in found if isinstance(name, str) and processes.is_dead(name)]
-        if dead:
-            self._recover(mine & TASK.c.process.in_(dead))
-        self._adopted.add(consumer)
-
     def wake(self) -> None:
         self._notifier.wake()
 
     def renew(self, lease: Lease, seconds: float = 30.0) -> bool:
-        held = {"id_": lease.task.id, "token_": lease.token}
-        row = self._session.single(
-            lambda connection, again: self._session.execute(
-                connection, self._statements.renew, lease=seconds, **held
-            ).first()
-        )
+        row = self._of_lease(self._statements.renew, lease, lease=seconds)
         if row is not None:
-            self._statistics.seen(row.consumer, row.now)
+            self._aftermath.statistics.seen(row.consumer, row.now)
         return row is not None
 
     def report(self, lease: Lease, progress: Progress | None = None) -> bool:
-        def work(connection: Connection, again: bool) -> Any:
-            statement = self._statements.asked if progress is None else self._statements.report
-            return self._session.execute(connection, statement, **values).first()
-
-        values = {"id_": lease.task.id, "token_": lease.token}
-        if progress is not None:
-            values["progress_"] = codec.pack_progress(progress)
-        row = self._session.single(work)
+        if progress is None:
+            row = self._of_lease(self._statements.asked, lease)
+        else:
+            packed = codec.pack_progress(progress)
+            row = self._of_lease(self._statements.report, lease, progress_=packed)
         return True if row is None else bool(row.cancel)
 
-    def _recover(self, condition: Any = None) -> list[str]:
-        notices: Notices = []
+    def complete(self, lease: Lease, transition: Transition) -> State | None:
+        return self._completions.complete(lease, transition)
 
-        def work(connection: Connection, again: bool) -> list[str]:
-            notices.clear()
-            return transitions.recover(self._session, connection, condition, notices)
+    def complete_and_reserve(
+        self,
+        ends: Sequence[tuple[Lease, Transition]],
+        consumer: str,
+        limit: int = 1,
+        seconds: float = 30.0,
+    ) -> tuple[list[State | None], list[Lease]]:
+        return self._completions.complete_and_reserve(ends, consumer, limit, seconds)
 
-        recovered = self._session.write(work)
-        if recovered or notices:
-            self._changed(notices)
-        return recovered
+    def release(self, leases: Sequence[Lease]) -> list[str]:
+        return self._completions.release(leases)
+
+    def _of_lease(self, statement: Any, held: Lease, **values: Any) -> Any:
+        """Execute a statement for a lease that is held; return its row, or None."""
+        values |= {"id_": held.task.id, "token_": held.token}
+        return self._session.single(
+            lambda connection: self._session.execute(connection, statement, **values).first()
+        )
 
     # the process
 
@@ -275,20 +148,5 @@ class SqlStorage(Completions):
         self._begin()
 
     def close(self) -> None:
-        self._notify_others.close()
-        self._statistics.flush()
-        self._notifier.close()
+        self._aftermath.close()
         self._session.close()
-
-    def _changed(self, notices: Notices | None, *finished: State) -> None:
-        """After a transaction: log it, publish events, count what finished, wake consumers."""
-        if notices is None:
-            return
-        publish(notices, self.notify)
-        ended = [*finished, *(kind for kind, _, _ in notices if kind in FINISHED)]
-        now = self._session.time() if ended else 0.0
-        for state in ended:
-            self._statistics.ended(state, now)
-            self._retention.after(state, now)
-        self._notifier.ring()
-        self._notify_others()

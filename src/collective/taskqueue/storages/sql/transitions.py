@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.sql import statements
 from collective.taskqueue.storages.sql.damage import in_order
-from collective.taskqueue.storages.sql.damage import moment
 from collective.taskqueue.storages.sql.damage import shown
 from collective.taskqueue.storages.sql.damage import sound_id
 from collective.taskqueue.storages.sql.damage import storable
-from collective.taskqueue.storages.sql.damage import whole
 from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.storages.sql.session import Session
 from collective.taskqueue.storages.sql.states import ACTIVE
 from collective.taskqueue.storages.sql.states import one_of
 from collective.taskqueue.storages.sql.states import sane
 from collective.taskqueue.storages.sql.states import weight
-from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
-from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import QUEUED
-from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from sqlalchemy import bindparam
@@ -48,11 +42,6 @@ PORTION = statements.PORTION
 
 #: Most attempts, and most changes, that are kept of one task.
 HISTORY = 100
-
-_LOST = ("id", "key", "mode", "cancel", "attempts", "consumer", "started", "lost", "tid")
-
-#: The columns that are needed to recover a task whose process was lost.
-LOST = tuple(TASK.c[name] for name in _LOST)
 
 
 def of_task(session: Session, task_id: str) -> Update:
@@ -177,81 +166,15 @@ def ripen(session: Session, connection: Connection) -> int:
     return len(ids)
 
 
-def recover(
-    session: Session,
-    connection: Connection,
-    condition: ColumnElement[bool] | None,
-    notices: Notices,
-) -> list[str]:
-    """Recover a portion of the running tasks whose leases have expired, or those of `condition`.
-
-    They are put back to the front of the queue, unless they are cancelled, replaced, or lost too
-    often. Appends what was done to `notices`; returns the ids of the tasks that are queued again.
-    """
-    now = session.now(connection)
-    lost = TASK.c.expires <= now if condition is None else condition
-    query = (
-        select(*LOST)
-        .where(TASK.c.queue == session.settings.queue, one_of(RUNNING), lost)
-        .order_by(TASK.c.claim.desc(), TASK.c.place.desc())
-        .limit(PORTION)
-    )
-    keys = {row.key for row in connection.execute(query) if row.key is not None}
-    session.dialect.lock_keys(connection, keys)
-    rows = connection.execute(query.with_for_update(skip_locked=True)).all()
-    recovered: list[str] = []
-    # Begin with the task that was reserved last, so that the oldest ends up at the very front.
-    for row in rows:
-        session.dialect.resume()
-        # A task whose key was not yet locked above is left for the next call: keys must be
-        # locked before rows.
-        if row.key is None or row.key in keys:
-            task_id = sound_id(session, connection, row.id)
-            if _lose(session, connection, task_id, row, now, notices):
-                recovered.insert(0, task_id)
-    return recovered
-
-
-def _lose(
-    session: Session, connection: Connection, task_id: str, row: Any, now: float, notices: Notices
-) -> bool:
-    consumer, lost = shown(row.consumer), whole(row.lost) + 1
-    started = moment(row.started) or now
-    reason = "its process was lost"
-    attempt = AttemptRecord(
-        whole(row.attempts), consumer, started, max(0.0, now - started), None, reason
-    )
-    line = codec.pack_attempt(attempt) + "\n"
-    connection.execute(of_task(session, task_id).values(history=TASK.c.history + line, lost=lost))
-    replaced = newer(session, connection, row.key, row.mode)
-    if row.cancel:
-        end, reason = CANCELLED, "cancelled while running"
-    elif replaced is not None:
-        end, reason = CANCELLED, f"replaced by {replaced}"
-    elif lost >= session.settings.max_deliveries:
-        end, reason = FAILED, f"its process was lost {lost} times"
-    else:
-        queue_again(session, connection, task_id, now, front=True)
-        notices.append(("recovered", task_id, consumer))
-        return True
-    if replaced is not None and not row.cancel:
-        see(session, connection, replaced, row.tid)
-    values = concluded(session, connection, end, now, reason)
-    connection.execute(of_task(session, task_id).values(values))
-    notices.append((end, task_id, reason))
-    return False
-
-
 def release(
-    session: Session, connection: Connection, row: Any, now: float, notices: Notices
+    session: Session, connection: Connection, row: Any, done: str, now: float, notices: Notices
 ) -> bool:
     """Release a running task that has not begun to the front; return whether it waits again.
 
-    The caller has locked its key.
+    `done` is the id of the call. The caller has locked the key of the task.
     """
-    # `done` is set so that a repeated call finds that this one was executed.
     fewer = case((sane(TASK.c.attempts) > 0, TASK.c.attempts - 1), else_=0)
-    values: dict[str, Any] = {"done": row.token, "attempts": fewer}
+    values: dict[str, Any] = {"done": done, "attempts": fewer}
     replaced = newer(session, connection, row.key, row.mode)
     if not row.cancel and replaced is None:
         queue_again(session, connection, row.id, now, front=True, **values)

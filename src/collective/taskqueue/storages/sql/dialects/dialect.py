@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.storages.sql.bulk import InProcess
-from collective.taskqueue.storages.sql.bulk import OnServer
+from collective.taskqueue.storages.sql.complete import Given
 from collective.taskqueue.storages.sql.dialects.postgresql import PostgreSQL
 from collective.taskqueue.storages.sql.dialects.sqlite import SQLite
 from collective.taskqueue.storages.sql.wakeup import Notifier
@@ -29,18 +28,35 @@ from typing import Any
 from typing import Protocol
 
 
+class Rows(Protocol):
+    """The rows of one statement for many attempts."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether one statement can complete attempts and claim tasks."""
+
+    def given(self) -> Given:
+        """Return the expressions that stand for the values of each row in a statement."""
+
+    def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions that a task belongs to a row."""
+
+    def packed(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the parameters that hold all rows."""
+
+
 class Dialect(Protocol):
     """One database, as the queue of these settings uses it."""
 
     # expressions of statements
 
     @property
-    def now(self) -> ColumnElement[float] | None:
-        """The time of the database; None if `clock` returns it."""
+    def now(self) -> ColumnElement[float]:
+        """The time of the database."""
 
     @property
     def number(self) -> ColumnElement[int]:
-        """The next number, or a parameter `number_`, to be given one of `numbers`."""
+        """The next number, or the parameter `number_`: see `numbered`."""
 
     @property
     def relaxed(self) -> tuple[ColumnElement[Any], ...]:
@@ -51,17 +67,13 @@ class Dialect(Protocol):
         """Conditions of a claim: the consumer still waits for its answer."""
 
     @property
-    def parameters(self) -> Mapping[str, Callable[[], Any]]:
-        """Functions that return the values of parameters of these expressions only, by name."""
-
-    @property
     def insert(self) -> Callable[[Any], sqlite.Insert | postgresql.Insert]:
         """The function that returns an INSERT into a table, with ON CONFLICT."""
 
     # what the database is like
 
     @property
-    def many(self) -> InProcess | OnServer:
+    def many(self) -> Rows:
         """The way to execute one statement for many rows."""
 
     @property
@@ -105,6 +117,9 @@ class Dialect(Protocol):
 
     def numbers(self, connection: Connection, count: int) -> list[int]:
         """Return `count` new numbers, each larger than all before."""
+
+    def numbered(self, connection: Connection) -> dict[str, Any]:
+        """Return the parameters of a statement that has `number` in it."""
 
     def lock_schema(self, connection: Connection) -> None:
         """Let no other transaction make or migrate tables until this one ends."""

@@ -53,7 +53,8 @@ class Forks:
     def none(self) -> Iterator[None]:
         """Let forks wait while the block runs."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._forking, PATIENCE)
+            if self._forking:
+                self._changed.wait_for(lambda: not self._forking, PATIENCE)
             self._active += 1
         try:
             yield

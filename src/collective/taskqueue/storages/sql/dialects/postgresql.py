@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from base64 import b64encode
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
-from collective.taskqueue.storages.sql.bulk import OnServer
+from collective.taskqueue.storages.sql.complete import GIVEN
+from collective.taskqueue.storages.sql.complete import Given
 from collective.taskqueue.storages.sql.schema import NUMBERS
+from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.states import HERE
+from collective.taskqueue.storages.sql.states import one_of
+from collective.taskqueue.storages.sql.states import quoted
 from collective.taskqueue.storages.sql.wakeup import Notifier
 from collective.taskqueue.storages.urls import refuse_options
+from collective.taskqueue.task import RUNNING
 from contextlib import closing
 from contextlib import contextmanager
 from hashlib import blake2b
 from sqlalchemy import bindparam
 from sqlalchemy import cast
+from sqlalchemy import column
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import create_engine
@@ -26,9 +33,13 @@ from sqlalchemy import event
 from sqlalchemy import extract
 from sqlalchemy import func
 from sqlalchemy import select
+from sqlalchemy import Text
 from sqlalchemy import text
+from sqlalchemy import true
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import JSON
 from typing import Any
+import json
 import math
 
 
@@ -59,24 +70,46 @@ _TRY_LOCK = text(
 )
 
 
+class Rows:
+    """The rows of one statement for many attempts: a parameter in JSON."""
+
+    at_once = True
+
+    def given(self) -> Given:
+        """Return the expressions that stand for the values of each row in a statement."""
+        columns = [column(n, Text if n == "last_" else kind) for n, kind in GIVEN.items()]
+        rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
+        given = rows.table_valued(*columns).render_derived(name="row", with_types=True).c
+        return {**given, "last_": func.decode(given.last_, quoted("base64"))}
+
+    def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions that a task belongs to a row."""
+        # Without statistics of the table, a planner would read all tasks of the queue. The
+        # condition `running` lets it use the partial index, which it sees is short.
+        return HERE, one_of(RUNNING), TASK.c.id == given["id_"]
+
+    def packed(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the parameters that hold all rows."""
+        return {"rows": json.dumps(rows, default=_base64, ensure_ascii=False)}
+
+
+def _base64(value: object) -> str:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value)} cannot be sent to the database")
+    return b64encode(value).decode()
+
+
 class PostgreSQL:
     """A server, with row locks and a clock of its own."""
 
-    now: ColumnElement[float] | None = cast(extract("epoch", func.statement_timestamp()), Double)
+    now: ColumnElement[float] = cast(extract("epoch", func.statement_timestamp()), Double)
     number: ColumnElement[int] = NUMBERS.next_value()
     insert = staticmethod(postgresql.insert)
     serial = False
     in_process = False
-    many = OnServer()
+    many = Rows()
     #: Commit a claim asynchronously: a crash of the server may lose it, and nothing else.
-    relaxed = (func.set_config("synchronous_commit", "off", True),)
-    #: Claim only while the consumer still waits. A claim may wait for a lock on the table until
-    #: its consumer has given up, which the server does not notice. statement_timestamp() is taken
-    #: after that wait; and a request that the server reads late looks new to it.
-    awaited: tuple[ColumnElement[bool], ...] = (
-        cast(extract("epoch", func.clock_timestamp() - func.transaction_timestamp()), Double)
-        < cast(bindparam("patience_", type_=Double), Double),
-    )
+    relaxed = (func.set_config(quoted("synchronous_commit"), quoted("off"), true()),)
 
     def __init__(self, settings: QueueSettings, url: Any) -> None:
         self.settings = settings
@@ -94,7 +127,12 @@ class PostgreSQL:
         query = {**KEEPALIVES, **url.query}
         self._url = url.set(drivername="postgresql+psycopg", query=query)
         self._channel = f"taskqueue_{_digest(settings.queue)}"
-        self.parameters: Mapping[str, Callable[[], Any]] = {"patience_": self._busy_timeout}
+        #: Claim only while the consumer still waits. A claim may wait for a lock on the table until
+        #: its consumer has given up, which the server does not notice. statement_timestamp() is
+        #: taken after that wait; and a request that the server reads late looks new to it.
+        waited = extract("epoch", func.clock_timestamp() - func.transaction_timestamp())
+        patience = bindparam("patience_", callable_=self._busy_timeout, type_=Double)
+        self.awaited = (cast(waited, Double) < cast(patience, Double),)
 
     def engine(self, size: int, overflow: int) -> Engine:
         seconds = self.settings.stage_timeout
@@ -137,6 +175,9 @@ class PostgreSQL:
     def numbers(self, connection: Connection, count: int) -> list[int]:
         series = func.generate_series(1, count).table_valued("n")
         return list(connection.scalars(select(NUMBERS.next_value()).select_from(series)))
+
+    def numbered(self, connection: Connection) -> dict[str, Any]:
+        return {}
 
     def lock_schema(self, connection: Connection) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_number("schema"))))

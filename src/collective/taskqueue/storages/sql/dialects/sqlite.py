@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.storages.sql.bulk import InProcess
+from collective.taskqueue.storages.sql.complete import GIVEN
+from collective.taskqueue.storages.sql.complete import Given
 from collective.taskqueue.storages.sql.dialects.forks import FORKS
 from collective.taskqueue.storages.sql.dialects.mounts import refuse_network
 from collective.taskqueue.storages.sql.schema import QUEUE
@@ -18,22 +18,30 @@ from collective.taskqueue.storages.sql.wakeup import Notifier
 from contextlib import contextmanager
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from sqlalchemy import BigInteger
 from sqlalchemy import bindparam
+from sqlalchemy import cast
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import create_engine
+from sqlalchemy import Double
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import func
+from sqlalchemy import Integer
+from sqlalchemy import LargeBinary
+from sqlalchemy import literal_column
 from sqlalchemy import select
+from sqlalchemy import Text
 from sqlalchemy import update
 from sqlalchemy import URL
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import QueuePool
 from typing import Any
 from urllib.parse import quote
+import json
 import logging
 import math
 import os
@@ -71,19 +79,63 @@ _COUNT = (
 )
 
 
+class Rows:
+    """The rows of one statement for many attempts: a parameter in JSON, which SQLite reads.
+
+    One call of the driver is for all rows: after each call this thread may have to wait for the
+    GIL, while other threads compute.
+    """
+
+    #: Whether one statement can complete attempts and claim tasks.
+    at_once = False
+
+    def given(self) -> Given:
+        """Return the expressions that stand for the values of each row in a statement."""
+        row = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="row")
+        # JSON has no bytes: `last_` is where they begin in the parameter `bytes`, `length` how
+        # many they are.
+        places = {**GIVEN, "last_": Integer, "length": Integer}
+        queue = bindparam("queue_", type_=Text).label("queue_")
+        values = [
+            func.json_extract(row.c.value, literal_column(f"'$[{number}]'"), type_=kind).label(name)
+            for number, (name, kind) in enumerate(places.items())
+        ]
+        # A subquery with a limit is not merged into the statement: SQLite loops over these rows,
+        # and finds each task by its whole primary key.
+        given = select(queue, *values).limit(literal_column("-1")).subquery("given").c
+        last = func.substr(bindparam("bytes", type_=LargeBinary), given.last_, given.length)
+        return {**given, "last_": last}
+
+    def of(self, given: Given) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions that a task belongs to a row."""
+        return TASK.c.queue == given["queue_"], TASK.c.id == given["id_"]
+
+    def packed(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the parameters that hold all rows."""
+        lists, parts, start = [], [], 1
+        for row in rows:
+            last = row["last_"]
+            lists.append([*_IN_ORDER({**row, "last_": start}), len(last)])
+            parts.append(last)
+            start += len(last)
+        return {"rows": json.dumps(lists, ensure_ascii=False), "bytes": b"".join(parts)}
+
+
+_IN_ORDER = itemgetter(*GIVEN)
+
+
 class SQLite:
     """A file that one process at a time writes to; its clock is that of the machine."""
 
-    now: ColumnElement[float] | None = None
+    now: ColumnElement[float] = cast(bindparam("now", callable_=time.time, type_=Double), Double)
     number: ColumnElement[int] = bindparam("number_", type_=BigInteger)
     insert = staticmethod(sqlite.insert)
     relaxed: tuple[Any, ...] = ()
     #: Empty: SQLite runs in this process, so its caller gets each answer at once.
     awaited: tuple[ColumnElement[bool], ...] = ()
-    parameters: Mapping[str, Callable[[], Any]] = {}
     serial = True
     in_process = True
-    many = InProcess()
+    many = Rows()
 
     def __init__(self, settings: QueueSettings, path: str, mode: str = "") -> None:
         self.settings = settings
@@ -200,6 +252,9 @@ class SQLite:
             self._count_anew(connection)
             last = connection.execute(_COUNT, values).scalar_one()
         return list(range(last - count + 1, last + 1))
+
+    def numbered(self, connection: Connection) -> dict[str, Any]:
+        return {"number_": self.numbers(connection, 1)[0]}
 
     def _count_anew(self, connection: Connection) -> None:
         """Restore the counter, missing or damaged: go on after all numbers that are in use."""
