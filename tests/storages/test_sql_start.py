@@ -67,7 +67,7 @@ def test_a_url_that_will_not_do(url, reason):
 def test_a_file_without_a_folder(tmp_path):
     """A typo in a path is found at the start, not by the first commit."""
     with pytest.raises(ConfigurationError, match=f"no folder {tmp_path}/missing"):
-        storage(f"sqlite:///{tmp_path}/missing/queue.sqlite").check()
+        storage(f"sqlite:///{tmp_path}/missing/queue.sqlite").admin.check()
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs", "fuse.glusterfs"])
