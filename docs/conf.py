@@ -37,6 +37,7 @@ suppress_warnings = ["misc.highlighting_failure"]
 # What no page documents: the standard library, and the class behind `ITaskQueue`.
 nitpick_ignore_regex = [
     ("py:class", r"collections\.abc\..*"),
+    ("py:class", r".*IItem.*"),
     ("py:class", r"collective\.taskqueue\.queue\.TaskQueue"),
 ]
 
