@@ -193,12 +193,16 @@ def field_types(kind: type) -> dict[str, frozenset[type]]:
 
 
 def _given(record: Task | Identity | Origin) -> dict[str, Any]:
-    found = [(name, getattr(record, name), default) for name, default in _DEFAULTS[type(record)]]
-    return {name: value for name, value, default in found if value != default}
+    found = {}
+    for name, default in _DEFAULTS[type(record)]:
+        value = getattr(record, name)
+        if value != default:
+            found[name] = value
+    return found
 
 
 def _header(pair: object) -> tuple[str, str]:
-    if isinstance(pair, (list, tuple)) and list(map(type, pair)) == [str, str]:
+    if isinstance(pair, (list, tuple)) and len(pair) == 2 and type(pair[0]) is str is type(pair[1]):
         return pair[0], pair[1]
     # Do not quote the header: its value may be a secret.
     raise TaskDecodeError("a header of a task record is no pair of texts")
