@@ -1,8 +1,8 @@
 """A row that somebody else has written, or that is gone, stops nobody.
 
 Each column of each table is broken in each way that its database allows, in tasks of every state.
-Several rows are broken at once: of a task's column each way in other tasks, and of each other
-table one row.
+Several rows are broken at once, where one cannot hide another: of a task's column that holds no
+number each way in other tasks, and of each other table one row.
 """
 
 from __future__ import annotations
@@ -108,11 +108,25 @@ def _ways(database: str, column: Column[Any]) -> list[str]:
 
 DATABASES = ["sqlite", "postgresql"]
 
-#: The columns of a task; each is broken in all ways at once, each way in tasks of its own.
-OF_TASKS = [(database, column) for database in DATABASES for column in TASK.columns]
 
-#: As many groups of tasks as there are ways.
-GROUPS = max(len(_ways(database, column)) for database, column in OF_TASKS)
+def _of_tasks() -> Iterator[Any]:
+    """Yield a database, a column of a task, and the ways to break it at once.
+
+    The storage looks at the smallest of some numbers: of these each is alone.
+    """
+    for database in DATABASES:
+        for column in TASK.columns:
+            ways = _ways(database, column)
+            alone = isinstance(column.type, (Double, Integer))
+            for values in [[value] for value in ways] if alone else [ways]:
+                name = values[0][:20] if alone else "all"
+                yield pytest.param(database, column, values, id=f"{database}-{column}-{name}")
+
+
+OF_TASKS = list(_of_tasks())
+
+#: As many groups of tasks as there are ways at once.
+GROUPS = max(len(case.values[2]) for case in OF_TASKS)
 
 
 def _elsewhere() -> Iterator[Any]:
@@ -242,19 +256,20 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 def filled(
     kind: str, queues: Callable[[str, int], tuple[Filled, Any]], request: pytest.FixtureRequest
 ) -> tuple[Filled, Any]:
-    """A queue as it was at first: with many groups of victims for the columns of tasks."""
-    found, connection = queues(kind, GROUPS if "column" in request.fixturenames else 1)
+    """A queue as it was at first, with many groups of victims for many values."""
+    many = "values" in request.fixturenames and len(request.getfixturevalue("values")) > 1
+    found, connection = queues(kind, GROUPS if many else 1)
     connection.execute("BEGIN")
     found.restore(connection)
     connection.execute("COMMIT")
     return found, connection
 
 
-@pytest.mark.parametrize(("kind", "column"), OF_TASKS, ids=[f"{k}-{c}" for k, c in OF_TASKS])
-def test_a_broken_column_of_tasks(kind, filled, column, caplog):
+@pytest.mark.parametrize(("kind", "column", "values"), OF_TASKS)
+def test_a_broken_column_of_tasks(filled, column, values, caplog):
     """All other tasks run, lists answer, and what is wrong is not said again and again."""
     queue, connection = filled
-    for value, victims in zip(_ways(kind, column), queue.victims, strict=False):
+    for value, victims in zip(values, queue.victims, strict=False):
         for task in victims:
             break_row(connection, f'UPDATE {TASK} SET "{column.name}" = {value}', task_row(task))
     check(queue, caplog)
