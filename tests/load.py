@@ -80,7 +80,7 @@ class Load:
         try:
             for adding in self._adding:
                 adding.result(BOUND)
-            until(lambda: self._sources[0].counts()[SUCCEEDED] == len(self.added))
+            until(lambda: self._sources[0].admin.counts()[SUCCEEDED] == len(self.added))
         finally:
             for consumer in self._consumers:
                 consumer.stop(grace=BOUND)

@@ -127,7 +127,7 @@ def test_a_missing_extra(module, sentence):
 def test_tables_are_made_once(url):
     """By whoever comes first, however many come at the same moment."""
     storages = [storage(url, queue=f"q{number}") for number in range(6)]
-    assert at_once([each.check for each in storages]) == [None] * 6
+    assert at_once([each.admin.check for each in storages]) == [None] * 6
     for each in storages:
         task = add_one(each)
         assert take_all(each) == [task.id]
@@ -152,9 +152,9 @@ def test_tables_of_an_older_version_are_migrated(url, monkeypatch):
 
     monkeypatch.setattr(migrations, "STEPS", [*migrations.STEPS, step("second"), step("third")])
     storages = [storage(url, queue=f"q{number}") for number in range(4)] + [storage(url)]
-    assert at_once([each.check for each in storages]) == [None] * 5
+    assert at_once([each.admin.check for each in storages]) == [None] * 5
     assert made == ["second", "third"]
-    assert ids(storages[-1].tasks()) == [task.id]
+    assert ids(storages[-1].admin.tasks()) == [task.id]
     for each in storages:
         each.close()
 
@@ -288,21 +288,21 @@ def test_tables_of_the_first_version_are_migrated(url, tables_of_the_first_versi
     """Payloads and responses stand apart from then on, and tasks have a person."""
     waiting, failed, damaged, *staged = tables_of_the_first_version
     queue = storage(url)
-    assert queue.get(waiting.id).task == waiting
-    status = queue.get(failed.id)
+    assert queue.admin.get(waiting.id).task == waiting
+    status = queue.admin.get(failed.id)
     assert (status.task, status.status, status.body) == (failed, 503, b"body")
-    assert "damaged" in queue.get(damaged.id).reason
-    assert ids(queue.tasks(user=waiting.user)) == ids(queue.tasks(user="jane"))
-    assert ids(queue.tasks(user="jane")) == [waiting.id, failed.id]
-    assert queue.counts() == {**dict.fromkeys(STATES, 0), QUEUED: 1, FAILED: 2}
-    assert {one.task.payload for one in queue.tasks()} == {b""}
+    assert "damaged" in queue.admin.get(damaged.id).reason
+    assert ids(queue.admin.tasks(user=waiting.user)) == ids(queue.admin.tasks(user="jane"))
+    assert ids(queue.admin.tasks(user="jane")) == [waiting.id, failed.id]
+    assert queue.admin.counts() == {**dict.fromkeys(STATES, 0), QUEUED: 1, FAILED: 2}
+    assert {one.task.payload for one in queue.admin.tasks()} == {b""}
     [batch] = queue.in_doubt()
     assert list(batch.tasks) == ids(staged)
     queue.promote("b")
     [first, *leases] = queue.reserve("consumer", limit=20, timeout=0)
     assert [first.task, *(lease.task for lease in leases)] == [waiting, *staged]
     assert queue.complete(first, completed(first)) == SUCCEEDED
-    assert queue.counts(waiting.user)[FAILED] == 1
+    assert queue.admin.counts(waiting.user)[FAILED] == 1
     queue.close()
 
 

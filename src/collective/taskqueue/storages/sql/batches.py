@@ -60,10 +60,11 @@ class Batches:
 
     def discard(self, batch_id: str) -> None:
         """Delete a staged batch."""
+        # SQLite commits nothing while a statement has rows that were not read.
         self._session.single(
             lambda connection: self._session.execute(
                 connection, self._statements.unstage, batch=batch_id
-            )
+            ).close()
         )
 
     def fail_batch(self, batch_id: str, reason: str) -> None:
