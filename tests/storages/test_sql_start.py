@@ -296,7 +296,7 @@ def test_tables_of_the_first_version_are_migrated(url, tables_of_the_first_versi
     assert ids(queue.admin.tasks(user="jane")) == [waiting.id, failed.id]
     assert queue.admin.counts() == {**dict.fromkeys(STATES, 0), QUEUED: 1, FAILED: 2}
     assert {one.task.payload for one in queue.admin.tasks()} == {b""}
-    [batch] = queue.in_doubt()
+    [batch] = queue.admin.in_doubt()
     assert list(batch.tasks) == ids(staged)
     queue.promote("b")
     [first, *leases] = queue.reserve("consumer", limit=20, timeout=0)
