@@ -259,8 +259,8 @@ def _done(jobs: list[_Job]) -> set[_Job]:
             away.append(job.storage)
         except BaseException as exc:
             # A problem of this batch alone: the others must not wait for it.
-            job.leads = False
             _complain(job, described(exc))
+            job.leads = False
     return done
 
 
