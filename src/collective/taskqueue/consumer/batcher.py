@@ -220,12 +220,7 @@ class Batcher:
             if self._flushing or self._due_at() > time.monotonic():
                 return
             self._flushing = True
-            self._waiting += 1
-        try:
-            self._flush()
-        finally:
-            with self._work:
-                self._waiting -= 1
+        self._flush()
 
     def _pause(self) -> float | None:
         """Return the seconds until the background thread has to act; None until notified."""

@@ -88,15 +88,15 @@ def current_author() -> Author:
     request = _current_request()
     try:
         current = transaction.get()
-        known: Author | None = current.data(Author)
-    except (KeyError, NoTransaction):
-        known = None
-    if known is not None and known.is_current(request):
-        return known
+    except NoTransaction:
+        # In explicit mode there is none before `begin`; the task cannot join one either.
+        return Author(request)
+    with suppress(KeyError):
+        known: Author = current.data(Author)
+        if known.is_current(request):
+            return known
     author = Author(request)
-    # In explicit mode there is no transaction before `begin`; the task cannot join one either.
-    with suppress(NoTransaction):
-        transaction.get().set_data(Author, author)
+    current.set_data(Author, author)
     return author
 
 

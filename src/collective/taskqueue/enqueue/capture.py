@@ -11,6 +11,7 @@ from collective.taskqueue.consumer.text import one_line
 from collective.taskqueue.enqueue.author import Author
 from collective.taskqueue.enqueue.author import current_author
 from collective.taskqueue.enqueue.credentials import warn_of_a_user_who_stays_out
+from collective.taskqueue.enqueue.fields import FIELDS
 from collective.taskqueue.enqueue.headers import content_headers
 from collective.taskqueue.enqueue.headers import current_body
 from collective.taskqueue.enqueue.headers import has_credentials
@@ -48,7 +49,7 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+METHODS = FIELDS["method"].choices
 
 #: Default of `payload`: the body of the current request.
 CURRENT: Any = type("Current", (), {"__repr__": lambda self: "<current>"})()
