@@ -20,7 +20,6 @@ author = "Plone Collective"
 version = release = version_of(project)
 
 extensions = ["sphinx.ext.autodoc", "repoze.sphinx.autointerface"]
-exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"{project} {release}"
 

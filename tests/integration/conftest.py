@@ -8,6 +8,9 @@ from collective.taskqueue.testing import isolated
 from collective.taskqueue.testing import set_up
 from collective.taskqueue.testing import TASKQUEUE_FUNCTIONAL_TESTING
 from collective.taskqueue.testing import TASKQUEUE_INTEGRATION_TESTING
+from collective.taskqueue.testing.contract.base import BOUND
+from http.server import BaseHTTPRequestHandler
+from http.server import HTTPServer
 from io import BytesIO
 from Products.Five.browser import BrowserView
 from zope.component import getGlobalSiteManager
@@ -19,6 +22,7 @@ from ZPublisher.HTTPRequest import WSGIRequest
 from ZPublisher.HTTPResponse import WSGIResponse
 from ZPublisher.WSGIPublisher import publish_module
 import pytest
+import threading
 
 
 @pytest.fixture(scope="package")
@@ -49,6 +53,27 @@ def portal(functional):
 @pytest.fixture
 def queue(functional):
     return getUtility(ITaskQueue, name="default")
+
+
+@pytest.fixture
+def receiver():
+    """The port of a server that answers each POST with 204."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            """Write nothing."""
+
+        def do_POST(self):
+            self.send_response(204)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join(BOUND)
 
 
 @pytest.fixture

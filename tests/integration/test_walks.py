@@ -13,8 +13,6 @@ from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.webhook.client import WebHooks
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler
-from http.server import HTTPServer
 from pathlib import Path
 from services import RedisServer
 from zope.component import getGlobalSiteManager
@@ -108,25 +106,6 @@ def test_from_the_queue_to_the_result(shared, functional, view):
             consumer.stop()
     assert taskqueue.status(task_id, queue="walks").attempts
     assert_in_order(walk("consume"), calls)
-
-
-@pytest.fixture
-def receiver():
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args):
-            """Write nothing."""
-
-        def do_POST(self):
-            self.send_response(204)
-            self.end_headers()
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-    thread.join(BOUND)
 
 
 def test_a_web_hook(queue, receiver, monkeypatch):

@@ -7,8 +7,6 @@ from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.webhook.client import WebHooks
 from functools import partial
-from http.server import BaseHTTPRequestHandler
-from http.server import HTTPServer
 from ZODB.DB import DB
 import pytest
 import threading
@@ -17,25 +15,6 @@ import transaction
 
 #: Whatever is waited for takes a moment; only a failure takes this long.
 BOUND = 30.0
-
-
-@pytest.fixture
-def receiver():
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args):
-            """Nobody reads it."""
-
-        def do_POST(self):
-            self.send_response(204)
-            self.end_headers()
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-    thread.join(BOUND)
 
 
 @pytest.mark.parametrize("kind", ["web hook", "task of Zope"])
