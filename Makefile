@@ -52,7 +52,7 @@ define service
 	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y $(2)$(if $(3), && { $(3); }); }
 endef
 
-# The package starts one for the whole machine, at each boot, which nobody here asked for.
+# The package starts one for the whole machine, at each boot, which a developer does not expect.
 IDLE_POOLER := $$SUDO systemctl disable --quiet --now pgbouncer 2>/dev/null || true
 
 .PHONY: services
@@ -131,7 +131,7 @@ dist: $(STAMP) ## Build what is released into dist/; check, install and import i
 		"$$(echo dist/*.whl)[redis,sql,postgresql]"
 	@cd .cache/dist && bin/python -c '$(IMPORT_ALL)'
 
-# A changed text is left untranslated: a guess from a similar one has to be found by somebody.
+# A changed text is left untranslated: a guess from a similar one would have to be found.
 .PHONY: locales
 locales: $(STAMP) ## Bring the catalogues up to date with the code; then translate what is new
 	$(BIN)/pot-create --domain $(DOMAIN) --package-name $(DOMAIN) --no-linenumbers --sort-by-file \

@@ -147,7 +147,7 @@ ACTS = (
     ("Who is a task?", "@@demo-queue-whoami", {}),
     ("A hundred letters, queued in one transaction", "@@demo-queue-letters", {"count": 100}),
     ("A folder tree, each item a task of its own", "@@demo-queue-tree", {}),
-    ("Slow work that nobody waits for", "@@demo-queue-work", {"seconds": 3}),
+    ("Slow work in the background", "@@demo-queue-work", {"seconds": 3}),
 )
 
 CODA = """

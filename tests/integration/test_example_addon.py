@@ -118,7 +118,7 @@ def test_a_task_may_do_what_its_user_may(functional_portal):
 
 
 def test_what_a_web_hook_leads_to(functional_portal):
-    """Nothing leaves the test; its hook answers instead of somebody else's server."""
+    """Nothing leaves the test; its hook answers instead of a remote server."""
     taskqueue.add("https://example.org/hook", params={"a": "1"})
     transaction.commit()
 

@@ -45,7 +45,7 @@ class Tag(BrowserView):
 
 
 def tag_of(fields):
-    """Return the tag that somebody has sent; both the service and the task check it."""
+    """Return the tag that the client has sent; both the service and the task check it."""
     tag = fields.get("tag")
     if not isinstance(tag, str) or not 0 < len(tag.strip()) <= 100:
         raise BadRequest("a tag has 1 to 100 characters")

@@ -1,4 +1,4 @@
-"""Nobody watches a queue: whoever queued a task that fails gets a letter."""
+"""A task has failed: the user who queued it gets a letter."""
 
 from AccessControl import getSecurityManager
 from collective.taskqueue import taskqueue
@@ -33,9 +33,9 @@ def queue_failure_letter(event):
 
 
 class FailureLetter(BrowserView):
-    """Tell somebody which of their tasks has failed, and why.
+    """Tell a user which task has failed, and why.
 
-    Anybody who may add tasks may add this one, with any id: it tells of one's own tasks only.
+    A user who may add tasks may add this one with any id, so it tells of the user's own tasks only.
     """
 
     def __call__(self):

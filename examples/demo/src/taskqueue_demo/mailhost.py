@@ -38,7 +38,7 @@ class FolderMailer:
 
     def send(self, fromaddr, toaddrs, message):
         path = self.folder / f"{time.time_ns()}-{uuid4().hex}.eml"
-        # Whoever looks for letters finds complete ones only.
+        # So a reader of the folder finds complete letters only.
         draft = path.with_suffix(".draft")
         draft.write_bytes(message)
         draft.rename(path)

@@ -96,7 +96,7 @@ def summary(status):
 
 
 def outcome(status):
-    """Return how it went, in one line; empty as long as nobody knows."""
+    """Return how it went, in one line; empty until the task has finished."""
     if status.status is None or status.reason:
         return status.reason
     words = status.body.decode("utf-8", "replace").strip()

@@ -207,10 +207,10 @@ class Committing(Base):
         waiting = add_one(storage, key="k")
         tasks = [new_task(key="k", max_attempts=3), new_task(due=clock() + 100)]
         storage.stage("batch", tasks)
-        assert storage.fail_batch("batch", "nobody knows") is None
+        assert storage.fail_batch("batch", "the end is unknown") is None
         assert ids(storage.admin.in_doubt()) == []
         assert ids(storage.admin.tasks(FAILED)) == ids(tasks)
-        assert [storage.admin.get(task.id).reason for task in tasks] == ["nobody knows"] * 2
+        assert [storage.admin.get(task.id).reason for task in tasks] == ["the end is unknown"] * 2
         assert told == [(FAILED, task.id) for task in tasks]
         clock.advance(200)
         assert take_all(storage) == [waiting.id]
@@ -223,7 +223,7 @@ class Committing(Base):
         user = Identity("/acl_users", "jane")
         task = new_task(key="k", on_conflict="replace", due=clock() + 100, user=user)
         storage.stage("batch", [task])
-        storage.fail_batch("batch", "nobody knows")
+        storage.fail_batch("batch", "the end is unknown")
         status = storage.admin.get(task.id)
         assert status.task == task
         assert [name for name, _ in status.changes] == [QUEUED, FAILED]
@@ -237,7 +237,7 @@ class Committing(Base):
         """A late `promote` has no effect, also after an admin has removed or retried the tasks."""
         tasks = [new_task(), new_task()]
         storage.stage("batch", tasks)
-        storage.fail_batch("batch", "nobody knows")
+        storage.fail_batch("batch", "the end is unknown")
         storage.admin.remove(tasks[0].id)
         with unchanged(storage):
             storage.promote("batch")
@@ -262,15 +262,15 @@ class Committing(Base):
         with unchanged(storage):
             add(storage, skipped)
             storage.stage("condemned", [skipped])
-            storage.fail_batch("condemned", "nobody knows")
+            storage.fail_batch("condemned", "the end is unknown")
 
     def test_condemning_what_is_not_staged_does_nothing(self, storage: Any) -> None:
         """An unknown batch is ignored, and one that has been promoted."""
         storage.stage("batch", [new_task()])
         storage.promote("batch")
         with unchanged(storage):
-            storage.fail_batch("unknown", "nobody knows")
-            storage.fail_batch("batch", "nobody knows")
+            storage.fail_batch("unknown", "the end is unknown")
+            storage.fail_batch("batch", "the end is unknown")
 
     def test_discarding_what_is_not_staged_does_nothing(self, storage: Any) -> None:
         """An unknown batch is ignored, and one that has been promoted."""

@@ -226,7 +226,7 @@ class Finishing(Base):
             assert storage.renew(forged) is False
             assert storage.report(forged, Progress(1.0, None, "", 0.0)) is True
 
-    def test_a_late_finisher_whom_nobody_has_overtaken_is_in_time(
+    def test_a_late_completion_is_accepted_while_no_other_lease_was_made(
         self, storage: Any, clock: Any
     ) -> None:
         """The token decides, not the expiry: while it matches, no other lease was made."""

@@ -80,7 +80,7 @@ class Identities(Base):
         assert storage.admin.counts("jane")[QUEUED] == (other.id == "jane")
         assert take(storage).task.user == other
 
-    def test_nobody_has_no_tasks(self, storage: Any) -> None:
+    def test_a_user_without_tasks(self, storage: Any) -> None:
         """A task without a user is in the lists of all tasks only."""
         add_one(storage)
         for user in ("", Identity("", "")):
@@ -138,7 +138,7 @@ class Identities(Base):
         task = add_one(storage)
         failed = replace(task, id="another", user=JANE)
         storage.stage("batch", [failed])
-        storage.fail_batch("batch", "nobody knows")
+        storage.fail_batch("batch", "the end is unknown")
         assert (
             ids(storage.admin.tasks(FAILED, JANE))
             == ids(storage.admin.tasks(user="jane"))

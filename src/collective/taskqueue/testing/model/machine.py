@@ -133,7 +133,7 @@ class QueueMachine(Acts):
             self.expected.gone.extend(ids(tasks))
         elif how == "fail_batch":
             with self._act():
-                self.storage.fail_batch(batch, "nobody knows")
+                self.storage.fail_batch(batch, "the end is unknown")
                 self.expected.fail_batch(tasks, self.clock())
             self.promoted[batch] = tasks
         else:
@@ -147,7 +147,7 @@ class QueueMachine(Acts):
             if how == "discard":
                 self.storage.discard(batch)
             elif how == "fail_batch":
-                self.storage.fail_batch(batch, "nobody knows")
+                self.storage.fail_batch(batch, "the end is unknown")
             else:
                 self.storage.promote(batch, None, self.promoted[batch] if "tasks" in how else [])
 
