@@ -2,6 +2,7 @@
 
 from AccessControl.SecurityManagement import newSecurityManager
 from AccessControl.SecurityManagement import noSecurityManager
+from AccessControl.users import system
 from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import ServerSettings
@@ -103,11 +104,17 @@ def logged_in(name: str) -> Iterator[str]:
 
 def _create_site(app: object) -> None:
     # Products are importable only once Zope has started.
+    from plone.dexterity.utils import createContentInContainer
     from Products.CMFPlone.factory import addPloneSite
 
     site = addPloneSite(app, "Plone", setup_content=False, default_language="en")
     setSite(site)
     site.acl_users.userFolderAddUser("jane", "secret-of-jane", ["Member"], [])
-    site.portal_setup.runAllImportStepsFromProfile("collective.taskqueue.pasplugin:default")
+    for profile in ("plone.app.contenttypes:default", "collective.taskqueue.pasplugin:default"):
+        site.portal_setup.runAllImportStepsFromProfile(profile)
+    newSecurityManager(None, system)
+    for name in ("bench", *(f"page-{number}" for number in range(19))):
+        createContentInContainer(site, "Document", checkConstraints=False, id=name, title=name)
     transaction.commit()
+    noSecurityManager()
     setSite(None)

@@ -2,6 +2,8 @@
 
 from benchmarks.site import logged_in
 from benchmarks.site import make_consumer
+from collections.abc import Callable
+from collections.abc import Sequence
 from collective.taskqueue import taskqueue
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.consumer import Consumer
@@ -9,6 +11,7 @@ from collective.taskqueue.publisher.request import ATTEMPT
 from collective.taskqueue.publisher.request import make_environ
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
 from contextlib import nullcontext
 from io import BytesIO
@@ -17,66 +20,116 @@ from statistics import median
 from threading import Event
 from time import perf_counter
 from typing import Any
+from typing import NamedTuple
 from ZPublisher.WSGIPublisher import publish_module
-import gc
 import transaction
 
 
 URL = "/Plone/@@bench-noop"
 
+#: Reads ten brains, writes an object and commits.
+WRITING_URL = "/Plone/bench/@@bench-write"
+
+#: Tasks, and requests, that alternate: fewer would show the end of a slice, when the last results
+#: are on their way, more would show how the speed of the machine changes.
+SLICE = 200
+
 #: Seconds after which a consumer is given up.
 TIMEOUT = 120.0
 
 
-def throughput(
-    queue: TaskQueue, rounds: int, size: int, member: str | None = None
-) -> tuple[float, float, float]:
-    """Return the median ratio of both speeds, and the seconds per request of each.
+class Speed(NamedTuple):
+    """Medians: the ratio of both speeds, and the seconds per request of each."""
 
-    Every round starts a consumer for `size` tasks that wait in the queue, between two bare
-    loops of as many requests; its ratio compares it to these two alone, for a machine may
-    change its speed. All run as the same member, by the cookie of a session and by the
-    plugin, or all as nobody.
+    ratio: float
+    bare: float
+    ours: float
+
+
+def throughput(queue: TaskQueue, slices: int, member: str | None = None, url: str = URL) -> Speed:
+    """Return the speed of the consumer of a queue; see `throughputs`."""
+    return throughputs([queue], slices, member, url)[0]
+
+
+def throughputs(
+    queues: Sequence[TaskQueue],
+    slices: int,
+    member: str | None = None,
+    url: str = URL,
+    make: Callable[[TaskQueue, Callable[[str], None]], Consumer] = make_consumer,
+) -> list[Speed]:
+    """Return the speed of the consumer of each queue, compared to a bare loop of the publisher.
+
+    The consumers run all the time. One after the other gets `SLICE` tasks, and before and after
+    each slice a bare loop makes as many requests: a slice is compared to these two, because a
+    machine changes its speed within a second. A slice of tasks begins when the first of them
+    starts, and ends when the result of the last one is stored. All run as the same member, by
+    the cookie of a session and by the plugin, or all as Anonymous.
     """
-    queue.purge(SUCCEEDED)
-    environ = _environ(queue)
+    environ = _environ(queues[0], url)
     if member is not None:
         with logged_in(member) as cookie:
             environ["HTTP_COOKIE"] = cookie
+    runs = [Run() for _ in queues]
+    consumers = [make(queue, run.told) for queue, run in zip(queues, runs, strict=True)]
+    for consumer in consumers:
+        consumer.start()
+    bare: list[float] = [_timed(_bare, environ, SLICE, member)]
+    ours: list[float] = []
     # The first round warms up.
-    _round(queue, environ, size, member)
-    bare, ours = [_timed(_bare, environ, size, member)[0]], []
-    for _ in range(rounds):
-        drained, after = _round(queue, environ, size, member)
-        ours.append(drained)
-        bare.append(after)
-    succeeded = queue.counts()[SUCCEEDED]
-    if succeeded < min(size * (rounds + 1), queue.settings.max_finished):
-        raise AssertionError(f"only {succeeded} tasks succeeded")
+    for _ in range(slices + 1):
+        for queue, run in zip(queues, runs, strict=True):
+            run.begin(SLICE)
+            _fill(queue, SLICE, member, url)
+            ours.append(run.seconds())
+            bare.append(_timed(_bare, environ, SLICE, member))
+    for consumer in consumers:
+        consumer.stop()
     around = [(before + after) / 2 for before, after in pairwise(bare)]
-    ratio = median(a / b for a, b in zip(around, ours, strict=True))
-    return ratio, median(bare) / size, median(ours) / size
+    ratios = [a / b for a, b in zip(around, ours, strict=True)]
+    each = [slice(number + len(queues), None, len(queues)) for number in range(len(queues))]
+    return [
+        Speed(median(ratios[own]), median(around[own]) / SLICE, median(ours[own]) / SLICE)
+        for own in each
+    ]
 
 
-def _round(
-    queue: TaskQueue, environ: dict[str, Any], size: int, member: str | None
-) -> tuple[float, float]:
-    _fill(queue, size, member)
-    drained, consumer = _timed(_drain, queue, size)
-    consumer.stop()
-    return drained, _timed(_bare, environ, size, member)[0]
+class Run:
+    """Measures how long a consumer takes for some tasks; `told` is told each state."""
+
+    def begin(self, size: int) -> None:
+        """Expect so many tasks."""
+        self._started: float | None = None
+        self._ended = 0.0
+        self._left = size
+        self._done = Event()
+
+    def told(self, state: str) -> None:
+        """Called for each change of a task, in one thread for each kind of change."""
+        if state == RUNNING and self._started is None:
+            self._started = perf_counter()
+        elif state == SUCCEEDED:
+            self._ended = perf_counter()
+            self._left -= 1
+            if not self._left:
+                self._done.set()
+
+    def seconds(self) -> float:
+        """Wait for the last task; return the seconds since the first one has started."""
+        if not self._done.wait(TIMEOUT) or self._started is None:
+            raise AssertionError(f"{self._left} tasks have not succeeded")
+        return self._ended - self._started
 
 
-def _timed(function: Any, *args: Any) -> tuple[float, Any]:
-    gc.collect()
+def _timed(function: Any, *args: Any) -> float:
     started = perf_counter()
-    result = function(*args)
-    return perf_counter() - started, result
+    function(*args)
+    return perf_counter() - started
 
 
-def _environ(queue: TaskQueue) -> dict[str, Any]:
+def _environ(queue: TaskQueue, url: str) -> dict[str, Any]:
     """The environment of a task, less the task."""
-    task_id = queue.add(URL)
+    task_id = queue.add(url)
     transaction.commit()
     task = queue.status(task_id).task
     queue.reset()
@@ -100,24 +153,8 @@ def _bare(environ: dict[str, Any], size: int, member: str | None) -> None:
         raise AssertionError(f"the bare loop was answered {set(answers)}")
 
 
-def _fill(queue: TaskQueue, size: int, member: str | None) -> None:
+def _fill(queue: TaskQueue, size: int, member: str | None, url: str) -> None:
     with nullcontext() if member is None else logged_in(member):
         for _ in range(size):
-            taskqueue.add(URL, queue=queue.name)
+            taskqueue.add(url, queue=queue.name)
         transaction.commit()
-
-
-def _drain(queue: TaskQueue, size: int) -> Consumer:
-    """Start a consumer as a process does, and wait until all is done and stored."""
-    rest = iter(range(size - 1, -1, -1))
-    done = Event()
-
-    def told(state: str) -> None:
-        if state == SUCCEEDED and next(rest) == 0:
-            done.set()
-
-    consumer = make_consumer(queue, told)
-    consumer.start()
-    if not done.wait(TIMEOUT):
-        raise AssertionError(f"of {size} tasks {queue.counts()[SUCCEEDED]} succeeded")
-    return consumer

@@ -1,7 +1,9 @@
 """The views that the measured tasks call."""
 
+from plone.protect.interfaces import IDisableCSRFProtection
 from Products.Five.browser import BrowserView
 from queue import SimpleQueue
+from zope.interface import alsoProvides
 import time
 
 
@@ -22,3 +24,17 @@ class Stamp(BrowserView):
     def __call__(self) -> str:
         stamps.put(time.perf_counter())
         return "stamped"
+
+
+class Write(BrowserView):
+    """Reads ten brains and writes its content; the publisher commits."""
+
+    def __call__(self) -> str:
+        if not IDisableCSRFProtection.providedBy(self.request):
+            # Of the bare loop; that of a task does.
+            alsoProvides(self.request, IDisableCSRFProtection)
+        catalog = self.context.portal_catalog
+        brains = catalog.unrestrictedSearchResults(portal_type="Document", sort_on="id")
+        titles = [brain.Title for brain in brains[:10]]
+        self.context.description = f"{', '.join(titles)} at {time.time()}"
+        return f"{len(titles)} titles"

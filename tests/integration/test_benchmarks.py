@@ -17,12 +17,15 @@ RUN_TIMEOUT = 180.0
 
 ROWS = (
     "What",
-    "by a member, bare publisher loop",
-    "by a member, as a task",
-    "throughput",
-    "by Anonymous, bare publisher loop",
-    "by Anonymous, as a task",
-    "by Anonymous",
+    "writes an object, by a member, bare publisher loop",
+    "writes an object, by a member, as a task",
+    "writes an object, by a member, throughput",
+    "no-op view, by a member, bare publisher loop",
+    "no-op view, by a member, as a task",
+    "no-op view, by a member, throughput",
+    "no-op view, by Anonymous, bare publisher loop",
+    "no-op view, by Anonymous, as a task",
+    "no-op view, by Anonymous, throughput",
     "empty commit",
     "1 task per transaction",
     "10 tasks per transaction",
@@ -40,7 +43,8 @@ SHARED = (
     "backlog of 1000",
     "reserve+finish",
     "memory per waiting task",
-    "throughput",
+    "throughput of a writing view",
+    "throughput of a no-op view",
     "1 per transaction",
     "10 per transaction",
     "1000 per transaction",
@@ -91,7 +95,7 @@ def test_web_hooks_and_the_http_interface():
 
 def test_what_is_measured_on_a_shared_queue():
     """An idle consumer asks now and then, and no more."""
-    options = ("--backlog", "1000", "--size", "10", "--idle", "1", "--rounds", "1")
+    options = ("--backlog", "1000", "--size", "10", "--idle", "1", "--rounds", "1", "--slices", "1")
     done = bench(*options, module="benchmarks.shared")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -6,17 +6,14 @@ from batchers import fill
 from batchers import run
 from batchers import take
 from collective.taskqueue.consumer import batcher as batcher_module
-from collective.taskqueue.consumer.batcher import MOMENT
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import is_blocked
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 import pytest
 import threading
-import time
 
 
 def test_without_a_thread_each_completion_is_reported_alone(
@@ -114,25 +111,6 @@ def test_the_background_thread_flushes_for_a_thread_that_waits(make, storage, st
     storage.let(go=True)
     assert waiting.result(BOUND) == [redelivered]
     assert stored == [(task, SUCCEEDED)]
-
-
-def test_threads_give_way_to_the_background_thread(make, storage, stored, monkeypatch, patient):
-    """Otherwise it waits for the interpreter's lock as long as they compute."""
-    fill(storage, 50)
-    batcher = make()
-    run(batcher, 20)
-    stored.wait_for(20)
-    slept: list[float] = []
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
-    storage.let(go=False)
-    number = len(storage.calls)
-    end(batcher, take(batcher))
-    storage.wait_for(number + 1)
-    monkeypatch.setattr(batcher_module, "time", clock)
-    take(batcher)
-    assert slept == [MOMENT]
-    storage.let(go=True)
-    stored.wait_for(21)
 
 
 @pytest.mark.parametrize("released", [False, True])

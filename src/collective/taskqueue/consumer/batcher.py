@@ -38,10 +38,7 @@ SAMPLE = 8
 SHARE = 3
 
 #: Seconds that a prefetched task waits for a thread before it is released.
-PATIENCE = 0.25
-
-#: Seconds that a thread sleeps before its next task, to let the background thread run.
-MOMENT = 1e-5
+PATIENCE = 0.6
 
 
 class Prefetched(NamedTuple):
@@ -94,11 +91,8 @@ class Batcher:
             lease = self._next()
             reserves = lease is None and not self._stopping.is_set()
             self._reserving += reserves
-            contended = self._flushing or self._due_at() <= time.monotonic()
         if reserves:
             return self._reserve(timeout)
-        if contended:
-            self._give_way()
         return [] if lease is None else [lease]
 
     def complete(self, completion: Completion) -> None:
@@ -139,11 +133,6 @@ class Batcher:
             self._work.notify()
         if self._thread is not None:
             self._calls.shutdown.join(self._thread, self.wake)
-
-    def _give_way(self) -> None:
-        # The background thread needs the interpreter's lock after each call of a driver, and a
-        # thread that computes keeps that lock for 5 ms.
-        time.sleep(MOMENT)
 
     def _reserve(self, timeout: float | None) -> list[Lease]:
         leases: list[Lease] = []

@@ -52,7 +52,7 @@ class RedisStorage:
     """The Redis storage, see `ITaskStorage`. Tests pass a `clock` to replace the server's clock."""
 
     in_process = False
-    delay = 0.02
+    delay = 0.05
     # While a script runs, the server answers no other client. A call of 25 takes up to 5 ms.
     most = 25
 

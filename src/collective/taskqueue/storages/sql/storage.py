@@ -41,8 +41,6 @@ BLOCK = 10.0
 class SqlStorage:
     """See `ITaskStorage`. `clock` replaces the clock of the database; for tests."""
 
-    # A durable commit takes as long as some small tasks.
-    delay = 0.1
     most = 128
 
     def __init__(self, settings: QueueSettings, clock: Callable[[], float] | None = None) -> None:
@@ -50,6 +48,8 @@ class SqlStorage:
         self.notify: Callable[[State, str], None] = lambda state, task_id: None
         self._session = Session(settings, dialect_of(settings), clock)
         self.in_process = self._session.dialect.in_process
+        # A durable commit takes as long as some small tasks.
+        self.delay = 0.1 if self.in_process else 0.2
         self._begin()
 
     def _begin(self) -> None:
