@@ -18,12 +18,12 @@ from collective.taskqueue.enqueue.credentials import is_by_id
 from collective.taskqueue.enqueue.credentials import is_plugin_here
 from collective.taskqueue.enqueue.headers import copied_headers
 from collective.taskqueue.enqueue.headers import environ_of
+from collective.taskqueue.enqueue.headers import merged
 from collective.taskqueue.pasplugin.identity import generation_in
 from collective.taskqueue.pasplugin.identity import identity_in
 from collective.taskqueue.pasplugin.plugin import active_ids
 from contextlib import suppress
 from functools import cached_property
-from operator import is_
 from transaction.interfaces import NoTransaction
 from typing import Any
 from zope.component.hooks import getSite
@@ -45,17 +45,18 @@ class Author:
         self._made_from = self._sources(request)
         self._environ = None if request is None else dict(environ_of(request))
         self._copied: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {}
+        self._alone: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {}
 
     def is_current(self, request: Any) -> bool:
         """Return whether all that this was made from is as it was."""
-        if request is not self.request:
-            return False
-        if not _are_same(self._sources(request), self._made_from):
-            return False
-        return request is None or self._environ == environ_of(request)
+        return (
+            request is self.request
+            and self._sources(request) == self._made_from
+            and (request is None or self._environ == environ_of(request))
+        )
 
     def _sources(self, request: Any) -> tuple[Any, ...]:
-        """Return objects that are replaced, and never changed, when the author is another one."""
+        """Return what differs when the author is another one, in a form that is never changed."""
         author = None if request is None else request.other.get("AUTHENTICATED_USER")
         objects = getSecurityManager().getUser(), author, getSite()
         if self.user is None:
@@ -82,6 +83,12 @@ class Author:
             self._copied[named] = copied_headers(self.request, harmless, credentials, named)
         return dict(self._copied[named])
 
+    def headers_alone(self, named: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        """Return the headers of a task that has no headers of its own and no body."""
+        if named not in self._alone:
+            self._alone[named] = merged(self.headers(named), b"")
+        return self._alone[named]
+
 
 def current_author() -> Author:
     """Return what the tasks of the current request, user and transaction have in common."""
@@ -103,10 +110,6 @@ def current_author() -> Author:
 def current_user() -> tuple[Any, str] | None:
     """Return the user folder and the id of the current user; None for Anonymous and the system."""
     return _user_of(_current_request())
-
-
-def _are_same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
-    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def _user_of(request: Any) -> tuple[Any, str] | None:

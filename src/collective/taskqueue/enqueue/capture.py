@@ -185,6 +185,10 @@ def _zope_request(
     verb = _method(method, "GET")
     own = own_headers(headers)
     request = author.request
+    if payload is CURRENT and not own and verb not in METHODS_WITH_BODY:
+        alone = author.headers_alone(settings.copy_headers)
+        url = _with_params(url, query_string(params))
+        return {"url": url, "method": verb, "headers": alone, "payload": b""}
     copied = author.headers(settings.copy_headers)
     if payload is not CURRENT:
         body = _body(payload)

@@ -33,6 +33,20 @@ def check_options(
     same as a missing option. `now` is in seconds since the epoch. Raises `ValueError` for a
     value that is out of range and for an option that does not exist. Called when a task is added.
     """
+    task = {field.name: _default(field, settings, is_hook) for field in _OF_QUEUE}
+    task["due"] = None
+    if options:
+        task |= _given(options, now)
+    if task["min_backoff"] > task["max_backoff"]:
+        raise InvalidTask("min_backoff", "min_backoff is greater than max_backoff")
+    if "on_conflict" in task and "key" not in task:
+        raise InvalidTask(
+            "on_conflict", "on_conflict says what to do with tasks of one key; there is no key"
+        )
+    return task
+
+
+def _given(options: dict[str, object], now: float) -> dict[str, Any]:
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         known = ", ".join(OPTIONS)
@@ -42,16 +56,8 @@ def check_options(
         for name, value in options.items()
         if value is not None
     }
-    task = {field.name: _default(field, settings, is_hook) for field in _OF_QUEUE}
-    task["due"] = _due(given, now)
-    task |= {name: value for name, value in given.items() if name not in _DUE}
-    if task["min_backoff"] > task["max_backoff"]:
-        raise InvalidTask("min_backoff", "min_backoff is greater than max_backoff")
-    if "on_conflict" in task and "key" not in task:
-        raise InvalidTask(
-            "on_conflict", "on_conflict says what to do with tasks of one key; there is no key"
-        )
-    return task
+    task = {name: value for name, value in given.items() if name not in _DUE}
+    return task | {"due": _due(given, now)}
 
 
 def _default(field: Field, settings: QueueSettings, is_hook: bool) -> Any:

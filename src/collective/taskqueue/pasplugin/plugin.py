@@ -90,7 +90,9 @@ def active_ids(folder: IPluggableAuthService | None) -> tuple[tuple[str, ...], .
     plugins = getattr(aq_base(folder), "plugins", None)
     if plugins is None:
         return ()
-    return tuple([plugins.listPluginIds(interface) for interface in INTERFACES])
+    # Unrolled, because it is called for each task.
+    extraction, authentication = INTERFACES
+    return plugins.listPluginIds(extraction), plugins.listPluginIds(authentication)
 
 
 def _is_ours(folder: IPluggableAuthService, name: str) -> bool:
