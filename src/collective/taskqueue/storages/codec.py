@@ -309,7 +309,7 @@ def _record(kind: type[R], values: dict[str, Any]) -> R:
 
 
 def _check_numbers(values: Mapping[str, object]) -> None:
-    if any(isinstance(value, float) and not isfinite(value) for value in values.values()):
+    if not all(map(isfinite, [value for value in values.values() if isinstance(value, float)])):
         raise TaskDecodeError("a number of a record is not finite")
 
 

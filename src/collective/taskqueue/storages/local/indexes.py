@@ -99,7 +99,7 @@ class Lines:
         return islice(() if line is None else line.tree.values(), start, stop)
 
     def _line(self, state: State | None, user: str | Identity | None = None) -> _Line | None:
-        ledger = self._ledgers.get(_whose(user))
+        ledger = self._ledgers.get(ALL_USERS if user is None else _whose(user))
         return None if ledger is None else ledger.get(state)
 
 
@@ -109,7 +109,5 @@ def _all_of(user: Identity | None) -> tuple[Owner, ...]:
     return (ALL_USERS,) if user is None else (ALL_USERS, _whose(user.id), _whose(user))
 
 
-def _whose(user: str | Identity | None) -> Owner:
-    if user is None:
-        return ALL_USERS
+def _whose(user: str | Identity) -> Owner:
     return ("user", user) if isinstance(user, str) else ("person", user.person)

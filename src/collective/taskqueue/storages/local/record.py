@@ -42,6 +42,7 @@ class Record:
         "expires",
         "forget_at",
         "forgotten",
+        "id",
         "last",
         "ledgers",
         "lost",
@@ -60,6 +61,7 @@ class Record:
 
     def __init__(self, task: Task, tid: bytes | None, sequence: int) -> None:
         self.task = task
+        self.id = task.id
         self.tid = tid
         #: A number that grows with each added task.
         self.sequence = sequence
@@ -87,10 +89,6 @@ class Record:
         self.progress: Progress | None = None
         self.cancel_requested = False
         self.aliases: list[str] = []
-
-    @property
-    def id(self) -> str:
-        return self.task.id
 
     def enter(self, state: State, now: float, reason: str = "") -> None:
         self.state = state

@@ -134,8 +134,9 @@ class LocalStorage:
                     # Another waiting thread must watch over these leases. It must also take over
                     # a notification that this thread got but does not use.
                     self._changed.notify()
-            # Without the lock, and before this thread waits again.
-            self._publish(notices)
+            if notices:
+                # Without the lock, and before this thread waits again.
+                self._publish(notices)
         return leases
 
     def _block(self, consumer: str, pause: float | None) -> None:
@@ -181,7 +182,8 @@ class LocalStorage:
                 self._board.schedule(record, transition.due or now, now, transition.reason)
             self._changed.notify()
             state = record.state
-        self._publish(notices)
+        if notices:
+            self._publish(notices)
         return state
 
     def release(self, leases: Sequence[Lease]) -> list[str]:
