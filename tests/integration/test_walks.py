@@ -121,3 +121,18 @@ def test_a_web_hook(queue, receiver, monkeypatch):
     consumer.stop()
     assert taskqueue.status(task_id).state == SUCCEEDED
     assert_in_order(walk("hook"), calls)
+
+
+def test_a_task_over_its_timeout(queue, view):
+    def work(context, request):
+        while True:
+            sum(range(100))
+
+    task_id = taskqueue.add(view("work", work), timeout=0.2)
+    transaction.commit()
+    with traced() as calls:
+        consumer = Consumer(queue.storage, publish, ServerSettings())
+        consumer.step()
+        consumer.stop()
+    assert taskqueue.status(task_id).reason.startswith("TaskTimeout")
+    assert_in_order(walk("timeout"), calls)
