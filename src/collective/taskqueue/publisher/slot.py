@@ -1,0 +1,204 @@
+"""The slot of a task: an object that exists if, and only if, an attempt of the task has committed.
+
+A consumer allocates an object id with each reservation, and the storage of the queue keeps it with
+the task until an attempt that used it has been reported. The publisher adds the slot at exactly
+that id, in the transaction of the task. So
+
+* a consumer that gets the task of a lost process finds out whether that process had committed;
+* of two processes that run the task at the same time, only one can commit: for the database, both
+  create the same object, and that is a conflict.
+
+The slot is an object without references: a pack removes it. An object id alone proves nothing,
+because a storage may assign the id of an aborted transaction to another object. So a slot has a
+uuid, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collective.taskqueue.task import Outcome
+from persistent import Persistent
+from transaction import TransactionManager
+from transaction.interfaces import ISynchronizer
+from transaction.interfaces import ITransaction
+from typing import Any
+from typing import NamedTuple
+from uuid import uuid4
+from ZODB.Connection import Connection
+from ZODB.DB import DB
+from ZODB.POSException import POSKeyError
+from ZODB.utils import get_pickle_metadata
+from zope.interface import implementer
+import threading
+
+
+#: Name of the database in which slots are.
+MAIN = "main"
+
+#: Most bytes of a body that a slot keeps.
+MAX_BODY = 1024
+
+#: What the history says of an attempt whose outcome was found in its slot.
+COMMITTED = "committed by a worker that was lost"
+
+
+class Slot(Persistent):
+    """What an attempt knew of its outcome when it committed.
+
+    `outcome` has fields of `Outcome`; None if the view has committed by itself, because then the
+    rest of the view may not have run.
+    """
+
+    def __init__(self, uuid: str, task_id: str, attempt: int, outcome: Outcome | None) -> None:
+        self.uuid = uuid
+        self.task_id = task_id
+        self.attempt = attempt
+        self.outcome = None if outcome is None else _fields(outcome)
+
+
+class Reference(NamedTuple):
+    """What a storage keeps with a task: an object id and a uuid, in hexadecimal digits."""
+
+    oid: str
+    uuid: str
+
+    def __str__(self) -> str:
+        return f"{self.oid}{self.uuid}"
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Return the reference of that text; raises `ValueError` for anything else."""
+        if len(bytes.fromhex(text)) != 8 + 16:
+            raise ValueError("no reference to a slot")
+        return cls(text[:16], text[16:])
+
+
+class Slots:
+    """Allocates slots in a database, and finds them again; a consumer has one."""
+
+    def __init__(self, database: DB) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._free: list[str] = []
+
+    def take(self, number: int) -> list[str]:
+        """Return references to `number` slots that no task has."""
+        with self._lock:
+            taken = [self._free.pop() for _ in range(min(number, len(self._free)))]
+        return taken + [_new(self._database) for _ in range(number - len(taken))]
+
+    def put_back(self, references: Collection[str]) -> None:
+        """Take back references that no task was given."""
+        with self._lock:
+            self._free += references
+
+    def find(self, reference: str) -> Found:
+        """Return what is at the object id of a slot.
+
+        Raises `ValueError` for no reference, and what an unavailable database raises.
+        """
+        return find(self._database, Reference.parse(reference))
+
+
+class Found(NamedTuple):
+    """What is at the object id of a slot: nothing, the slot with its outcome, or another object."""
+
+    is_there: bool = False
+    is_slot: bool = False
+    outcome: Outcome | None = None
+
+
+def find(database: DB, reference: Reference) -> Found:
+    """Return what is at the object id of a slot, as the database has it now."""
+    _catch_up(database)
+    connection = database.open(transaction_manager=TransactionManager())
+    try:
+        oid = bytes.fromhex(reference.oid)
+        record, _ = connection._storage.load(oid)
+        if not _is_slot(record, reference.uuid):
+            return Found(is_there=True)
+        outcome = connection.get(oid).outcome
+        return Found(True, True, None if outcome is None else Outcome(**outcome))
+    except POSKeyError:
+        return Found()
+    finally:
+        connection.transaction_manager.abort()
+        connection.close()
+
+
+@implementer(ISynchronizer)
+class SlotWriter:
+    """Adds the slot of an attempt to the first transaction of its thread that writes.
+
+    The publisher registers it with the transaction manager of the thread. A transaction that only
+    reads does not become one that writes.
+    """
+
+    def __init__(self, reference: str, task_id: str, attempt: int) -> None:
+        self._reference = Reference.parse(reference)
+        self._made_of = task_id, attempt
+        #: The outcome, once the view is done; the next commit is the last one.
+        self.outcome: Outcome | None = None
+        #: Whether a transaction with the slot was committed.
+        self.is_used = False
+        self._database: DB | None = None
+
+    def beforeCompletion(self, current: ITransaction) -> None:
+        """See `ISynchronizer`; called before a commit and before an abort."""
+        if self.is_used:
+            return
+        connection = next(filter(_writes_main, current._resources), None)
+        if connection is not None:
+            self._database = connection.db()
+            slot = Slot(self._reference.uuid, *self._made_of, self.outcome)
+            connection._add(slot, bytes.fromhex(self._reference.oid))
+
+    def afterCompletion(self, current: ITransaction) -> None:
+        """See `ISynchronizer`; called after a commit, and after an abort."""
+        if self._database is not None and current.status == "Committed":
+            self.is_used = True
+
+    def newTransaction(self, current: ITransaction) -> None:
+        """See `ISynchronizer`."""
+
+    def found(self) -> Found:
+        """Return what is at the object id, after a conflict; nothing if the slot is of this."""
+        if self.is_used or self._database is None:
+            return Found()
+        return find(self._database, self._reference)
+
+
+def _new(database: DB) -> str:
+    oid: bytes = database.new_oid()
+    return str(Reference(oid.hex(), uuid4().hex))
+
+
+def _catch_up(database: DB) -> None:
+    # A ZEO client learns of other transactions by messages of the server: after the answer to a
+    # call it knows all that were committed before the call.
+    ping = getattr(database.storage, "ping", None)
+    if ping is not None:
+        ping()
+
+
+def _is_slot(record: bytes, uuid: str) -> bool:
+    # The record of another object is not parsed: it may contain anything.
+    mine = Slot.__module__, Slot.__qualname__
+    return uuid.encode() in record and get_pickle_metadata(record) == mine
+
+
+def _writes_main(resource: Any) -> bool:
+    return (
+        isinstance(resource, Connection)
+        and resource.db().database_name == MAIN
+        and bool(resource._registered_objects or resource._savepoint_storage is not None)
+    )
+
+
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    fields = {name: getattr(outcome, name) for name in outcome.__dataclass_fields__}
+    body = outcome.body
+    return fields | {
+        "body": body[:MAX_BODY],
+        "truncated": outcome.truncated or len(body) > MAX_BODY,
+    }

@@ -1,0 +1,126 @@
+"""The slot of a task: of two transactions that create it, one commits, in every database."""
+
+from collective.taskqueue.publisher.slot import find
+from collective.taskqueue.publisher.slot import Found
+from collective.taskqueue.publisher.slot import Reference
+from collective.taskqueue.publisher.slot import Slots
+from collective.taskqueue.publisher.slot import SlotWriter
+from collective.taskqueue.task import Outcome
+from contextlib import contextmanager
+from persistent.mapping import PersistentMapping
+from transaction import TransactionManager
+from ZODB.POSException import ConflictError
+import pytest
+
+
+OUTCOME = Outcome(200, body=b"done", started=1.0, seconds=2.0)
+
+
+@contextmanager
+def attempt(database, reference, outcome=OUTCOME):
+    """A connection whose transactions get the slot of an attempt."""
+    manager = TransactionManager()
+    writer = SlotWriter(reference, "task", 1)
+    writer.outcome = outcome
+    manager.registerSynch(writer)
+    connection = database.open(transaction_manager=manager)
+    manager.begin()
+    connection.writer = writer
+    try:
+        yield connection
+    finally:
+        manager.abort()
+        connection.close()
+
+
+def write(connection, name):
+    connection.root()[name] = PersistentMapping()
+
+
+@pytest.fixture
+def reference(database):
+    with database.transaction() as connection:
+        write(connection, "first")
+    (found,) = Slots(database).take(1)
+    return found
+
+
+def test_the_slot_is_there_once_its_transaction_has_committed(database, reference):
+    slots = Slots(database)
+    assert slots.find(reference) == Found()
+    with attempt(database, reference) as connection:
+        write(connection, "object")
+        assert slots.find(reference) == Found()
+        connection.transaction_manager.commit()
+        assert connection.writer.is_used
+    assert slots.find(reference) == Found(True, True, OUTCOME)
+
+
+def test_of_two_attempts_one_commits(database, reference):
+    """They write different objects: without the slot, both would commit."""
+    with attempt(database, reference) as lost, attempt(database, reference) as other:
+        for connection, name in ((lost, "lost"), (other, "other")):
+            connection.objects = connection.root()["first"]
+        with database.transaction() as connection:
+            connection.root()["second"] = PersistentMapping()
+        lost.transaction_manager.begin()
+        other.transaction_manager.begin()
+        lost.root()["first"]["by"] = "lost"
+        other.root()["second"]["by"] = "other"
+        other.transaction_manager.commit()
+        with pytest.raises(ConflictError):
+            lost.transaction_manager.commit()
+        lost.transaction_manager.abort()
+        assert lost.writer.found() == Found(True, True, OUTCOME)
+        assert not lost.writer.is_used
+    with database.transaction() as connection:
+        root = connection.root()
+        assert (dict(root["first"]), dict(root["second"])) == ({}, {"by": "other"})
+
+
+def test_a_transaction_that_only_reads_gets_none(database, reference):
+    before = database.lastTransaction()
+    with attempt(database, reference) as connection:
+        connection.root()["first"].keys()
+        connection.transaction_manager.commit()
+        assert not connection.writer.is_used
+    assert database.lastTransaction() == before
+
+
+def test_an_aborted_transaction_leaves_none(database, reference):
+    with attempt(database, reference) as connection:
+        write(connection, "object")
+        connection.transaction_manager.abort()
+        assert not connection.writer.is_used
+        # The next one gets it.
+        write(connection, "object")
+        connection.transaction_manager.commit()
+        assert connection.writer.is_used
+    assert find(database, Reference.parse(reference)).is_slot
+
+
+def test_after_a_savepoint(database, reference):
+    with attempt(database, reference) as connection:
+        write(connection, "object")
+        connection.transaction_manager.savepoint()
+        connection.transaction_manager.commit()
+        assert connection.writer.is_used
+    assert find(database, Reference.parse(reference)).is_slot
+
+
+def test_only_the_first_commit_gets_it(database, reference):
+    with attempt(database, reference, None) as connection:
+        write(connection, "early")
+        connection.transaction_manager.commit()
+        connection.writer.outcome = OUTCOME
+        write(connection, "late")
+        connection.transaction_manager.commit()
+    assert Slots(database).find(reference) == Found(True, True, None)
+
+
+def test_another_object_at_its_id(database, reference):
+    """As after a restart: the storage assigns the ids of aborted transactions again."""
+    oid = bytes.fromhex(Reference.parse(reference).oid)
+    with database.transaction() as connection:
+        connection._add(PersistentMapping(), oid)
+    assert Slots(database).find(reference) == Found(is_there=True)
