@@ -47,20 +47,18 @@ def reference(database):
 
 def test_the_slot_is_there_once_its_transaction_has_committed(database, reference):
     slots = Slots(database)
-    assert slots.find(reference) == Found()
+    assert slots.find(reference, "task") == Found()
     with attempt(database, reference) as connection:
         write(connection, "object")
-        assert slots.find(reference) == Found()
+        assert slots.find(reference, "task") == Found()
         connection.transaction_manager.commit()
         assert connection.writer.is_used
-    assert slots.find(reference) == Found(True, True, OUTCOME)
+    assert slots.find(reference, "task") == Found(True, True, OUTCOME)
 
 
 def test_of_two_attempts_one_commits(database, reference):
     """They write different objects: without the slot, both would commit."""
     with attempt(database, reference) as lost, attempt(database, reference) as other:
-        for connection, name in ((lost, "lost"), (other, "other")):
-            connection.objects = connection.root()["first"]
         with database.transaction() as connection:
             connection.root()["second"] = PersistentMapping()
         lost.transaction_manager.begin()
@@ -96,7 +94,7 @@ def test_an_aborted_transaction_leaves_none(database, reference):
         write(connection, "object")
         connection.transaction_manager.commit()
         assert connection.writer.is_used
-    assert find(database, Reference.parse(reference)).is_slot
+    assert find(database, Reference.parse(reference), "task").is_slot
 
 
 def test_after_a_savepoint(database, reference):
@@ -105,7 +103,7 @@ def test_after_a_savepoint(database, reference):
         connection.transaction_manager.savepoint()
         connection.transaction_manager.commit()
         assert connection.writer.is_used
-    assert find(database, Reference.parse(reference)).is_slot
+    assert find(database, Reference.parse(reference), "task").is_slot
 
 
 def test_only_the_first_commit_gets_it(database, reference):
@@ -115,7 +113,7 @@ def test_only_the_first_commit_gets_it(database, reference):
         connection.writer.outcome = OUTCOME
         write(connection, "late")
         connection.transaction_manager.commit()
-    assert Slots(database).find(reference) == Found(True, True, None)
+    assert Slots(database).find(reference, "task") == Found(True, True, None)
 
 
 def test_another_object_at_its_id(database, reference):
@@ -123,4 +121,4 @@ def test_another_object_at_its_id(database, reference):
     oid = bytes.fromhex(Reference.parse(reference).oid)
     with database.transaction() as connection:
         connection._add(PersistentMapping(), oid)
-    assert Slots(database).find(reference) == Found(is_there=True)
+    assert Slots(database).find(reference, "task") == Found(is_there=True)

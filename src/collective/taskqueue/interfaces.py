@@ -84,7 +84,11 @@ class ITaskStorage(Interface):
         """
 
     def reserve(
-        consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+        consumer: str,
+        limit: int = 1,
+        timeout: float | None = None,
+        lease: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> list[Lease]:
         """Move up to `limit` tasks, oldest first, to running and return their leases.
 
@@ -96,6 +100,10 @@ class ITaskStorage(Interface):
         Removes expired records, a bounded number in each call. An entry that is no task, or a
         record that cannot be read, is put aside with one log line, and does not keep any other
         task from being reserved.
+
+        `slots` are references that no task has, 48 hexadecimal digits each, one for each task
+        that may be reserved. A task without a slot gets one of them; it keeps it until an attempt
+        ends that has succeeded or `committed`.
         """
 
     def wake() -> None:
@@ -265,6 +273,7 @@ class IRemoteStorage(Interface):
         consumer: str,
         limit: int = 1,
         seconds: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> tuple[list[State | None], list[Lease]]:
         """`complete` each of these, then `reserve` up to `limit` tasks without waiting.
 

@@ -239,6 +239,10 @@ class Outcome:
     retry_after: float | None = None
     #: What the task itself decided, ``postpone`` if it could not start; empty: policy decides.
     verdict: Literal["", "retry", "discard", "postpone"] = ""
+    #: Whether a transaction with the slot of the attempt was committed.
+    committed: bool = False
+    #: What the history says of an attempt that succeeded.
+    note: str = ""
     #: Start in seconds since the epoch, and duration in seconds.
     started: float = 0.0
     seconds: float = 0.0
@@ -279,6 +283,8 @@ class Transition:
     due: float | None = None
     #: Whether the attempt counts against `max_attempts`.
     counts: bool = True
+    #: Whether a transaction with the slot of the attempt was committed: no other may use it.
+    committed: bool = False
     #: The response of the attempt.
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
@@ -301,6 +307,8 @@ class Lease:
     expires: float
     #: The transaction that queued the task, if known; the task must see its changes.
     tid: bytes | None = None
+    #: Reference to the slot of this attempt, see `publisher.slot`; None if it has none.
+    slot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

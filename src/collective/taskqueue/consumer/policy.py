@@ -106,7 +106,7 @@ def _transition(
         started=outcome.started,
         seconds=outcome.seconds,
         status=outcome.status,
-        reason=_reason(outcome) if not outcome.ok else "",
+        reason=outcome.note if outcome.ok else _reason(outcome),
         error=outcome.error,
     )
     return Transition(
@@ -114,6 +114,7 @@ def _transition(
         attempt=attempt,
         reason=reason,
         due=due,
+        committed=outcome.committed,
         headers=outcome.headers,
         body=outcome.body,
         truncated=outcome.truncated,

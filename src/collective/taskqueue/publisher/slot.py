@@ -92,12 +92,12 @@ class Slots:
         with self._lock:
             self._free += references
 
-    def find(self, reference: str) -> Found:
-        """Return what is at the object id of a slot.
+    def find(self, reference: str, task_id: str) -> Found:
+        """Return what is at the object id of the slot of a task.
 
         Raises `ValueError` for no reference, and what an unavailable database raises.
         """
-        return find(self._database, Reference.parse(reference))
+        return find(self._database, Reference.parse(reference), task_id)
 
 
 class Found(NamedTuple):
@@ -108,8 +108,8 @@ class Found(NamedTuple):
     outcome: Outcome | None = None
 
 
-def find(database: DB, reference: Reference) -> Found:
-    """Return what is at the object id of a slot, as the database has it now."""
+def find(database: DB, reference: Reference, task_id: str) -> Found:
+    """Return what is at the object id of the slot of a task, as the database has it now."""
     _catch_up(database)
     connection = database.open(transaction_manager=TransactionManager())
     try:
@@ -117,7 +117,10 @@ def find(database: DB, reference: Reference) -> Found:
         record, _ = connection._storage.load(oid)
         if not _is_slot(record, reference.uuid):
             return Found(is_there=True)
-        outcome = connection.get(oid).outcome
+        slot = connection.get(oid)
+        if slot.task_id != task_id:
+            return Found(is_there=True)
+        outcome = slot.outcome
         return Found(True, True, None if outcome is None else Outcome(**outcome))
     except POSKeyError:
         return Found()
@@ -165,7 +168,7 @@ class SlotWriter:
         """Return what is at the object id, after a conflict; nothing if the slot is of this."""
         if self.is_used or self._database is None:
             return Found()
-        return find(self._database, self._reference)
+        return find(self._database, self._reference, self._made_of[0])
 
 
 def _new(database: DB) -> str:

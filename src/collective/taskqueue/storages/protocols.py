@@ -84,7 +84,12 @@ class Storage(Protocol):
     def fail_batch(self, batch_id: str, reason: str) -> None: ...
 
     def reserve(
-        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+        self,
+        consumer: str,
+        limit: int = 1,
+        timeout: float | None = None,
+        lease: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> list[Lease]: ...
 
     def wake(self) -> None: ...
@@ -116,4 +121,5 @@ class RemoteStorage(Storage, Protocol):
         consumer: str,
         limit: int = 1,
         seconds: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> tuple[list[State | None], list[Lease]]: ...

@@ -10,6 +10,7 @@ from collective.taskqueue.task import Progress
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import State
+from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
@@ -52,6 +53,7 @@ class Record:
         "reason",
         "sequence",
         "size",
+        "slot",
         "started",
         "state",
         "task",
@@ -74,6 +76,7 @@ class Record:
         #: Bytes of the finished record; 0 before.
         self.size = 0
         self.token: str | None = None
+        self.slot: str | None = None
         self.consumer: str | None = None
         self.started = 0.0
         #: By the monotonic clock; all other times are seconds since the epoch.
@@ -98,15 +101,22 @@ class Record:
         self.changes.append((state, now))
         del self.changes[:-HISTORY]
 
-    def start(self, consumer: str, token: str, lease: float, now: float, passed: float) -> Lease:
-        """Start an attempt and return its lease, which lasts for `lease` seconds."""
+    def start(
+        self, consumer: str, token: str, lease: float, now: float, passed: float, slot: str | None
+    ) -> Lease:
+        """Start an attempt and return its lease, which lasts for `lease` seconds.
+
+        Each delivery of an attempt has the slot of the first one.
+        """
         self.token = token
+        self.slot = self.slot or slot
         self.consumer = consumer
         self.started = now
         self.expires = passed + lease
         self.number += 1
         self.progress = None
-        return Lease(self.task, token, consumer, self.number, self.counted, now + lease, self.tid)
+        numbers = self.number, self.counted
+        return Lease(self.task, token, consumer, *numbers, now + lease, self.tid, self.slot)
 
     def unstart(self) -> None:
         """Take back the attempt of a released task that did not start."""
@@ -115,6 +125,8 @@ class Record:
 
     def end(self, transition: Transition) -> None:
         self.last = transition
+        if transition.committed or transition.state == SUCCEEDED:
+            self.slot = None
         self.forgotten = False
         self._remember(transition.attempt)
 

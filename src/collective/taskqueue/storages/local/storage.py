@@ -106,7 +106,12 @@ class LocalStorage:
     # running tasks
 
     def reserve(
-        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+        self,
+        consumer: str,
+        limit: int = 1,
+        timeout: float | None = None,
+        lease: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> list[Lease]:
         deadline = None if timeout is None else time.monotonic() + timeout
         wakes = self._wakes
@@ -122,7 +127,9 @@ class LocalStorage:
                         self._board.ripen(now)
                         self._board.remove_expired(now)
                         leases = (
-                            [] if self._memory.paused else self._take(consumer, limit, lease, now)
+                            []
+                            if self._memory.paused
+                            else self._take(consumer, limit, lease, now, slots)
                         )
                         if leases or notices:
                             break
@@ -212,14 +219,17 @@ class LocalStorage:
                 record.progress = progress
             return record.cancel_requested
 
-    def _take(self, consumer: str, limit: int, lease: float, now: float) -> list[Lease]:
+    def _take(
+        self, consumer: str, limit: int, lease: float, now: float, slots: Sequence[str]
+    ) -> list[Lease]:
         leases: list[Lease] = []
         passed = self._memory.monotonic()
         while len(leases) < limit:
             record = self._board.take(now)
             if record is None:
                 break
-            leases.append(record.start(consumer, token_hex(16), lease, now, passed))
+            slot = slots[len(leases)] if len(leases) < len(slots) else None
+            leases.append(record.start(consumer, token_hex(16), lease, now, passed, slot))
         return leases
 
     def _until_next(self, now: float, deadline: float | None) -> float | None:

@@ -12,7 +12,7 @@
 --     P:task:<id>           hash    the task: body (without its payload), payload, state, reason,
 --                                   changes, number, counted, lost, token, done, consumer, process,
 --                                   started, ended, key, mode, user, person, keep, tid, place,
---                                   cancel, progress, status, last, forgotten
+--                                   cancel, progress, status, last, forgotten, slot
 --     P:history:<id>        list    the attempts of a task, JSON
 --     P:all                 zset    id → number, in the order they were added
 --     P:queued              zset    id → turn, in the order they will run
@@ -293,9 +293,9 @@ local FINISHED = { succeeded = true, failed = true, cancelled = true }
 local STAGED = { 'body', 'payload', 'key', 'mode', 'user', 'person', 'keep' }
 local SMALL = { 'state', 'changes', 'place', 'user', 'person', 'key', 'mode', 'tid', 'keep',
                 'token', 'done', 'number', 'counted', 'lost', 'consumer', 'process', 'started',
-                'cancel', 'forgotten', 'progress' }
+                'cancel', 'forgotten', 'progress', 'slot' }
 local LEASED = { 'state', 'changes', 'user', 'person', 'key', 'mode', 'tid', 'token', 'number',
-                 'counted', 'lost', 'progress', 'body', 'payload' }
+                 'counted', 'lost', 'progress', 'slot', 'body', 'payload' }
 
 local function task_key(id) return P .. ':task:' .. id end
 local function get(id, field) return call('HGET', task_key(id), field) end

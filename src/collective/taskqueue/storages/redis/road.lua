@@ -136,7 +136,7 @@ local function lease_of(record, expires)
   return {
     id = record.id, body = record.body, payload = record.payload, token = record.token,
     number = num(record.number, 1), counted = num(record.counted, 0), expires = expires,
-    tid = record.tid,
+    tid = record.tid, slot = record.slot,
   }
 end
 
@@ -144,7 +144,7 @@ local function holds(record, token)
   return record.state == 'running' and record.token == token
 end
 
-local function start(record, token)
+local function start(record, token, slot)
   local id, key, expires = record.id, record.key, text(now + given.lease)
   if key then
     free_key(key, id)
@@ -154,8 +154,10 @@ local function start(record, token)
   end
   local number = integer(num(record.number, 0) + 1)
   record.token, record.number = token, number
+  -- Each delivery of an attempt has the slot of the first one.
+  record.slot = record.slot or slot
   enter(record, 'running', next_number(), '', {
-    token = token, consumer = given.consumer, process = given.process, started = NOW,
+    slot = record.slot, token = token, consumer = given.consumer, process = given.process, started = NOW,
     number = number,
   })
   if record.progress then unset(id, 'progress') end
@@ -200,7 +202,8 @@ local function take(mine, careful)
       call('RPUSH', P, id)
       break
     else
-      table.insert(leases, start(record, call_id .. '.' .. (#leases + 1)))
+      local number = #leases + 1
+      table.insert(leases, start(record, call_id .. '.' .. number, given.slots[number]))
       looked = looked - 1
       if redelivered then break end
     end
@@ -286,6 +289,9 @@ function operation.complete(of)
   record.last = of.last
   local more = { status = of.status, last = of.last }
   if record.forgotten then unset(of.id, 'forgotten') end
+  -- An attempt that has committed nothing leaves its slot to the next one: the process of an
+  -- earlier delivery may be alive, and must not commit beside it.
+  if record.slot and (of.committed or of.state == 'succeeded') then unset(of.id, 'slot') end
   local replaced, state = newer(record), of.state
   if record.cancel or replaced and state == 'scheduled' then state = 'cancelled' end
   more.done = remembered(record, state, of.token)

@@ -111,7 +111,12 @@ class RedisStorage:
     # running tasks
 
     def reserve(
-        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+        self,
+        consumer: str,
+        limit: int = 1,
+        timeout: float | None = None,
+        lease: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> list[Lease]:
         longest = min(BLOCK, max(SHORTEST_BLOCK, lease / 2))
         # Without a timeout, this returns after `longest` seconds all the same: a consumer has
@@ -120,7 +125,7 @@ class RedisStorage:
         self._adopt(consumer)
         wakes = self._wakes
         while True:
-            soonest, leases = self._take(consumer, limit, lease)
+            soonest, leases = self._take(consumer, limit, lease, slots)
             rest = deadline - time.monotonic()
             if leases or wakes != self._wakes or rest <= 0:
                 return leases
@@ -129,7 +134,9 @@ class RedisStorage:
                 # The caller looks again with its next call.
                 return []
 
-    def _take(self, consumer: str, limit: int, lease: float) -> tuple[float, list[Lease]]:
+    def _take(
+        self, consumer: str, limit: int, lease: float, slots: Sequence[str]
+    ) -> tuple[float, list[Lease]]:
         with self._script.ids.repeatable() as call:
             found = self._call(
                 "reserve",
@@ -138,6 +145,7 @@ class RedisStorage:
                 process=self._process,
                 limit=limit,
                 lease=lease,
+                slots=slots,
             )
             self._notice_loss(found["incarnation"])
             leases = self._leases(consumer, found["leases"])
@@ -227,6 +235,7 @@ class RedisStorage:
         consumer: str,
         limit: int = 1,
         seconds: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> tuple[list[State | None], list[Lease]]:
         with self._script.ids.repeatable(*(lease.token for lease, _ in ends)) as call:
             found = self._call(
@@ -237,6 +246,7 @@ class RedisStorage:
                 process=self._process,
                 limit=limit,
                 lease=seconds,
+                slots=slots,
             )
             self._notice_loss(found["incarnation"])
             states = [wire.state(state) for state in found["states"]]

@@ -87,6 +87,7 @@ def completion(lease: Lease, transition: Transition) -> dict[str, Any]:
         "status": "" if status is None else status,
         "last": codec.pack_response(transition),
         "counts": int(transition.counts),
+        "committed": transition.committed,
     }
 
 
@@ -115,6 +116,7 @@ def lease(record: Record, consumer: str) -> Lease:
         int(record["counted"]),
         float(record["expires"]),
         bytes.fromhex(record.get("tid", b"").decode()) or None,
+        record.get("slot", b"").decode(errors="replace") or None,
     )
 
 

@@ -62,7 +62,12 @@ class Claims:
         self._paused = False
 
     def take(
-        self, consumer: str, limit: int, seconds: float, together: bool = True
+        self,
+        consumer: str,
+        limit: int,
+        seconds: float,
+        slots: Sequence[str],
+        together: bool = True,
     ) -> tuple[list[Any], float, float]:
         """Claim up to `limit` tasks for `seconds`; return their rows, the time, and a delay.
 
@@ -73,7 +78,7 @@ class Claims:
         # In a paused queue SQLite would scan all waiting tasks to find that none may run.
         rows = []
         if not self._is_in_vain():
-            rows = self._claim(self._statements.claim, consumer, limit, seconds, together)
+            rows = self._claim(self._statements.claim, consumer, limit, seconds, slots, together)
         if rows:
             return rows, rows[0].expires - seconds, 0.0
         look = self._look()
@@ -88,7 +93,7 @@ class Claims:
         statement = self._statements.claim_others if late else self._statements.claim_keyed
         if look.waits and not look.paused:
             # Some of them have keys, or were queued after the first claim.
-            rows = self._claim(statement, consumer, limit, seconds, together)
+            rows = self._claim(statement, consumer, limit, seconds, slots, together)
         moments = [when - look.now for when in _moments(look)]
         soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
         return rows, look.now, soonest
@@ -99,6 +104,7 @@ class Claims:
         consumer: str,
         limit: int,
         seconds: float,
+        slots: Sequence[str],
         at_once: Callable[[dict[str, Any]], tuple[T, list[Any]] | None] | None = None,
     ) -> tuple[T, list[Any]]:
         """Call `work`, and claim tasks in the same transaction; return both results.
@@ -112,7 +118,7 @@ class Claims:
         if not limit or self._is_in_vain():
             return self._session.write(work), []
         with self._calls.call(CLAIM) as call:
-            values = self._values(call, consumer, limit, seconds, False)
+            values = self._values(call, consumer, limit, seconds, slots, False)
             found = None
             if at_once is not None and not call.sent:
                 call.sent = True
@@ -142,7 +148,8 @@ class Claims:
                 self._fail(consumer, row, f"cannot be decoded: {exc}")
                 continue
             numbers = row.attempts, row.counted
-            leases.append(Lease(task, row.token, consumer, *numbers, row.expires, row.tid))
+            slot = row.slot if isinstance(row.slot, str) else None
+            leases.append(Lease(task, row.token, consumer, *numbers, row.expires, row.tid, slot))
         return leases
 
     def _adopt(self, consumer: str) -> None:
@@ -167,10 +174,16 @@ class Claims:
             self._session.write(lambda connection: transitions.ripen(self._session, connection))
 
     def _claim(
-        self, statement: Any, consumer: str, limit: int, seconds: float, together: bool
+        self,
+        statement: Any,
+        consumer: str,
+        limit: int,
+        seconds: float,
+        slots: Sequence[str],
+        together: bool,
     ) -> list[Any]:
         with self._calls.call(CLAIM) as call:
-            values = self._values(call, consumer, limit, seconds, together)
+            values = self._values(call, consumer, limit, seconds, slots, together)
             single = statement is self._statements.claim
             run = self._session.single if single else self._session.write
             try:
@@ -181,7 +194,13 @@ class Claims:
         return _in_order(rows)
 
     def _values(
-        self, call: Call, consumer: str, limit: int, seconds: float, together: bool
+        self,
+        call: Call,
+        consumer: str,
+        limit: int,
+        seconds: float,
+        slots: Sequence[str],
+        together: bool,
     ) -> dict[str, Any]:
         return {
             "call": call.ids[CLAIM],
@@ -189,6 +208,7 @@ class Claims:
             "process_": self._process,
             "limit_": limit,
             "lease": seconds,
+            "slots": "".join(slots),
             "together": together,
         }
 

@@ -75,7 +75,7 @@ class Completions:
         return state
 
     def complete_and_reserve(
-        self, ends: Ends, consumer: str, limit: int, seconds: float
+        self, ends: Ends, consumer: str, limit: int, seconds: float, slots: Sequence[str]
     ) -> tuple[list[State | None], list[Lease]]:
         """Complete attempts, and claim up to `limit` tasks for `seconds`, in one transaction."""
 
@@ -89,13 +89,13 @@ class Completions:
             values = [_values(lease.task.id, lease.token, call, end) for lease, end in ends]
             simple = not call.sent and self._is_simple(ends)
             states, rows = self._claims.take_after(
-                work, consumer, limit, seconds, at_once if simple else None
+                work, consumer, limit, seconds, slots, at_once if simple else None
             )
             if rows:
                 now = rows[0].expires - seconds
             elif limit:
                 # No task waits, or other work comes first, which `take` does.
-                rows, now, _ = self._claims.take(consumer, limit, seconds, together=False)
+                rows, now, _ = self._claims.take(consumer, limit, seconds, slots, together=False)
             else:
                 now = self._session.time()
         if limit:
@@ -300,6 +300,7 @@ def _values(task_id: str, token: str, call: Call, transition: Transition) -> Row
         "attempt": codec.pack_attempt(attempt) + "\n",
         "due_": transition.due,
         "counts_": int(transition.counts),
+        "committed_": int(transition.committed),
         "status_": attempt.status,
         "last_": codec.pack_response(transition),
     }

@@ -66,6 +66,13 @@ def _second(connection: Connection) -> None:
         index.create(connection, checkfirst=True)
 
 
+def _fourth(connection: Connection) -> None:
+    """Add the column of the slot."""
+    known = {column["name"] for column in inspect(connection).get_columns(TASK.name)}
+    if "slot" not in known:
+        connection.execute(text("ALTER TABLE taskqueue_task ADD COLUMN slot TEXT"))
+
+
 def _rows(connection: Connection, table: Table, *columns: str) -> Iterator[Any]:
     key = table.c.queue, table.c.id
     query = select(*key, *(table.c[name] for name in columns)).order_by(*key).limit(PORTION)
@@ -107,4 +114,4 @@ def _staged(batch: bytes) -> list[Any]:
 
 
 #: Step n migrates version n - 1 to version n. Steps are added, never changed.
-STEPS: list[Callable[[Connection], None]] = [_first, _second, install]
+STEPS: list[Callable[[Connection], None]] = [_first, _second, install, _fourth]

@@ -102,6 +102,8 @@ TASK = Table(
     Column("status", Integer),
     Column("ended", Double),
     Column("size", BigInteger),
+    # Reference to the slot of the attempts, see publisher/slot.py.
+    Column("slot", Text),
     Column("body", LargeBinary, nullable=False),
     # One line of JSON for each attempt.
     Column("history", Text, nullable=False),

@@ -36,6 +36,7 @@ from collective.taskqueue.task import State
 from sqlalchemy import and_
 from sqlalchemy import bindparam
 from sqlalchemy import Boolean
+from sqlalchemy import cast
 from sqlalchemy import ColumnElement
 from sqlalchemy import Delete
 from sqlalchemy import delete
@@ -63,7 +64,13 @@ DOUBTS = 100
 #: All numbers of claims are smaller, unless they are damaged.
 CLAIMS = "4000000000000000000"
 
-_LEASE = ("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "body", "payload")
+_LEASE = (
+    *("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "slot"),
+    *("body", "payload"),
+)
+
+#: Characters of a reference to a slot.
+SLOT = 48
 
 #: Characters of changes and of history; the oldest are dropped when there are more.
 LONG_CHANGES, LONG_HISTORY = 4000, 40_000
@@ -240,6 +247,7 @@ class Statements:
                 expires=self.now + seconds("lease"),
                 attempts=sane(TASK.c.attempts) + literal_column("1"),
                 progress=null(),
+                slot=func.coalesce(TASK.c.slot, _slot_of(chosen)),
             )
             .returning(*LEASED, _LONG, *relaxed)
         )
@@ -385,6 +393,14 @@ def _harmless(chosen: Any) -> ColumnElement[bool]:
         chosen.c.place < lost,
         chosen.c.place == oldest,
     )
+
+
+def _slot_of(chosen: Any) -> ColumnElement[str | None]:
+    """Return an expression: the slot of a task that has none; the oldest gets the first one."""
+    earlier = select(func.count()).where(chosen.c.place < TASK.c.place).scalar_subquery()
+    length: ColumnElement[int] = literal_column(str(SLOT))
+    start = cast(earlier * length + literal_column("1"), Integer)
+    return func.nullif(func.substr(bindparam("slots", type_=Text), start, length), quoted(""))
 
 
 def _next_claim() -> Any:

@@ -84,14 +84,19 @@ class SqlStorage:
     # consume
 
     def reserve(
-        self, consumer: str, limit: int = 1, timeout: float | None = None, lease: float = 30.0
+        self,
+        consumer: str,
+        limit: int = 1,
+        timeout: float | None = None,
+        lease: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> list[Lease]:
         # Without a timeout, too, return after BLOCK seconds: a consumer has other work to do.
         deadline = time.monotonic() + (BLOCK if timeout is None else timeout)
         wakes = self._notifier.wakes
         while True:
             changes = self._notifier.changes
-            rows, now, soonest = self._claims.take(consumer, limit, lease)
+            rows, now, soonest = self._claims.take(consumer, limit, lease, slots)
             self._aftermath.reserved(consumer, now)
             leases = self._claims.leases(consumer, rows)
             rest = deadline - time.monotonic()
@@ -127,8 +132,9 @@ class SqlStorage:
         consumer: str,
         limit: int = 1,
         seconds: float = 30.0,
+        slots: Sequence[str] = (),
     ) -> tuple[list[State | None], list[Lease]]:
-        return self._completions.complete_and_reserve(ends, consumer, limit, seconds)
+        return self._completions.complete_and_reserve(ends, consumer, limit, seconds, slots)
 
     def release(self, leases: Sequence[Lease]) -> list[str]:
         return self._completions.release(leases)

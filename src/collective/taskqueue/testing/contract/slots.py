@@ -1,0 +1,133 @@
+"""Slots: a task keeps the one that it got first, until an attempt has committed."""
+
+from __future__ import annotations
+
+from collective.taskqueue.interfaces import IRemoteStorage
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import Lease
+from collective.taskqueue.task import SCHEDULED
+from collective.taskqueue.task import State
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import Base
+from collective.taskqueue.testing.contract.base import completed
+from collective.taskqueue.testing.contract.base import LONG
+from collective.taskqueue.testing.contract.base import lose
+from collective.taskqueue.testing.contract.base import new_task
+from collective.taskqueue.testing.contract.base import take
+from typing import Any
+from uuid import uuid4
+import pytest
+
+
+def references(number: int) -> list[str]:
+    """Return references that no task has."""
+    return [f"{n:016x}{uuid4().hex}" for n in range(1, number + 1)]
+
+
+def slots_of(leases: list[Lease]) -> list[str | None]:
+    """Return the slot of each lease."""
+    return [lease.slot for lease in leases]
+
+
+class Slots(Base):
+    """A consumer offers slots with each reservation."""
+
+    def test_each_task_gets_one_of_its_own(self, storage: Any) -> None:
+        """In the order of the tasks; what is left over belongs to no task."""
+        add(storage, *(new_task() for _ in range(3)))
+        given = references(5)
+        leases = storage.reserve("consumer", limit=5, timeout=0, lease=LONG, slots=given)
+        assert slots_of(leases) == given[:3]
+
+    def test_without_an_offer_there_is_none(self, storage: Any) -> None:
+        add_one(storage)
+        lease = take(storage)
+        assert lease.slot is None
+        # Nor is any invented for a part of the tasks.
+        add(storage, *(new_task() for _ in range(2)))
+        given = references(1)
+        leases = storage.reserve("consumer", limit=2, timeout=0, lease=LONG, slots=given)
+        assert slots_of(leases) == [*given, None]
+
+    def test_a_lost_task_keeps_it(self, storage: Any, clock: Any) -> None:
+        """Whatever the next consumer offers, and however often the task is lost."""
+        add_one(storage)
+        first = storage.reserve("consumer", timeout=0, lease=30.0, slots=references(1))[0].slot
+        assert first is not None
+        for _ in range(2):
+            clock.advance(60)
+            (lease,) = storage.reserve("consumer", timeout=0, lease=30.0, slots=references(1))
+            assert lease.slot == first
+
+    def test_it_is_given_to_the_first_delivery_that_is_offered_one(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """As after an update: an earlier version offered none."""
+        add_one(storage)
+        assert lose(storage, clock).slot is None
+        given = references(1)
+        assert take(storage, slots=given).slot == given[0]
+
+    def test_a_released_task_keeps_it(self, storage: Any) -> None:
+        add_one(storage)
+        lease = take(storage, slots=references(1))
+        storage.release([lease])
+        assert take(storage, slots=references(1)).slot == lease.slot
+
+    def test_a_retry_of_an_attempt_that_committed_nothing_keeps_it(
+        self, storage: Any, clock: Any
+    ) -> None:
+        """The process of a delivery that was lost may be alive, and commit with this slot."""
+        add_one(storage, max_attempts=3)
+        lease = take(storage, slots=references(1))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
+        assert take(storage, slots=references(1)).slot == lease.slot
+
+    def test_a_retry_of_an_attempt_that_committed_gets_a_new_one(
+        self, storage: Any, clock: Any
+    ) -> None:
+        add_one(storage, max_attempts=3)
+        lease = take(storage, slots=references(1))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock(), committed=True))
+        given = references(1)
+        assert take(storage, slots=given).slot == given[0] != lease.slot
+
+    @pytest.mark.parametrize("state", [FAILED, CANCELLED])
+    @pytest.mark.parametrize("committed", [False, True])
+    def test_a_task_that_a_person_retries(
+        self, storage: Any, state: State, committed: bool
+    ) -> None:
+        """A new slot if the old one was used."""
+        task = add_one(storage)
+        lease = take(storage, slots=references(1))
+        if state == CANCELLED:
+            storage.admin.cancel(task.id)
+        storage.complete(lease, completed(lease, FAILED, committed=committed))
+        assert storage.admin.get(task.id).state == state
+        storage.admin.retry(task.id)
+        given = references(1)
+        assert take(storage, slots=given).slot == (given[0] if committed else lease.slot)
+
+    def test_the_next_tasks_get_theirs_with_a_completion(self, storage: Any) -> None:
+        if not IRemoteStorage.providedBy(storage):
+            # Such a storage has no call that does both.
+            assert not hasattr(storage, "complete_and_reserve")
+            return
+        add(storage, *(new_task() for _ in range(4)))
+        lease = take(storage, slots=references(1))
+        given = references(4)
+        states, leases = storage.complete_and_reserve(
+            [(lease, completed(lease))], "consumer", 3, LONG, given
+        )
+        assert states == [SUCCEEDED]
+        assert slots_of(leases) == given[:3]
+
+    def test_of_tasks_with_keys(self, storage: Any) -> None:
+        """These are reserved by another statement in a SQL database."""
+        add(storage, *(new_task(key=f"key {n}", on_conflict="after_running") for n in range(3)))
+        given = references(3)
+        leases = storage.reserve("consumer", limit=3, timeout=0, lease=LONG, slots=given)
+        assert slots_of(leases) == given
