@@ -1,7 +1,7 @@
 """The slot of a task: of two transactions that create it, one commits, in every database."""
 
+from collective.taskqueue.consumer.redelivery import Found
 from collective.taskqueue.publisher.slot import find
-from collective.taskqueue.publisher.slot import Found
 from collective.taskqueue.publisher.slot import Reference
 from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.publisher.slot import SlotWriter
@@ -69,7 +69,8 @@ def test_of_two_attempts_one_commits(database, reference):
         with pytest.raises(ConflictError):
             lost.transaction_manager.commit()
         lost.transaction_manager.abort()
-        assert lost.writer.found() == Found(True, True, OUTCOME)
+        assert lost.writer.is_fenced()
+        assert lost.writer.fence == Found(True, True, OUTCOME)
         assert not lost.writer.is_used
     with database.transaction() as connection:
         root = connection.root()

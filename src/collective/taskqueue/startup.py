@@ -17,10 +17,13 @@ from collective.taskqueue.enqueue import outbox
 from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueueLayer
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.publisher.request import publish
+from collective.taskqueue.publisher.slot import MAIN
+from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages import outage
 from collective.taskqueue.storages.protocols import Storage
@@ -240,9 +243,18 @@ def _start(servers: list[ServerSettings]) -> None:
                 _process.database.databases,
                 promoting=queue.promoting,
             ),
+            slots=_slots(queue),
         )
         _process.consumers.append(consumer)
         consumer.start()
+
+
+def _slots(queue: TaskQueue) -> Slots | None:
+    main = _process.database.databases.get(MAIN)
+    if main is None or not IRemoteStorage.providedBy(queue.storage):
+        # The tasks of a local queue are lost with the process that runs them.
+        return None
+    return Slots(main, partial(classify, transient=queue.settings.transient_statuses))
 
 
 def _perform(settings: QueueSettings, hooks: WebHooks, attempt: Attempt) -> Outcome:

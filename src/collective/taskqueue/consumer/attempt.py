@@ -46,6 +46,8 @@ class Attempt:
         self.lease = lease
         self.task: Task = lease.task
         self.retry_max_count = retry_max_count
+        #: The slot that it may use, set by the consumer.
+        self.slot: str | None = None
         #: The exception that ended the last execution, set by the publisher.
         self.failure: BaseException | None = None
         self.started = time.time()

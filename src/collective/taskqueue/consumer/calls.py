@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer.redelivery import Slots
 from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.outage import outage_of
@@ -53,8 +54,10 @@ class StorageCalls:
         settings: ServerSettings,
         shutdown: Shutdown,
         stored: Callable[[Completion, State | None], None],
+        slots: Slots | None = None,
     ) -> None:
         self.storage = storage
+        self.slots = slots
         self.settings = settings
         self.shutdown = shutdown
         self._outage = outage_of(storage)
@@ -62,9 +65,27 @@ class StorageCalls:
 
     def take(self, timeout: float | None = None) -> list[Lease]:
         """Wait up to `timeout` seconds for a task; return its lease, or an empty list."""
-        name, lease = self.settings.name, self.settings.lease
+        name, lease, offered = self.settings.name, self.settings.lease, self._offer(1)
         reserve = self.storage.reserve
-        return self._outage.call(reserve, name, limit=1, timeout=timeout, lease=lease)
+        leases: list[Lease] = self._outage.call(
+            reserve, name, limit=1, timeout=timeout, lease=lease, slots=offered
+        )
+        self._put_back(offered, leases)
+        return leases
+
+    def _offer(self, number: int) -> list[str]:
+        """Return slots for up to `number` tasks; none if their database is unavailable."""
+        try:
+            return [] if self.slots is None else self.slots.take(number)
+        except Exception as exc:
+            logger.debug("no slots are allocated (%s), tasks run at least once", exc)
+            return []
+
+    def _put_back(self, offered: Sequence[str], leases: Sequence[Lease]) -> None:
+        # Not after an error: the storage may have given them to tasks.
+        if self.slots is not None and offered:
+            given = {lease.slot for lease in leases}
+            self.slots.put_back([slot for slot in offered if slot not in given])
 
     def complete(self, completion: Completion, refusals: float = inf) -> None:
         """Report a completed attempt until the storage has it or the grace period is over.
@@ -97,13 +118,14 @@ class StorageCalls:
         storage = cast(RemoteStorage, self.storage)
         pairs = [(completion.lease, completion.transition) for completion in completions]
         since = 0.0
+        offered = self._offer(limit)
 
         def call() -> tuple[list[State | None], list[Lease]]:
             nonlocal since
             since = time.monotonic()
             try:
                 return storage.complete_and_reserve(
-                    pairs, self.settings.name, limit, self.settings.lease
+                    pairs, self.settings.name, limit, self.settings.lease, offered
                 )
             except StorageUnavailable:
                 raise
@@ -117,6 +139,8 @@ class StorageCalls:
             for completion in completions:
                 self._complete_alone(completion)
             return [], since
+        if found is not None:
+            self._put_back(offered, found[1])
         self._settle(completions, None if found is None else found[0])
         return [] if found is None else found[1], since
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import policy
+from collective.taskqueue.consumer import redelivery
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.batcher import Batcher
 from collective.taskqueue.consumer.calls import Completion
 from collective.taskqueue.consumer.calls import StorageCalls
 from collective.taskqueue.consumer.heartbeat import Heartbeat
+from collective.taskqueue.consumer.redelivery import Slots
 from collective.taskqueue.consumer.shutdown import pause
 from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.errors import described
@@ -62,7 +64,7 @@ class Consumer:
     `perform` makes the request of an attempt and returns its outcome. `notify` is called
     with a state and a task id after each change. `clock` gives seconds since the epoch.
     `ready` tells whether a transaction is visible in this process; `maintenance` is called at
-    intervals, between tasks.
+    intervals, between tasks. With `slots` an attempt that has committed is not run again.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Consumer:
         clock: Callable[[], float] = time.time,
         ready: Callable[[bytes], bool] = lambda tid: True,
         maintenance: Callable[[], object] = lambda: None,
+        slots: Slots | None = None,
     ) -> None:
         self.settings = settings
         self._storage = storage
@@ -87,7 +90,7 @@ class Consumer:
         self._label = f"taskqueue-{settings.queue}-{settings.name}"
         self._heartbeat = Heartbeat(storage, settings.lease, f"{self._label}-heartbeat")
         self._shutdown = Shutdown()
-        self._calls = StorageCalls(storage, settings, self._shutdown, self._stored)
+        self._calls = StorageCalls(storage, settings, self._shutdown, self._stored, slots)
         #: What the threads of `run` use.
         self._batcher: StorageCalls | Batcher = self._calls
         if IRemoteStorage.providedBy(storage):
@@ -225,13 +228,17 @@ class Consumer:
     def _attempt(self, lease: Lease, calls: StorageCalls | Batcher) -> Outcome:
         attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
         since = self._since(lease.task)
-        undispatched = self._outcome_without_dispatch(attempt, since)
+        undispatched, attempt.slot = redelivery.look(self._calls.slots, lease)
+        undispatched = undispatched or self._outcome_without_dispatch(attempt, since)
         self._notify("running", lease.task.id)
         watched = self._heartbeat.watch(attempt)
         release = partial(self._heartbeat.end, watched)
         try:
             self._heartbeat.begin(watched)
             outcome = _storable(undispatched or self._outcome(attempt))
+            if lease.slot is not None and attempt.slot is None:
+                # It is used up, or of no use.
+                outcome = replace(outcome, committed=True)
             transition = policy.next_transition(lease, outcome, self._clock(), since=since)
             calls.complete(Completion(lease, transition, release))
         except BaseException:

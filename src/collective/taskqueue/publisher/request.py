@@ -20,6 +20,7 @@ from collective.taskqueue.publisher.answer import Answer
 from collective.taskqueue.publisher.answer import outcome_of
 from collective.taskqueue.publisher.redirects import login_pages
 from collective.taskqueue.publisher.resolve import url_now
+from collective.taskqueue.publisher.slot import SlotWriter
 from collective.taskqueue.publisher.traversal import check_added_steps
 from collective.taskqueue.publisher.traversal import check_place
 from collective.taskqueue.publisher.traversal import is_object
@@ -28,6 +29,7 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from dataclasses import replace
 from io import BytesIO
 from itertools import takewhile
 from plone.protect.interfaces import IDisableCSRFProtection
@@ -48,6 +50,7 @@ from zope.security.management import queryInteraction
 from ZPublisher.HTTPRequest import WSGIRequest
 from ZPublisher.HTTPResponse import WSGIResponse
 from ZPublisher.interfaces import IPubAfterTraversal
+from ZPublisher.interfaces import IPubBeforeCommit
 from ZPublisher.interfaces import IPubFailure
 from ZPublisher.WSGIPublisher import get_module_info
 from ZPublisher.WSGIPublisher import load_app
@@ -71,6 +74,9 @@ ATTEMPT = "collective.taskqueue.consumer.attempt"
 #: Key of the environment under which the `Answer` reaches the request and its retries.
 ANSWER = "collective.taskqueue.publisher.answer"
 
+#: Key of the environment under which the `SlotWriter` reaches the request and its retries.
+WRITER = "collective.taskqueue.publisher.writer"
+
 #: Longest pause in seconds before a request is retried after a conflict.
 MAX_CONFLICT_PAUSE = 0.5
 
@@ -84,6 +90,7 @@ class TaskRequest(WSGIRequest):
     def __init__(self, stdin: Any, environ: Any, response: Any, clean: int = 0) -> None:
         super().__init__(stdin, environ, response, clean)
         self.attempt: Attempt = environ[ATTEMPT]
+        self.writer: SlotWriter | None = environ.get(WRITER)
         # A view may traverse with a clone of the request: that path is not the url of the task.
         self._is_clone = bool(clean)
         #: Whether traversal has met the content object of the task; True if it has none.
@@ -93,6 +100,11 @@ class TaskRequest(WSGIRequest):
         if origin is not None and origin.root is not None:
             # Virtual hosting sets it again, unless the path is outside of the root.
             self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
+
+    def supports_retry(self) -> bool:
+        """Return whether a conflict may be retried: not if another process has run the task."""
+        fenced = self.writer is not None and self.writer.is_fenced()
+        return not fenced and super().supports_retry()
 
     def delay_retry(self) -> None:
         """Sleep for `MAX_CONFLICT_PAUSE` at most; ZPublisher's own delay grows to 17 minutes."""
@@ -159,10 +171,14 @@ def _refused(task: Task) -> Outcome | None:
 
 def _published(attempt: Attempt) -> Outcome:
     answer = Answer()
+    writer = _slot_writer(attempt)
     started = time.time()
     clock = time.perf_counter()
     try:
         environ = make_environ(attempt, _url_now(attempt.task)) | {ANSWER: answer}
+        if writer is not None:
+            environ[WRITER] = writer
+            transaction.manager.registerSynch(writer)
         answer.read(
             publish_module(
                 environ,
@@ -179,10 +195,31 @@ def _published(attempt: Attempt) -> Outcome:
             attempt.failure = exc
     finally:
         _clean_up()
+        if writer is not None:
+            transaction.manager.unregisterSynch(writer)
     seconds = time.perf_counter() - clock
     outcome = outcome_of(attempt.task, answer, attempt.failure, started, seconds)
     attempt.failure = None
-    return outcome
+    return (
+        outcome if writer is None else _fenced(writer) or replace(outcome, committed=writer.is_used)
+    )
+
+
+def _slot_writer(attempt: Attempt) -> SlotWriter | None:
+    if attempt.slot is None:
+        return None
+    return SlotWriter(attempt.slot, attempt.task.id, attempt.number)
+
+
+def _fenced(writer: SlotWriter) -> Outcome | None:
+    """Return the outcome of an attempt that could not commit beside another one; or None.
+
+    If its lease is valid, the other one was of a lost process: its outcome is that of the task.
+    """
+    if not writer.fence.is_there:
+        return None
+    reason = "its lease was lost, and another attempt of the task has committed"
+    return writer.fence.ended() or Outcome(None, reason, verdict="postpone", started=time.time())
 
 
 def current_attempt() -> Attempt | None:
@@ -358,6 +395,21 @@ def _unknown_user(request: TaskRequest, user: Identity) -> str:
     if folder is None or folder.getUserById(user.id) is None:
         return _GONE.format(user)
     return "" if identity_in(folder, user.id) == user else _REPLACED.format(user)
+
+
+@adapter(IPubBeforeCommit)
+def note_outcome(event: IPubBeforeCommit) -> None:
+    """Give the outcome to the slot of the task: it is committed with what the task has written."""
+    request = event.request
+    if not isinstance(request, TaskRequest) or request.writer is None:
+        return
+    attempt, response = request.attempt, request.response
+    answer = Answer()
+    answer.start(f"{response.getStatus()} ", list(response.headers.items()))
+    answer.logins = request.environ[ANSWER].logins
+    answer.body = response.body if isinstance(response.body, bytes) else b""
+    seconds = max(0.0, time.time() - attempt.started)
+    request.writer.outcome = outcome_of(attempt.task, answer, None, attempt.started, seconds)
 
 
 @adapter(IPubAfterTraversal)

@@ -15,7 +15,9 @@ uuid, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
+from collective.taskqueue.consumer.redelivery import Found
 from collective.taskqueue.task import Outcome
 from persistent import Persistent
 from transaction import TransactionManager
@@ -29,17 +31,17 @@ from ZODB.DB import DB
 from ZODB.POSException import POSKeyError
 from ZODB.utils import get_pickle_metadata
 from zope.interface import implementer
+import logging
 import threading
 
+
+logger = logging.getLogger("collective.taskqueue")
 
 #: Name of the database in which slots are.
 MAIN = "main"
 
 #: Most bytes of a body that a slot keeps.
 MAX_BODY = 1024
-
-#: What the history says of an attempt whose outcome was found in its slot.
-COMMITTED = "committed by a worker that was lost"
 
 
 class Slot(Persistent):
@@ -74,10 +76,16 @@ class Reference(NamedTuple):
 
 
 class Slots:
-    """Allocates slots in a database, and finds them again; a consumer has one."""
+    """Allocates slots in a database, and finds them again; a consumer has one.
 
-    def __init__(self, database: DB) -> None:
+    `classify` adds the verdict of the queue to an outcome that was found.
+    """
+
+    def __init__(
+        self, database: DB, classify: Callable[[Outcome], Outcome] = lambda outcome: outcome
+    ) -> None:
         self._database = database
+        self._classify = classify
         self._lock = threading.Lock()
         self._free: list[str] = []
 
@@ -97,15 +105,10 @@ class Slots:
 
         Raises `ValueError` for no reference, and what an unavailable database raises.
         """
-        return find(self._database, Reference.parse(reference), task_id)
-
-
-class Found(NamedTuple):
-    """What is at the object id of a slot: nothing, the slot with its outcome, or another object."""
-
-    is_there: bool = False
-    is_slot: bool = False
-    outcome: Outcome | None = None
+        found = find(self._database, Reference.parse(reference), task_id)
+        if found.outcome is None:
+            return found
+        return found._replace(outcome=self._classify(found.outcome))
 
 
 def find(database: DB, reference: Reference, task_id: str) -> Found:
@@ -144,6 +147,8 @@ class SlotWriter:
         self.outcome: Outcome | None = None
         #: Whether a transaction with the slot was committed.
         self.is_used = False
+        #: What was at the object id after the last conflict.
+        self.fence = Found()
         self._database: DB | None = None
 
     def beforeCompletion(self, current: ITransaction) -> None:
@@ -164,11 +169,17 @@ class SlotWriter:
     def newTransaction(self, current: ITransaction) -> None:
         """See `ISynchronizer`."""
 
-    def found(self) -> Found:
-        """Return what is at the object id, after a conflict; nothing if the slot is of this."""
-        if self.is_used or self._database is None:
-            return Found()
-        return find(self._database, self._reference, self._made_of[0])
+    def is_fenced(self) -> bool:
+        """Return whether another object is at the object id: this attempt can never commit.
+
+        Called after a conflict; a database that is unavailable fences no attempt.
+        """
+        if self._database is not None and not self.is_used:
+            try:
+                self.fence = find(self._database, self._reference, self._made_of[0])
+            except Exception as exc:
+                logger.warning("task %s: its slot cannot be read (%s)", self._made_of[0], exc)
+        return self.fence.is_there
 
 
 def _new(database: DB) -> str:

@@ -1,0 +1,163 @@
+"""What a task writes into the ZODB is written once, whatever happens to its worker."""
+
+from collective.taskqueue import startup
+from collective.taskqueue import taskqueue
+from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer.attempt import Attempt
+from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.consumer.redelivery import COMMITTED
+from collective.taskqueue.errors import RetryLater
+from collective.taskqueue.interfaces import ITaskQueue
+from collective.taskqueue.publisher import slot
+from collective.taskqueue.publisher.request import publish
+from collective.taskqueue.publisher.slot import Slots
+from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.testing.contract import ManualClock
+from services import RedisServer
+from zope.component import getGlobalSiteManager
+import pytest
+import transaction
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def queue(portal, tmp_path, clock, monkeypatch):
+    """A queue on a Redis server; the database of the layer has another name than that of Zope."""
+    monkeypatch.setattr(slot, "MAIN", portal._p_jar.db().database_name)
+    server = RedisServer(tmp_path).start()
+    settings = QueueSettings(queue="slots", type="redis", unix_socket_path=server.socket)
+    queue = TaskQueue(settings, RedisStorage(settings, clock))
+    registry = getGlobalSiteManager()
+    registry.registerUtility(queue, ITaskQueue, name="slots")
+    yield queue
+    registry.unregisterUtility(queue, ITaskQueue, name="slots")
+    queue.storage.close()
+    server.stop()
+
+
+@pytest.fixture
+def worker(queue, portal):
+    """Return a new worker; `reserve` and `publish` are its two halves, `step` is all of it."""
+
+    def make(name="worker"):
+        slots = Slots(portal._p_jar.db())
+        return Consumer(queue.storage, publish, ServerSettings(name=name), slots=slots)
+
+    return make
+
+
+@pytest.fixture
+def counting(view, portal):
+    """A view that counts its calls in the database."""
+
+    def count(context, request):
+        portal.calls = getattr(portal, "calls", 0) + 1
+        return f"call {portal.calls}"
+
+    return view("count", count)
+
+
+def calls(portal):
+    transaction.begin()
+    return getattr(portal, "calls", 0)
+
+
+def add(url, **options):
+    task_id = taskqueue.add(url, queue="slots", **options)
+    transaction.commit()
+    return task_id
+
+
+def reserve(queue, portal):
+    slots = Slots(portal._p_jar.db()).take(1)
+    (lease,) = queue.storage.reserve("lost", timeout=0, lease=30.0, slots=slots)
+    return lease
+
+
+def run(queue, lease):
+    """What a worker does before it reports the outcome: it may be killed then, or frozen."""
+    attempt = Attempt(lease, queue.storage)
+    attempt.slot = lease.slot
+    return publish(attempt)
+
+
+def test_a_worker_that_is_lost_after_its_commit(queue, worker, counting, portal, clock):
+    task_id = add(counting)
+    assert run(queue, reserve(queue, portal)).ok
+    clock.advance(60)
+    assert worker().step() == 1
+    assert calls(portal) == 1
+    status = queue.status(task_id)
+    assert (status.state, status.body) == (SUCCEEDED, b"call 1")
+    assert status.attempts[-1].reason == COMMITTED
+
+
+def test_a_worker_that_is_lost_before_its_commit(queue, worker, counting, portal, clock):
+    task_id = add(counting)
+    reserve(queue, portal)
+    clock.advance(60)
+    assert worker().step() == 1
+    assert calls(portal) == 1
+    assert queue.status(task_id).attempts[-1].reason == ""
+
+
+def test_a_worker_that_thaws_after_another_has_committed(queue, worker, counting, portal, clock):
+    """Nothing of the first worker is written."""
+    task_id = add(counting)
+    frozen = reserve(queue, portal)
+    clock.advance(60)
+    assert worker().step() == 1
+    outcome = run(queue, frozen)
+    assert calls(portal) == 1
+    assert outcome.note == COMMITTED
+    assert queue.status(task_id).state == SUCCEEDED
+
+
+def test_a_worker_that_thaws_while_another_runs_the_task(queue, worker, view, portal, clock):
+    """The second one is about to commit: it ends as the first one did."""
+    frozen = []
+
+    def count(context, request):
+        portal.calls = getattr(portal, "calls", 0) + 1
+        if frozen:
+            run(queue, frozen.pop())
+
+    add(view("count", count))
+    frozen.append(reserve(queue, portal))
+    clock.advance(60)
+    other = worker()
+    assert other.step() == 1
+    assert calls(portal) == 1
+
+
+def test_a_view_that_only_reads_writes_nothing(queue, worker, view, portal):
+    before = portal._p_jar.db().lastTransaction()
+    task_id = add(view("look", lambda context, request: "looked"))
+    between = portal._p_jar.db().lastTransaction()
+    assert worker().step() == 1
+    assert queue.status(task_id).state == SUCCEEDED
+    assert portal._p_jar.db().lastTransaction() == between == before
+
+
+def test_a_retry_runs_again(queue, worker, view, portal, clock):
+    """Its earlier attempt has committed nothing, or has committed and is to run again."""
+
+    def count(context, request):
+        portal.calls = getattr(portal, "calls", 0) + 1
+        if portal.calls == 1:
+            request.response.setStatus(503)
+
+    task_id = add(view("count", count), max_attempts=2, min_backoff=0)
+    consumer = worker()
+    assert consumer.step() == 1
+    clock.advance(60)
+    assert consumer.step() == 1
+    assert calls(portal) == 2
+    assert queue.status(task_id).state == SUCCEEDED
