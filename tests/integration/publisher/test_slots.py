@@ -1,13 +1,11 @@
 """What a task writes into the ZODB is written once, whatever happens to its worker."""
 
-from collective.taskqueue import startup
 from collective.taskqueue import taskqueue
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.consumer.redelivery import COMMITTED
-from collective.taskqueue.errors import RetryLater
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.publisher import slot
 from collective.taskqueue.publisher.request import publish
@@ -16,6 +14,9 @@ from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract import ManualClock
+from collective.taskqueue.testing.contract.base import aside
+from collective.taskqueue.testing.contract.base import BOUND
+from functools import partial
 from services import RedisServer
 from zope.component import getGlobalSiteManager
 import pytest
@@ -43,12 +44,12 @@ def queue(portal, tmp_path, clock, monkeypatch):
 
 
 @pytest.fixture
-def worker(queue, portal):
+def worker(queue, portal, clock):
     """Return a new worker; `reserve` and `publish` are its two halves, `step` is all of it."""
 
     def make(name="worker"):
         slots = Slots(portal._p_jar.db())
-        return Consumer(queue.storage, publish, ServerSettings(name=name), slots=slots)
+        return Consumer(queue.storage, publish, ServerSettings(name=name), clock=clock, slots=slots)
 
     return make
 
@@ -58,8 +59,8 @@ def counting(view, portal):
     """A view that counts its calls in the database."""
 
     def count(context, request):
-        portal.calls = getattr(portal, "calls", 0) + 1
-        return f"call {portal.calls}"
+        context.calls = getattr(context, "calls", 0) + 1
+        return f"call {context.calls}"
 
     return view("count", count)
 
@@ -125,9 +126,9 @@ def test_a_worker_that_thaws_while_another_runs_the_task(queue, worker, view, po
     frozen = []
 
     def count(context, request):
-        portal.calls = getattr(portal, "calls", 0) + 1
+        context.calls = getattr(context, "calls", 0) + 1
         if frozen:
-            run(queue, frozen.pop())
+            aside(partial(run, queue, frozen.pop())).result(BOUND)
 
     add(view("count", count))
     frozen.append(reserve(queue, portal))
@@ -150,8 +151,8 @@ def test_a_retry_runs_again(queue, worker, view, portal, clock):
     """Its earlier attempt has committed nothing, or has committed and is to run again."""
 
     def count(context, request):
-        portal.calls = getattr(portal, "calls", 0) + 1
-        if portal.calls == 1:
+        context.calls = getattr(context, "calls", 0) + 1
+        if context.calls == 1:
             request.response.setStatus(503)
 
     task_id = add(view("count", count), max_attempts=2, min_backoff=0)
