@@ -26,7 +26,7 @@ import transaction
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "walks.rst"
 PACKAGE = "collective.taskqueue."
 
-#: Whatever is waited for takes a moment; only a failure takes this long.
+#: Seconds that a test waits at most; only a test that fails waits that long.
 BOUND = 60.0
 
 

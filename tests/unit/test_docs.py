@@ -206,7 +206,7 @@ def test_names(path):
 
 
 def test_recordings():
-    """All of them are shown; what nobody reads need not be recorded."""
+    """The pages show all of them; what no page shows need not be recorded."""
     cases = [case.values for case in snippets()]
     assert {f"{text}\n" for language, text in cases if language == "http"} == RECORDINGS
 
