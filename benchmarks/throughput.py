@@ -10,9 +10,11 @@ from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.publisher.request import ATTEMPT
 from collective.taskqueue.publisher.request import make_environ
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
+from contextlib import ExitStack
 from contextlib import nullcontext
 from io import BytesIO
 from itertools import pairwise
@@ -72,19 +74,20 @@ def throughputs(
             environ["HTTP_COOKIE"] = cookie
     runs = [Run() for _ in queues]
     consumers = [make(queue, run.told) for queue, run in zip(queues, runs, strict=True)]
-    for consumer in consumers:
-        consumer.start()
-    bare: list[float] = [_timed(_bare, environ, SLICE, member)]
+    bare: list[float] = []
     ours: list[float] = []
-    # The first round warms up.
-    for _ in range(slices + 1):
-        for queue, run in zip(queues, runs, strict=True):
-            run.begin(SLICE)
-            _fill(queue, SLICE, member, url)
-            ours.append(run.seconds())
-            bare.append(_timed(_bare, environ, SLICE, member))
-    for consumer in consumers:
-        consumer.stop()
+    with ExitStack() as stack:
+        for consumer in consumers:
+            consumer.start()
+            stack.callback(consumer.stop)
+        bare.append(_timed(_bare, environ, SLICE, member))
+        # The first round warms up.
+        for _ in range(slices + 1):
+            for queue, run in zip(queues, runs, strict=True):
+                run.begin(SLICE)
+                _fill(queue, SLICE, member, url)
+                ours.append(run.seconds())
+                bare.append(_timed(_bare, environ, SLICE, member))
     around = [(before + after) / 2 for before, after in pairwise(bare)]
     ratios = [a / b for a, b in zip(around, ours, strict=True)]
     each = [slice(number + len(queues), None, len(queues)) for number in range(len(queues))]
@@ -113,10 +116,14 @@ class Run:
             self._left -= 1
             if not self._left:
                 self._done.set()
+        elif state == FAILED:
+            # It never succeeds: do not wait for it.
+            self._done.set()
 
     def seconds(self) -> float:
         """Wait for the last task; return the seconds since the first one has started."""
-        if not self._done.wait(TIMEOUT) or self._started is None:
+        self._done.wait(TIMEOUT)
+        if self._left or self._started is None:
             raise AssertionError(f"{self._left} tasks have not succeeded")
         return self._ended - self._started
 
