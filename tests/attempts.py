@@ -65,7 +65,7 @@ class Running:
 
 
 def taken(lock):
-    """Whether somebody else holds a lock: another thread does not get it."""
+    """Return whether another thread holds a lock: a new thread does not get it."""
     answers = []
 
     def try_it():

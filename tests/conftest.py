@@ -22,7 +22,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(autouse=True)
 def nothing_unfinished(monkeypatch):
-    """What a test leaves to be done in the background is done by nobody after it."""
+    """Background work that a test leaves behind is dropped after the test."""
     backlog = outbox.Relay()
     monkeypatch.setattr(outbox, "_relay", backlog)
     yield

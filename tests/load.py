@@ -58,7 +58,7 @@ class Load:
         #: When each consumer began its last task.
         self._last = dict.fromkeys(names, 0.0)
         self._done = threading.Event()
-        # Their leases outlast the test: whatever is lost stays running, and is missed.
+        # Their leases outlast the test: a lost task stays running, and is missed.
         self._consumers = [
             Consumer(storage, self._perform, ServerSettings(name=name, lease=1000.0))
             for name, storage in self.storages.items()

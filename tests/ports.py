@@ -14,7 +14,7 @@ _choice = random.SystemRandom()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on; other processes choose others, almost for certain."""
+    """Return a port that no server listens on; other processes choose others, almost always."""
     while True:
         port = _choice.choice(PORTS)
         try:

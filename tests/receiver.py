@@ -10,7 +10,7 @@ import threading
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
-#: Whatever is waited for takes a moment; only a failure takes this long.
+#: Seconds that a test waits at most; only a test that fails waits that long.
 BOUND = 20.0
 
 

@@ -125,7 +125,7 @@ def life(template, tmp_path_factory):
 
 @pytest.fixture
 def door(life, request):
-    """A name for a gate; whatever waits at it goes on when the test ends."""
+    """A name for a gate; the tasks that wait at it go on when the test ends."""
     yield request.node.name
     life.instance.open(request.node.name)
 

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 #: Starting Zope takes about ten seconds on an idle machine; this is for a busy one.
 START_TIMEOUT = 180.0
 
-#: Whatever a test waits for takes a moment; only a failure takes this long.
+#: Seconds that a test waits at most; only a test that fails waits that long.
 WAIT_TIMEOUT = 60.0
 
 #: Exactly what the README tells people to put into zope.conf.

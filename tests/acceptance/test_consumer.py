@@ -32,7 +32,7 @@ def gates(plone):
 
 @pytest.mark.parametrize(("queue", "limit", "number"), [("one", 1, 4), ("three", 3, 8)])
 def test_concurrent_limit(plone, gates, queue, limit, number):
-    """C82, O10: never more at a time, and as many as allowed; whoever ends makes room for one.
+    """C82, O10: as many tasks run as allowed, never more; each that ends makes room for one.
 
     In order (guarantee 3): those that wait are always the last ones.
     """
@@ -102,7 +102,7 @@ def test_one_access_line_for_each_task(plone):
     ],
 )
 def test_a_failed_task_is_one_line(plone, path, status, reason):
-    """C87, H23, guarantee 6: its id, the cause and the consequence; nobody but the log knows it."""
+    """C87, H23, guarantee 6: one line names the id, the cause and the consequence."""
     [task_id] = plone.add({"url": f"/Plone/{path}", "queue": "default"})["ids"]
     found = plone.finished(task_id)
     assert (found["state"], found["status"]) == ("failed", status)
@@ -121,7 +121,7 @@ def test_a_successful_task_is_no_error(plone):
     assert len(plone.lines(task_id)) == 1
 
 
-def test_a_storage_of_somebody_else(plone):
+def test_a_storage_of_another_package(plone):
     """C50: named by its dotted path, it is given the keys of its section, and works."""
     [settings] = [item["storage"] for item in plone.records() if "storage" in item]
     given = {

@@ -27,7 +27,7 @@ def forked(zope):
 
 
 def test_forked_workers(forked):
-    """Whoever queues a task runs it, once; nobody runs the parent's."""
+    """The process that queues a task runs it, once; no child runs a task of its parent."""
     instance, ports, workers = forked
 
     # Children that are no servers have no consumer; their tasks are theirs alone.

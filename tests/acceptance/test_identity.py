@@ -80,8 +80,8 @@ class TestSamePerson:
             assert len(plone.records(id=task_id)) == (state == "succeeded")
             assert bool(plone.lines(task_id, "Unauthorized", "failed")) == (state == "failed")
 
-    def test_nobody(self, plone, site):
-        """C101: a task of an anonymous request runs as nobody."""
+    def test_anonymous(self, plone, site):
+        """C101: a task of an anonymous request runs as Anonymous."""
         [task_id] = plone.add({"url": f"/{site}/@@fixture-record"}, path=f"/{site}")["ids"]
         assert plone.finished(task_id)["user"] is None
         [seen] = plone.records(id=task_id)
@@ -96,9 +96,9 @@ class TestSamePerson:
         assert seen["user"] == seen["header"] == "root"
 
 
-class TestNobodyElse:
+class TestNoOtherUser:
     def test_a_user_who_is_gone(self, plone, site):
-        """C102, D13: what a deleted user had waiting is cancelled; it does not run as nobody."""
+        """C102, D13: the waiting task of a deleted user is cancelled, and not run as Anonymous."""
         gate = f"gone-{site}"
         url = f"/{site}/@@fixture-record"
         plone.add({"url": f"/{site}/@@fixture-gate?name={gate}", "queue": "one"})
@@ -151,7 +151,7 @@ class TestForgery:
         [seen] = plone.records(id=asked["ids"][0])
         return asked, seen
 
-    def test_it_authenticates_nobody(self, plone, site):
+    def test_it_authenticates_no_user(self, plone, site):
         asked, seen = self.asked(plone, site)
         assert asked["user"] is None
         assert seen["user"] is None

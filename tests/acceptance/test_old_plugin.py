@@ -117,7 +117,7 @@ def test_a_database_of_1_x(old):
 
 @pytest.mark.parametrize("act", [UPGRADE, INSTALL])
 def test_a_database_with_a_broken_plugin(old, act):
-    """C104: one whose class nobody can import any more is replaced."""
+    """C104: a plugin whose class cannot be imported any more is replaced."""
     instance = old("a_module_that_is_gone")
     assert after(instance, act) == [IN_PLACE, IN_PLACE]
 

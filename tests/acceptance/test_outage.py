@@ -46,7 +46,7 @@ def consumers(server):
 
 
 def test_an_outage(instance, server):
-    """One error, one line at the end, and 503 for whoever would add a task."""
+    """One error, one line at the end, and 503 for each client that tries to add a task."""
     instance.start()
     instance.add({"url": "/@@fixture-gate?name=slow"}, path="")
     wait_for(lambda: instance.records(gate="slow"), "the task to start")

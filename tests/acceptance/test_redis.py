@@ -90,7 +90,7 @@ DOTS = """\
 
 
 def test_two_queues_whose_names_could_be_one(zope, redis_server):
-    """Each runs its own tasks; a record that is lost stops nobody, one that is old is gone."""
+    """Each runs its own tasks; a lost record stops no other task, and an old one is gone."""
     instance = zope(DOTS, environ={"TASKQUEUE_TEST_REDIS": redis_server.socket}).start()
     call = {"queue": "a", "url": "/@@fixture-gate?name=lost"}
     (lost,) = instance.add(call, path="")["ids"]

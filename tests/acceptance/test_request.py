@@ -105,7 +105,7 @@ class TestHeaders:
         }
 
     def test_headers_of_the_caller_win(self, plone):
-        """C13, C14, C15, D44: whatever the case; values are text, stripped, none is empty."""
+        """C13, C14, C15, D44: in any case; values are text, stripped, none is empty."""
         [seen] = plone.run(
             {
                 **RECORD,

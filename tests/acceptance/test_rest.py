@@ -1,4 +1,4 @@
-"""The HTTP interface of a real process: over the wire, with a consumer, to somebody's server."""
+"""The HTTP interface of a real process: over the wire, with a consumer, to another server."""
 
 from acceptance.instance import basic
 from acceptance.instance import wait_for
@@ -35,7 +35,7 @@ STATUSES = {"/broken": 500, "/teapot": 418, "/busy": 429}
 
 
 class Receiver(ThreadingHTTPServer):
-    """Somebody else's server; it remembers what it was sent, and answers slowly if asked to."""
+    """Another server; it remembers the calls that it gets, and answers slowly if asked to."""
 
     daemon_threads = True
 

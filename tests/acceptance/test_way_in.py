@@ -107,7 +107,7 @@ class TestSecrets:
         assert "secret-" not in json.dumps(status)
 
     def test_an_upload_is_not_taken_along(self, plone):
-        """A subscriber queues a task while somebody uploads more than a queue holds."""
+        """A subscriber queues a task while a user uploads more than a queue holds."""
         body = b"x" * 1_500_000
         [seen] = plone.run(
             RECORD, method="POST", body=body, headers={"Content-Type": "application/x-thing"}

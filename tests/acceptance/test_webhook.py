@@ -34,7 +34,7 @@ FIFTY = """\
 
 @pytest.fixture
 def receiver():
-    """Somebody else's server; it remembers what it was sent."""
+    """Another server; it remembers the calls that it gets."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

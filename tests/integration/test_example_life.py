@@ -96,7 +96,7 @@ def test_delays(portal):
 
 
 def test_results(portal):
-    """What a view answers can be read by whoever knows the id."""
+    """A client that knows the id can read what a view answers."""
     task_id = queue_export(portal.news)
     transaction.commit()
     assert taskqueue.result(task_id) is None
@@ -121,7 +121,7 @@ def test_progress(portal):
 
 
 def test_a_view_can_be_called_without_a_task(portal):
-    """Then nobody listens and nobody cancels."""
+    """Its progress is dropped, and it is never cancelled."""
     view = Export(portal.news, portal.REQUEST)
     assert view().endswith("/plone/news/weather")
 
@@ -165,7 +165,7 @@ def test_a_task_that_is_tried_again(portal):
 
 
 def test_a_task_that_is_given_up(portal):
-    """Somebody has mended what was wrong with it, and it is queued again."""
+    """An editor has corrected the content, and the task is queued again."""
     task_id = add_file(portal, b"end\n")
     assert taskqueue.status(task_id).state == "failed"
 
@@ -209,10 +209,10 @@ def test_whom_no_letter_can_reach(portal, letters):
     assert letters() == []
 
 
-@pytest.mark.parametrize("who", ["nobody", "somebody of no site"])
+@pytest.mark.parametrize("who", ["Anonymous", "a user of the root"])
 def test_whom_no_letter_is_queued_for(portal, who):
-    """Letters are nobody's tasks, so there is no letter about a letter."""
-    if who == "nobody":
+    """A letter has no user, so there is no letter about a letter."""
+    if who == "Anonymous":
         logout()
     else:
         login(aq_parent(portal), SITE_OWNER_NAME)
@@ -226,7 +226,7 @@ def test_whom_no_letter_is_queued_for(portal, who):
 
 @pytest.mark.parametrize("view", ["failure-letter?task=1", "export", "import"])
 def test_what_tasks_call_is_not_for_browsers(portal, view):
-    """C84: whoever it is."""
+    """C84: not even a manager may call them in a browser."""
     browser = Browser(aq_parent(portal))
     browser.addHeader("Authorization", f"Basic {SITE_OWNER_NAME}:{SITE_OWNER_PASSWORD}")
     with pytest.raises(HTTPError, match="404"):

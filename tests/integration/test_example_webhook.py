@@ -17,7 +17,7 @@ import transaction
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
-#: Whatever is waited for takes a moment; only a failure takes this long.
+#: Seconds that a test waits at most; only a test that fails waits that long.
 BOUND = 30.0
 
 

@@ -132,7 +132,7 @@ def test_done_twice(queue, taken, caplog):
 
 
 def test_the_lease_is_renewed_while_the_script_works(monkeypatch):
-    """However long that takes: nobody else gets the task as long as this process lives."""
+    """No other process gets the task as long as this process lives, however long it works."""
     monkeypatch.setattr(module, "LEASE", 1.5)
     queue = TaskQueue(QueueSettings(), Storage(QueueSettings()))
     queue.put(new_task(id="a"))
@@ -265,7 +265,7 @@ def test_a_stop_needs_no_thread(monkeypatch):
     assert storage.admin.get("a").state == "succeeded"
 
 
-def test_a_queue_that_nobody_serves(monkeypatch, caplog):
+def test_a_queue_without_a_consumer(monkeypatch, caplog):
     """Its tasks would wait without a word; a queue that is shared has its consumer elsewhere."""
     sections = {
         "lonely": QueueSettings(queue="lonely", section="lonely"),

@@ -67,7 +67,7 @@ def test_each_task_has_a_transaction_of_its_own(view, portal):
     assert not hasattr(portal.aq_base, "spoilt")
 
 
-def test_tasks_queued_by_tasks_run_too_whatever_their_queue(view):
+def test_tasks_queued_by_tasks_run_too_in_any_queue(view):
     """O16, U37."""
     last = view("last", lambda context, request: "")
     middle = view("middle", lambda context, request: taskqueue.add(last, queue="default"))
@@ -124,7 +124,7 @@ def test_a_loop_is_broken(view, queue):
     transaction.commit()
     with pytest.raises(TaskQueueError, match="5 tasks were run"):
         run_tasks(limit=5)
-    # The sixth is nobody's yet.
+    # The sixth task is not reserved yet.
     assert (len(queue), queue.counts()["running"]) == (1, 0)
 
 
@@ -249,7 +249,7 @@ def test_subscribers_of_task_events_have_been_called(view):
 
     @adapter(ITaskSucceeded)
     def subscriber(event):
-        # Slow, so that whoever does not wait for it is too early.
+        # Slow, so that a caller that does not wait for it is too early.
         threading.Event().wait(0.3)
         seen.append(event.status.task.id)
 

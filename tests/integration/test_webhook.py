@@ -13,7 +13,7 @@ import threading
 import transaction
 
 
-#: Whatever is waited for takes a moment; only a failure takes this long.
+#: Seconds that a test waits at most; only a test that fails waits that long.
 BOUND = 30.0
 
 

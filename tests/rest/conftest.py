@@ -196,7 +196,7 @@ def adder(site):
 
 @pytest.fixture
 def editor(site):
-    """Somebody else who may add tasks."""
+    """Another user who may add tasks."""
     return login("editor")
 
 

@@ -18,8 +18,8 @@ def test_the_answer(site, portal):
 
 
 @pytest.mark.parametrize("missing", ["request", "site"])
-def test_nobody_to_answer(site, portal, missing):
-    """It says so, rather than telling an address that is none."""
+def test_no_request_to_answer(site, portal, missing):
+    """An error says so; no address is made up."""
     setRequest(site["request"])
     if missing == "request":
         clearRequest()

@@ -1,4 +1,4 @@
-"""Who may see and do what: closed by default, and nobody learns what is none of theirs."""
+"""Who may see and do what: closed by default, and no user learns of the tasks of others."""
 
 from AccessControl.Permission import getPermissions
 from collective.taskqueue.config import ServerSettings
@@ -159,8 +159,8 @@ def test_other_sites(adder, viewer, manager, root, queue):
     assert len(root.get("@tasks?user=adder").json["items"]) == 2
 
 
-def test_tasks_of_nobody(viewer, manager, adder, queue):
-    """What runs below this site belongs to it."""
+def test_tasks_without_a_user(viewer, manager, adder, queue):
+    """A task without a user belongs to the site below which it runs."""
     task_id = put(queue, user=None)
     assert viewer.get(f"@tasks/{task_id}").status == 200
     assert manager.delete(f"@tasks/{task_id}").status == 204
@@ -168,7 +168,7 @@ def test_tasks_of_nobody(viewer, manager, adder, queue):
 
 
 def test_anonymous_may_be_given_a_permission(anonymous, portal, queue):
-    """N21, U14, U18: a site may say so; the task is nobody's then."""
+    """N21, U14, U18: a site may give it; the task then has no user."""
     portal.manage_permission(ADD, ["Manager", "Anonymous"])
     transaction.commit()
     assert anonymous.post("@tasks", {}).error == (400, "BadRequest", "url")

@@ -54,8 +54,8 @@ def test_it_runs_as_the_caller(adder, portal):
         "x_task_user_id",
     ],
 )
-def test_nobody_else_can_be_claimed(adder, queue, header):
-    """D01: an identity is never what a client says it is, by whatever header."""
+def test_a_client_cannot_claim_another_identity(adder, queue, header):
+    """D01: no header of a client changes the identity of its task."""
     answer = adder.post("@tasks", {"url": "/plone", "headers": {header: "manager"}})
     assert answer.error == (400, "BadRequest", "headers")
     answer = adder("POST", "@tasks?url=/plone", **{f"Task-Passthrough-{header}": "manager"})
@@ -64,7 +64,7 @@ def test_nobody_else_can_be_claimed(adder, queue, header):
 
 
 def test_the_id_of_a_web_hook_is_its_own(adder, queue):
-    """C03: nobody can pretend that it is another task."""
+    """C03: a client cannot give its web hook the id of another task."""
     task = task_of(queue, adder.post("@tasks", {"url": HOOK, "headers": {"X-Task-Id": "mine"}}))
     assert "mine" not in str(task.headers)
 
@@ -252,11 +252,11 @@ def test_who_may_add(anonymous, member, viewer, manager, root):
 def test_a_user_that_no_task_could_find_again(manager, queue, monkeypatch):
     """Such as the emergency user: 400, and the request is good for nothing else but looking."""
 
-    def nobody():
+    def refuse():
         raise ValueError("no user folder")
 
-    monkeypatch.setattr(author, "_user_of", lambda request: nobody())
-    monkeypatch.setattr(access, "current_user", nobody)
+    monkeypatch.setattr(author, "_user_of", lambda request: refuse())
+    monkeypatch.setattr(access, "current_user", refuse)
     assert manager.post("@tasks", {"url": HOOK}).error == (400, "BadRequest", "user")
     assert manager.get("@tasks").status == 200
     assert queue.tasks() == []

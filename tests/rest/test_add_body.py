@@ -102,7 +102,7 @@ READ_BY_ZOPE = [
     ],
 )
 def test_a_body_is_not_read_by_zope(adder, queue, virtual_hosting, root, body, kind):
-    """N07: it is the task's, byte by byte, whatever it looks like; so is its type."""
+    """N07: a body that looks like any of these is the task's, byte by byte; so is its type."""
     answer = adder("POST", f"{root}?url={HOOK}", body=body, **{"Content-Type": kind})
     task = task_of(queue, answer)
     assert (task.payload, task.headers) == (body, (("Content-Type", kind),))
@@ -110,7 +110,7 @@ def test_a_body_is_not_read_by_zope(adder, queue, virtual_hosting, root, body, k
 
 @pytest.mark.parametrize(("body", "kind"), READ_BY_ZOPE)
 def test_what_is_no_json_is_said_to_be_none(adder, queue, body, kind):
-    """H03: without a url in the query, whatever type it claims to be."""
+    """H03: without a url in the query, a body that is no JSON is refused, with any type."""
     answer = adder("POST", "@tasks", body=body, **{"Content-Type": kind, "SOAPAction": "x"})
     assert answer.error == (400, "BadRequest", "body")
     assert queue.tasks() == []

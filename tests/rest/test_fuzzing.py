@@ -1,4 +1,4 @@
-"""Whatever is sent: an answer that the description knows, no 500, and nothing of anybody else.
+"""Any request gets an answer that the description knows: no 500, nothing of another user.
 
 What is sent is made from the description that this package ships, openapi.json, and of
 nothing at all; on every storage, most of it on the local one.
@@ -62,7 +62,7 @@ CHECKS = [
 
 HOOK = "https://example.org/hook"
 
-#: In everything of a task that is somebody else's.
+#: In every part of a task of another user.
 SECRET = "s3cr3t"
 
 quick = settings(
@@ -131,7 +131,7 @@ def queue(site, backend, make_storage):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """Whoever waits for a response does so for a moment, however long they ask to."""
+    """A client that waits for a response waits for a moment, however long it asks to."""
 
     def wait(look, seconds):
         return waiting.wait_until_finished(look, min(seconds, 0.01))

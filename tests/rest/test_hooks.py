@@ -34,7 +34,7 @@ SPELLINGS = [
     "https://example.org/hook ",
     "\u3000https://example.org/hook",
     "\xa0HTTPS://example.org/hook",
-    # Refused by whoever may, and no way to find out where the queue may send them.
+    # Refused even with the permission; clients must not find out which hosts the queue allows.
     "https:example.org",
     "http:/example.org",
     "http:",
@@ -70,7 +70,7 @@ def test_only_managers_may_at_first(portal, adder, manager, queue):
 
 @pytest.mark.parametrize("url", SPELLINGS)
 def test_it_takes_a_permission_of_its_own(closed, adder, queue, url):
-    """However the url is spelled, and whatever else is said."""
+    """The permission is checked first, with any spelling of the url and any other option."""
     assert adder.post("@tasks", {"url": url}).error == FORBIDDEN
     assert adder.post("@tasks", {"url": url, "queue": "nope"}).error == FORBIDDEN
     assert adder.post("@tasks", {"url": url, "max_attempts": 0}).error == FORBIDDEN
@@ -114,7 +114,7 @@ def test_ones_own_task_that_is_none(closed, adder, queue):
 
 
 def test_headers_of_a_view_are_not_those_of_a_web_hook(adder):
-    """A server in front may vouch for users by headers: whatever the url looks like."""
+    """A server in front may vouch for users by headers: such headers are refused for any path."""
     for url in [*PATHS, "http\u017f:/../plone/@@view", "https\u017f:x", "\uff48ttp://a"]:
         fields = {"url": url, "headers": {"X-Remote-User": "manager"}}
         assert adder.post("@tasks", fields).error == (400, "BadRequest", "headers")

@@ -1,4 +1,4 @@
-"""The key of a task: whatever text a client likes, and nobody else's."""
+"""The key of a task: any text that a client likes, apart from the keys of other users."""
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.services.keys import own_key

@@ -41,7 +41,7 @@ def test_all_tasks(manager, viewer, root, tasks):
 
 
 def test_own_tasks(adder, editor, member, tasks):
-    """Whoever may view no others sees their own, however they ask for more."""
+    """A user who may not view the tasks of others sees their own, with any filter."""
     mine = [tasks[0], tasks[1], tasks[3]]
     assert ids(adder.get("@tasks")) == mine
     assert ids(adder.get("@tasks?user=adder")) == mine
@@ -144,7 +144,7 @@ def test_pages_that_are_not_there(manager, tasks):
 
 
 @pytest.mark.parametrize("user", ["", "%00", "a%00b", "%ff", "%ed%a0%80", "a%0Ab"])
-def test_a_user_that_nobody_can_be(manager, adder, tasks, user):
+def test_an_impossible_user_id(manager, adder, tasks, user):
     """Refused before a storage is asked: not all take any text, or agree on an empty one."""
     for person in (manager, adder):
         assert person.get(f"@tasks?user={user}").error == (400, "BadRequest", "user")

@@ -1,4 +1,4 @@
-"""CSRF: no page of another site adds or steers tasks with the help of somebody's browser."""
+"""CSRF: no page of another site adds or changes tasks through the browser of a user."""
 
 from plone.rest.cors import CORSPolicy
 from plone.rest.interfaces import ICORSPolicy
@@ -147,7 +147,7 @@ ODD = [
 
 @pytest.mark.parametrize("origin", ODD)
 def test_an_odd_origin_is_another_one(adder, queue, origin):
-    """Whatever it is: no error."""
+    """An odd origin is refused, and causes no error."""
     assert adder.post("@tasks", {"url": "/plone/@@view"}, Origin=origin).status == 403
     assert len(queue) == 0
 
@@ -172,7 +172,7 @@ def test_an_odd_host_is_no_error(adder, host):
         ("DELETE", "@taskqueues/default/tasks"),
     ],
 )
-def test_whatever_may_change_something(manager, method, path):
-    """It comes before everything else."""
+def test_requests_that_may_change_something(manager, method, path):
+    """Their origin is checked before everything else."""
     answer = manager(method, path, Origin="https://evil.example.org")
     assert answer.error == (403, "Forbidden", None)

@@ -79,7 +79,7 @@ def test_the_list_of_queues_says_so(manager, other_queue, down):
     assert (second["available"], second["counts"]["queued"]) == (True, 0)
 
 
-def test_what_nobody_has_thought_of(adder, queue, monkeypatch):
+def test_an_unexpected_error(adder, queue, monkeypatch):
     """N14: an error is told in JSON, with type and message, and no traceback goes out."""
 
     def fail(*args, **kwargs):

@@ -92,7 +92,7 @@ def test_unauthorized_service(about):
 
 @pytest.mark.parametrize("view", ["@workflow/publish", "++api++/@workflow/publish"])
 def test_services_of_an_object(about, view):
-    """The object is met on the way, whatever is wrapped around it."""
+    """Traversal meets the object on its way, with or without `++api++`."""
     with api.env.adopt_user(SITE_OWNER_NAME):
         taskqueue.add(about, "POST", view=view, payload=None, headers=JSON, queue="default")
         transaction.commit()

@@ -84,7 +84,7 @@ def test_an_empty_query(manager, path_of, method, path):
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
 def test_who_may_not_ask_is_told_so_first(anonymous, editor, path_of, method, path):
-    """N04: whatever else is wrong with what they ask for."""
+    """N04: permissions are checked before everything else that may be wrong with a request."""
     url = path_of(path)
     assert anonymous(method, f"{url}?colour=red").status == 401
     expected = 400 if path == "@tasks" else 404 if "@tasks" in path else 403

@@ -102,7 +102,7 @@ def test_a_page_across_queues_and_states(adder, queue, other_queue, asked):
 
 
 def test_a_page_with_nothing_on_it(adder, queue, asked):
-    """Nothing is read for it, whatever others have."""
+    """No task is read for an empty page, however many tasks other users have."""
     put(queue, EDITOR, 5)
     put(queue, NAMESAKE, 5)
     asked.clear()
@@ -125,7 +125,7 @@ def test_a_user_of_any_folder(viewer, manager, root, queue, asked):
 
 
 def test_a_user_who_was_deleted(adder, manager, queue):
-    """Who gets the id afterwards is somebody else: neither lists nor tasks are theirs."""
+    """The next user who gets the id sees neither lists nor tasks of the deleted one."""
     put(queue, Identity("/plone/acl_users", "adder", 1), 2)
     (mine,) = put(queue, ADDER)
     (theirs,) = put(queue, Identity("/plone/acl_users", "adder", 7))
@@ -148,7 +148,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
-def test_an_unknown_id_costs_what_somebody_elses_does(adder, queue, asked, method, path):
+def test_an_unknown_id_costs_what_a_task_of_another_user_costs(adder, queue, asked, method, path):
     """The same questions in the same words, and the same answer."""
     (theirs,) = put(queue, EDITOR, payload=b"x" * 2**20)
     unknown, questions, answers = str(uuid4()), [], []

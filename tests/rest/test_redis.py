@@ -36,7 +36,7 @@ def shared(site, server):
 
 
 def test_a_life(adder, manager, shared):
-    """H01, N12: added, hastened, run, read, and looked at from the outside."""
+    """H01, N12: added, run now, run, read, and looked at from the outside."""
     task_id = adder.add(url=HOOK, delay=3600, key="k", payload_base64="/wA=")
     assert adder.post(f"@tasks/{task_id}/run").json["state"] == "queued"
     assert manager.get(f"@tasks/{task_id}").json["payload_base64"] == "/wA="

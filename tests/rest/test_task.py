@@ -18,7 +18,7 @@ import time
 
 HOOK = "https://example.org/hook"
 
-#: Whatever is waited for takes a moment; only a failure takes this long.
+#: Seconds that a test waits at most; only a test that fails waits that long.
 BOUND = 30.0
 
 
@@ -181,7 +181,7 @@ def test_delete_the_response(adder, queue):
 
 
 def test_who_may_not_ask_is_told_so_first(anonymous, adder, viewer, queue):
-    """N04: whatever else is wrong with what they ask for."""
+    """N04: permissions are checked before everything else that may be wrong with a request."""
     path = f"@tasks/{adder.add(url=HOOK)}/response?wait=long"
     assert anonymous.get(path).status == 401
     assert viewer.get(path).error == (403, "Forbidden", None)
@@ -306,7 +306,7 @@ def test_unknown_paths(manager, path):
 
 
 def test_the_form_of_an_id_does_not_matter(manager, queue):
-    """Whatever is no id is no task, in every storage."""
+    """A text that is no id names no task, in every storage."""
     for name in ("a b", "a:b", "*", "x" * 5000, "..", "0", "None", "é"):
         assert manager.get(f"@tasks/{name}/response").status == 404
 

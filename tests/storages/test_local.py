@@ -32,7 +32,7 @@ import time
 
 
 class Watched(threading.Condition):
-    """A condition that remembers how long somebody was going to wait for it."""
+    """A condition that remembers the timeout of each wait."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ def test_an_idle_consumer_sleeps_without_a_limit(storage):
 
 
 def test_a_consumer_sleeps_until_the_next_task_is_due(storage, clock):
-    """One wait, to the nearest moment; far ones and paused queues wake nobody."""
+    """It waits once, until the next due time; later tasks and a paused queue wake no consumer."""
     storage._changed = storage._memory.changed = Watched()
     add(storage, new_task(due=clock() + 500), new_task(due=clock() + 100))
     blocked = aside(lambda: storage.reserve("consumer"))
@@ -122,7 +122,7 @@ def test_a_consumer_sleeps_until_a_record_is_to_be_forgotten(clock):
 
 
 def test_many_records_are_forgotten_a_portion_at_a_time(clock):
-    """So that nobody waits long for the lock; who looks sees none of them."""
+    """In portions, so that no other thread waits long for the lock; lists show none of them."""
     storage = LocalStorage(QueueSettings(keep_failed=100.0), clock)
     for task in add(storage, *(new_task() for _ in range(1000))):
         storage.admin.cancel(task.id)
@@ -220,7 +220,7 @@ def test_ten_thousand_tasks_in_one_batch(storage):
 
 
 def test_what_is_forgotten_leaves_nothing_behind(storage, clock):
-    """Whatever has happened to the tasks, in whatever order."""
+    """Random calls for the tasks, in random order."""
     rng = random.Random(1)
     leases = []
     for _ in range(3000):

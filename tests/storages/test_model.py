@@ -63,7 +63,7 @@ def test_the_local_storage_does_what_the_model_does() -> None:
 
 
 class WithoutFence(LocalStorage):
-    """Whoever held a lease of a running task may end it."""
+    """Any process that held a lease of a running task may end it."""
 
     def _holder(self, lease: Lease) -> Record | None:
         record = self._board.records.get(lease.task.id)
@@ -102,7 +102,7 @@ class RecoversInReverse(LocalStorage):
 
 
 class PromotesAgain(LocalStorage):
-    """A batch is forgotten once it is promoted, and comes again if somebody asks for it."""
+    """A batch is forgotten once it is promoted, and a second `promote` queues it again."""
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         super().promote(batch_id, tid, tasks)
@@ -138,7 +138,7 @@ class ForgetfulBoard(Board):
 
 
 class ForgetsNothing(LocalStorage):
-    """What has finished is known until it is too many, whatever the clock says."""
+    """Finished tasks are kept until they are too many, however much time has passed."""
 
     def _begin(self) -> None:
         super()._begin()
@@ -167,7 +167,7 @@ class MixedAdmin(LocalAdmin):
 
 
 class MixesPersons(LocalStorage):
-    """Whoever has the same id is the same person."""
+    """Two users with the same id are the same user."""
 
     def _begin(self) -> None:
         super()._begin()

@@ -126,7 +126,7 @@ class TestContract(Reserving, Ahead, Keys):
         made: list[SqlStorage] = []
 
         def make(**settings: Any) -> SqlStorage:
-            # As without a pooler: nobody waits for a dead server here.
+            # As without a pooler: no test waits for a dead server here.
             settings = {"type": "sql", "stage_timeout": 20.0, **settings}
             made.append(SqlStorage(QueueSettings(url=pooler.url(shared), **settings), clock))
             return made[-1]
@@ -167,7 +167,7 @@ def _backend(connection: Any) -> int:
 
 
 def test_one_session_is_enough(narrow, database, make_storage):
-    """Nobody waits for a second one while they have the first; nobody is refused."""
+    """No call waits for a second session while it has the first; no call is refused."""
     storage = make_storage(narrow.url(database), stage_timeout=5.0)
     tasks = [new_task(key=str(number)) for number in range(12)]
     blocked = [aside(lambda: storage.reserve("consumer", timeout=BOUND)) for _ in range(2)]
@@ -194,8 +194,8 @@ def _add(storage: SqlStorage, task: Any) -> None:
 def test_a_session_is_given_back_as_it_was(narrow, database, make_storage, monkeypatch):
     """The next one to have it may be RelStorage: no setting, no lock, no channel is left."""
     monkeypatch.setattr(session, "POLL", 0.05)
-    with psycopg.connect(narrow.url(database), autocommit=True) as somebody:
-        before = _left_behind(somebody)
+    with psycopg.connect(narrow.url(database), autocommit=True) as observer:
+        before = _left_behind(observer)
         consumer, storage = (make_storage(narrow.url(database)) for _ in range(2))
         for _ in range(3):
             seen = consumer._notifier.changes
@@ -206,8 +206,8 @@ def test_a_session_is_given_back_as_it_was(narrow, database, make_storage, monke
             assert lease.task.id == task.id
             ends = [(lease, completed(lease))]
             assert consumer.complete_and_reserve(ends, "consumer") == ([SUCCEEDED], [])
-            assert _left_behind(somebody) == before
-        assert list(somebody.notifies(timeout=0)) == []
+            assert _left_behind(observer) == before
+        assert list(observer.notifies(timeout=0)) == []
 
 
 def _left_behind(connection: Any) -> Any:
@@ -222,7 +222,7 @@ def _left_behind(connection: Any) -> Any:
 
 
 def test_who_waits_looks_now_and_then(pooler, database, make_storage):
-    """What another process adds is found, though nobody is told of it."""
+    """The consumer finds what another process adds, although no notification arrives."""
     consumer = make_storage(pooler.url(database))
     blocked = aside(lambda: consumer.reserve("consumer", timeout=BOUND))
     done = subprocess.run(

@@ -63,7 +63,7 @@ def own_server() -> Iterator[PostgresServer]:
 
 
 def test_a_notification_wakes(make_storage, monkeypatch):
-    """Nobody looks by itself within this test."""
+    """The consumer does not poll within this test."""
     for room, name in ((session, "POLL"), (wakeup, "PAUSE"), (sql, "BLOCK")):
         monkeypatch.setattr(room, name, 1000.0)
     consumer, producer = make_storage(), make_storage()
@@ -76,8 +76,8 @@ def test_a_notification_wakes(make_storage, monkeypatch):
         assert lease.task.id == task.id
 
 
-def test_what_is_added_before_somebody_listens(make_storage, monkeypatch):
-    """It sleeps already, and is not notified yet."""
+def test_a_task_that_is_added_before_the_consumer_listens(make_storage, monkeypatch):
+    """The consumer sleeps already, and is not notified yet."""
     for room, name in ((session, "POLL"), (wakeup, "PAUSE"), (sql, "BLOCK")):
         monkeypatch.setattr(room, name, 1000.0)
     consumer, producer = make_storage(), make_storage()
@@ -185,7 +185,7 @@ def _conninfo(url: str) -> str:
 
 
 def test_a_user_who_may_create_nothing(make_storage, url):
-    """Told what is missing; and with the tables that somebody else has made all can be done."""
+    """The error says what is missing; with tables that another user has made all calls work."""
     with psycopg.connect(_conninfo(url), autocommit=True) as connection:
         # Of the whole server; it may be there from another database.
         with contextlib.suppress(psycopg.errors.DuplicateObject):
@@ -221,7 +221,7 @@ def test_a_server_that_is_not_there(own_server):
 
 
 def test_an_exhausted_pool(make_storage, monkeypatch):
-    """Who gets no connection in time is told so; nobody hangs."""
+    """A call that gets no connection in time fails with an error; no call hangs."""
     monkeypatch.setattr(session, "POOL", 1)
     monkeypatch.setattr(session, "OVERFLOW", 1)
     make_storage().admin.check()
@@ -245,9 +245,9 @@ _WAITED = """
 
 @pytest.mark.parametrize("late", [0.0, 1.6])
 def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
-    """When the table is let go the server carries it out all the same, for nobody: not this.
+    """The server carries out an abandoned claim when the lock is released: it must claim nothing.
 
-    Nor if it was asked late: it took long to connect.
+    Nor if the claim came late, because the connection took long.
     """
     storage, other = make_storage(stage_timeout=2.0), make_storage()
     leases = [(add_one(storage), take(storage))[1] for _ in range(2)]
@@ -274,14 +274,14 @@ def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
             until(lambda: watching.execute(_WAITED, [2.0]).fetchone() == (True,))
         person.rollback()
         person.execute("LOCK TABLE taskqueue_task IN ACCESS EXCLUSIVE MODE")
-    # Whatever became of the ends, which may have been asked for too late.
+    # The completions may be stored or not: they, too, may have come too late.
     assert other.admin.get(task.id).state == QUEUED
     assert take(other).task.id == task.id
 
 
 @pytest.mark.parametrize("how", ["expired", "due"])
-def test_a_lock_that_somebody_keeps(make_storage, url, how):
-    """Other tasks go on, consumers can be stopped, and its turn comes when it is let go."""
+def test_a_lock_that_another_session_keeps(make_storage, url, how):
+    """Other tasks go on, consumers can be stopped, and the locked task runs after the release."""
     storage = make_storage()
     if how == "expired":
         task = add_one(storage)
@@ -338,9 +338,9 @@ def test_keys_that_are_locked_for_long(make_storage, url):
     first = add_one(storage)
     lease = take(storage)
     task = add_one(storage, key="key")
-    with psycopg.connect(_conninfo(url)) as somebody:
+    with psycopg.connect(_conninfo(url)) as holder:
         lock = storage._session.dialect._locks(map(str, range(1000)))
-        somebody.execute("SELECT pg_advisory_xact_lock(%s)", lock["numbers"])
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", lock["numbers"])
         assert storage.complete_and_reserve([(lease, completed(lease))], "consumer") == (
             [SUCCEEDED],
             [],
@@ -392,7 +392,7 @@ def test_the_answer_to_finish_is_lost(make_storage, monkeypatch):
 
 
 def test_the_answer_to_a_claim_is_lost(make_storage, monkeypatch):
-    """The same tasks, under the same tokens, and none that stays running for nobody."""
+    """The storage asks again and gets the same tasks and tokens; each running task has a holder."""
     storage = make_storage()
     tasks = [add_one(storage) for _ in range(3)]
     execute = storage._session.execute

@@ -48,7 +48,7 @@ def exhaust_pools(server: PostgresServer, load: Load) -> None:
 
 def test_outages_under_load(server, monkeypatch):
     """Nothing is lost, hardly anything runs twice, and soon after each one all go on."""
-    # So few that somebody else can have them all.
+    # So few connections that other sessions can have them all.
     monkeypatch.setattr(session, "POOL", 2)
     monkeypatch.setattr(session, "OVERFLOW", 2)
     load = Load(server.url())

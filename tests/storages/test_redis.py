@@ -49,7 +49,7 @@ def storage(server):
 
 
 def lose_answers(storage, monkeypatch, number, error):
-    """The next calls are carried out, but nobody hears of it."""
+    """Let the server carry out the next calls, and lose its answers."""
     run, lost = storage._server.run, [error] * number
 
     def run_in_vain(*args):
@@ -199,7 +199,7 @@ def test_an_admin_between_an_unanswered_call_and_its_repetition(storage, monkeyp
 
 
 def test_what_is_asked_for_again_late_has_a_lease_anew(server, monkeypatch):
-    """It was about to expire: nobody held it who could have renewed it."""
+    """The lease was about to expire: its holder did not know of it and could not renew it."""
     clock = ManualClock()
     settings = QueueSettings(type="redis", unix_socket_path=server.socket, queue="late")
     storage = RedisStorage(settings, clock)
@@ -361,7 +361,7 @@ def test_what_is_no_task_is_put_aside(storage, server, caplog):
 
 
 def test_nothing_of_a_task_that_cannot_be_decoded_is_logged(storage, server, caplog):
-    """Version 1 left the credentials of users in its tasks, in whatever form it had them."""
+    """Version 1 left the credentials of users in its tasks, in any form that it had them."""
     secret = "Basic c2VjcmV0"
     entry = msgpack.packb({"format": 1, "headers": [["Authorization", secret]], "url": 1})
     broken, damaged, good = add(storage, new_task(), new_task(), new_task())
@@ -433,7 +433,7 @@ def test_a_list_that_was_lost_is_made_anew(storage, server):
 
 
 def test_what_is_no_task_does_not_hide_what_is(storage, server):
-    """Nobody has come across it yet: not in a list, and not when the queue is emptied."""
+    """No consumer has found it yet; lists and emptying the queue pass over it."""
     tasks = add(storage, new_task(), new_task())
     with redis.Redis(unix_socket_path=server.socket) as client:
         client.rpush("collective.taskqueue.default", b"\x00\xff", b"plain")
@@ -446,7 +446,7 @@ def test_what_is_no_task_does_not_hide_what_is(storage, server):
         ]
 
 
-def test_what_was_removed_while_others_waited_is_no_stranger(storage, caplog):
+def test_what_was_removed_while_others_waited_is_skipped(storage, caplog):
     """Its entry in the list is skipped without a word, though there is no record any more."""
     gone, task = add(storage, new_task(), new_task())
     storage.admin.cancel(gone.id)

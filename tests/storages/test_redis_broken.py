@@ -1,6 +1,6 @@
-"""One broken thing stops nobody: each key and each field of a Redis queue, in each way.
+"""Each key and each field of a Redis queue is broken, in each way: other tasks go on.
 
-A scene with a task in every state is broken in one place. Whatever that place was, other tasks
+A scene with a task in every state is broken in one place. Wherever that place is, other tasks
 are reserved and finished, and all lists and numbers answer.
 """
 
@@ -138,7 +138,7 @@ def scene(tmp_path_factory) -> Iterator[Scene]:
 
 
 def look(storage: RedisStorage, ids: list[str]) -> None:
-    """Ask everything that can be asked; each answer is one, whatever it says."""
+    """Ask everything that can be asked; each call returns an answer."""
     for user in (None, "jane", JANE):
         assert set(storage.admin.counts(user)) == set(STATES)
         storage.admin.tasks(None, user, 1)
@@ -156,7 +156,7 @@ def look(storage: RedisStorage, ids: list[str]) -> None:
 
 
 def work(storage: RedisStorage) -> None:
-    """Two new tasks are done, one way and the other, whatever comes before them."""
+    """Finish two new tasks, one way and the other, behind the broken ones."""
     tasks = add(storage, new_task(), new_task(user=JANE, key="new"))
     ends: list = []
     for number in range(30):
@@ -179,7 +179,7 @@ def work(storage: RedisStorage) -> None:
 
 
 def steer(storage: RedisStorage, ids: list[str]) -> None:
-    """Whatever people ask of each task, it is done or refused."""
+    """Call each administrative method for each task: the storage does it or refuses."""
     for task_id in ids:
         for method in ("run_now", "cancel", "retry", "forget_response", "cancel", "remove"):
             with suppress(UnknownTask, ForbiddenTransition):
@@ -251,7 +251,7 @@ def test_nothing_is_broken(scene, caplog):
     for key in scene.client.scan_iter():
         name = key.decode().removeprefix(P).rpartition(":")[0]
         single = name in (":task", ":history", ":promoted", ":aliases", ":wake")
-        assert single or key.decode() in known, f"nobody breaks {key!r}"
+        assert single or key.decode() in known, f"no test breaks {key!r}"
     caplog.clear()
     live(scene, storage)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
@@ -317,7 +317,7 @@ def test_what_has_not_finished_is_not_forgotten(scene, state, way):
 
 
 def test_a_record_of_another_kind_is_moved_aside_and_not_forgotten(scene):
-    """Somebody has put something there; it is not ours to delete."""
+    """Another program has put something there; the queue must not delete it."""
     storage = scene.restore()
     scene.client.set(f"{P}:task:{scene.ids['failed']}", "of somebody else")
     storage.admin.purge(FAILED)
@@ -327,8 +327,8 @@ def test_a_record_of_another_kind_is_moved_aside_and_not_forgotten(scene):
     storage.close()
 
 
-def test_ghosts_that_are_none(scene):
-    """A task that would be skipped for ever runs, and who is idle does not look all the time."""
+def test_a_tombstone_of_a_waiting_task(scene):
+    """The task runs, which would else be skipped for ever; an idle consumer does not spin."""
     storage = scene.restore()
     scene.client.hset(f"{P}:tombstones", scene.ids["waiting"], 10**9)
     found = [lease.task.id for _ in range(4) for lease in storage.reserve("x", 9, timeout=0)]

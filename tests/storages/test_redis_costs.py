@@ -1,4 +1,4 @@
-"""What a look at a Redis queue costs: commands, whoever else is in it, and however many they are.
+"""Reading a Redis queue takes as many commands, however many tasks other users have in it.
 
 Commands that the script executes count, so that no clock is needed.
 """
@@ -104,7 +104,7 @@ def looks(storage: RedisStorage, task_id: str) -> dict[str, Any]:
     return found
 
 
-def test_a_look_costs_the_same_whatever_else_there_is(server):
+def test_reading_costs_the_same_however_many_tasks_others_have(server):
     """Two hundred tasks of others in each state, or two thousand."""
     queue = Queue(server)
     queue.fill(2, JANE)
@@ -130,11 +130,11 @@ def test_what_was_cancelled_in_front_costs_nothing(server):
     queue = Queue(server)
     costs = []
     for number in (FEW, MANY):
-        ghosts = [new_task(user=OTHERS) for _ in range(number)]
-        queue.add(ghosts)
+        cancelled = [new_task(user=OTHERS) for _ in range(number)]
+        queue.add(cancelled)
         waiting = new_task(user=JANE)
         queue.add([waiting])
-        for task in ghosts:
+        for task in cancelled:
             queue.storage.admin.cancel(task.id)
         for user in (None, JANE):
             assert [status.id for status in queue.storage.admin.tasks(QUEUED, user)] == [waiting.id]
@@ -184,7 +184,7 @@ def test_an_exchange_writes_what_is_common_once(server, together, most):
 
 
 def test_no_call_of_the_script_takes_long(server):
-    """Whatever has piled up: it is done in portions, and others are served in between."""
+    """The script does work that has piled up in portions, and serves others in between."""
     queue = Queue(server)
     storage = queue.storage
 

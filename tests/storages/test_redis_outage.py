@@ -1,4 +1,4 @@
-"""What a process logs of an outage of its Redis, whatever its threads do meanwhile."""
+"""What a process logs of an outage of its Redis, with any calls of its threads meanwhile."""
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings

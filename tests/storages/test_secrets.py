@@ -68,7 +68,7 @@ def test_a_postgresql_that_cannot_be_used(url):
 
 
 def test_a_driver_that_tells_all(monkeypatch):
-    """D3 of issue 12: what is known as a password is masked, whatever another version says."""
+    """D3 of issue 12: a known password is masked, in any message of another driver version."""
 
     def connect(*args, **options):
         raise psycopg.OperationalError(f"no conninfo: user=jane password={options['password']}")

@@ -28,7 +28,7 @@ class OnSql(StorageContract):
         made: list[SqlStorage] = []
 
         def make(**settings: Any) -> SqlStorage:
-            # Many threads of a slow machine take turns: nobody waits for a dead server here.
+            # Many threads of a slow machine take turns: no test waits for a dead server here.
             settings = {"url": url, "type": "sql", "stage_timeout": 20.0, **settings}
             made.append(SqlStorage(QueueSettings(**settings), clock))
             return made[-1]

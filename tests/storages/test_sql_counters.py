@@ -1,4 +1,4 @@
-"""How many tasks are in each state: told without a look at the tasks, whatever changes them."""
+"""How many tasks are in each state: told without reading the tasks, after any change."""
 
 from __future__ import annotations
 

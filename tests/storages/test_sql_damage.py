@@ -1,4 +1,4 @@
-"""A row that somebody else has written, or that is gone, stops nobody.
+"""A row that another program has written or deleted stops no other task.
 
 Each column of each table is broken in each way that its database allows, in tasks of every state.
 Several rows are broken at once, where one cannot hide another: of a task's column that holds no

@@ -121,7 +121,7 @@ def late(url: str) -> Iterator[tuple[ManualClock, SqlStorage, SqlStorage]]:
 
 
 def test_what_is_asked_for_again_late_has_a_lease_anew(late):
-    """It was about to expire: nobody held it who could have renewed it."""
+    """The lease was about to expire: its holder did not know of it and could not renew it."""
     clock, storage, _ = late
     add(storage, new_task(), new_task())
     Fault(storage, committed=True)
@@ -144,8 +144,8 @@ def test_what_is_asked_for_again_late_has_a_lease_anew(late):
     assert storage.complete(lease, completed(lease)) == SUCCEEDED
 
 
-def test_what_is_asked_for_again_too_late_is_somebody_elses(late):
-    """Their lease is theirs; what was given up is not given out under the old token."""
+def test_what_is_asked_for_again_too_late_belongs_to_another_process(late):
+    """The other process keeps its lease; the task is not handed out under the old token."""
     clock, storage, other = late
     [task] = add(storage, new_task())
     Fault(storage, committed=True)
@@ -164,7 +164,7 @@ def test_what_is_asked_for_again_too_late_is_somebody_elses(late):
 
 @ON_A_SERVER
 def test_the_connection_breaks_after_it_was_done(make_storage, monkeypatch):
-    """Nobody has to ask again: the storage does it, and is told what was done."""
+    """The storage asks again by itself, and is told what was done."""
     storage = make_storage()
     tasks = add(storage, *(new_task() for _ in range(4)))
     leases = storage.reserve("consumer", limit=2, timeout=0, lease=LONG)

@@ -47,7 +47,7 @@ def storage(make_storage: Callable[..., SqlStorage]) -> SqlStorage:
 
 
 def test_what_cannot_be_forgotten_costs_no_lease(storage, monkeypatch):
-    """The attempt has ended, and the next task is handed out: nobody hears of the chore."""
+    """The completion is stored and the next task handed out; a failed clean-up is no error."""
     add_one(storage)
     second = add_one(storage)
 

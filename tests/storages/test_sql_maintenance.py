@@ -14,7 +14,7 @@ import sys
 import time
 
 
-#: Times that each is done, and that somebody locks the table.
+#: Times that each statement is run, and that the test locks the table.
 ROUNDS, LOCKS = 8, 3
 
 #: Seconds that maintenance of so few rows takes at most, on a slow machine.
@@ -44,8 +44,8 @@ def test_postgresql_is_vacuumed(postgres_server: PostgresServer):
     load.assert_once()
 
 
-def test_postgresql_is_locked_for_longer_than_anybody_waits(postgres_server: PostgresServer):
-    """As an outage: who has given up is not given tasks that nobody runs."""
+def test_postgresql_is_locked_for_longer_than_a_call_waits(postgres_server: PostgresServer):
+    """As in an outage: a call that has given up gets no tasks, which no consumer would run."""
     url = postgres_server.new_database()
     load = Load(url, adders=2)
     load.start()

@@ -237,7 +237,7 @@ def test_whichever_index_was_made_first(tmp_path, first):
 
 
 @pytest.mark.parametrize("done", [500, 5000])
-def test_ends_are_found_whatever_is_known_of_the_table(postgres_server, done):
+def test_completions_find_their_tasks_with_any_statistics(postgres_server, done):
     """A server that has no statistics yet would rather read all tasks of the queue."""
     url = postgres_server.new_database()
     settings = QueueSettings(type="sql", url=url, max_finished=10_000, stage_timeout=20.0)

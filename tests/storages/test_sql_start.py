@@ -125,7 +125,7 @@ def test_a_missing_extra(module, sentence):
 
 
 def test_tables_are_made_once(url):
-    """By whoever comes first, however many come at the same moment."""
+    """Several storages check the tables at the same moment; one of them creates the tables."""
     storages = [storage(url, queue=f"q{number}") for number in range(6)]
     assert at_once([each.admin.check for each in storages]) == [None] * 6
     for each in storages:
@@ -244,7 +244,7 @@ def packed(task: Task) -> bytes:
 
 @pytest.fixture
 def tables_of_the_first_version(url: str) -> list[Task]:
-    """A task that waits, one that has failed, one that nobody can read, and a batch of nine."""
+    """A task that waits, one that has failed, one that is unreadable, and a batch of nine."""
     jane = Identity("/Plone/acl_users", "jane")
     tasks = [new_task(user=jane, payload=b"once", description="\N{SNOWMAN}") for _ in range(12)]
     engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
@@ -307,7 +307,7 @@ def test_tables_of_the_first_version_are_migrated(url, tables_of_the_first_versi
 
 
 @pytest.mark.parametrize("version", ["NULL", "-1", "'x'", "none"])
-def test_a_version_that_nobody_can_read(tmp_path, version):
+def test_a_version_that_cannot_be_read(tmp_path, version):
     """The tables tell by themselves what is missing in them."""
     url = f"sqlite:///{tmp_path}/queue.sqlite"
     first = storage(url)

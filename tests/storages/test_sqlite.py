@@ -144,7 +144,7 @@ def test_who_waits_for_threads_waits_less_for_processes(make_storage, monkeypatc
             return True
 
         def release(self) -> None:
-            """Nobody else is here."""
+            """No other thread waits for the gate."""
 
     monkeypatch.setattr(sqlite.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(storage._session.dialect, "_gate", Gate())
@@ -169,7 +169,7 @@ def test_the_log_is_moved_away_while_it_is_used(make_storage, path):
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_the_file_is_moved_away_while_it_is_used(make_storage, path, replaced):
-    """Refused instead of written where nobody looks; put back, it has everything."""
+    """Calls are refused, not written to a file that was moved; put back, it has everything."""
     storage = make_storage()
     tasks = [add_one(storage) for _ in range(3)]
     aside = path.with_name("elsewhere")
@@ -187,7 +187,7 @@ def test_the_file_is_moved_away_while_it_is_used(make_storage, path, replaced):
 
 
 def test_a_log_that_is_copied_away(make_storage, path):
-    """A copy of the two files, made while they are in use and nobody writes, is a whole queue."""
+    """A copy of the two files in use, made while no process writes, is a whole queue."""
     storage = make_storage()
     tasks = [add_one(storage) for _ in range(3)]
     for item in (path, path.with_name(f"{path.name}-wal")):
@@ -273,7 +273,7 @@ def test_a_file_that_is_there_stays_as_open_as_it_is(make_storage, path):
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])
 def test_a_file_that_must_be_there_is_not_made(make_storage, path, mode):
-    """Nobody wants an empty queue where the url says that there is one."""
+    """The url says that the file exists, so the storage must not create an empty queue."""
     with pytest.raises(StorageUnavailable, match="unable to open"):
         make_storage(f"sqlite:///file:{path}?mode={mode}&uri=true").stage("batch", [new_task()])
     assert not path.exists()

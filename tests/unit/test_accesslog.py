@@ -82,7 +82,7 @@ def test_half_a_character_is_no_error():
 
 @pytest.mark.parametrize("value", ["s3cret", "it's-s3cret", "a?s3cret", "%22s3cret", '"s3cret'])
 def test_texts_without_queries(value):
-    """What a library quotes in an error, whatever marks it puts around it."""
+    """A url that a library quotes in an error loses its query, in any quotation marks."""
     url = f"/hook?key={value}"
     text = f"URL can't contain control characters. {url!r} (found at least ' ')"
     assert "s3cret" not in without_queries(text)

@@ -72,7 +72,7 @@ def test_progress_is_what_every_storage_can_keep(storage, clock, given, stored):
 
 @pytest.mark.parametrize("given", [("half", None), (None, None), (1, "all"), (10**400, None)])
 def test_progress_that_is_no_number_is_refused_in_the_view(storage, given):
-    """Not where somebody asks how far it has come."""
+    """The view gets the error, not the client that asks for the progress later."""
     with pytest.raises((TypeError, ValueError, OverflowError)):
         make_attempt(storage).report(*given, "")
     assert storage.reports == []
@@ -124,7 +124,7 @@ def test_a_task_does_not_fail_for_want_of_an_audience(storage, caplog, failure):
 # cutting
 
 
-def test_what_waits_for_somebody_else_is_cut():
+def test_a_wait_for_another_server_is_cut():
     attempt, cuts = make_attempt(), []
     with attempt.cut_by(lambda: cuts.append(threading.get_ident())):
         assert attempt.interrupt()

@@ -171,6 +171,15 @@ def check_outline(text, folder):
             assert callable(resolve(f"collective.taskqueue.{room}.{name}"))
 
 
+def check_drawing(text, folder):
+    """A drawing of a walk: its methods are steps of a walk, which another test takes."""
+    walks = (ROOT / "docs" / "explanation" / "walks.rst").read_text(encoding="utf-8")
+    names = re.findall(r"\b[A-Z]\w+\.\w+", text)
+    assert names
+    for name in names:
+        assert f".{name}`` " in walks, name
+
+
 CHECKS = {
     "python": check_quotation,
     "xml": check_quotation,
@@ -180,6 +189,7 @@ CHECKS = {
     "shell": check_installation,
     "cfg": check_installation,
     "ini": check_logging,
+    "text": check_drawing,
     "": check_outline,
 }
 
@@ -206,7 +216,7 @@ def test_names(path):
 
 
 def test_recordings():
-    """All of them are shown; what nobody reads need not be recorded."""
+    """The pages show all of them; what no page shows need not be recorded."""
     cases = [case.values for case in snippets()]
     assert {f"{text}\n" for language, text in cases if language == "http"} == RECORDINGS
 

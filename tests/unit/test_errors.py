@@ -27,6 +27,6 @@ def test_retry_later_carries_the_seconds(seconds):
 
 @pytest.mark.parametrize("seconds", ["5", -1, math.nan, [1]])
 def test_retry_later_refuses_nonsense(seconds):
-    """In the view, where somebody can see it; the consumer could only drop the outcome."""
+    """In the view, where its author sees the error; the consumer could only drop the outcome."""
     with pytest.raises((TypeError, ValueError)):
         RetryLater(seconds)

@@ -125,7 +125,7 @@ def reach(guard, url):
 
 @pytest.mark.parametrize("url", REFUSED)
 def test_refused(url):
-    """Before a packet is sent; a name that does not resolve reaches nobody either."""
+    """No packet is sent; a name that does not resolve reaches no server either."""
     with pytest.raises((Refused, socket.gaierror)):
         reach(Guard(), url)
 

@@ -18,7 +18,7 @@ import pytest
 
 NOW = 1_750_000_000.0
 
-#: What is no number of seconds, whatever the option.
+#: What is no number of seconds, for any option.
 NO_SECONDS = ["5", b"5", True, False, [5], math.nan, math.inf, -math.inf, -0.1, 1j, 10**400]
 NO_TEXT = [5, b"text", True, ["text"]]
 
@@ -109,7 +109,7 @@ def test_a_good_value_becomes_a_field(name, value):
 
 @pytest.mark.parametrize(("name", "value"), each(BAD), ids=short)
 def test_a_bad_value_is_refused(name, value):
-    """N06, D51: by `ValueError` and by name, whatever it is."""
+    """N06, D51: by a `ValueError` that names the option, for a value of any kind."""
     options = {"key": "k"} if name == "on_conflict" else {}
     with pytest.raises(ValueError, match=name):
         check(**{name: value}, **options)

@@ -125,7 +125,7 @@ def test_many_threads_log_once(outage, clock, caplog):
 
 
 def test_one_for_each_storage():
-    """Whoever asks; and also for a storage that cannot be remembered."""
+    """All callers share it; a storage that cannot be remembered has one, too."""
     one, two = LocalStorage(QueueSettings(queue="q")), LocalStorage(QueueSettings(queue="q"))
     assert outage_of(one) is outage_of(one)
     assert outage_of(one) is not outage_of(two)

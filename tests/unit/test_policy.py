@@ -79,7 +79,7 @@ def test_one_schedule_for_all(kind, outcome):
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
 def test_the_limits_of_a_task_are_its_own(kind):
-    """Whatever they are: none, a fraction, or both the same."""
+    """Limits may be zero, a fraction, or both the same."""
     assert pauses(3, backoff=kind, min_backoff=0.0) == pytest.approx([0, 0, 0])
     assert pauses(2, backoff=kind, min_backoff=0.5) == pytest.approx([0.5, 1.0])
     fields = {"min_backoff": 10.0, "max_backoff": 10.0}
@@ -205,7 +205,7 @@ def test_an_exception_makes_no_success_of_a_2xx():
 
 @pytest.mark.parametrize("status", [None, 200, 302, 400, 404, 503])
 def test_a_task_may_ask_to_be_retried(status):
-    """`RetryLater`, whatever the status."""
+    """`RetryLater`, with any status."""
     transition = follow(status, reason="RetryLater", verdict="retry", retry_after=60.0)
     assert (transition.state, transition.due) == (SCHEDULED, NOW + 60)
 
@@ -217,7 +217,7 @@ def test_without_seconds_its_own_backoff_decides():
 
 @pytest.mark.parametrize("status", [None, 200, 429, 503])
 def test_a_task_may_ask_not_to_be_retried(status):
-    """`Discard`, whatever the status."""
+    """`Discard`, with any status."""
     transition = follow(status, reason="Discard: gone", verdict="discard", retry_after=1.0)
     assert (transition.state, transition.reason) == (FAILED, "Discard: gone")
 

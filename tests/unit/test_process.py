@@ -63,7 +63,7 @@ def test_a_process_that_is_hidden(child, request):
     assert processes.is_dead(name)
 
 
-def test_a_process_of_somebody_else(hidden, monkeypatch):
+def test_a_process_of_another_user(hidden, monkeypatch):
     def kill(pid, number):
         raise PermissionError(pid)
 
@@ -72,7 +72,7 @@ def test_a_process_of_somebody_else(hidden, monkeypatch):
     assert not processes.is_dead(name)
 
 
-def test_a_machine_that_nobody_knows(monkeypatch):
+def test_a_machine_without_a_name(monkeypatch):
     """Without a name of the machine the process may be anywhere."""
     monkeypatch.setattr(processes, "_machine", lambda: "")
     assert not processes.is_dead("|999999999|nonce")

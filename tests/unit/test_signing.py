@@ -46,7 +46,7 @@ def test_either_secret_verifies_while_they_change(secret):
         ({}, BODY, MOMENT - 301),
     ],
 )
-def test_whatever_was_changed_is_refused(change, body, now):
+def test_a_changed_message_is_refused(change, body, now):
     """The body, the id, the time, the signature; and a message that is sent again later."""
     headers = {**sign([SECRET], MESSAGE, MOMENT, BODY), **change}
     assert verify(SECRET, headers, body, now) is False

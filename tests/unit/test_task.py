@@ -1,4 +1,4 @@
-"""The wire form: whatever is encoded comes back, whatever else comes in is refused."""
+"""The wire form: every encoded task comes back as it was, everything else is refused."""
 
 from collections.abc import Mapping
 from collective.taskqueue.errors import TaskDecodeError
@@ -106,7 +106,7 @@ def assert_refused_or_sound(record):
 
 @given(tasks)
 def test_a_task_survives_the_wire(task):
-    """C74: whatever is in it, bytes and text and absent values."""
+    """C74: with any content: bytes and text and absent values."""
     record = task.encode()
     assert is_plain(record)
     assert record["format"] == FORMAT
@@ -129,7 +129,7 @@ def test_absent_fields_have_their_defaults():
 
 @given(anything)
 def test_what_is_no_record_is_refused(value):
-    """Whatever it is, by the one exception that a storage expects."""
+    """A value of any type is refused by the one exception that a storage expects."""
     with pytest.raises(TaskDecodeError):
         Task.decode(value)
 

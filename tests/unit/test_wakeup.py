@@ -57,8 +57,8 @@ def sleeping(notifier, seconds=LONG):
     return aside(lambda: notifier.sleep(seconds, changes, wakes))
 
 
-def test_it_is_looked_only_while_somebody_sleeps(listener):
-    """And at once when somebody does again: who sleeps would else not be woken for long."""
+def test_the_listener_looks_only_while_a_thread_sleeps(listener):
+    """It looks at once when a thread sleeps again; else that thread would be woken late."""
     for _ in range(3):
         first, second = sleeping(listener.notifier), sleeping(listener.notifier)
         # Who does not sleep yet when it rings returns, too.
@@ -85,14 +85,14 @@ def test_a_change_before_the_sleep_is_not_missed(listener):
     aside(lambda: listener.notifier.sleep(LONG, changes, wakes)).result(BOUND)
 
 
-def test_its_end_waits_for_nobody_to_sleep(listener):
+def test_the_listener_ends_while_no_thread_sleeps(listener):
     sleeping(listener.notifier, 0.001).result(BOUND)
     assert listener.is_still()
     listener.notifier.close()
     assert listener.looks == 0 or listener.ended.is_set()
 
 
-def test_nobody_is_listened_for_after_the_end(listener):
+def test_the_listener_does_not_look_after_its_end(listener):
     listener.notifier.close()
     sleeping(listener.notifier, 0.001).result(BOUND)
     assert listener.looks == 0

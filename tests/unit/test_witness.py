@@ -1,4 +1,4 @@
-"""Which record of a database is a witness: whatever else lies under its oid is none."""
+"""Which record of a database is a witness: any other record under its oid is none."""
 
 from collective.taskqueue.enqueue.indoubt import COMMITTED
 from collective.taskqueue.enqueue.indoubt import LONGEST_COMMIT

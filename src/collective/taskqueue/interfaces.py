@@ -246,7 +246,7 @@ class ITaskAdmin(Interface):
         """Delete all finished tasks of one state, log the id of each; return how many."""
 
     def pause() -> None:
-        """Reserve no task until `resume`; running ones go on."""
+        """Reserve no task until `resume`; running and prefetched tasks go on."""
 
     def resume() -> None:
         """Reserve tasks again."""

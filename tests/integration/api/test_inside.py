@@ -50,8 +50,8 @@ def test_progress_begins_again_with_the_next_attempt(view):
     assert seen == [None, None]
 
 
-def test_progress_that_nobody_can_store(view, queue, monkeypatch):
-    """A task does not fail for want of an audience."""
+def test_progress_that_cannot_be_stored(view, queue, monkeypatch):
+    """A task does not fail because the storage cannot store its progress."""
 
     def report(lease, progress=None):
         raise StorageUnavailable("gone")
@@ -66,7 +66,7 @@ def test_progress_that_nobody_can_store(view, queue, monkeypatch):
     assert taskqueue.result(task_id).body == b"done"
 
 
-def test_a_task_that_nobody_cancels(view):
+def test_a_task_that_is_not_cancelled(view):
     def work(context, request):
         taskqueue.checkpoint()
         return str(taskqueue.cancelled())
@@ -75,7 +75,7 @@ def test_a_task_that_nobody_cancels(view):
 
 
 def test_outside_of_a_task(functional, http, view):
-    """The same view can be called by a browser: nothing happens, nobody cancels."""
+    """A browser may call the same view: its progress is dropped, and it is never cancelled."""
 
     def work(context, request):
         taskqueue.progress(1, 2, "half")

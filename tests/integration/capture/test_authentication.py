@@ -26,7 +26,7 @@ TICKET = "sso=ticket-of-jane"
 
 @implementer(IExtractionPlugin, IAuthenticationPlugin)
 class SingleSignOn(BasePlugin):
-    """Believes a cookie; nobody is known by id."""
+    """Authenticates a cookie; it finds no user by id."""
 
     def __init__(self, id):
         self._setId(id)
@@ -40,7 +40,7 @@ class SingleSignOn(BasePlugin):
 
 @implementer(IUserEnumerationPlugin)
 class Directory(BasePlugin):
-    """Counts how often it is asked; it may be away, or find somebody by any id."""
+    """Counts how often it is asked; it may be unavailable, or find a user by any id."""
 
     asked = 0
     away = False
@@ -114,10 +114,10 @@ def test_a_request_with_credentials(added, without_plugin, current_request, capl
     assert warned(caplog, added()) == []
 
 
-def test_the_credentials_of_somebody_else(
+def test_the_credentials_of_another_user(
     added, functional, without_plugin, current_request, caplog
 ):
-    """Owner request it is, and who adds the task: the credentials are those of the first."""
+    """The owner sends the request, another user adds the task: no credentials are copied."""
     request = current_request(HTTP_COOKIE="__ac=secret", HTTP_AUTHORIZATION=BASIC, HTTP_X_SSO="a")
     request.other["AUTHENTICATED_USER"] = functional["app"].acl_users.getUser(SITE_OWNER_NAME)
     task = added()
@@ -186,7 +186,7 @@ def test_a_directory_that_is_away(added, directory, current_request, caplog, por
 
 
 @pytest.mark.parametrize("found", ["Jane", "janet"])
-def test_a_directory_that_finds_somebody_else_by_the_id(
+def test_a_directory_that_finds_another_user_by_the_id(
     added, sso, directory, current_request, caplog, found
 ):
     """One that ignores case, or looks for beginnings: no task is run as them."""

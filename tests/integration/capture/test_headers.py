@@ -62,7 +62,7 @@ def test_nothing_else_is_copied(added, current_request, key):
 
 
 def test_headers_that_the_queue_names(functional, current_request):
-    """Whatever their case, and however the queuing server spells them."""
+    """Names match in any case, and however the queuing server spells the headers."""
     current_request(
         HTTP_X_TENANT="a",
         HTTP_X_B3_TRACEID="1",
@@ -81,7 +81,7 @@ def test_headers_that_the_queue_names(functional, current_request):
 @pytest.mark.parametrize(
     "names", [("*",), ("x-*", "*"), ("a*", "c*", "h*", "x*", "i*", "p*", "t*")]
 )
-def test_what_is_never_copied_whatever_is_named(functional, current_request, names):
+def test_headers_that_no_name_copies(functional, current_request, names):
     """Neither credentials that a task does without, nor what would be wrong of a task."""
     credentials = given("AUTHORIZATION COOKIE CGI_AUTHORIZATION")
     current_request(**credentials, **given(WRONG_OF_A_TASK))

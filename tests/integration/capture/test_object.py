@@ -214,7 +214,7 @@ def test_an_object_without_an_id(site, news, name):
 
 
 def test_an_object_without_a_place(site, news):
-    """Nobody could find it."""
+    """Refused, because no task could find the object."""
     page = createContent("Document", id="page")
     for homeless in (page, Folder("item"), page.__of__(news)):
         with pytest.raises(InvalidTask, match="add it first"):

@@ -1,5 +1,7 @@
 """What tasks copy is looked up once per request, user and transaction, and never too late."""
 
+from AccessControl import getSecurityManager
+from AccessControl.SecurityManagement import newSecurityManager
 from collective.taskqueue.enqueue import author
 from collective.taskqueue.enqueue.headers import environ_of
 from collective.taskqueue.pasplugin.identity import begin_generation
@@ -58,6 +60,17 @@ def test_another_user(added, current_request):
     with api.env.adopt_user(user=user):
         assert added().user.id == "jane"
     assert added().user == first.user
+
+
+def test_the_same_user_of_another_folder(added, functional, current_request):
+    """Two wrappers of one user object are equal, whatever their user folders are."""
+    current_request()
+    assert added().user.folder == "/plone/acl_users"
+    user = getSecurityManager().getUser()
+    other = user.aq_base.__of__(functional["app"].acl_users)
+    assert other == user
+    newSecurityManager(None, other)
+    assert added().user.folder == "/acl_users"
 
 
 def test_another_request(added, current_request):

@@ -68,7 +68,7 @@ HERE = [
 
 @pytest.mark.parametrize(("environ", "url"), HERE)
 def test_a_url_of_this_site(functional, current_request, environ, url):
-    """Whatever the queue allows: nobody calls their own site from outside."""
+    """Refused with any `allow_hosts`: a site must not call itself from outside."""
     current_request(**environ)
     with task_queue("q", allow_hosts="localhost:8080 www.example.org [::1]:8080"):
         with pytest.raises(ValueError, match=r"this is a url of this site: pass the object"):
@@ -144,7 +144,7 @@ def test_a_path_that_does_not_begin_in_the_root(added, current_request, caplog, 
     ],
 )
 def test_a_path_that_begins_in_the_root(added, functional, current_request, caplog, view, url):
-    """Whatever traversal finds: content, attributes, views, also those for tasks alone."""
+    """Traversal finds content, attributes and views, also those for tasks alone."""
     functional["app"]._setObject("folder", Folder("folder"))
     functional["app"]._setObject("virtual_hosting", Folder("virtual_hosting"))
     view("for-everybody", lambda context, request: "")
@@ -154,7 +154,7 @@ def test_a_path_that_begins_in_the_root(added, functional, current_request, capl
     assert caplog.messages == []
 
 
-def test_without_a_database_there_is_nobody_to_ask(added, caplog):
+def test_without_a_database_no_path_is_checked(added, caplog):
     setSite(None)
     setRequest(None)
     added("/news/view")
@@ -211,7 +211,7 @@ NAMES = """
 
 @pytest.mark.parametrize("active", [True, False])
 def test_no_header_of_a_browser_makes_add_fail(functional, current_request, active, request):
-    """Whatever it is: the person has done nothing wrong."""
+    """The user has done nothing wrong, with any header that the browser sends."""
     if not active:
         request.getfixturevalue("without_plugin")
     good = current_request("/", "POST", b"a=1")

@@ -23,7 +23,7 @@ def test_a_request_of_another_publisher_is_none(added):
 
 @pytest.mark.parametrize("name", ["Accept-Language", "accept-language", "ACCEPT_LANGUAGE"])
 def test_own_headers_win(added, current_request, name):
-    """C13, D44: whatever their case, and there is one value only."""
+    """C13, D44: in any case of the name, and there is one value only."""
     current_request(HTTP_ACCEPT_LANGUAGE="fi")
     assert added(headers={name: "sv"}).headers == ((name, "sv"),)
 
@@ -198,7 +198,7 @@ def test_current_body_that_is_too_large(functional, current_request):
 @pytest.mark.parametrize("method", [None, "GET", "HEAD", "DELETE"])
 @pytest.mark.parametrize("size", [10, 5_000_000])
 def test_a_method_that_means_no_body_takes_none_along(added, current_request, method, size):
-    """A subscriber adds a task while somebody uploads a file: nothing of it is meant."""
+    """A subscriber adds a task while a user uploads a file: the task gets nothing of the file."""
     current_request("/", "POST", b"x" * size, CONTENT_TYPE="text/plain")
     task = added(method=method)
     assert (task.payload, task.headers) == (b"", ())

@@ -39,7 +39,7 @@ def test_anonymous(added, current_request, header):
 
 @pytest.mark.parametrize("user", [system, UnrestrictedUser("emergency", "", ["manage"], [])])
 def test_users_that_may_do_everything(added, functional, caplog, user):
-    """They have no id, so that no task can run as them; whoever queues one is told."""
+    """They have no id, so that no task can run as them; the log says so."""
     newSecurityManager(None, user.__of__(functional["app"].acl_users))
     first, second = added(), added()
     assert (first.user, second.user) == (None, None)
@@ -50,8 +50,8 @@ def test_users_that_may_do_everything(added, functional, caplog, user):
     ]
 
 
-def test_nobody_is_warned_where_nothing_is_lost(added, caplog):
-    """Web hooks run as nobody, headers may authenticate, and Anonymous stays Anonymous."""
+def test_no_warning_where_nothing_is_lost(added, caplog):
+    """Web hooks run without a user, headers may authenticate, and Anonymous stays Anonymous."""
     newSecurityManager(None, system)
     added("https://example.org/hook")
     added(headers={"authorization": BASIC})
@@ -77,8 +77,8 @@ def test_user_with_other_roles(added, functional, current_request, name):
     assert added().user == Identity("/acl_users", name)
 
 
-def test_somebody_else_with_other_roles(added, functional, current_request):
-    """Nobody but themselves is meant by somebody else's id."""
+def test_another_user_with_other_roles(added, functional, current_request):
+    """The task runs as the user with the id of the current user, not as that of the request."""
     site = functional["portal"].acl_users
     current_request().other["AUTHENTICATED_USER"] = functional["app"].acl_users.getUser(
         SITE_OWNER_NAME

@@ -70,7 +70,7 @@ def test_a_database_that_cannot_be_asked_does_not_stop_the_queue(queue, root, mo
 
 
 def test_a_batch_without_a_witness_is_for_a_person_to_decide(queue, root):
-    """Its transaction wrote nothing else, but whoever made it may have been told so."""
+    """Its transaction wrote nothing else, but the client may have been told that it committed."""
     queue.storage.faults["promote"] = 10**9
     queue.add("/a")
     transaction.commit()

@@ -100,7 +100,7 @@ def test_transactions_do_not_mix(queue):
 
 
 def test_one_batch_per_transaction_and_queue(queue):
-    """D03: one round trip before the commit and one after, whatever the number of tasks."""
+    """D03: one round trip before the commit and one after, for any number of tasks."""
     for number in range(100):
         queue.add(f"/{number}")
     assert len(transaction.get()._resources) == 2
@@ -121,7 +121,7 @@ def test_add_order_of_many(queue):
 
 
 def test_add_and_commit_of_a_whole_site(queue):
-    """C35: the local queue takes whatever comes, and never makes anybody wait."""
+    """C35: the local queue takes any number of tasks, and never makes the caller wait."""
     for number in range(10_000):
         queue.add(f"/{number}")
     transaction.commit()

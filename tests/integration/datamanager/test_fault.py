@@ -27,7 +27,7 @@ def test_fault_before_the_vote(queue, root, key, phase):
 
 @pytest.mark.parametrize("key", [BEFORE_ALL, BEFORE_DATABASE, AFTER_DATABASE])
 def test_fault_in_the_vote(queue, root, key):
-    """C33: whoever votes no before we do."""
+    """C33: another data manager refuses the commit before the queue has voted."""
     commit_with(Saboteur(key, "tpc_vote"), queue, root)
     assert committed(root) == {}
     assert (len(queue), queue.storage.admin.in_doubt()) == (0, [])
@@ -59,7 +59,7 @@ def test_fault_after_our_vote_and_nothing_committed(queue, root, key, phase, mon
     assert "was not committed, discarded" in caplog.text
 
 
-def test_nobody_can_tell_whether_it_was_committed(queue, root, monkeypatch):
+def test_a_lost_witness_leaves_the_outcome_unknown(queue, root, monkeypatch):
     """A pack may have removed the witness, and there is no older one: failed, and visible."""
     monkeypatch.setattr(indoubt, "LONGEST_COMMIT", 0.0)
     monkeypatch.setattr(indoubt, "_last_seen", {})

@@ -1,4 +1,4 @@
-"""Whoever adds a task while a transaction ends, or after that, is told."""
+"""`add` raises an error while a transaction ends, and after that: no task is lost silently."""
 
 from collective.taskqueue.enqueue.datamanager import pending
 from collective.taskqueue.errors import TaskQueueError

@@ -65,7 +65,7 @@ def queue(demo):
 
 @pytest.fixture
 def open_browser(demo):
-    """Return a function that makes a browser of somebody with a password."""
+    """Return a function that opens a browser with the name and the password of a user."""
 
     def browser(name=TEST_USER_NAME, password=TEST_USER_PASSWORD):
         browser = Browser(demo["app"])

@@ -1,4 +1,4 @@
-"""The demo add-on: what somebody with an account, or with another page, can do with it."""
+"""The demo add-on: what a user with an account, or a page of another site, can do with it."""
 
 from AccessControl.SpecialUsers import system
 from collective.taskqueue.pasplugin.identity import identity_of
@@ -28,7 +28,7 @@ import transaction
     ],
 )
 def test_tasks_of_a_namesake(page, queue, portal, namesake):
-    """G4 of issue 12: of another site, of the root, one who gets the id later, and nobody."""
+    """G4 of issue 12: of another site, of the root, of a later user of the id, of Anonymous."""
     queue.put(Task(id="a", queue="default", url="/plone/@@demo-whoami", user=namesake))
     queue.task_done(queue.get(), "200 s3cret")
     queue.put(Task(id="b", queue="default", url="/plone/@@demo-whoami", user=namesake))
@@ -44,7 +44,7 @@ def test_tasks_of_who_has_no_identity(demo, page, portal, queue):
 
 
 def letter_about(portal, queue, task_id):
-    """The outcome of a letter that somebody has asked for, as over HTTP."""
+    """Return the outcome of a letter that the test user has asked for, as over HTTP."""
     user = identity_of(api.user.get(TEST_USER_ID).getUser())
     url = f"/plone/@@demo-failure-letter?task={task_id}"
     queue.put(Task(id=f"letter about {task_id}", queue="default", url=url, user=user))
@@ -53,8 +53,8 @@ def letter_about(portal, queue, task_id):
 
 
 @pytest.mark.parametrize("whose", ["/other/acl_users", "/plone/acl_users", None])
-def test_a_letter_about_a_task_of_somebody_else(portal, queue, letters, whose):
-    """G4 of issue 12: there is no other answer than for a task that nobody knows."""
+def test_a_letter_about_a_task_of_another_user(portal, queue, letters, whose):
+    """G4 of issue 12: the answer is the same as for a task that does not exist."""
     user = whose and Identity(whose, TEST_USER_ID, 1 if "plone" in whose else 0)
     queue.put(Task(id="a", queue="default", url="/nowhere/@@s3cret", user=user))
     queue.task_done(queue.get(), "404 s3cret")
@@ -72,8 +72,8 @@ def test_a_letter_about_a_task_that_has_not_failed(page, portal, queue, letters)
     assert letter_about(portal, queue, run.task.id).reason.startswith("Discard: ")
 
 
-def test_a_letter_to_anybody(portal, queue, letters):
-    """G4 of issue 12: who may add a task cannot have the site write to whom they like."""
+def test_a_letter_to_any_address(portal, queue, letters):
+    """G4 of issue 12: a user who may add a task cannot have the site write to any address."""
     url = "/plone/@@demo-send-letter?to=victim%40example.com"
     user = identity_of(api.user.get(TEST_USER_ID).getUser())
     queue.put(Task(id="a", queue="default", url=url, user=user))

@@ -44,10 +44,10 @@ def test_no_mail_server(page, portal):
     """What docs/how-to/mail.rst says of Plone's own mail host and a server that is away."""
     portal.manage_delObjects(["MailHost"])
     portal._setObject("MailHost", MailHost("MailHost"))
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
         api.portal.set_registry_record("plone.smtp_host", "127.0.0.1")
-        api.portal.set_registry_record("plone.smtp_port", nobody.getsockname()[1])
+        api.portal.set_registry_record("plone.smtp_port", closed.getsockname()[1])
         transaction.commit()
         send(page, 1)
         run, _ = run_tasks()
@@ -120,8 +120,8 @@ def test_a_bulk_operation(page, ask, portal):
     assert len(api.content.find(Subject="checked")) == 4
 
 
-def test_a_bulk_operation_for_somebody_else(ask, queue):
-    """Without the token of the page nothing is queued."""
+def test_a_bulk_operation_without_the_token(ask, queue):
+    """A page of another site does not know the token of the page, so nothing is queued."""
     status, _ = ask("http://nohost/plone/@demo-tag", {"tag": "a"}, token="forged")
     assert status == 403
     assert len(queue) == 0
@@ -136,7 +136,7 @@ def test_whoami(page):
 
 @pytest.mark.parametrize("view", ["send-letter?to=a@example.org", "publish", "work", "whoami"])
 def test_what_tasks_call_is_not_for_browsers(open_browser, view):
-    """C84: whoever it is."""
+    """C84: not even a manager may call them in a browser."""
     browser = open_browser(SITE_OWNER_NAME, SITE_OWNER_PASSWORD)
     with pytest.raises(HTTPError, match="404"):
         browser.open(f"http://nohost/plone/@@demo-{view}")
@@ -144,7 +144,7 @@ def test_what_tasks_call_is_not_for_browsers(open_browser, view):
 
 @pytest.mark.parametrize("button", ["letters?count=1", "tree", "work?seconds=1", "whoami"])
 def test_buttons_of_other_sites(open_browser, portal, queue, button):
-    """A form of somebody else, without the token of the page, queues and creates nothing."""
+    """A form of another site, without the token of the page, queues and creates nothing."""
     known = portal.objectIds()
     with pytest.raises(HTTPError, match="403"):
         open_browser().post(f"http://nohost/plone/@@demo-queue-{button}", "")

@@ -39,7 +39,7 @@ def test_order_of_a_transaction(told, url):
 
 
 class Fast(LocalStorage):
-    """A storage whose consumer is done before whoever promotes comes to speak."""
+    """A storage whose consumer finishes the task before `promote` returns."""
 
     def __init__(self, queue, *notify):
         super().__init__(queue.settings)
@@ -110,7 +110,7 @@ def test_a_retry_is_told_as_it_was(told, queue, view):
 
 
 def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatch):
-    """Whoever promotes and the consumer come to tell at the same time: one waits."""
+    """The promoting thread and the consumer publish at the same time: the consumer waits."""
     telling, go = threading.Event(), threading.Event()
     publish_event = events.publish_event
 
@@ -121,7 +121,7 @@ def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatc
         publish_event(storage, state, task_id, *after)
 
     class Door:
-        """A lock that lets whoever holds it go on as soon as another one waits for it."""
+        """A lock whose holder goes on as soon as another thread waits for the lock."""
 
         def __init__(self):
             self.lock = threading.Lock()
@@ -151,8 +151,8 @@ def test_nothing_overtakes_the_event_of_the_arrival(told, url, queue, monkeypatc
     assert told.of(task_id) == [TaskQueued, TaskStarted, TaskSucceeded]
 
 
-def test_a_condemned_task_that_was_retried_meanwhile(told, url, queue):
-    """It has failed without an attempt; whoever condemned it learns nothing of the haste."""
+def test_a_task_of_a_failed_batch_that_was_retried_meanwhile(told, url, queue):
+    """The event says that it failed without an attempt, although it waits again by now."""
     task = make_task(queue.settings, url)
 
     def retried_first(state, task_id):
@@ -202,7 +202,7 @@ def test_a_process_that_ends_tells_first(subscribe, url, queue, monkeypatch):
     told, closed = [], []
 
     def slow(event):
-        # Slow, so that whoever does not wait for it is too early.
+        # Slow, so that a caller that does not wait for it is too early.
         threading.Event().wait(0.3)
         told.append(event.status.id)
 

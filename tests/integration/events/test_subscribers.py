@@ -1,4 +1,4 @@
-"""Subscribers harm nobody, and cost nothing where there are none."""
+"""Subscribers harm no task and no caller, and cost nothing where there are none."""
 
 from AccessControl import getSecurityManager
 from AccessControl.SecurityManagement import newSecurityManager
@@ -32,7 +32,7 @@ import transaction
 
 
 def test_subscribers_run_in_a_thread_of_their_own(subscribe, url):
-    """Nothing of whoever queued the task or runs it is there."""
+    """That thread has no user, site or request: neither of the client nor of the task."""
     seen = []
 
     def look(event):
@@ -56,7 +56,7 @@ def test_the_transaction_of_a_subscriber_is_committed(told, subscribe, view, url
 
 
 @pytest.mark.parametrize("error", [RuntimeError("notifier"), SystemExit("notifier")])
-def test_what_a_subscriber_raises_is_logged_and_harms_nobody(
+def test_what_a_subscriber_raises_is_logged_and_does_no_harm(
     told, subscribe, view, url, queue, caplog, error
 ):
     """Neither the task, nor the other subscribers before and after it; what it did itself
@@ -171,7 +171,7 @@ def counting(queue):
 
 
 def test_without_a_subscriber_nothing_is_asked(counting, url, queue):
-    """Events cost nothing where nobody listens."""
+    """Without a subscriber the process asks the storage nothing."""
     consumer = Consumer(queue.storage, publish, ServerSettings(), queue.publish_event)
     add(url)
     consumer.step()
@@ -190,7 +190,7 @@ def test_only_what_is_listened_to_is_asked_for(counting, subscribe, url, queue):
     assert counting.questions == 1
 
 
-def test_whoever_commits_asks_nothing(counting, told, url):
+def test_a_commit_asks_nothing(counting, told, url):
     """A transaction may queue thousands of tasks; the thread of the events looks at them."""
     ids = [taskqueue.add(url) for _ in range(20)]
     transaction.commit()
@@ -199,7 +199,7 @@ def test_whoever_commits_asks_nothing(counting, told, url):
 
 
 def test_a_storage_that_does_not_answer(counting, told, url, caplog):
-    """The transaction has committed and must not fail; nobody is told, and that is logged."""
+    """The transaction has committed and must not fail; no event is published; a line says so."""
     counting.failure = StorageUnavailable("gone")
     task_id = add(url)
     assert told.flushed() == []

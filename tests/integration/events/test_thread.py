@@ -17,7 +17,7 @@ import threading
 
 
 @pytest.fixture
-def herald(monkeypatch):
+def dispatcher(monkeypatch):
     """Another thread for events, with room for two; the old one comes back."""
     monkeypatch.setattr(events, "MAX_WAITING", 2)
     monkeypatch.setattr(events, "MAX_ARRIVALS", 2)
@@ -25,7 +25,7 @@ def herald(monkeypatch):
 
 
 @pytest.fixture
-def gate(subscribe, herald):
+def gate(subscribe, dispatcher):
     """A subscriber that waits; it has told `started` once it does."""
 
     class Gate:
@@ -76,8 +76,8 @@ def test_flush_waits_no_longer_than_it_is_told(gate, url):
     assert len(gate.told) == 1
 
 
-def test_a_thread_that_cannot_be_started(told, herald, url, caplog, monkeypatch):
-    """Nobody who changes a task suffers; what is not told yet is told with the next event."""
+def test_a_thread_that_cannot_be_started(told, dispatcher, url, caplog, monkeypatch):
+    """The task is changed all the same; its event is published with the next one."""
     start = threading.Thread.start
     failures = [RuntimeError("can't start new thread")] * 2
 
@@ -97,7 +97,7 @@ def test_a_thread_that_cannot_be_started(told, herald, url, caplog, monkeypatch)
     assert told.of(task_id) == [TaskQueued, TaskCancelled]
 
 
-def test_flush_without_events(herald):
+def test_flush_without_events(dispatcher):
     assert events.flush(0)
 
 

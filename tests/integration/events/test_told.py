@@ -142,7 +142,7 @@ def test_a_task_that_is_replaced_is_cancelled(told, url):
 
 
 def test_poison_is_told(told, url, queue):
-    """A task that loses its process again and again fails, and nobody else says so."""
+    """A task whose process dies again and again fails; the storage says so, no consumer can."""
     task_id = add(url)
     for _ in range(queue.settings.max_deliveries):
         assert queue.storage.reserve("lost", timeout=0, lease=0)
@@ -166,7 +166,7 @@ def test_a_task_that_is_not_kept(told, url, view):
 
 
 def test_a_task_that_is_put(told, url, queue):
-    """Once, also if somebody puts it again."""
+    """Once, also if the same task is put again."""
     task = make_task(queue.settings, url)
     queue.put(task)
     queue.put(task)
@@ -218,7 +218,7 @@ def test_a_task_whose_process_was_lost(told, url, queue, witness, caplog):
 
 
 def test_subscribers_of_zope_event(url, monkeypatch):
-    """Whoever subscribes to all events is told of these, too, once each."""
+    """A subscriber to all events of zope.event is told of these, too, once each."""
     told = Told()
 
     def remember(event):

@@ -1,4 +1,4 @@
-"""Who somebody is, with the plugin and without it."""
+"""Which user a task runs as, with the plugin and without it."""
 
 from AccessControl import getSecurityManager
 from Acquisition import aq_parent

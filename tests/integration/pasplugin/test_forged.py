@@ -1,4 +1,4 @@
-"""Nobody else can pretend to be a task, and no secret reaches one."""
+"""No other request can pretend to be a task, and no secret reaches a task."""
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.consumer.attempt import Attempt
@@ -76,7 +76,7 @@ def test_request_that_is_only_marked(current_request, portal):
 
 
 def test_request_that_is_not_marked(current_request, portal, queue):
-    """Nor is an attempt that somebody has hung on a request from outside."""
+    """A request from outside is no task, even if other code has attached an attempt to it."""
     task = put_task("/plone", Identity("/plone/acl_users", TEST_USER_ID), "X-A", "1")
     request = current_request("/")
     request.attempt = Attempt(Lease(task, "token", "consumer", 1, 0, 0.0), queue.storage)
@@ -136,7 +136,7 @@ def test_session_cookie_without_the_plugin(without_plugin, portal, who, adder, h
 
 
 def test_password_that_was_changed_without_the_plugin(without_plugin, portal, who, adder, http):
-    """D13: then nobody is asked, not even Anonymous."""
+    """D13: the task fails, and the view is not called, not even as Anonymous."""
     http(adder, HTTP_AUTHORIZATION=MEMBER)
     portal.acl_users.source_users.updateUserPassword(TEST_USER_ID, "new-secret")
     transaction.commit()

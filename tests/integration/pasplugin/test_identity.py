@@ -95,7 +95,7 @@ def test_user_who_is_gone_is_told_of_a_protected_view_too(app, portal, view, fol
 
 
 def test_user_who_asks_for_the_same_work(portal, who):
-    """A task that waits stays who it is, whoever is skipped for it."""
+    """A waiting task keeps its user when a task of another user is skipped for it."""
     first = taskqueue.add(who.url, key="work")
     transaction.commit()
     portal.acl_users.source_users.addUser("other", "other", "secret-secret")
@@ -141,7 +141,7 @@ def test_user_who_is_gone_while_another_one_has_the_id(queue, who):
 
 
 def test_user_outside_of_the_site(who):
-    """A user of the site is nobody in the root: refused rather than run as Anonymous."""
+    """A user of the site is unknown in the root: refused rather than run as Anonymous."""
     taskqueue.add("/@@who")
     transaction.commit()
     (run,) = run_tasks()
@@ -161,8 +161,8 @@ def test_plugin_that_was_removed_meanwhile(portal, who):
 
 @pytest.mark.parametrize("active", [True, False])
 @pytest.mark.parametrize("name", ["Authorization", "X-Task-User-Id"])
-def test_headers_of_somebody_else_in_the_queue(portal, queue, who, active, name):
-    """D13: whoever the headers authenticate, it is who queued it or nobody."""
+def test_headers_of_another_user_in_the_queue(portal, queue, who, active, name):
+    """D13: with headers of another user, the task runs as its own user or not at all."""
     if not active:
         applyProfile(portal, UNINSTALL)
         transaction.commit()

@@ -24,7 +24,7 @@ import transaction
 OLD = "collective.taskqueue.pasplugin.taskauthplugin.TaskQueueAuthPlugin"
 PRESENT = "collective.taskqueue.pasplugin.plugin.TaskQueueAuthPlugin"
 
-#: Paths of classes that nobody can import: of a fork, and of a module that is gone.
+#: Paths of classes that cannot be imported: of a fork, and of a module that is gone.
 GONE = (
     "collective.taskqueue.pasplugin.gone.TaskQueueAuthPlugin",
     "collective.taskqueue.pasplugin.taskauthplugin.OlderPlugin",
@@ -80,7 +80,7 @@ def in_place(folder):
 
 
 def test_the_plugin_of_1_x_is_the_present_one(portal, folder, stored, http, adder, who):
-    """C104: without an upgrade, too: nobody's password goes into the queue."""
+    """C104: without an upgrade, too: no password goes into the queue."""
     oid = stored(folder, OLD)
     assert class_of(portal, oid) == OLD
     assert type(aq_base(folder.taskauth)) is TaskQueueAuthPlugin
@@ -136,7 +136,7 @@ def test_uninstall_takes_old_plugins_away(portal, folder, stored, path):
         assert not {"taskauth", "another"} & set(folder.plugins.listPluginIds(interface))
 
 
-def test_what_is_somebody_elses_is_left_alone(portal, folder, stored):
+def test_plugins_of_other_packages_are_left_alone(portal, folder, stored):
     """C104: a broken plugin of another package, and what has our id by chance."""
     stored(folder, "other_package.Plugin", "other", "Another Plugin")
     folder._setObject("taskauth", SimpleItem("taskauth"))

@@ -1,4 +1,4 @@
-"""A user is deleted, and somebody else gets the id."""
+"""A user is deleted, and another user gets the id."""
 
 from AccessControl.SecurityManagement import newSecurityManager
 from collective.taskqueue import taskqueue
@@ -103,8 +103,8 @@ def test_what_runs_is_asked_to_stop(acl_users, jane, who):
 
 
 @pytest.mark.parametrize("plugin", ["with the plugin", "without"])
-def test_nobody_inherits_a_task(acl_users, jane, portal, who, only_in_the_database, plugin):
-    """The new one of that id is somebody else, also if nothing but the database survived."""
+def test_a_later_user_inherits_no_task(acl_users, jane, portal, who, only_in_the_database, plugin):
+    """The later user of that id is another one, also if nothing but the database survived."""
     jane()
     task_id = taskqueue.add(who.url, headers={"Accept-Language": "fi"})
     transaction.commit()
@@ -144,8 +144,8 @@ def test_the_new_one_has_tasks(acl_users, jane, who):
     assert [user_id for _, user_id in who] == ["jane"] * 3
 
 
-def test_nobody_inherits_a_response(acl_users, jane, portal, who):
-    """What the first one was answered is hers; a Manager sees it all the same."""
+def test_a_later_user_inherits_no_response(acl_users, jane, portal, who):
+    """The response of the first user is hers alone; a Manager sees it all the same."""
     jane()
     task_id = taskqueue.add(who.url)
     transaction.commit()
@@ -176,7 +176,7 @@ def test_a_deletion_that_is_not_committed(acl_users, jane, who):
 
 
 def test_a_user_who_is_still_there(jane, who):
-    """Deleted by one plugin, and known to another one: nobody else gets the id."""
+    """Deleted by one plugin, and known to another one: no other user can get the id."""
     jane()
     taskqueue.add(who.url)
     transaction.commit()

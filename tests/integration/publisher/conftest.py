@@ -57,7 +57,7 @@ def user_id():
 
 @pytest.fixture
 def delays(monkeypatch):
-    """The seconds that anybody would have slept."""
+    """The seconds that the code under test would have slept."""
     found = []
     monkeypatch.setattr(time, "sleep", found.append)
     return found

@@ -96,7 +96,7 @@ WAYS = [
 @pytest.mark.parametrize("target", ["/plone/@@look", "/plone/news/@@look", "/plone/fi/@@look"])
 @pytest.mark.parametrize(("names", "way", "expected"), WAYS)
 def test_the_language_is_that_of_the_request(negotiations, languages, names, way, expected, target):
-    """However it was negotiated, and whatever the path of the task would lead to."""
+    """However it was negotiated, and with any path of the task."""
     negotiations(*names)
     asked, got = languages(target=target, **way)
     assert asked[0] == expected

@@ -76,7 +76,7 @@ INTRUDER = SimpleUser("intruder", "", ("Manager",), ())
 
 @implementer(IUnboundStreamIterator)
 class Litter:
-    """A body that is produced when the request is over, and nobody else tidies up."""
+    """A body that is produced after the request is over, when no other code tidies up."""
 
     def __iter__(self):
         setSite(Site())
@@ -110,7 +110,7 @@ def _nest_interaction(context, request):
 
 
 def _open_connection(context, request):
-    # Somebody else's bug: the connection belongs to the transaction and is not closed.
+    # A bug of the view: the connection belongs to the transaction and is not closed.
     transaction.begin()
     context.other_half = True
     raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def _open_connections(database):
 )
 @pytest.mark.parametrize("url", ["/plone/@@work", "/@@work", "/plone/missing", "/%00"])
 def test_thread_is_clean_afterwards(view, functional, delays, then, url):
-    """Whatever the view does, and however it ends."""
+    """After any view, however it ends."""
     database = functional["app"]._p_jar.db()
     view("work", _litter(then))
     before = _open_connections(database)
@@ -169,7 +169,7 @@ def test_thread_is_clean_after_a_body_that_litters(view, functional):
 
 
 def test_thread_can_run_the_next_task(view, functional, delays):
-    """One thread, one task after the other, whatever became of those before."""
+    """One thread runs one task after the other, after any error of those before."""
     outcomes = []
     view("fine", lambda context, request: "fine")
     completions = [ValueError(), SystemExit(), ConflictError(), KeyboardInterrupt()]

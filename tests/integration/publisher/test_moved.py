@@ -131,7 +131,7 @@ def test_deleted_in_a_queue_that_waits_for_404(about, called):
 
 
 def test_moved_to_where_the_path_would_choose_the_public_host(site, about, called):
-    """Nobody may lead it there, whoever may rename it."""
+    """A user who may rename a folder must not choose the public host of the task by that."""
     taskqueue.add(about, view="where")
     transaction.commit()
     api.content.create(site, "Folder", "x")
@@ -157,8 +157,8 @@ def test_the_catalog_is_behind(site, about, called):
     assert len(called) == 1
 
 
-def test_nobody_may_see_more_for_it(site, about, view):
-    """Found by its UID, the object is as private as it is."""
+def test_a_moved_object_is_as_private_as_before(site, about, view):
+    """The task finds the object by its UID, but its user needs permissions for it there."""
     view("secret", lambda context, request: "seen", roles=("Manager",))
     setRoles(site, TEST_USER_ID, ["Member"])
     taskqueue.add(about, view="secret")

@@ -206,7 +206,7 @@ def test_task_timeout_raised_by_hand(run, view, timeout):
 
 
 def test_timeout(run, view, portal):
-    """The view is interrupted, although it catches whatever it can; nothing is committed."""
+    """The view is interrupted, although it catches every `Exception`; nothing is committed."""
 
     def work(context, request):
         context.half = True

@@ -44,7 +44,7 @@ class OurTool(SimpleItem):
     id = "our_tool"
 
     def answer(self):
-        """Anybody may ask."""
+        """A method that every user may call."""
         return "42"
 
 
@@ -70,7 +70,7 @@ def touched(view):
 
 @pytest.mark.parametrize("url", SPELLINGS)
 def test_no_namesake_is_acquired(site, run, touched, url):
-    """Whatever the spelling."""
+    """In any spelling of the url."""
     done = run(url, max_attempts=3)
     assert touched == []
     assert done.status.state == "failed"
@@ -193,7 +193,7 @@ def test_what_stands_where_the_url_says(site, run, touched, url):
 
 
 def test_items_of_a_folder_are_not_acquired(site, functional, run, touched):
-    """Whatever their class: what is in no root is no tool."""
+    """An item of any class that is in no root is no tool."""
     logout()
     shelf = Folder("shelf")
     functional["app"]._setObject("shelf", shelf)

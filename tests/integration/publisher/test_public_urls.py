@@ -46,7 +46,7 @@ PUBLIC = [
 def test_public_urls_are_those_of_the_queuing_request(
     virtual_hosting, view, http, prefix, environ, site
 ):
-    """C86: whatever virtual host or mount point the person came by."""
+    """C86: with any virtual host or mount point of the queuing request."""
     seen = []
     task = view("task", lambda context, request: seen.append(_urls(context, request)))
 

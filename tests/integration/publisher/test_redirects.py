@@ -73,7 +73,7 @@ def test_a_redirect_of_a_view_is_a_success(run, view, portal, status, location):
     ],
 )
 def test_a_redirect_to_log_in_or_to_confirm(run, view, location):
-    """Nobody logs in, and nobody confirms."""
+    """A task has no user who could log in or confirm."""
     done = run(view("work", leading(location)), max_attempts=3)
     assert (done.status.state, done.outcome.status) == ("failed", 302)
     assert done.status.reason.endswith(" to log in or confirm")
@@ -81,7 +81,7 @@ def test_a_redirect_to_log_in_or_to_confirm(run, view, location):
 
 
 def test_login_pages_that_the_site_has_configured(run, view, portal):
-    """Whatever they are called."""
+    """Login pages may have any name."""
     getUtility(IRegistry)["plone.external_login_url"] = "https://sso.example.org/auth?realm=x"
     portal.acl_users.credentials_cookie_auth.login_path = "our_gate"
     transaction.commit()

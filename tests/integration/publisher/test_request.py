@@ -39,7 +39,7 @@ def test_anonymous_task_has_no_user_header(run, seen):
 
 
 def test_layer_of_tasks(run, view, http):
-    """C84: no request from outside finds a view on that layer, whatever its headers."""
+    """C84: no request from outside, with any headers, finds a view on that layer."""
     url = view("inside", lambda context, request: "inside", layer=ITaskQueueLayer)
     assert run(url).outcome.body == b"inside"
     assert http(url)[0] == 404
@@ -90,7 +90,7 @@ def test_path_beyond_ascii(run, seen, functional, path):
     """C05: decoded exactly once."""
     functional["app"]._setObject("ä ö", Folder("ä ö"))
     transaction.commit()
-    # A user of the site is nobody in the root.
+    # A user of the site is unknown in the root.
     logout()
     look = seen(parents=lambda r: r["PARENTS"][0].getId())
     assert run(path).outcome.ok

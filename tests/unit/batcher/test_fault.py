@@ -111,7 +111,7 @@ def test_a_completion_after_the_stop_is_reported(make, storage, stored, shutdown
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
 def test_a_stopped_consumer_keeps_nothing(storage, limit):
-    """Whenever it is stopped: each task has ended or waits, as if nobody had looked at it."""
+    """A stop at any moment leaves each task completed, or queued as if never reserved."""
     tasks = fill(storage, 400)
     begun = threading.Event()
     performed = []
@@ -138,7 +138,7 @@ def test_a_stopped_consumer_keeps_nothing(storage, limit):
 
 
 def test_one_end_that_can_never_be_stored_harms_no_other(make, storage, stored, quick):
-    """Somebody else tries it again and again; the clerk goes on."""
+    """It is retried again and again in another thread; the batcher goes on."""
     tasks = fill(storage, 6)
     batcher = make(concurrent_limit=2)
     leases = [take(batcher), take(batcher)]
@@ -162,7 +162,7 @@ def test_one_end_that_can_never_be_stored_harms_no_other(make, storage, stored, 
 
 
 def test_an_end_that_is_lost_renews_no_lease(make, storage, stored, caplog):
-    """Whatever strikes the clerk: then the task runs again, and is not held for ever."""
+    """After any error in the batcher: the task runs again, and is not held for ever."""
     tasks = fill(storage, 2)
     batcher = make()
     released = []

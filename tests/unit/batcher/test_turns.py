@@ -36,7 +36,7 @@ def test_without_a_thread_each_completion_is_reported_alone(
     assert storage.calls == []
 
 
-def test_the_thread_lives_on_whatever_a_callback_raises(make, storage, stored, caplog):
+def test_the_thread_survives_any_error_of_a_callback(make, storage, stored, caplog):
     tasks = fill(storage, 2)
     batcher = make()
 

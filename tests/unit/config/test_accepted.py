@@ -33,7 +33,7 @@ OTHER_ADDON = """\
 
 @pytest.fixture(scope="module")
 def other_addon(tmp_path_factory):
-    """A package of somebody else that extends zope.conf at the same place."""
+    """Another add-on, which extends zope.conf at the same place."""
     package = "taskqueue_other_addon"
     tmp_path = tmp_path_factory.mktemp(package)
     (tmp_path / package).mkdir()
@@ -154,7 +154,7 @@ def test_named_sections(load):
 @pytest.mark.parametrize("name", ["taskqueue-1", "taskqueue-2", "taskqueue-3"])
 @pytest.mark.parametrize("kind", ["taskqueue", "product-config"])
 def test_no_name_hides_an_unnamed_section(load, name, kind):
-    """Whatever people call their sections, none of the others is lost."""
+    """No name of a section makes another section disappear."""
     named = f"<{kind} {name}>\n queue named\n</{kind}>\n"
     unnamed = "".join(f"<taskqueue>\n queue q{n}\n</taskqueue>\n" for n in range(3))
     for text in (named + unnamed, unnamed + named):

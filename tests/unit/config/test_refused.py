@@ -178,7 +178,7 @@ def test_a_dollar_in_a_password(load, key, value):
 
 
 def test_a_password_that_is_not_in_the_environment(load, monkeypatch):
-    """Its name helps whoever has forgotten it."""
+    """The error names the variable, for an administrator who has forgotten it."""
     with pytest.raises(ConfigurationError, match="there is no TASKQUEUE_NOWHERE in the environm"):
         load("<taskqueue>\n password $(TASKQUEUE_NOWHERE)\n</taskqueue>")
     monkeypatch.setenv("TASKQUEUE_NOWHERE", "a$b")

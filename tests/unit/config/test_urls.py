@@ -136,7 +136,7 @@ def test_keys_in_the_place_of_a_url(keys, reason):
     ],
 )
 def test_keys_that_say_where(keys):
-    """Whatever a resolver or a file system may know."""
+    """Every name that a resolver or a file system may know is accepted."""
     check_host(QueueSettings(place=PLACE, **keys))
 
 
@@ -218,7 +218,7 @@ def test_a_url_of_sqlite_with_one_of_its_own_in_it(url, path, mode):
     ],
 )
 def test_a_malformed_url_of_sqlite(url, reason):
-    """E5 of issue 12: no other file than the one that somebody meant."""
+    """E5 of issue 12: no other file is opened than the one that the administrator meant."""
     with pytest.raises(ConfigurationError) as caught:
         sqlite_file(settings(url))
     assert str(caught.value).startswith(f"{PLACE}: {reason}")

@@ -84,7 +84,7 @@ def test_the_schedule_follows_the_clock_of_the_consumer(make, storage, clock):
     "failure", [ValueError("no"), SystemExit(3), KeyboardInterrupt(), TaskTimeout("late")]
 )
 def test_what_perform_raises_ends_the_attempt(make, storage, failure, caplog):
-    """D08: whatever it is, with a traceback in the record and in the log, once."""
+    """D08: any error, with a traceback in the record and in the log, once."""
 
     def perform(attempt):
         raise failure
@@ -149,7 +149,7 @@ def test_a_storage_that_does_not_tell_the_age(make, storage, clock, monkeypatch,
 
 
 def test_a_task_cancelled_while_it_runs_ends_as_cancelled(make, storage, told):
-    """Whatever its outcome; that is what is told."""
+    """With any outcome of the view; subscribers are told that it was cancelled."""
 
     def perform(attempt):
         assert not attempt.cancelled()
@@ -214,7 +214,7 @@ def test_the_wait_does_not_count_against_the_timeout(make, storage):
     begun = time.monotonic()
 
     def ready(tid):
-        # Longer than the timeout of the task, by whatever the machine takes for it.
+        # Longer than the timeout of the task, with a margin for a slow machine.
         if time.monotonic() - begun > 2:
             waited.set()
         return waited.is_set()

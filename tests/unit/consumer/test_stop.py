@@ -21,7 +21,7 @@ import threading
 
 @pytest.mark.parametrize("method", ["reserve", "complete"])
 def test_a_pause_is_interrupted_by_the_stop(make, storage, method, monkeypatch, caplog):
-    """Nobody waits for a back-off, nor is it cut short; a result that is lost is said to be."""
+    """The stop does not wait for a back-off and retries nothing early; a lost result is logged."""
     for module in (consumer_module, shutdown):
         monkeypatch.setattr(module, "pause", lambda errors: 10 * BOUND)
     failed = threading.Event()
@@ -139,7 +139,7 @@ def test_an_outage_while_it_stops_is_waited_for(make, storage, perform, running,
 
 
 def test_a_stop_while_a_task_waits_for_its_transaction(make, storage):
-    """It has not begun, so it goes back to where it stood, for somebody else."""
+    """The attempt has not begun: the task returns to its place, for another consumer."""
     waiting = threading.Event()
 
     def ready(tid):

@@ -29,7 +29,7 @@ def test_exactly_as_many_run_at_once_as_they_may(make, storage, told, limit):
     def perform(attempt):
         running.append(attempt)
         peaks.append(len(running))
-        # Nobody passes before `limit` tasks run at the same time.
+        # No task goes on before `limit` tasks run at the same time.
         rendezvous.wait(BOUND)
         peaks.append(len(running))
         running.remove(attempt)
@@ -87,7 +87,7 @@ def test_chores_are_done_now_and_then(make, storage, told):
         (SystemExit(1), "unexpected error, going on"),
     ],
 )
-def test_a_thread_lives_on_whatever_reserve_raises(
+def test_a_thread_survives_any_error_of_reserve(
     make, storage, told, quick, caplog, failure, message
 ):
     """One line for each failure, then the tasks are run."""
@@ -102,7 +102,7 @@ def test_a_thread_lives_on_whatever_reserve_raises(
 
 
 def test_an_outage_is_said_when_it_begins_and_when_it_is_over(make, storage, told, quick, caplog):
-    """N48: whatever the number of threads and of failures, then the tasks are run."""
+    """N48: with any number of threads and failures; afterwards the tasks are run."""
     caplog.set_level(logging.INFO, "collective.taskqueue")
     storage.failures["reserve"] = [StorageUnavailable("gone") for _ in range(12)]
     task = add_one(storage)
@@ -124,7 +124,7 @@ def test_a_consumer_that_stops_is_none_any_more(make, storage, told):
     assert storage.admin.consumers() == []
 
 
-def test_a_thread_lives_on_whatever_a_chore_raises(make, storage, told, quick, caplog):
+def test_a_thread_survives_any_error_of_maintenance(make, storage, told, quick, caplog):
     """The tasks do not suffer from it."""
 
     def maintenance():
@@ -138,7 +138,7 @@ def test_a_thread_lives_on_whatever_a_chore_raises(make, storage, told, quick, c
 
 
 def test_a_thread_lives_on_after_poisonous_tasks(make, storage, told, caplog):
-    """D08: whatever they raise, the next one is run."""
+    """D08: after a task that raises any of these errors, the thread runs the next one."""
     poisons = [ValueError("no"), SystemExit(1), KeyboardInterrupt(), GeneratorExit(), TaskTimeout()]
 
     def perform(attempt):

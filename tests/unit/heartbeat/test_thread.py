@@ -17,7 +17,7 @@ import time
 
 
 class Watched(threading.Condition):
-    """A condition that remembers how long somebody was going to wait for it."""
+    """A condition that remembers the timeout of each wait."""
 
     def __init__(self):
         super().__init__()
@@ -89,7 +89,7 @@ def test_its_thread_renews_by_itself(storage):
 
 
 def test_its_thread_lives_on(storage, caplog):
-    """Whatever goes wrong; it says so, and does not spin."""
+    """After any error; the thread logs the error, and does not spin."""
     attempt = make_attempt(storage, timeout=0.001)
     interrupted = threading.Event()
     failures = [ValueError("broken")] * 2
@@ -138,7 +138,7 @@ def make_hook(storage, name="t"):
 
 
 def test_a_cancelled_web_hook_is_cut_within_a_second(heartbeat, storage):
-    """H15: it waits for somebody else, and cannot ask for itself."""
+    """H15: it waits for another server, and cannot ask for itself."""
     attempt, cuts = make_hook(storage), []
     with heartbeat.watch(attempt), attempt.cut_by(lambda: cuts.append(1)):
         now = time.monotonic()
@@ -153,7 +153,7 @@ def test_a_cancelled_web_hook_is_cut_within_a_second(heartbeat, storage):
 
 
 def test_the_storage_is_asked_for_web_hooks_only(heartbeat, storage):
-    """And not before they wait for anybody. A task of Zope asks for itself."""
+    """Only once they wait for a server; a task of Zope asks by itself."""
     asked = []
     storage.report = lambda lease, progress=None: asked.append(lease.task.id)
     hook, other = make_hook(storage, "hook"), make_hook(storage, "not-yet")

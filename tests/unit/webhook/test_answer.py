@@ -46,7 +46,7 @@ def test_retry_after(run, receiver):
 
 @pytest.mark.parametrize("asked", ["1000000", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_retry_after_is_no_place_to_hide(run, receiver, asked):
-    """N38: no pause is longer than the queue allows, whoever asks for it."""
+    """N38: no pause is longer than the queue allows, even if the server asks for a longer one."""
     receiver.answer = say(503, Retry_After=asked)
     status = run(max_attempts=3, max_backoff=100.0)
     assert status.state == "scheduled"
@@ -149,7 +149,7 @@ def test_a_compressed_body_is_kept_as_it_is(run, receiver):
     assert receiver.calls[0][2]["Accept-Encoding"] == "identity"
 
 
-def test_nobody_listens(run, receiver):
+def test_no_server_listens(run, receiver):
     """H10, N37, U40: tried again."""
     status = run(url="http://127.0.0.1:9/", allow="127.0.0.1", max_attempts=2)
     assert (status.state, status.status) == ("scheduled", None)
@@ -177,7 +177,7 @@ def test_the_reason_is_the_cause(run, receiver, garbage, reason):
     assert run().reason == reason
 
 
-def test_the_reason_if_nobody_listens(run, receiver):
+def test_the_reason_if_no_server_listens(run, receiver):
     """H10, U40."""
     status = run(url=f"http://127.0.0.1:{free_port()}/", allow="127.0.0.1")
     assert status.reason == "ConnectionRefusedError: [Errno 111] Connection refused"
@@ -211,7 +211,7 @@ def test_an_answer_before_the_whole_body_was_sent(run, receiver, monkeypatch, er
 
 
 def test_a_reason_is_short_and_one_line(run, receiver):
-    """Whatever the other side says."""
+    """With any answer of the other server."""
 
     def answer(handler):
         handler.wfile.write(b"\x1b[2K\rtask 1: fine\x00" + b"z" * 60000 + b"\r\n\r\n")

@@ -111,7 +111,7 @@ def test_headers_are_utf_8(run, receiver):
 
 
 def test_fifty_at_once(receiver, caplog):
-    """All of them wait side by side; nothing is thrown away, and nobody warned."""
+    """All calls wait side by side; nothing is thrown away, and no warning is logged."""
     everybody = threading.Barrier(50, timeout=BOUND)
 
     def answer(handler):

@@ -119,7 +119,7 @@ def test_a_call_that_is_cut_around_its_handshake(calls, silent, monkeypatch, pla
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\nx"])
 def test_an_answer_is_cut(calls, receiver, said):
-    """Before it begins, in its headers, and in its body, of which nobody knows the length."""
+    """Before it begins, in its headers, and in its body, whose length is unknown."""
     waiting = threading.Event()
 
     def answer(handler):
@@ -138,7 +138,7 @@ def test_an_answer_is_cut(calls, receiver, said):
 # whose connection is cut
 
 
-def test_a_cut_shuts_nobody_elses_connection(calls, receiver, silent):
+def test_a_cut_shuts_no_other_connection(calls, receiver, silent):
     """The number of the socket of the hop before may be that of another call's by now."""
     port, accepted = silent
     waiting = threading.Event()
@@ -164,7 +164,7 @@ def test_a_cut_shuts_nobody_elses_connection(calls, receiver, silent):
     assert [outcome.status for outcome in others] == [200]
 
 
-def test_a_cut_after_the_end_shuts_nobody_elses_connection(receiver):
+def test_a_cut_after_the_end_shuts_no_other_connection(receiver):
     """The connection was closed; the next one has the same number."""
     made = Guard(["127.0.0.1"]), ssl.create_default_context(), BOUND
     first, second = Transport(*made), Transport(*made)
@@ -189,7 +189,7 @@ def test_a_handshake_is_cut(calls, silent):
 
 
 def test_a_connect_is_cut(calls):
-    """Nobody accepts, and the queue of those who wait is full."""
+    """The server does not accept, and its queue of waiting connections is full."""
     with socket.socket() as server, ExitStack() as waiting:
         server.bind(("127.0.0.1", 0))
         server.listen(0)

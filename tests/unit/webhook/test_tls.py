@@ -59,7 +59,7 @@ def test_tls(run, receiver, tls):
 
 
 def test_the_wrong_authority(run, receiver, tls):
-    """N43: whoever signed this is not trusted: no request is sent."""
+    """N43: the authority that signed the certificate is not trusted: no request is sent."""
     url = tls(own="127.0.0.1", trusted="127.0.0.2")
     status = run(url=url, max_attempts=3)
     assert (status.state, receiver.calls) == ("scheduled", [])
@@ -67,7 +67,7 @@ def test_the_wrong_authority(run, receiver, tls):
 
 
 def test_the_wrong_name(run, receiver, tls):
-    """N43: a certificate that is trusted, but somebody else's."""
+    """N43: a certificate that is trusted, but belongs to another server."""
     url = tls(own="127.0.0.2", trusted="127.0.0.2")
     status = run(url=url, max_attempts=3)
     assert (status.state, receiver.calls) == ("scheduled", [])

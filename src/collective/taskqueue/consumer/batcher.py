@@ -61,6 +61,8 @@ class Batcher:
         self._threads = calls.settings.concurrent_limit or inf
         self._delay = storage.delay
         self._most = storage.most
+        #: Seconds after which a lease is too old to begin.
+        self._oldest = calls.settings.lease / 3
         self._deliveries = storage.settings.max_deliveries
         #: Whether the threads flush by themselves.
         self._in_process = storage.in_process and self._threads < inf
@@ -155,7 +157,7 @@ class Batcher:
             if self._prefetched:
                 lease, since, _ = self._prefetched[0]
                 # After a long outage the lease may expire before it is renewed.
-                if time.monotonic() - since <= self._settings.lease / 3 and self._may_begin(lease):
+                if time.monotonic() < since + self._oldest and self._may_begin(lease):
                     self._prefetched.popleft()
                     self._running[lease.token] = _is_redelivered(lease)
                     return lease
@@ -234,7 +236,11 @@ class Batcher:
 
     def _late_at(self) -> float:
         """Return the monotonic time at which prefetched tasks are to be released."""
-        return self._prefetched[0].arrived + PATIENCE if self._prefetched else inf
+        if not self._prefetched:
+            return inf
+        _, since, arrived = self._prefetched[0]
+        # No thread begins an older lease, see `_next`; if it ended, the task would lose a delivery.
+        return min(arrived + PATIENCE, since + self._oldest)
 
     def _flush(self) -> None:
         completions: list[Completion] = []
