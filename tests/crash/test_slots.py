@@ -123,3 +123,17 @@ def test_another_object_at_its_id(database, reference):
     with database.transaction() as connection:
         connection._add(PersistentMapping(), oid)
     assert Slots(database).find(reference, "task") == Found(is_there=True)
+
+
+def test_after_a_pack_it_may_have_been_there(database, reference):
+    """A pack removes slots, and never one that is older than another that it leaves."""
+    slots = Slots(database)
+    assert slots.find(reference, "task") == Found()
+    with attempt(database, reference) as connection:
+        write(connection, "object")
+        connection.transaction_manager.commit()
+    database.pack()
+    assert slots.find(reference, "task") == Found(may_be_packed=True)
+    # The next reference names a slot that is there.
+    (later,) = slots.take(1)
+    assert slots.find(later, "task") == Found(may_be_packed=True)

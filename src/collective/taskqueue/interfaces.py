@@ -101,7 +101,7 @@ class ITaskStorage(Interface):
         record that cannot be read, is put aside with one log line, and does not keep any other
         task from being reserved.
 
-        `slots` are references that no task has, 48 hexadecimal digits each, one for each task
+        `slots` are references that no task has, 96 hexadecimal digits each, one for each task
         that may be reserved. A task without a slot gets one of them; it keeps it until an attempt
         ends that has succeeded or `committed`.
         """

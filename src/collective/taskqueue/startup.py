@@ -243,8 +243,10 @@ def _start(servers: list[ServerSettings]) -> None:
                 _process.database.databases,
                 promoting=queue.promoting,
             ),
-            slots=_slots(queue),
         )
+        slots = _slots(queue)
+        if slots is not None:
+            consumer.use_slots(slots)
         _process.consumers.append(consumer)
         consumer.start()
 

@@ -48,8 +48,9 @@ def worker(queue, portal, clock):
     """Return a new worker; `reserve` and `publish` are its two halves, `step` is all of it."""
 
     def make(name="worker"):
-        slots = Slots(portal._p_jar.db())
-        return Consumer(queue.storage, publish, ServerSettings(name=name), clock=clock, slots=slots)
+        consumer = Consumer(queue.storage, publish, ServerSettings(name=name), clock=clock)
+        consumer.use_slots(Slots(portal._p_jar.db()))
+        return consumer
 
     return make
 

@@ -54,10 +54,10 @@ class StorageCalls:
         settings: ServerSettings,
         shutdown: Shutdown,
         stored: Callable[[Completion, State | None], None],
-        slots: Slots | None = None,
     ) -> None:
         self.storage = storage
-        self.slots = slots
+        #: Set by `Consumer.use_slots`.
+        self.slots: Slots | None = None
         self.settings = settings
         self.shutdown = shutdown
         self._outage = outage_of(storage)

@@ -64,7 +64,7 @@ class Consumer:
     `perform` makes the request of an attempt and returns its outcome. `notify` is called
     with a state and a task id after each change. `clock` gives seconds since the epoch.
     `ready` tells whether a transaction is visible in this process; `maintenance` is called at
-    intervals, between tasks. With `slots` an attempt that has committed is not run again.
+    intervals, between tasks.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class Consumer:
         clock: Callable[[], float] = time.time,
         ready: Callable[[bytes], bool] = lambda tid: True,
         maintenance: Callable[[], object] = lambda: None,
-        slots: Slots | None = None,
     ) -> None:
         self.settings = settings
         self._storage = storage
@@ -90,13 +89,17 @@ class Consumer:
         self._label = f"taskqueue-{settings.queue}-{settings.name}"
         self._heartbeat = Heartbeat(storage, settings.lease, f"{self._label}-heartbeat")
         self._shutdown = Shutdown()
-        self._calls = StorageCalls(storage, settings, self._shutdown, self._stored, slots)
+        self._calls = StorageCalls(storage, settings, self._shutdown, self._stored)
         #: What the threads of `run` use.
         self._batcher: StorageCalls | Batcher = self._calls
         if IRemoteStorage.providedBy(storage):
             self._batcher = Batcher(self._calls, cast(RemoteStorage, storage))
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
+
+    def use_slots(self, slots: Slots) -> None:
+        """Run no attempt again that has committed its slot; called before `start`."""
+        self._calls.slots = slots
 
     def start(self) -> None:
         """Start the threads; called once, when the process starts."""

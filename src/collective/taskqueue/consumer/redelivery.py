@@ -30,6 +30,8 @@ class Found(NamedTuple):
     is_there: bool = False
     is_slot: bool = False
     outcome: Outcome | None = None
+    #: Nothing is there, but a pack may have removed it.
+    may_be_packed: bool = False
 
     def ended(self) -> Outcome | None:
         """Return the outcome with which the attempt has committed; None if that is unknown."""
@@ -69,6 +71,10 @@ def look(slots: Slots | None, lease: Lease) -> tuple[Outcome | None, str | None]
         reason = f"the database with its slot cannot be read ({type(exc).__name__})"
         return Outcome(None, reason, verdict="postpone"), None
     if not found.is_there:
+        if found.may_be_packed:
+            logger.warning(
+                "task %s: a pack may have removed its slot, it may run twice", _id(lease)
+            )
         return None, lease.slot
     ended = found.ended()
     if ended is not None:

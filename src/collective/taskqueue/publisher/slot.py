@@ -8,9 +8,10 @@ that id, in the transaction of the task. So
 * of two processes that run the task at the same time, only one can commit: for the database, both
   create the same object, and that is a conflict.
 
-The slot is an object without references: a pack removes it. An object id alone proves nothing,
-because a storage may assign the id of an aborted transaction to another object. So a slot has a
-uuid, too.
+An object id alone proves nothing, because a storage may assign the id of an aborted transaction to
+another object. So a slot has a uuid, too. No object refers to a slot: a pack removes it, but never
+before an older one. So a reference names an older slot as well; if that is missing, too, a pack may
+have removed both.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transaction.interfaces import ITransaction
 from typing import Any
 from typing import NamedTuple
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 from ZODB.Connection import Connection
 from ZODB.DB import DB
 from ZODB.POSException import POSKeyError
@@ -58,21 +60,39 @@ class Slot(Persistent):
         self.outcome = None if outcome is None else _fields(outcome)
 
 
-class Reference(NamedTuple):
-    """What a storage keeps with a task: an object id and a uuid, in hexadecimal digits."""
+class Place(NamedTuple):
+    """An object id and a uuid, in hexadecimal digits."""
 
     oid: str
     uuid: str
 
+    def holds(self, record: bytes) -> bool:
+        """Return whether the data record at this object id is that of this slot."""
+        # The record of another object is not parsed: it may contain anything.
+        mine = Slot.__module__, Slot.__qualname__
+        return self.uuid.encode() in record and get_pickle_metadata(record) == mine
+
+
+class Reference(NamedTuple):
+    """What a storage keeps with a task: the places of its slot and of an older one, if known."""
+
+    slot: Place
+    older: Place | None
+
     def __str__(self) -> str:
-        return f"{self.oid}{self.uuid}"
+        return "".join((*self.slot, *(self.older or UNKNOWN)))
 
     @classmethod
     def parse(cls, text: str) -> Reference:
         """Return the reference of that text; raises `ValueError` for anything else."""
-        if len(bytes.fromhex(text)) != 8 + 16:
+        if len(bytes.fromhex(text)) != 2 * (8 + 16):
             raise ValueError("no reference to a slot")
-        return cls(text[:16], text[16:])
+        older = Place(text[48:64], text[64:])
+        return cls(Place(text[:16], text[16:48]), None if older == UNKNOWN else older)
+
+
+#: The place of no object: the root object of a database has this id.
+UNKNOWN = Place("0" * 16, "0" * 32)
 
 
 class Slots:
@@ -87,18 +107,20 @@ class Slots:
         self._database = database
         self._classify = classify
         self._lock = threading.Lock()
-        self._free: list[str] = []
+        self._free: list[Place] = []
 
     def take(self, number: int) -> list[str]:
         """Return references to `number` slots that no task has."""
         with self._lock:
             taken = [self._free.pop() for _ in range(min(number, len(self._free)))]
-        return taken + [_new(self._database) for _ in range(number - len(taken))]
+        taken += [_new(self._database) for _ in range(number - len(taken))]
+        older = _last_committed.get(self._database) or _leave_one(self._database)
+        return [str(Reference(place, older)) for place in taken]
 
     def put_back(self, references: Collection[str]) -> None:
         """Take back references that no task was given."""
         with self._lock:
-            self._free += references
+            self._free += [Reference.parse(reference).slot for reference in references]
 
     def find(self, reference: str, task_id: str) -> Found:
         """Return what is at the object id of the slot of a task.
@@ -114,19 +136,20 @@ class Slots:
 def find(database: DB, reference: Reference, task_id: str) -> Found:
     """Return what is at the object id of the slot of a task, as the database has it now."""
     _catch_up(database)
+    slot = reference.slot
     connection = database.open(transaction_manager=TransactionManager())
     try:
-        oid = bytes.fromhex(reference.oid)
+        oid = bytes.fromhex(slot.oid)
         record, _ = connection._storage.load(oid)
-        if not _is_slot(record, reference.uuid):
+        if not slot.holds(record):
             return Found(is_there=True)
-        slot = connection.get(oid)
-        if slot.task_id != task_id:
+        found = connection.get(oid)
+        if found.task_id != task_id:
             return Found(is_there=True)
-        outcome = slot.outcome
+        outcome = found.outcome
         return Found(True, True, None if outcome is None else Outcome(**outcome))
     except POSKeyError:
-        return Found()
+        return Found(may_be_packed=_is_packed(database, reference.older))
     finally:
         connection.transaction_manager.abort()
         connection.close()
@@ -158,13 +181,14 @@ class SlotWriter:
         connection = next(filter(_writes_main, current._resources), None)
         if connection is not None:
             self._database = connection.db()
-            slot = Slot(self._reference.uuid, *self._made_of, self.outcome)
-            connection._add(slot, bytes.fromhex(self._reference.oid))
+            slot = Slot(self._reference.slot.uuid, *self._made_of, self.outcome)
+            connection._add(slot, bytes.fromhex(self._reference.slot.oid))
 
     def afterCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called after a commit, and after an abort."""
         if self._database is not None and current.status == "Committed":
             self.is_used = True
+            _last_committed[self._database] = self._reference.slot
 
     def newTransaction(self, current: ITransaction) -> None:
         """See `ISynchronizer`."""
@@ -182,9 +206,40 @@ class SlotWriter:
         return self.fence.is_there
 
 
-def _new(database: DB) -> str:
+def _new(database: DB) -> Place:
     oid: bytes = database.new_oid()
-    return str(Reference(oid.hex(), uuid4().hex))
+    return Place(oid.hex(), uuid4().hex)
+
+
+def _leave_one(database: DB) -> Place | None:
+    """Commit a slot of no task, so that there is an older one; None if that is not possible."""
+    manager = TransactionManager()
+    connection = database.open(transaction_manager=manager)
+    try:
+        slot = Slot(uuid4().hex, "", 0, None)
+        connection.add(slot)
+        manager.commit()
+        place = _last_committed[database] = Place(slot._p_oid.hex(), slot.uuid)
+        return place
+    except Exception as exc:
+        manager.abort()
+        logger.debug("no slot can be committed (%s)", exc)
+        return None
+    finally:
+        connection.close()
+
+
+def _is_packed(database: DB, older: Place | None) -> bool:
+    """Return whether a pack may have removed a slot that was committed after the older one."""
+    if older is None:
+        return True
+    oid = bytes.fromhex(older.oid)
+    try:
+        # Ask the database itself: caches of connections and clients survive a pack.
+        history = database.history(oid)
+        return not (history and older.holds(database.storage.loadSerial(oid, history[0]["tid"])))
+    except KeyError:
+        return True
 
 
 def _catch_up(database: DB) -> None:
@@ -193,12 +248,6 @@ def _catch_up(database: DB) -> None:
     ping = getattr(database.storage, "ping", None)
     if ping is not None:
         ping()
-
-
-def _is_slot(record: bytes, uuid: str) -> bool:
-    # The record of another object is not parsed: it may contain anything.
-    mine = Slot.__module__, Slot.__qualname__
-    return uuid.encode() in record and get_pickle_metadata(record) == mine
 
 
 def _writes_main(resource: Any) -> bool:
@@ -216,3 +265,7 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
         "body": body[:MAX_BODY],
         "truncated": outcome.truncated or len(body) > MAX_BODY,
     }
+
+
+#: The last slot of this process that is known to be committed, by database.
+_last_committed: WeakKeyDictionary[DB, Place] = WeakKeyDictionary()

@@ -70,7 +70,7 @@ _LEASE = (
 )
 
 #: Characters of a reference to a slot.
-SLOT = 48
+SLOT = 96
 
 #: Characters of changes and of history; the oldest are dropped when there are more.
 LONG_CHANGES, LONG_HISTORY = 4000, 40_000

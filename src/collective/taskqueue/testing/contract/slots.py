@@ -24,7 +24,7 @@ import pytest
 
 def references(number: int) -> list[str]:
     """Return references that no task has."""
-    return [f"{n:016x}{uuid4().hex}" for n in range(1, number + 1)]
+    return [f"{n:016x}{uuid4().hex}{0:048x}" for n in range(1, number + 1)]
 
 
 def slots_of(leases: list[Lease]) -> list[str | None]:
