@@ -61,6 +61,7 @@ class QueueSettings:
     max_backoff: float = 7200.0
     transient_statuses: tuple[int, ...] = TRANSIENT_STATUSES
     timeout: float | None = None
+    once: bool | None = None
     keep_succeeded: float = 3600.0
     keep_failed: float = 7 * 86400.0
     max_finished: int = 10_000

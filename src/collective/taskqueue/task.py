@@ -119,6 +119,8 @@ class Task:
     max_backoff: float = 7200.0
     #: No attempt begins later than so many seconds after the task was added, or queued again.
     max_age: float | None = None
+    #: Fail, instead of run again, if it is not known whether an earlier attempt has committed.
+    once: bool = False
     #: Deduplication key: tasks of one key in one queue are the same work.
     key: str | None = None
     #: What to do if a task of that key is waiting: ``skip``, ``replace``, ``after_running``.

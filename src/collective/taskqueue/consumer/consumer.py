@@ -231,16 +231,16 @@ class Consumer:
     def _attempt(self, lease: Lease, calls: StorageCalls | Batcher) -> Outcome:
         attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
         since = self._since(lease.task)
-        undispatched, attempt.slot = redelivery.look(self._calls.slots, lease)
-        undispatched = undispatched or self._outcome_without_dispatch(attempt, since)
+        before = redelivery.look(self._calls.slots, lease)
+        attempt.slot = before.slot
+        undispatched = before.outcome or self._outcome_without_dispatch(attempt, since)
         self._notify("running", lease.task.id)
         watched = self._heartbeat.watch(attempt)
         release = partial(self._heartbeat.end, watched)
         try:
             self._heartbeat.begin(watched)
             outcome = _storable(undispatched or self._outcome(attempt))
-            if lease.slot is not None and attempt.slot is None:
-                # It is used up, or of no use.
+            if before.drops:
                 outcome = replace(outcome, committed=True)
             transition = policy.next_transition(lease, outcome, self._clock(), since=since)
             calls.complete(Completion(lease, transition, release))

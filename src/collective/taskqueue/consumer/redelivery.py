@@ -53,41 +53,55 @@ class Slots(Protocol):
         """Return what is at the object id of the slot of a task."""
 
 
-def look(slots: Slots | None, lease: Lease) -> tuple[Outcome | None, str | None]:
-    """Return how an attempt ends without being run, or None; and the slot that it may use.
+class Before(NamedTuple):
+    """What earlier deliveries of an attempt have left.
 
-    Called before each attempt.
+    `outcome` ends the attempt without a run; None lets it run, with `slot` if it has one. With
+    `drops` the storage is to forget the slot: it is used up, or of no use.
     """
-    if slots is None or lease.slot is None or lease.task.is_hook:
-        return None, None
+
+    outcome: Outcome | None = None
+    slot: str | None = None
+    drops: bool = False
+
+
+def look(slots: Slots | None, lease: Lease) -> Before:
+    """Return what earlier deliveries have left; called before each attempt."""
+    if slots is None or lease.task.is_hook:
+        return Before()
     if lease.attempt == 1:
-        return None, lease.slot
+        return Before(slot=lease.slot)
+    if lease.slot is None:
+        is_redelivered = lease.attempt - lease.counted > 1
+        why = "it had no slot when its process was lost"
+        return Before(_in_doubt(lease, why) if is_redelivered else None)
     try:
         found = slots.find(lease.slot, lease.task.id)
     except ValueError as exc:
-        logger.warning("task %s: its slot is damaged (%s), it runs at least once", _id(lease), exc)
-        return None, None
+        return Before(_in_doubt(lease, f"its slot is damaged ({exc})"), drops=True)
     except Exception as exc:
         reason = f"the database with its slot cannot be read ({type(exc).__name__})"
-        return Outcome(None, reason, verdict="postpone"), None
-    if not found.is_there:
-        if found.may_be_packed:
-            logger.warning(
-                "task %s: a pack may have removed its slot, it may run twice", _id(lease)
-            )
-        return None, lease.slot
+        return Before(Outcome(None, reason, verdict="postpone"))
     ended = found.ended()
     if ended is not None:
-        logger.warning("task %s: %s, not run again", _id(lease), COMMITTED)
-        return ended, None
+        logger.warning("task %s: %s, not run again", lease.task.id, COMMITTED)
+        return Before(ended, drops=True)
+    if not found.is_there:
+        why = "a pack may have removed its slot"
+        outcome = _in_doubt(lease, why) if found.may_be_packed else None
+        return Before(outcome, lease.slot, drops=outcome is not None)
     why = (
         "its view had committed by itself before its process was lost"
         if found.is_slot
         else "another object has the place of its slot"
     )
-    logger.warning("task %s: %s, it may run twice", _id(lease), why)
-    return None, None
+    return Before(_in_doubt(lease, why), drops=True)
 
 
-def _id(lease: Lease) -> str:
-    return lease.task.id
+def _in_doubt(lease: Lease, why: str) -> Outcome | None:
+    """Return the outcome of a task that must not run twice; None for others: these may."""
+    if lease.task.once:
+        reason = f"{why}, so it may have been done; a person has to decide"
+        return Outcome(None, reason, verdict="discard")
+    logger.warning("task %s: %s, it runs again and may be done twice", lease.task.id, why)
+    return None

@@ -12,7 +12,7 @@ from typing import get_args
 from typing import Literal
 
 
-Scalar = Literal["text", "choice", "key", "label", "seconds", "integer", "moment"]
+Scalar = Literal["text", "choice", "key", "label", "seconds", "integer", "moment", "flag"]
 Structured = Literal["params", "headers", "body", "base64"]
 Kind = Scalar | Structured
 
@@ -148,6 +148,15 @@ _ROWS = (
         " again from the moment when a person retries the task.",
         client=False,
         positive=True,
+    ),
+    Field(
+        "once",
+        "flag",
+        "If it is not known whether an attempt has committed before its process was lost, the task"
+        " fails, so that a person decides, instead of being run again.",
+        client=False,
+        default=False,
+        hook_default=False,
     ),
     Field(
         "key",

@@ -109,6 +109,12 @@ def _is_within(field: Field, value: float) -> bool:
     return field.lowest <= value <= field.highest
 
 
+def _flag(field: Field, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(field, f"is True or False, not {value!r}")
+    return value
+
+
 def _choice(field: Field, value: object) -> str:
     if value not in field.choices:
         raise _invalid(field, f"is one of {', '.join(field.choices)}, not {value!r}")
@@ -139,6 +145,7 @@ _CHECKS = {
     "seconds": _seconds,
     "moment": _moment,
     "integer": _integer,
+    "flag": _flag,
     "choice": _choice,
     "key": _key,
     "label": _label,
