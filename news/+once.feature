@@ -1,0 +1,1 @@
+What a task writes into the ZODB is written exactly once, also if its process is killed after the commit, or goes on after its lease was lost. With ``once=True`` a task whose outcome is not known fails, so that a person decides.
