@@ -1,8 +1,8 @@
 """Crash injection around the commit of a task: what it writes into the ZODB is written once.
 
 Each execution of a task adds one entry to the database. Some tasks kill the worker that runs them,
-or freeze it, at a step of their first delivery: before the commit, after the vote, after the
-commit, before and after the report to the queue. A frozen worker goes on when its lease has expired
+or freeze it, when they first get to a step: before the commit, after the vote, after the commit,
+before and after the report to the queue. A frozen worker goes on when its lease has expired
 and another worker has had the time to run the task. Others are killed at random. In the end each
 task has one entry. Without slots some have two.
 
@@ -146,10 +146,16 @@ class Last:
     commit = tpc_begin = tpc_abort = abort
 
 
+#: The folder with an empty file for each task that has ended a worker.
+MARKS = "TASKQUEUE_CRASH_MARKS"
+
+
 def reach(step: str, lease: Lease) -> None:
-    """End this process, or freeze it, if the task wants that at this step."""
-    _, _, wanted, name = lease.task.url.split("/")
-    if wanted == step and lease.attempt == 1:
+    """End this process, or freeze it, if the task wants that at this step: once for each task."""
+    _, number, wanted, name = lease.task.url.split("/")
+    mark = Path(os.environ[MARKS]) / number
+    if wanted == step and not mark.exists():
+        mark.touch()
         os.kill(os.getpid(), signal.Signals[name])
 
 
@@ -277,6 +283,9 @@ def main() -> int:
         DATABASES[options.database](Path(folder)) as opener,
         backend(options.storage, Path(folder)) as fields,
     ):
+        marks = Path(folder) / "marks"
+        marks.mkdir()
+        os.environ[MARKS] = str(marks)
         settings = QueueSettings(max_deliveries=1000, max_finished=1_000_000, **fields)
         slots = not options.without_slots
         harness = Harness(settings, opener, 1 if alone else 2, slots, options.seed)

@@ -140,6 +140,8 @@ def test_a_worker_that_thaws_while_another_runs_the_task(queue, worker, view, po
 
 
 def test_a_view_that_only_reads_writes_nothing(queue, worker, view, portal):
+    # The first offer of a process commits a slot that is older than the others.
+    Slots(portal._p_jar.db()).take(1)
     before = portal._p_jar.db().lastTransaction()
     task_id = add(view("look", lambda context, request: "looked"))
     between = portal._p_jar.db().lastTransaction()
