@@ -2,9 +2,13 @@
 
 from collective.taskqueue import interfaces
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.consumer.batcher import PATIENCE
+from collective.taskqueue.consumer.batcher import WINDOW
 from collective.taskqueue.enqueue.fields import FIELDS
 from collective.taskqueue.enqueue.fields import STRUCTURED
 from collective.taskqueue.enqueue.options import OPTIONS
+from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import field_types
 from collective.taskqueue.task import Task
 from dataclasses import fields
@@ -248,3 +252,24 @@ def kind(field):
     }
     words += [text.format(field[name]) for name, text in limits.items() if name in field]
     return ", ".join(words)
+
+
+def test_the_limits_of_batching(tmp_path):
+    """README and the page of the design have the numbers of the code, in milliseconds."""
+    redis = RedisStorage(QueueSettings(type="redis")).delay
+    urls = f"sqlite:///{tmp_path}/queue.db", "postgresql://localhost/queue"
+    sqlite, postgresql = [SqlStorage(QueueSettings(type="sql", url=url)).delay for url in urls]
+    # SQLite computes in the process: there a completion waits for twice the delay.
+    assert 2 * sqlite == postgresql
+    with_redis, with_sql = f"{redis * 1000:g} ms with Redis", f"{postgresql * 1000:g} ms with a SQL"
+    assert f"within {with_redis}, {with_sql}" in words("README.rst")
+    design = words("docs/explanation/design.rst")
+    assert f"at most {with_redis} and {with_sql}" in design
+    ahead = [f"{max(WINDOW, 1.5 * delay) * 1000:g} ms" for delay in (redis, sqlite, postgresql)]
+    assert "{} ({} with SQLite, {} with PostgreSQL)".format(*ahead) in design
+    assert f"begins within {PATIENCE * 1000:g} ms" in design
+
+
+def words(path):
+    """Return the text of a page with one blank between two words."""
+    return " ".join((ROOT / path).read_text(encoding="utf-8").split())

@@ -264,9 +264,13 @@ class IRemoteStorage(Interface):
         "Whether it computes in this process, rather than wait for another."
     )
 
-    delay: float = Attribute("Seconds that an end may wait for others; twice that, if in_process.")
+    delay: float = Attribute(
+        "Seconds that a completion waits for others; twice that, if in_process."
+    )
 
-    most: int = Attribute("Most ends, and most leases, of one call: so that others are served.")
+    most: int = Attribute(
+        "Most completions, and most leases, of one call: so that others are served."
+    )
 
     def complete_and_reserve(
         ends: Sequence[tuple[Lease, Transition]],

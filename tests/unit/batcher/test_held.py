@@ -36,14 +36,20 @@ def test_a_task_that_cannot_begin_is_released(make, storage, stored):
     assert (lease.task.id, lease.attempt) == (tasks[41], 1)
 
 
-def test_it_is_released_in_time(make, storage, stored, now):
-    """Not before a thread had time to take it."""
+def prefetching(make, storage, stored, now, **settings):
+    """Return a batcher that has prefetched tasks, and has reported all completions."""
     fill(storage, 100)
-    batcher = make()
+    batcher = make(**settings)
     run(batcher, 40)
     now[0] += 2 * storage.delay
     batcher.wake()
     stored.wait_for(40)
+    return batcher
+
+
+def test_it_is_released_in_time(make, storage, stored, now):
+    """Not before a thread had time to take it."""
+    batcher = prefetching(make, storage, stored, now)
     take(batcher)
     now[0] += PATIENCE * 0.9
     batcher.wake()
@@ -55,12 +61,7 @@ def test_it_is_released_in_time(make, storage, stored, now):
 
 def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored, now, patient):
     """After a long outage, another consumer may have the task."""
-    fill(storage, 100)
-    batcher = make(lease=30.0)
-    run(batcher, 40)
-    now[0] += 2 * storage.delay
-    batcher.wake()
-    stored.wait_for(40)
+    batcher = prefetching(make, storage, stored, now, lease=30.0)
     now[0] += 11.0
     (lease,) = aside(batcher.take).result(BOUND) or aside(batcher.take).result(BOUND)
     assert storage.released
@@ -70,12 +71,7 @@ def test_a_lease_that_may_be_over_is_not_begun(make, storage, stored, now, patie
 
 def test_a_lease_that_is_not_begun_is_released_in_time(make, storage, stored, now, patient):
     """However long a task may wait: if its lease ended, it would lose a delivery."""
-    fill(storage, 100)
-    batcher = make(lease=6.0)
-    run(batcher, 40)
-    now[0] += 2 * storage.delay
-    batcher.wake()
-    stored.wait_for(40)
+    batcher = prefetching(make, storage, stored, now, lease=6.0)
     take(batcher)
     now[0] += 1.0
     batcher.wake()

@@ -90,9 +90,7 @@ def active_ids(folder: IPluggableAuthService | None) -> tuple[tuple[str, ...], .
     plugins = getattr(aq_base(folder), "plugins", None)
     if plugins is None:
         return ()
-    # Unrolled, because it is called for each task.
-    extraction, authentication = INTERFACES
-    return plugins.listPluginIds(extraction), plugins.listPluginIds(authentication)
+    return tuple([plugins.listPluginIds(interface) for interface in INTERFACES])
 
 
 def _is_ours(folder: IPluggableAuthService, name: str) -> bool:

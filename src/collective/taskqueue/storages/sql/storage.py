@@ -48,7 +48,8 @@ class SqlStorage:
         self.notify: Callable[[State, str], None] = lambda state, task_id: None
         self._session = Session(settings, dialect_of(settings), clock)
         self.in_process = self._session.dialect.in_process
-        # A durable commit takes as long as some small tasks.
+        # A durable commit takes as long as some small tasks. Both wait for 200 ms at most: in the
+        # process, the background thread lets twice the delay pass.
         self.delay = 0.1 if self.in_process else 0.2
         self._begin()
 
