@@ -40,7 +40,7 @@ class RemoteStorage(LocalStorage):
         self.reserves += 1
         return super().reserve(*args, **more)
 
-    def complete_and_reserve(self, ends, consumer, limit=1, seconds=30.0):
+    def complete_and_reserve(self, ends, consumer, limit=1, seconds=30.0, slots=()):
         with self.changed:
             self.calls.append((len(ends), limit))
             self.changed.notify_all()
@@ -50,7 +50,7 @@ class RemoteStorage(LocalStorage):
         for lease, transition in ends:
             self.check_completion(lease, transition)
         states = [self.complete(lease, transition) for lease, transition in ends]
-        return states, super().reserve(consumer, limit, 0, seconds) if limit else []
+        return states, super().reserve(consumer, limit, 0, seconds, slots) if limit else []
 
     def check_completion(self, lease, transition):
         """Raise if the storage cannot hold that."""

@@ -51,9 +51,9 @@ class FarStorage(Storage):
     most = 128
     delay = 0.02
 
-    def complete_and_reserve(self, ends, consumer, limit=1, seconds=30.0):
+    def complete_and_reserve(self, ends, consumer, limit=1, seconds=30.0, slots=()):
         states = [self.complete(lease, transition) for lease, transition in ends]
-        return states, LocalStorage.reserve(self, consumer, limit, 0, seconds)
+        return states, LocalStorage.reserve(self, consumer, limit, 0, seconds, slots)
 
 
 class Told(list):

@@ -35,6 +35,7 @@ OUR_QUEUE = {
     "max_backoff": 7200.0,
     "transient_statuses": (408, 423, 425, 429, 449),
     "timeout": None,
+    "once": None,
     "keep_succeeded": 3600.0,
     "keep_failed": 604800.0,
     "max_finished": 10_000,

@@ -32,6 +32,7 @@ GOOD = {
     "min_backoff": [0, 0.5, 7200],
     "max_backoff": [2, 2.5, LONGEST],
     "max_age": [0.5, 60, LONGEST],
+    "once": [True, False],
     "key": ["k", "reindex /Plone/ä", "x" * 255],
     "on_conflict": ["skip", "replace", "after_running"],
     "description": ["", "Täglicher Bericht", "x" * 255],
@@ -64,6 +65,7 @@ BAD = {
     "min_backoff": [*NO_SECONDS, LONGEST + 1],
     "max_backoff": [*NO_SECONDS, LONGEST + 1],
     "max_age": [*NO_SECONDS, 0, LONGEST + 1],
+    "once": [1, 0, "true", "", [True]],
     "key": [*NO_TEXT, "", "x" * 1001],
     "on_conflict": ["", "SKIP", "newest", 1, True, ["skip"]],
     "description": NO_TEXT,
@@ -204,7 +206,7 @@ def test_what_the_queue_says_counts_too():
 
 def test_defaults_are_the_tasks_then_the_queues_then_built_in():
     """Each on its own."""
-    names = ["timeout", "max_attempts", "backoff", "min_backoff", "max_backoff"]
+    names = ["timeout", "max_attempts", "backoff", "min_backoff", "max_backoff", "once"]
     built_in = {field.name: field.default for field in fields(Task)}
     assert check() == {"due": None, **{name: built_in[name] for name in names}}
     queues = {
@@ -213,6 +215,7 @@ def test_defaults_are_the_tasks_then_the_queues_then_built_in():
         "backoff": "linear",
         "min_backoff": 3.0,
         "max_backoff": 30.0,
+        "once": True,
     }
     settings = QueueSettings(**queues)
     assert check(settings) == {"due": None, **queues}
@@ -222,6 +225,7 @@ def test_defaults_are_the_tasks_then_the_queues_then_built_in():
         "backoff": "exponential",
         "min_backoff": 4.0,
         "max_backoff": 40.0,
+        "once": False,
     }
     assert check(settings, **own) == {"due": None, **own}
     for name, value in own.items():

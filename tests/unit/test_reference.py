@@ -85,6 +85,7 @@ def test_options():
 JSON_TYPES = {
     "seconds": "number",
     "integer": "integer",
+    "flag": "boolean",
     "params": "object",
     "headers": "object",
     "body": ["string", "object", "array"],
@@ -117,7 +118,7 @@ def python_kind(field):
 def default(field):
     """Return the default of an option, as the table of options shows it."""
     shown = "" if field.default in (None, "") else f"``{str(field.default).removesuffix('.0')}``"
-    if field.hook_default is None:
+    if field.hook_default in (None, field.default):
         return shown
     return f"{shown or 'none'}; ``{field.hook_default:g}`` for a web hook"
 
@@ -157,7 +158,7 @@ def test_the_table_of_fields_fits_the_code():
     """Its defaults are those of a task and of a queue, and its types those of the wire form."""
     stored = {each.name: each.default for each in fields(Task)}
     queue = QueueSettings()
-    types = {"seconds": {float, int}, "integer": {int}}
+    types = {"seconds": {float, int}, "integer": {int}, "flag": {bool}}
     for name, field in OPTIONS.items():
         if name in stored:
             assert field.default == stored[name]

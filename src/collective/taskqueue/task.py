@@ -311,6 +311,13 @@ class Lease:
     tid: bytes | None = None
     #: Reference to the slot of this attempt, see `publisher.slot`; None if it has none.
     slot: str | None = None
+    #: How often a process was lost that ran the task, since it was added or a person retried it.
+    lost: int = 0
+
+    @property
+    def is_redelivered(self) -> bool:
+        """Whether a process was lost that ran the task; it may have done the work."""
+        return self.lost > 0
 
 
 @dataclass(frozen=True, slots=True)

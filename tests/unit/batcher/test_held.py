@@ -7,9 +7,9 @@ from batchers import in_stream
 from batchers import run
 from batchers import take
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.consumer import batcher as batcher_module
 from collective.taskqueue.consumer.batcher import PATIENCE
 from collective.taskqueue.errors import StorageUnavailable
+from collective.taskqueue.task import Lease
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SUCCEEDED
@@ -175,7 +175,7 @@ def test_a_task_that_must_not_be_lost_is_not_prefetched(make, storage, stored):
 def test_a_redelivered_task_of_the_storage_waits_as_well(make, storage, stored, monkeypatch):
     """D35: whichever thread gets it, and whether it is prefetched or not."""
     first, redelivered = new_task(), new_task()
-    monkeypatch.setattr(batcher_module, "_is_redelivered", lambda lease: lease.task == redelivered)
+    monkeypatch.setattr(Lease, "is_redelivered", property(lambda lease: lease.task == redelivered))
     add(storage, first)
     batcher = make(concurrent_limit=2)
     lease = take(batcher)

@@ -102,7 +102,7 @@ def test_the_background_thread_flushes_for_a_thread_that_waits(make, storage, st
     (task,) = fill(storage, 1)
     batcher = make()
     lease = take(batcher)
-    redelivered = replace(lease, token="redelivered", attempt=2, counted=0)
+    redelivered = replace(lease, token="redelivered", attempt=2, lost=1)
     storage.let(go=False)
     end(batcher, lease)
     batcher.release([redelivered])

@@ -106,6 +106,7 @@ def test_every_key_reaches_the_settings(load):
         "max_backoff": 60.0,
         "transient_statuses": (404, 429),
         "timeout": 2.5,
+        "once": True,
         "keep_succeeded": 0.0,
         "keep_failed": 60.0,
         "max_finished": 10,

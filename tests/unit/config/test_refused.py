@@ -60,6 +60,7 @@ BAD_VALUES = {
     "min_backoff": ["-1", "abc", "nan", "inf"],
     "max_backoff": ["-1", "abc", "nan", "inf"],
     "transient_statuses": ["abc", "4xx", "399", "500", "429,503", "-429"],
+    "once": ["2", "maybe", ""],
     "timeout": ["0", "-1", "abc", "nan", "inf"],
     "keep_succeeded": ["-1", "abc", "nan", "inf"],
     "keep_failed": ["-1", "abc", "nan", "inf"],

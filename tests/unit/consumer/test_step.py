@@ -47,7 +47,9 @@ def test_a_step_runs_one_task(make, storage, told, clock):
     assert (status.consumer, status.elapsed) == ("worker1", 2.5)
     assert told == [(RUNNING, tasks[0].id), (SUCCEEDED, tasks[0].id)]
     assert ids(storage.admin.tasks(QUEUED)) == [tasks[1].id]
-    assert storage.reserves == [(("worker1",), {"limit": 1, "timeout": 0.0, "lease": 45.0})]
+    assert storage.reserves == [
+        (("worker1",), {"limit": 1, "timeout": 0.0, "lease": 45.0, "slots": []})
+    ]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class Batcher:
                         leases.remove(lease)
                         self._return([lease])
                     else:
-                        self._running[lease.token] = _is_redelivered(lease)
+                        self._running[lease.token] = lease.is_redelivered
         return leases
 
     def _next(self) -> Lease | None:
@@ -159,7 +159,7 @@ class Batcher:
                 # After a long outage the lease may expire before it is renewed.
                 if time.monotonic() < since + self._oldest and self._may_begin(lease):
                     self._prefetched.popleft()
-                    self._running[lease.token] = _is_redelivered(lease)
+                    self._running[lease.token] = lease.is_redelivered
                     return lease
             elif self._threads == inf or not (self._completed or self._flushing):
                 return None
@@ -173,7 +173,7 @@ class Batcher:
 
     def _may_begin(self, lease: Lease) -> bool:
         # A redelivered task may crash the process: flush all completions before it begins.
-        return not (_is_redelivered(lease) and (self._completed or self._flushing))
+        return not (lease.is_redelivered and (self._completed or self._flushing))
 
     def _return(self, leases: Sequence[Lease]) -> None:
         now = time.monotonic()
@@ -289,7 +289,7 @@ class Batcher:
 
     def _ahead(self) -> float:
         """Return how many tasks to prefetch; each of them loses a delivery in a crash."""
-        redelivered = any(_is_redelivered(each.lease) for each in self._prefetched)
+        redelivered = any(each.lease.is_redelivered for each in self._prefetched)
         if redelivered or any(self._running.values()) or self._deliveries <= 1:
             return 0.0
         known = len(self._seconds)
@@ -297,8 +297,3 @@ class Batcher:
         ahead = window / max(sum(self._seconds) / max(1, known), window / MOST) - 1
         # Cautious at first: one fast task may be followed by slow ones.
         return max(0.0, ahead if known == SAMPLE else min(ahead, known - 1))
-
-
-def _is_redelivered(lease: Lease) -> bool:
-    # An earlier attempt has not ended as counted; its process may have crashed.
-    return lease.attempt - lease.counted > 1

@@ -67,14 +67,17 @@ class Before(NamedTuple):
 
 def look(slots: Slots | None, lease: Lease) -> Before:
     """Return what earlier deliveries have left; called before each attempt."""
-    if slots is None or lease.task.is_hook:
+    if slots is None:
         return Before()
+    if lease.task.is_hook:
+        # A web hook may always be called twice, and its reader knows that.
+        is_in_doubt = lease.task.once and lease.is_redelivered
+        return Before(_in_doubt(lease, "its process was lost") if is_in_doubt else None)
     if lease.attempt == 1:
         return Before(slot=lease.slot)
     if lease.slot is None:
-        is_redelivered = lease.attempt - lease.counted > 1
         why = "it had no slot when its process was lost"
-        return Before(_in_doubt(lease, why) if is_redelivered else None)
+        return Before(_in_doubt(lease, why) if lease.is_redelivered else None)
     try:
         found = slots.find(lease.slot, lease.task.id)
     except ValueError as exc:

@@ -115,8 +115,17 @@ class Record:
         self.expires = passed + lease
         self.number += 1
         self.progress = None
-        numbers = self.number, self.counted
-        return Lease(self.task, token, consumer, *numbers, now + lease, self.tid, self.slot)
+        return Lease(
+            self.task,
+            token,
+            consumer,
+            self.number,
+            self.counted,
+            now + lease,
+            self.tid,
+            self.slot,
+            self.lost,
+        )
 
     def unstart(self) -> None:
         """Take back the attempt of a released task that did not start."""

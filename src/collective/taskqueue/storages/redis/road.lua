@@ -136,7 +136,7 @@ local function lease_of(record, expires)
   return {
     id = record.id, body = record.body, payload = record.payload, token = record.token,
     number = num(record.number, 1), counted = num(record.counted, 0), expires = expires,
-    tid = record.tid, slot = record.slot,
+    tid = record.tid, slot = record.slot, lost = num(record.lost, 0),
   }
 end
 

@@ -117,6 +117,7 @@ def lease(record: Record, consumer: str) -> Lease:
         float(record["expires"]),
         bytes.fromhex(record.get("tid", b"").decode()) or None,
         record.get("slot", b"").decode(errors="replace") or None,
+        int(record["lost"]),
     )
 
 

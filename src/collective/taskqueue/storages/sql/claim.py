@@ -15,6 +15,7 @@ from collective.taskqueue.storages.sql.calls import Calls
 from collective.taskqueue.storages.sql.damage import in_order
 from collective.taskqueue.storages.sql.damage import MANY
 from collective.taskqueue.storages.sql.damage import moment
+from collective.taskqueue.storages.sql.damage import whole
 from collective.taskqueue.storages.sql.recover import Recovery
 from collective.taskqueue.storages.sql.session import Conflict
 from collective.taskqueue.storages.sql.session import Session
@@ -147,9 +148,19 @@ class Claims:
             except TaskDecodeError as exc:
                 self._fail(consumer, row, f"cannot be decoded: {exc}")
                 continue
-            numbers = row.attempts, row.counted
-            slot = row.slot if isinstance(row.slot, str) else None
-            leases.append(Lease(task, row.token, consumer, *numbers, row.expires, row.tid, slot))
+            leases.append(
+                Lease(
+                    task,
+                    row.token,
+                    consumer,
+                    row.attempts,
+                    row.counted,
+                    row.expires,
+                    row.tid,
+                    row.slot if isinstance(row.slot, str) else None,
+                    whole(row.lost),
+                )
+            )
         return leases
 
     def _adopt(self, consumer: str) -> None:

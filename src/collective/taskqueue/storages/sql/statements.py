@@ -65,7 +65,7 @@ DOUBTS = 100
 CLAIMS = "4000000000000000000"
 
 _LEASE = (
-    *("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "slot"),
+    *("id", "key", "place", "token", "attempts", "counted", "expires", "tid", "slot", "lost"),
     *("body", "payload"),
 )
 

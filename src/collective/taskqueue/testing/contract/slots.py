@@ -57,10 +57,10 @@ class Slots(Base):
         add_one(storage)
         first = storage.reserve("consumer", timeout=0, lease=30.0, slots=references(1))[0].slot
         assert first is not None
-        for _ in range(2):
+        for lost in (1, 2):
             clock.advance(60)
             (lease,) = storage.reserve("consumer", timeout=0, lease=30.0, slots=references(1))
-            assert lease.slot == first
+            assert (lease.slot, lease.lost) == (first, lost)
 
     def test_it_is_given_to_the_first_delivery_that_is_offered_one(
         self, storage: Any, clock: Any
@@ -84,7 +84,8 @@ class Slots(Base):
         add_one(storage, max_attempts=3)
         lease = take(storage, slots=references(1))
         storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
-        assert take(storage, slots=references(1)).slot == lease.slot
+        again = take(storage, slots=references(1))
+        assert (again.slot, again.lost) == (lease.slot, 0)
 
     def test_a_retry_of_an_attempt_that_committed_gets_a_new_one(
         self, storage: Any, clock: Any
@@ -110,6 +111,17 @@ class Slots(Base):
         storage.admin.retry(task.id)
         given = references(1)
         assert take(storage, slots=given).slot == (given[0] if committed else lease.slot)
+
+    def test_a_person_who_retries_a_task_forgets_its_losses(self, storage: Any, clock: Any) -> None:
+        """The person knows of them: its record has them."""
+        task = add_one(storage)
+        lease = lose(storage, clock)
+        assert lease.lost == 0
+        lease = take(storage)
+        assert lease.is_redelivered
+        storage.complete(lease, completed(lease, FAILED))
+        storage.admin.retry(task.id)
+        assert not take(storage).is_redelivered
 
     def test_the_next_tasks_get_theirs_with_a_completion(self, storage: Any) -> None:
         if not IRemoteStorage.providedBy(storage):
