@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.consumer.redelivery import look
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import State
+from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
+from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import ManualClock
+from collective.taskqueue.testing.model.database import Database
 from collective.taskqueue.testing.model.expected import Entry
 from collective.taskqueue.testing.model.expected import ExpectedQueue
 from contextlib import contextmanager
@@ -69,6 +74,9 @@ class Acts(RuleBasedStateMachine):
         #: Leases by token: those that a consumer holds, and all earlier ones.
         self.held: dict[str, Lease] = {}
         self.dead: dict[str, Lease] = {}
+        #: Those of the dead ones whose consumers may have been frozen, and may thaw.
+        self.frozen: dict[str, Lease] = {}
+        self.database = Database()
 
     def teardown(self) -> None:
         transaction.abort()
@@ -83,10 +91,14 @@ class Acts(RuleBasedStateMachine):
         self.promoted[batch] = tasks
 
     def _reserve(self, consumer: str, limit: int, seconds: float) -> None:
+        slots = self.database.take(limit)
         with self._act():
-            leases = self.storage.reserve(consumer, limit=limit, timeout=0, lease=seconds)
+            leases = self.storage.reserve(
+                consumer, limit=limit, timeout=0, lease=seconds, slots=slots
+            )
             self._hold(leases)
-            self.expected.reserve(leases, consumer, limit, seconds, self.clock())
+            self.expected.reserve(leases, consumer, limit, seconds, self.clock(), slots)
+        self._look(leases)
 
     def _hold(self, leases: list[Lease]) -> None:
         for lease in leases:
@@ -94,11 +106,31 @@ class Acts(RuleBasedStateMachine):
             assert not known, "a token is given out twice"
             self.held[lease.token] = lease
 
+    def _look(self, leases: list[Lease]) -> None:
+        """Complete the attempts that a lost consumer had committed."""
+        for lease in leases:
+            if look(self.database, lease).outcome is not None:
+                self.dead[lease.token] = self.held.pop(lease.token)
+                self._finish(lease, completed(lease, committed=True))
+
     def _finish(self, lease: Lease, transition: Transition) -> None:
         with self._act():
+            self._commit(lease, transition)
             state = self.storage.complete(lease, transition)
-            expected = self.expected.finish(lease, transition, self.clock())
-            assert state == expected, "finished with a stale token" if state else "not finished"
+            self._check_end(lease, transition, state, self.clock())
+
+    def _commit(self, lease: Lease, transition: Transition) -> None:
+        """Commit what an attempt has written that succeeds."""
+        if transition.state == SUCCEEDED:
+            self.database.commit(lease)
+
+    def _check_end(
+        self, lease: Lease, transition: Transition, state: State | None, now: float
+    ) -> None:
+        expected = self.expected.finish(lease, transition, now)
+        assert state == expected, "finished with a stale token" if state else "not finished"
+        if state is not None and transition.state == SUCCEEDED:
+            self.database.completed[lease.task.id] += 1
 
     @contextmanager
     def _act(self) -> Iterator[None]:

@@ -62,6 +62,8 @@ class Entry:
         self.number = 0
         self.counted = 0
         self.lost = 0
+        #: What its deliveries have in common until an attempt has committed.
+        self.slot: str | None = None
         self.progress: Progress | None = None
         self.cancel_requested = False
         self.forget_at = 0.0
@@ -160,11 +162,12 @@ class ExpectedQueue:
         limit: int,
         seconds: float,
         now: float,
+        slots: Sequence[str],
         careful: bool = False,
     ) -> None:
         """Check that the leases given to a consumer are allowed, and start their attempts.
 
-        With `careful`, a redelivered task must be claimed alone.
+        The consumer has offered `slots`. With `careful`, a redelivered task must be claimed alone.
         """
         self.recover(now)
         for entry in self.line(SCHEDULED):
@@ -172,10 +175,11 @@ class ExpectedQueue:
                 self._queue(entry, now)
         assert len(leases) <= limit, "more leases than the limit"
         assert not (self.paused and leases), "a paused queue hands out tasks"
-        for lease in leases:
+        for lease, slot in zip(leases, slots, strict=False):
             entry = self.entries[lease.task.id]
             assert entry.state == QUEUED, f"handed out, although it is {entry.state}"
             assert entry in self._may_be_next(), "handed out before its turn"
+            entry.slot = entry.slot or slot
             self._start(entry, lease, now)
             assert lease.consumer == consumer
             assert near(lease.expires, now + seconds)
@@ -211,6 +215,7 @@ class ExpectedQueue:
         entry.progress = None
         assert lease.task == entry.task
         assert (lease.attempt, lease.counted) == (entry.number, entry.counted)
+        assert (lease.slot, lease.lost) == (entry.slot, entry.lost)
 
     def holder(self, lease: Lease) -> Entry | None:
         """Return the entry of a lease, or None if the lease is not valid any more."""
@@ -223,6 +228,8 @@ class ExpectedQueue:
         if entry is None:
             return None
         entry.attempts.append((transition.attempt.number, transition.attempt.status))
+        if transition.committed or transition.state == SUCCEEDED:
+            entry.slot = None
         if entry.cancel_requested:
             self._conclude(entry, CANCELLED, now)
         elif transition.state != SCHEDULED:

@@ -198,13 +198,17 @@ class QueueMachine(Acts):
                 self.dead[lease.token] = self.held.pop(lease.token, lease)
                 self._finish(lease, transition)
             return
+        slots = self.database.take(number)
         with self._act():
-            found, brought = self.storage.complete_and_reserve(pairs, "one", number, 630.0)
+            for lease, transition in pairs:
+                self._commit(lease, transition)
+            found, brought = self.storage.complete_and_reserve(pairs, "one", number, 630.0, slots)
             for lease, transition in pairs:
                 self.dead[lease.token] = self.held.pop(lease.token, lease)
-                assert found.pop(0) == self.expected.finish(lease, transition, now)
+                self._check_end(lease, transition, found.pop(0), now)
             self._hold(brought)
-            self.expected.reserve(brought, "one", number, 630.0, now, careful=True)
+            self.expected.reserve(brought, "one", number, 630.0, now, slots, careful=True)
+        self._look(brought)
 
     @precondition(lambda self: self.held)
     @rule(which=WHICH, number=st.integers(1, 3))
@@ -245,8 +249,22 @@ class QueueMachine(Acts):
         consumer = self.held[_one(self.held, which)].consumer
         for lease in list(self.held.values()):
             if lease.consumer == consumer:
-                self.dead[lease.token] = self.held.pop(lease.token)
+                self.frozen[lease.token] = self.dead[lease.token] = self.held.pop(lease.token)
         self.clock.advance(later)
+
+    @precondition(lambda self: self.held)
+    @rule(which=WHICH)
+    def commit_then_crash(self, which: int) -> None:
+        """A consumer commits what a task writes, and dies before it completes the attempt."""
+        token = _one(self.held, which)
+        lease = self.dead[token] = self.held.pop(token)
+        self.database.commit(lease)
+
+    @precondition(lambda self: self.frozen)
+    @rule(which=WHICH)
+    def thaw_and_commit(self, which: int) -> None:
+        """A consumer that was frozen commits what a task writes: others may have done so."""
+        self.database.commit(self.frozen.pop(_one(self.frozen, which)))
 
     @precondition(lambda self: self.expected.line(RUNNING))
     @rule(later=often(*LATER))
@@ -286,6 +304,7 @@ class QueueMachine(Acts):
     @invariant()
     def all_is_as_it_should_be(self) -> None:
         checks.check_all(self.storage, self.expected, self.staged, self.seen, self.clock())
+        self.database.check()
 
 
 def _one(things: Any, which: int) -> Any:
