@@ -21,6 +21,7 @@ from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from collective.taskqueue.testing.contract.base import BOUND
 from hypothesis import given
 from hypothesis import HealthCheck
 from hypothesis import settings
@@ -161,7 +162,7 @@ def populate(queue):
 
     def end(outcome):
         consumer = Consumer(queue.storage, lambda attempt: outcome, ServerSettings())
-        assert consumer.step() == 1
+        assert consumer.step(BOUND) == 1
         consumer.stop()
 
     def put(folder, user, due=None):

@@ -279,6 +279,23 @@ def test_a_claim_that_was_given_up(make_storage, url, monkeypatch, late):
     assert take(other).task.id == task.id
 
 
+def test_a_process_that_stands_still_during_a_claim(make_storage, monkeypatch):
+    """The database thinks that its consumer has given up; the task does not wait for that."""
+    storage = make_storage(stage_timeout=1.5)
+    task = add_one(storage, key="key")
+    execute = storage._session.execute
+    pauses = [1.0]
+
+    def stand_still(connection, statement, **values):
+        if statement is storage._statements.claim_keyed and pauses:
+            time.sleep(pauses.pop())
+        return execute(connection, statement, **values)
+
+    monkeypatch.setattr(storage._session, "execute", stand_still)
+    assert take(storage).task.id == task.id
+    assert pauses == []
+
+
 @pytest.mark.parametrize("how", ["expired", "due"])
 def test_a_lock_that_another_session_keeps(make_storage, url, how):
     """Other tasks go on, consumers can be stopped, and the locked task runs after the release."""

@@ -25,6 +25,7 @@ from operator import attrgetter
 from sqlalchemy import Connection
 from typing import Any
 from typing import TypeVar
+import time
 
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class Claims:
         self._calls = calls
         self._recovery = recovery
         self._fail = fail
+        #: Seconds; a claim that takes longer may have claimed nothing although tasks wait.
+        self._patience = session.settings.stage_timeout / 4
         #: The consumers of this process that have adopted tasks of dead processes.
         self._adopted: set[str] = set()
         #: Whether the queue was paused at the last look.
@@ -94,7 +97,12 @@ class Claims:
         statement = self._statements.claim_others if late else self._statements.claim_keyed
         if look.waits and not look.paused:
             # Some of them have keys, or were queued after the first claim.
+            began = time.monotonic()
             rows = self._claim(statement, consumer, limit, seconds, slots, together)
+            if not rows and time.monotonic() - began > self._patience:
+                # The database may have thought that its consumer had given up, see `awaited`:
+                # this process stood still, or the database did.
+                rows = self._claim(statement, consumer, limit, seconds, slots, together)
         moments = [when - look.now for when in _moments(look)]
         soonest = LOCKED if late else max(min(moments, default=float("inf")), 0.001)
         return rows, look.now, soonest
