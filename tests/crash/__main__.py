@@ -16,6 +16,11 @@ RUNS = [
     ("consume", "--storage", "sqlite", "--kills", 60),
     ("consume", "--storage", "postgresql", "--kills", 60),
     ("outage", "--rounds", 4),
+    *(
+        ("exactly", "--database", database, "--storage", storage, "--injections", 120)
+        for database in ("file_storage", "zeo", "rel_storage")
+        for storage in ("redis", "sqlite", "postgresql")
+    ),
 ]
 
 

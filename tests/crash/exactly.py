@@ -91,8 +91,7 @@ class Worker:
                 return self._execute(attempt, writer or None)
             except TransientError:
                 if writer and writer.is_fenced():
-                    lost = Outcome(None, "its lease was lost", verdict="postpone")
-                    return writer.fence.ended() or lost
+                    return writer.fenced() or Outcome(500)
 
     def _execute(self, attempt: Attempt, writer: SlotWriter | None) -> Outcome:
         manager = TransactionManager()
@@ -108,7 +107,7 @@ class Worker:
             if writer is not None:
                 writer.outcome = outcome
             manager.commit()
-            return replace(outcome, committed=writer is not None and writer.is_used)
+            return replace(outcome, drops_slot=writer is not None and writer.is_used)
         finally:
             manager.abort()
             connection.close()

@@ -103,7 +103,8 @@ class ITaskStorage(Interface):
 
         `slots` are references that no task has, 96 hexadecimal digits each, one for each task
         that may be reserved. A task without a slot gets one of them; it keeps it until an attempt
-        ends that has succeeded or `committed`.
+        ends that has succeeded or `drops_slot`. A task that was lost without a slot has `NO_SLOT`
+        instead.
         """
 
     def wake() -> None:

@@ -241,8 +241,8 @@ class Outcome:
     retry_after: float | None = None
     #: What the task itself decided, ``postpone`` if it could not start; empty: policy decides.
     verdict: Literal["", "retry", "discard", "postpone"] = ""
-    #: Whether a transaction with the slot of the attempt was committed.
-    committed: bool = False
+    #: Whether the slot of the attempt is used up, or of no use: the next one gets another.
+    drops_slot: bool = False
     #: What the history says of an attempt that succeeded.
     note: str = ""
     #: Start in seconds since the epoch, and duration in seconds.
@@ -285,12 +285,16 @@ class Transition:
     due: float | None = None
     #: Whether the attempt counts against `max_attempts`.
     counts: bool = True
-    #: Whether a transaction with the slot of the attempt was committed: no other may use it.
-    committed: bool = False
+    #: Whether the slot of the attempt is used up, or of no use: the next one gets another.
+    drops_slot: bool = False
     #: The response of the attempt.
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     truncated: bool = False
+
+
+#: Instead of a reference to a slot: a process was lost that ran the task without a slot.
+NO_SLOT = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +313,8 @@ class Lease:
     expires: float
     #: The transaction that queued the task, if known; the task must see its changes.
     tid: bytes | None = None
-    #: Reference to the slot of this attempt, see `publisher.slot`; None if it has none.
+    #: Reference to the slot of this attempt, see `publisher.slot`; None if it has none, `NO_SLOT`
+    #: if a process was lost that ran the task without one.
     slot: str | None = None
     #: How often a process was lost that ran the task, since it was added or a person retried it.
     lost: int = 0

@@ -9,14 +9,17 @@ from collective.taskqueue.consumer.redelivery import COMMITTED
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.publisher import slot
 from collective.taskqueue.publisher.request import publish
+from collective.taskqueue.publisher.slot import Reference
 from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract import ManualClock
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
 from functools import partial
+from persistent.mapping import PersistentMapping
 from services import RedisServer
 from zope.component import getGlobalSiteManager
 import pytest
@@ -164,4 +167,48 @@ def test_a_retry_runs_again(queue, worker, view, portal, clock):
     clock.advance(60)
     assert consumer.step() == 1
     assert calls(portal) == 2
+    assert queue.status(task_id).state == SUCCEEDED
+
+
+def take_place(portal, lease):
+    """Commit another object at the object id of the slot, as a database may after a restart."""
+    oid = bytes.fromhex(Reference.parse(lease.slot).slot.oid)
+    with portal._p_jar.db().transaction() as connection:
+        connection._add(PersistentMapping(), oid)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_another_object_has_its_place(queue, worker, counting, portal, clock, is_lost):
+    """The task gets another slot at once, and no person has to decide."""
+    task_id = add(counting, once=True)
+    lease = reserve(queue, portal)
+    take_place(portal, lease)
+    consumer = worker()
+    if is_lost:
+        clock.advance(60)
+        assert consumer.step() == 1
+    else:
+        assert consumer.work(lease).verdict == "postpone"
+    assert calls(portal) == 0
+    assert consumer.step() == 1
+    assert calls(portal) == 1
+    status = queue.status(task_id)
+    assert status.state == SUCCEEDED
+    assert status.attempts[-2].reason.startswith("another object has the place of its slot")
+
+
+def test_a_task_that_is_in_doubt(queue, worker, counting, portal, clock):
+    """A person decides; then it runs."""
+    task_id = add(counting, once=True)
+    queue.storage.reserve("lost", timeout=0, lease=30.0)
+    clock.advance(60)
+    consumer = worker()
+    assert consumer.step() == 1
+    assert calls(portal) == 0
+    status = queue.status(task_id)
+    assert status.state == FAILED
+    assert status.reason.endswith("so it may have been done; a person has to decide")
+    queue.retry(task_id)
+    assert consumer.step() == 1
+    assert calls(portal) == 1
     assert queue.status(task_id).state == SUCCEEDED

@@ -240,8 +240,8 @@ class Consumer:
         try:
             self._heartbeat.begin(watched)
             outcome = _storable(undispatched or self._outcome(attempt))
-            if before.drops:
-                outcome = replace(outcome, committed=True)
+            if before.drops_slot:
+                outcome = replace(outcome, drops_slot=True)
             transition = policy.next_transition(lease, outcome, self._clock(), since=since)
             calls.complete(Completion(lease, transition, release))
         except BaseException:

@@ -40,7 +40,7 @@ def next_transition(
     if outcome.ok:
         return _transition(lease, outcome, SUCCEEDED, "")
     if outcome.verdict == "postpone":
-        due = now + backoff(lease.task, 1)
+        due = now + (backoff(lease.task, 1) if outcome.retry_after is None else 0.0)
         return replace(_transition(lease, outcome, SCHEDULED, outcome.reason, due), counts=False)
     if not _may_be_retried(outcome):
         return _transition(lease, outcome, FAILED, _reason(outcome))
@@ -114,7 +114,7 @@ def _transition(
         attempt=attempt,
         reason=reason,
         due=due,
-        committed=outcome.committed,
+        drops_slot=outcome.drops_slot,
         headers=outcome.headers,
         body=outcome.body,
         truncated=outcome.truncated,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import NO_SLOT
 from collective.taskqueue.task import Outcome
 from dataclasses import replace
 from typing import NamedTuple
@@ -30,14 +31,14 @@ class Found(NamedTuple):
     is_there: bool = False
     is_slot: bool = False
     outcome: Outcome | None = None
-    #: Nothing is there, but a pack may have removed it.
+    #: The slot is not there, but a pack may have removed it.
     may_be_packed: bool = False
 
     def ended(self) -> Outcome | None:
         """Return the outcome with which the attempt has committed; None if that is unknown."""
         if self.outcome is None:
             return None
-        return replace(self.outcome, committed=True, note=COMMITTED)
+        return replace(self.outcome, drops_slot=True, note=COMMITTED)
 
 
 class Slots(Protocol):
@@ -57,12 +58,12 @@ class Before(NamedTuple):
     """What earlier deliveries of an attempt have left.
 
     `outcome` ends the attempt without a run; None lets it run, with `slot` if it has one. With
-    `drops` the storage is to forget the slot: it is used up, or of no use.
+    `drops_slot` the storage is to forget the slot: it is used up, or of no use.
     """
 
     outcome: Outcome | None = None
     slot: str | None = None
-    drops: bool = False
+    drops_slot: bool = False
 
 
 def look(slots: Slots | None, lease: Lease) -> Before:
@@ -76,29 +77,46 @@ def look(slots: Slots | None, lease: Lease) -> Before:
     if lease.attempt == 1:
         return Before(slot=lease.slot)
     if lease.slot is None:
+        return Before()
+    if lease.slot == NO_SLOT:
         why = "it had no slot when its process was lost"
-        return Before(_in_doubt(lease, why) if lease.is_redelivered else None)
+        return Before(_in_doubt(lease, why), drops_slot=True)
     try:
         found = slots.find(lease.slot, lease.task.id)
     except ValueError as exc:
-        return Before(_in_doubt(lease, f"its slot is damaged ({exc})"), drops=True)
+        return Before(_in_doubt(lease, f"its slot is damaged ({exc})"), drops_slot=True)
     except Exception as exc:
         reason = f"the database with its slot cannot be read ({type(exc).__name__})"
         return Before(Outcome(None, reason, verdict="postpone"))
+    return _after(lease, found)
+
+
+def taken() -> Outcome:
+    """Return the outcome of an attempt that cannot commit: another object has its place.
+
+    The next attempt gets another slot. That happens if the process, or the server of the
+    database, was restarted after it had allocated the object id, and before the commit.
+    """
+    reason = "another object has the place of its slot, it gets another one"
+    return Outcome(None, reason, verdict="postpone", retry_after=0.0, drops_slot=True)
+
+
+def _after(lease: Lease, found: Found) -> Before:
+    """Return what the earlier deliveries have left, by what is at the object id of the slot."""
     ended = found.ended()
     if ended is not None:
         logger.warning("task %s: %s, not run again", lease.task.id, COMMITTED)
-        return Before(ended, drops=True)
-    if not found.is_there:
-        why = "a pack may have removed its slot"
-        outcome = _in_doubt(lease, why) if found.may_be_packed else None
-        return Before(outcome, lease.slot, drops=outcome is not None)
-    why = (
-        "its view had committed by itself before its process was lost"
-        if found.is_slot
-        else "another object has the place of its slot"
-    )
-    return Before(_in_doubt(lease, why), drops=True)
+        return Before(ended, drops_slot=True)
+    if found.is_slot:
+        why = "its view had committed by itself before its process was lost"
+        return Before(_in_doubt(lease, why), drops_slot=True)
+    if found.may_be_packed and lease.is_redelivered:
+        in_doubt = _in_doubt(lease, "a pack may have removed its slot")
+        if in_doubt is not None:
+            return Before(in_doubt, drops_slot=True)
+    if found.is_there:
+        return Before(taken(), drops_slot=True)
+    return Before(slot=lease.slot)
 
 
 def _in_doubt(lease: Lease, why: str) -> Outcome | None:

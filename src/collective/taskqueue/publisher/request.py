@@ -200,26 +200,15 @@ def _published(attempt: Attempt) -> Outcome:
     seconds = time.perf_counter() - clock
     outcome = outcome_of(attempt.task, answer, attempt.failure, started, seconds)
     attempt.failure = None
-    return (
-        outcome if writer is None else _fenced(writer) or replace(outcome, committed=writer.is_used)
-    )
+    if writer is None:
+        return outcome
+    return writer.fenced() or replace(outcome, drops_slot=writer.is_used)
 
 
 def _slot_writer(attempt: Attempt) -> SlotWriter | None:
     if attempt.slot is None:
         return None
     return SlotWriter(attempt.slot, attempt.task.id, attempt.number)
-
-
-def _fenced(writer: SlotWriter) -> Outcome | None:
-    """Return the outcome of an attempt that could not commit beside another one; or None.
-
-    If its lease is valid, the other one was of a lost process: its outcome is that of the task.
-    """
-    if not writer.fence.is_there:
-        return None
-    reason = "its lease was lost, and another attempt of the task has committed"
-    return writer.fence.ended() or Outcome(None, reason, verdict="postpone", started=time.time())
 
 
 def current_attempt() -> Attempt | None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Collection
 from collective.taskqueue.consumer.redelivery import Found
+from collective.taskqueue.consumer.redelivery import taken
 from collective.taskqueue.task import Outcome
 from persistent import Persistent
 from transaction import TransactionManager
@@ -35,6 +36,7 @@ from ZODB.utils import get_pickle_metadata
 from zope.interface import implementer
 import logging
 import threading
+import time
 
 
 logger = logging.getLogger("collective.taskqueue")
@@ -142,7 +144,7 @@ def find(database: DB, reference: Reference, task_id: str) -> Found:
         oid = bytes.fromhex(slot.oid)
         record, _ = connection._storage.load(oid)
         if not slot.holds(record):
-            return Found(is_there=True)
+            return Found(True, may_be_packed=_is_packed(database, reference.older))
         found = connection.get(oid)
         if found.task_id != task_id:
             return Found(is_there=True)
@@ -204,6 +206,19 @@ class SlotWriter:
             except Exception as exc:
                 logger.warning("task %s: its slot cannot be read (%s)", self._made_of[0], exc)
         return self.fence.is_there
+
+    def fenced(self) -> Outcome | None:
+        """Return the outcome of an attempt that could not commit beside another one; or None.
+
+        If its lease is valid, the other one was of a lost process: its outcome is that of the
+        task.
+        """
+        if not self.fence.is_there:
+            return None
+        if not self.fence.is_slot:
+            return taken()
+        reason = "its lease was lost, and another attempt of the task has committed"
+        return self.fence.ended() or Outcome(None, reason, verdict="postpone", started=time.time())
 
 
 def _new(database: DB) -> Place:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import NO_SLOT
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
@@ -134,13 +135,14 @@ class Record:
 
     def end(self, transition: Transition) -> None:
         self.last = transition
-        if transition.committed or transition.state == SUCCEEDED:
+        if transition.drops_slot or transition.state == SUCCEEDED:
             self.slot = None
         self.forgotten = False
         self._remember(transition.attempt)
 
     def lose(self, now: float) -> None:
         self.lost += 1
+        self.slot = self.slot or NO_SLOT
         self._remember(
             AttemptRecord(
                 number=self.number,

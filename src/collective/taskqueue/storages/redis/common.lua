@@ -875,7 +875,7 @@ local function lose(id)
     number = num(record.number, 1), consumer = record.consumer or '', started = started,
     seconds = now - started, reason = 'its process was lost',
   }))
-  local more = { lost = lost }
+  local more = { lost = lost, slot = record.slot or 'none' }
   if is_pointless(record, more) then return end
   if lost >= settings.max_deliveries then
     local reason = 'its process was lost ' .. lost .. ' times'

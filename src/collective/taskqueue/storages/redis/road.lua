@@ -291,7 +291,7 @@ function operation.complete(of)
   if record.forgotten then unset(of.id, 'forgotten') end
   -- An attempt that has committed nothing leaves its slot to the next one: the process of an
   -- earlier delivery may be alive, and must not commit beside it.
-  if record.slot and (of.committed or of.state == 'succeeded') then unset(of.id, 'slot') end
+  if record.slot and (of.drops_slot or of.state == 'succeeded') then unset(of.id, 'slot') end
   local replaced, state = newer(record), of.state
   if record.cancel or replaced and state == 'scheduled' then state = 'cancelled' end
   more.done = remembered(record, state, of.token)

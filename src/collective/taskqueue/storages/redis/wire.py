@@ -87,7 +87,7 @@ def completion(lease: Lease, transition: Transition) -> dict[str, Any]:
         "status": "" if status is None else status,
         "last": codec.pack_response(transition),
         "counts": int(transition.counts),
-        "committed": transition.committed,
+        "drops_slot": transition.drops_slot,
     }
 
 

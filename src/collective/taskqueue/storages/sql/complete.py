@@ -51,7 +51,7 @@ GIVEN: dict[str, Any] = {
     "attempt": Text,
     "due_": Double,
     "counts_": Integer,
-    "committed_": Integer,
+    "drops_slot_": Integer,
     "status_": Integer,
     "last_": LargeBinary,
     "place_": BigInteger,
@@ -102,7 +102,7 @@ class Completion:
         again = and_(TASK.c.cancel.is_not(true()), asked == name_of(SCHEDULED))
         succeeded = and_(TASK.c.cancel.is_not(true()), asked == name_of(SUCCEEDED))
         keep = case((succeeded, seconds("keep_succeeded")), else_=seconds("keep_failed"))
-        committed = or_(succeeded, given["committed_"] == literal_column("1"))
+        drops = or_(succeeded, given["drops_slot_"] == literal_column("1"))
         reason = case((cancelled, quoted("cancelled while running")), else_=given["reason_"])
         history = TASK.c.history + given["attempt"]
         # A succeeded task cannot be retried: it needs no payload.
@@ -127,7 +127,7 @@ class Completion:
                 forgotten=false(),
                 # An attempt that has committed nothing leaves its slot to the next one: the
                 # process of an earlier delivery may be alive, and must not commit beside it.
-                slot=case((committed, null()), else_=TASK.c.slot),
+                slot=case((drops, null()), else_=TASK.c.slot),
                 forget_at=case((again, null()), else_=self._now + func.coalesce(TASK.c.keep, keep)),
                 ended=self._now,
                 size=weight(history, given["last_"], payload),

@@ -300,7 +300,7 @@ def _values(task_id: str, token: str, call: Call, transition: Transition) -> Row
         "attempt": codec.pack_attempt(attempt) + "\n",
         "due_": transition.due,
         "counts_": int(transition.counts),
-        "committed_": int(transition.committed),
+        "drops_slot_": int(transition.drops_slot),
         "status_": attempt.status,
         "last_": codec.pack_response(transition),
     }

@@ -14,12 +14,15 @@ from collective.taskqueue.storages.sql.damage import whole
 from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.storages.sql.session import Session
 from collective.taskqueue.storages.sql.states import one_of
+from collective.taskqueue.storages.sql.states import quoted
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import NO_SLOT
 from collective.taskqueue.task import RUNNING
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
+from sqlalchemy import func
 from sqlalchemy import select
 from typing import Any
 
@@ -112,7 +115,11 @@ def _lose(
     )
     line = codec.pack_attempt(attempt) + "\n"
     connection.execute(
-        transitions.of_task(session, task_id).values(history=TASK.c.history + line, lost=lost)
+        transitions.of_task(session, task_id).values(
+            history=TASK.c.history + line,
+            lost=lost,
+            slot=func.coalesce(TASK.c.slot, quoted(NO_SLOT)),
+        )
     )
     replaced = transitions.newer(session, connection, row.key, row.mode)
     if row.cancel:

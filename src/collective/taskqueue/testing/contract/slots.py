@@ -6,6 +6,7 @@ from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import NO_SLOT
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import SUCCEEDED
@@ -62,12 +63,20 @@ class Slots(Base):
             (lease,) = storage.reserve("consumer", timeout=0, lease=30.0, slots=references(1))
             assert (lease.slot, lease.lost) == (first, lost)
 
-    def test_it_is_given_to_the_first_delivery_that_is_offered_one(
-        self, storage: Any, clock: Any
-    ) -> None:
-        """As after an update: an earlier version offered none."""
+    def test_a_task_that_was_lost_without_one(self, storage: Any, clock: Any) -> None:
+        """As after an update: it may have committed. Once it is completed, it gets a slot."""
         add_one(storage)
         assert lose(storage, clock).slot is None
+        lease = take(storage, slots=references(1))
+        assert lease.slot == NO_SLOT
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock(), drops_slot=True))
+        given = references(1)
+        assert take(storage, slots=given).slot == given[0]
+
+    def test_a_retry_without_one_gets_one(self, storage: Any, clock: Any) -> None:
+        add_one(storage)
+        lease = take(storage)
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock()))
         given = references(1)
         assert take(storage, slots=given).slot == given[0]
 
@@ -92,25 +101,23 @@ class Slots(Base):
     ) -> None:
         add_one(storage, max_attempts=3)
         lease = take(storage, slots=references(1))
-        storage.complete(lease, completed(lease, SCHEDULED, due=clock(), committed=True))
+        storage.complete(lease, completed(lease, SCHEDULED, due=clock(), drops_slot=True))
         given = references(1)
         assert take(storage, slots=given).slot == given[0] != lease.slot
 
     @pytest.mark.parametrize("state", [FAILED, CANCELLED])
-    @pytest.mark.parametrize("committed", [False, True])
-    def test_a_task_that_a_person_retries(
-        self, storage: Any, state: State, committed: bool
-    ) -> None:
+    @pytest.mark.parametrize("drops", [False, True])
+    def test_a_task_that_a_person_retries(self, storage: Any, state: State, drops: bool) -> None:
         """A new slot if the old one was used."""
         task = add_one(storage)
         lease = take(storage, slots=references(1))
         if state == CANCELLED:
             storage.admin.cancel(task.id)
-        storage.complete(lease, completed(lease, FAILED, committed=committed))
+        storage.complete(lease, completed(lease, FAILED, drops_slot=drops))
         assert storage.admin.get(task.id).state == state
         storage.admin.retry(task.id)
         given = references(1)
-        assert take(storage, slots=given).slot == (given[0] if committed else lease.slot)
+        assert take(storage, slots=given).slot == (given[0] if drops else lease.slot)
 
     def test_a_person_who_retries_a_task_forgets_its_losses(self, storage: Any, clock: Any) -> None:
         """The person knows of them: its record has them."""

@@ -111,7 +111,7 @@ class Acts(RuleBasedStateMachine):
         for lease in leases:
             if look(self.database, lease).outcome is not None:
                 self.dead[lease.token] = self.held.pop(lease.token)
-                self._finish(lease, completed(lease, committed=True))
+                self._finish(lease, completed(lease, drops_slot=True))
 
     def _finish(self, lease: Lease, transition: Transition) -> None:
         with self._act():

@@ -20,6 +20,7 @@ from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import LINGER
+from collective.taskqueue.task import NO_SLOT
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import RUNNING
@@ -228,7 +229,7 @@ class ExpectedQueue:
         if entry is None:
             return None
         entry.attempts.append((transition.attempt.number, transition.attempt.status))
-        if transition.committed or transition.state == SUCCEEDED:
+        if transition.drops_slot or transition.state == SUCCEEDED:
             entry.slot = None
         if entry.cancel_requested:
             self._conclude(entry, CANCELLED, now)
@@ -252,6 +253,7 @@ class ExpectedQueue:
     def _lose(self, entry: Entry, now: float) -> bool:
         entry.attempts.append((entry.number, None))
         entry.lost += 1
+        entry.slot = entry.slot or NO_SLOT
         pointless = entry.cancel_requested or self.replaced(entry)
         if pointless or entry.lost < self.settings.max_deliveries:
             return self._put_back(entry, now)
