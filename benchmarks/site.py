@@ -7,8 +7,10 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.publisher.request import publish
+from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.queue import TaskQueue
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,17 +74,23 @@ def plone_site(home: Path) -> Iterator[TaskQueue]:
         Zope2.DB.close()
 
 
-def make_consumer(queue: TaskQueue, told: Callable[[str], None] = lambda state: None) -> Consumer:
+def make_consumer(
+    queue: TaskQueue, told: Callable[[str], None] = lambda state: None, slots: bool = True
+) -> Consumer:
     """Return what `<taskqueue-server />` starts; not started.
 
-    `told` is called with each state that a task enters.
+    `told` is called with each state that a task enters. Without `slots`, a task whose commit was
+    not reported may run twice.
     """
 
     def notify(state: str, task_id: str) -> None:
         queue.publish_event(state, task_id)
         told(state)
 
-    return Consumer(queue.storage, publish, ServerSettings(queue=queue.name), notify)
+    consumer = Consumer(queue.storage, publish, ServerSettings(queue=queue.name), notify)
+    if slots and IRemoteStorage.providedBy(queue.storage):
+        consumer.use_slots(Slots(Zope2.DB))
+    return consumer
 
 
 @contextmanager

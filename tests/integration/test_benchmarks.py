@@ -104,6 +104,20 @@ def test_what_is_measured_on_a_shared_queue():
     assert re.fullmatch(r".*per minute: \d+\.\d", lines[-1])
 
 
+def test_what_slots_cost():
+    """A line for each variant, and the ratio; one slice says nothing about the goal."""
+    done = bench("--slices", "1", "--storage", "Redis", module="benchmarks.slots")
+    assert not done.stderr
+    lines = [re.fullmatch(r"Redis {7}(.+?) +\d\.\d{3}", line) for line in done.stdout.splitlines()]
+    assert [line.group(1) for line in lines] == [
+        "without slots",
+        "with slots",
+        "with slots, completions wait 2 times as long",
+        "with slots, completions wait 5 times as long",
+        "with ÷ without slots (≥ 0.98)",
+    ]
+
+
 def test_without_redis_it_says_what_to_type(tmp_path):
     done = bench(PATH=str(tmp_path))
     assert done.returncode == 1
