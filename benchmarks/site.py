@@ -89,7 +89,7 @@ def make_consumer(
 
     consumer = Consumer(queue.storage, publish, ServerSettings(queue=queue.name), notify)
     if slots and IRemoteStorage.providedBy(queue.storage):
-        consumer.use_slots(Slots(Zope2.DB))
+        consumer.use_slots(Slots(Zope2.DB), queue.settings.max_deliveries)
     return consumer
 
 

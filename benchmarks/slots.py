@@ -64,8 +64,9 @@ def measure(make: Callable[[str], TaskQueue], slices: int) -> Iterator[tuple[Var
         return make_consumer(queue, told, slots=queues[queue].slots)
 
     speeds = throughputs(list(queues), slices, "jane", WRITING_URL, consumer)
-    for variant, speed in zip(VARIANTS, speeds, strict=True):
-        yield variant, speed.ratio
+    for queue, speed in zip(queues, speeds, strict=True):
+        queue.storage.close()
+        yield queues[queue], speed.ratio
 
 
 def main() -> int:

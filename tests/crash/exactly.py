@@ -30,7 +30,6 @@ from crash.processes import fork
 from crash.processes import in_child
 from crash.processes import kill
 from crash.worker import new_task
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,7 +76,7 @@ class Worker:
         server = ServerSettings(name=f"worker-{os.getpid()}", lease=LEASE)
         self._consumer = Consumer(storage, self._perform, server)
         if with_slots:
-            self._consumer.use_slots(Slots(self._database))
+            self._consumer.use_slots(Slots(self._database), settings.max_deliveries)
 
     def run(self) -> None:
         """Consume until killed."""
@@ -90,8 +89,8 @@ class Worker:
             try:
                 return self._execute(attempt, writer or None)
             except TransientError:
-                if writer and writer.is_fenced():
-                    return writer.fenced() or Outcome(500)
+                if writer and not writer.may_be_retried():
+                    return writer.result(Outcome(500))
 
     def _execute(self, attempt: Attempt, writer: SlotWriter | None) -> Outcome:
         manager = TransactionManager()
@@ -105,9 +104,9 @@ class Worker:
             reach("written", attempt.lease)
             manager.get().join(Last(attempt.lease))
             if writer is not None:
-                writer.outcome = outcome
+                writer.outcome = lambda: outcome
             manager.commit()
-            return replace(outcome, drops_slot=writer is not None and writer.is_used)
+            return outcome if writer is None else writer.result(outcome)
         finally:
             manager.abort()
             connection.close()

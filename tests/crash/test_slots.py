@@ -1,5 +1,6 @@
 """The slot of a task: of two transactions that create it, one commits, in every database."""
 
+from collective.taskqueue.consumer.redelivery import COMMITTED
 from collective.taskqueue.consumer.redelivery import Found
 from collective.taskqueue.publisher.slot import find
 from collective.taskqueue.publisher.slot import Reference
@@ -7,6 +8,7 @@ from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.publisher.slot import SlotWriter
 from collective.taskqueue.task import Outcome
 from contextlib import contextmanager
+from dataclasses import replace
 from persistent.mapping import PersistentMapping
 from transaction import TransactionManager
 from ZODB.POSException import ConflictError
@@ -17,11 +19,10 @@ OUTCOME = Outcome(200, body=b"done", started=1.0, seconds=2.0)
 
 
 @contextmanager
-def attempt(database, reference, outcome=OUTCOME):
+def attempt(database, reference):
     """A connection whose transactions get the slot of an attempt."""
     manager = TransactionManager()
     writer = SlotWriter(reference, "task", 1)
-    writer.outcome = outcome
     manager.registerSynch(writer)
     connection = database.open(transaction_manager=manager)
     manager.begin()
@@ -31,6 +32,12 @@ def attempt(database, reference, outcome=OUTCOME):
     finally:
         manager.abort()
         connection.close()
+
+
+def commit(connection, outcome=OUTCOME):
+    """Commit what the view has written; with an outcome if the view is done."""
+    connection.writer.outcome = outcome and (lambda: outcome)
+    connection.transaction_manager.commit()
 
 
 def write(connection, name):
@@ -51,7 +58,7 @@ def test_the_slot_is_there_once_its_transaction_has_committed(database, referenc
     with attempt(database, reference) as connection:
         write(connection, "object")
         assert slots.find(reference, "task") == Found()
-        connection.transaction_manager.commit()
+        commit(connection)
         assert connection.writer.is_used
     assert slots.find(reference, "task") == Found(True, True, OUTCOME)
 
@@ -65,12 +72,13 @@ def test_of_two_attempts_one_commits(database, reference):
         other.transaction_manager.begin()
         lost.root()["first"]["by"] = "lost"
         other.root()["second"]["by"] = "other"
-        other.transaction_manager.commit()
+        commit(other)
         with pytest.raises(ConflictError):
-            lost.transaction_manager.commit()
+            commit(lost)
         lost.transaction_manager.abort()
-        assert lost.writer.is_fenced()
-        assert lost.writer.fence == Found(True, True, OUTCOME)
+        assert not lost.writer.may_be_retried()
+        ended = replace(OUTCOME, drops_slot=True, note=COMMITTED)
+        assert lost.writer.result(Outcome(500)) == ended
         assert not lost.writer.is_used
     with database.transaction() as connection:
         root = connection.root()
@@ -81,7 +89,7 @@ def test_a_transaction_that_only_reads_gets_none(database, reference):
     before = database.lastTransaction()
     with attempt(database, reference) as connection:
         connection.root()["first"].keys()
-        connection.transaction_manager.commit()
+        commit(connection)
         assert not connection.writer.is_used
     assert database.lastTransaction() == before
 
@@ -93,7 +101,7 @@ def test_an_aborted_transaction_leaves_none(database, reference):
         assert not connection.writer.is_used
         # The next one gets it.
         write(connection, "object")
-        connection.transaction_manager.commit()
+        commit(connection)
         assert connection.writer.is_used
     assert find(database, Reference.parse(reference), "task").is_slot
 
@@ -102,18 +110,17 @@ def test_after_a_savepoint(database, reference):
     with attempt(database, reference) as connection:
         write(connection, "object")
         connection.transaction_manager.savepoint()
-        connection.transaction_manager.commit()
+        commit(connection)
         assert connection.writer.is_used
     assert find(database, Reference.parse(reference), "task").is_slot
 
 
 def test_only_the_first_commit_gets_it(database, reference):
-    with attempt(database, reference, None) as connection:
+    with attempt(database, reference) as connection:
         write(connection, "early")
-        connection.transaction_manager.commit()
-        connection.writer.outcome = OUTCOME
+        commit(connection, None)
         write(connection, "late")
-        connection.transaction_manager.commit()
+        commit(connection)
     assert Slots(database).find(reference, "task") == Found(True, True, None)
 
 
@@ -131,7 +138,7 @@ def test_after_a_pack_it_may_have_been_there(database, reference):
     assert slots.find(reference, "task") == Found()
     with attempt(database, reference) as connection:
         write(connection, "object")
-        connection.transaction_manager.commit()
+        commit(connection)
     database.pack()
     found = slots.find(reference, "task")
     # The cache of a ZEO client may still have it.

@@ -246,15 +246,22 @@ def _start(servers: list[ServerSettings]) -> None:
         )
         slots = _slots(queue)
         if slots is not None:
-            consumer.use_slots(slots)
+            consumer.use_slots(slots, queue.settings.max_deliveries)
         _process.consumers.append(consumer)
         consumer.start()
 
 
 def _slots(queue: TaskQueue) -> Slots | None:
-    main = _process.database.databases.get(MAIN)
-    if main is None or not IRemoteStorage.providedBy(queue.storage):
+    if not IRemoteStorage.providedBy(queue.storage):
         # The tasks of a local queue are lost with the process that runs them.
+        return None
+    main = _process.database.databases.get(MAIN)
+    if main is None:
+        logger.warning(
+            "queue %s: there is no database %s, a task whose process is lost may run twice",
+            queue.name,
+            MAIN,
+        )
         return None
     return Slots(main, partial(classify, transient=queue.settings.transient_statuses))
 

@@ -297,6 +297,16 @@ class Transition:
 NO_SLOT = "none"
 
 
+def is_lost_for_good(lost: int, slot: str | None, max_deliveries: int) -> bool:
+    """Return whether a task that was lost so often is failed by its storage.
+
+    With a slot it is delivered once more: it does not run then, but its consumer looks whether it
+    has committed.
+    """
+    has_slot = slot is not None and slot != NO_SLOT
+    return lost >= max_deliveries + has_slot
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A consumer's time-limited right to finish one attempt of one task."""

@@ -3,7 +3,7 @@
 from collective.taskqueue.consumer.redelivery import Before
 from collective.taskqueue.consumer.redelivery import COMMITTED
 from collective.taskqueue.consumer.redelivery import Found
-from collective.taskqueue.consumer.redelivery import look
+from collective.taskqueue.consumer.redelivery import look as look_again
 from collective.taskqueue.consumer.redelivery import taken
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import NO_SLOT
@@ -19,6 +19,10 @@ SLOT = "1" * 96
 PACKED = "a pack may have removed its slot"
 BY_ITSELF = "its view had committed by itself before its process was lost"
 WITHOUT = "it had no slot when its process was lost"
+
+
+def look(slots, lease, max_deliveries=3):
+    return look_again(slots, lease, max_deliveries)
 
 
 class Slots:
@@ -40,11 +44,22 @@ def lease(lost=1, slot=SLOT, url="/view", once=False, attempt=2):
     return Lease(task, "token", "consumer", attempt, 0, 0.0, slot=slot, lost=lost)
 
 
-def test_a_first_delivery_asks_no_database():
-    slots = Slots(AssertionError())
-    assert look(slots, lease(attempt=1, lost=0)) == Before(slot=SLOT)
+def test_without_slots_it_runs_again(caplog):
+    """As in a local queue; with `once` a person decides."""
     assert look(None, lease()) == Before()
-    assert slots.asked == []
+    assert look(None, lease(lost=0, once=True)) == Before()
+    assert look(None, lease(once=True)).outcome.verdict == "discard"
+    assert caplog.messages == []
+
+
+def test_lost_too_often_it_does_not_run():
+    """It was delivered to find out whether it has committed."""
+    before = look(Slots(Found()), lease(lost=3))
+    assert before.outcome == Outcome(None, "its process was lost 3 times", verdict="discard")
+    before = look(Slots(Found(True, True, DONE)), lease(lost=3))
+    assert before.outcome.ok
+    hook = lease(lost=3, url="https://example.org/")
+    assert look(Slots(Found()), hook).outcome.verdict == "discard"
 
 
 def test_what_has_committed_ends_as_it_did(caplog):
@@ -109,15 +124,8 @@ def test_a_database_that_cannot_be_read_is_waited_for():
     assert "OSError" in before.outcome.reason
 
 
-@pytest.mark.parametrize("once", [False, True])
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_web_hook_has_no_slot(once, lost, caplog):
-    """It is called again, as a rule; with `once` a person decides."""
-    hook = lease(url="https://example.org/", once=once, lost=lost)
+def test_a_web_hook_has_no_slot(caplog):
+    """It is called again."""
     slots = Slots(AssertionError())
-    before = look(slots, hook)
-    if once and lost:
-        assert before.outcome.verdict == "discard"
-    else:
-        assert before == Before()
+    assert look(slots, lease(url="https://example.org/")) == Before()
     assert (slots.asked, caplog.messages) == ([], [])

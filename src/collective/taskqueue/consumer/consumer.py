@@ -14,6 +14,7 @@ from collective.taskqueue.consumer.batcher import Batcher
 from collective.taskqueue.consumer.calls import Completion
 from collective.taskqueue.consumer.calls import StorageCalls
 from collective.taskqueue.consumer.heartbeat import Heartbeat
+from collective.taskqueue.consumer.redelivery import Before
 from collective.taskqueue.consumer.redelivery import Slots
 from collective.taskqueue.consumer.shutdown import pause
 from collective.taskqueue.consumer.shutdown import Shutdown
@@ -36,6 +37,7 @@ from collective.taskqueue.task import Transition
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import cast
 import logging
 import threading
@@ -94,12 +96,17 @@ class Consumer:
         self._batcher: StorageCalls | Batcher = self._calls
         if IRemoteStorage.providedBy(storage):
             self._batcher = Batcher(self._calls, cast(RemoteStorage, storage))
+        #: Set by `use_slots`.
+        self._max_deliveries: float = inf
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
 
-    def use_slots(self, slots: Slots) -> None:
-        """Run no attempt again that has committed its slot; called before `start`."""
-        self._calls.slots = slots
+    def use_slots(self, slots: Slots, max_deliveries: int) -> None:
+        """Run no attempt again that has committed its slot; called before `start`.
+
+        A task that was lost `max_deliveries` times runs no more: its slot is looked for, once.
+        """
+        self._calls.slots, self._max_deliveries = slots, max_deliveries
 
     def start(self) -> None:
         """Start the threads; called once, when the process starts."""
@@ -231,7 +238,7 @@ class Consumer:
     def _attempt(self, lease: Lease, calls: StorageCalls | Batcher) -> Outcome:
         attempt = Attempt(lease, self._storage, self.settings.retry_max_count)
         since = self._since(lease.task)
-        before = redelivery.look(self._calls.slots, lease)
+        before = self._before(attempt)
         attempt.slot = before.slot
         undispatched = before.outcome or self._outcome_without_dispatch(attempt, since)
         self._notify("running", lease.task.id)
@@ -249,6 +256,15 @@ class Consumer:
             release()
             raise
         return outcome
+
+    def _before(self, attempt: Attempt) -> Before:
+        """Return what earlier deliveries have left."""
+        lease = attempt.lease
+        if lease.attempt == 1:
+            return Before(slot=lease.slot)
+        # The database may take longer to answer than the lease lasts.
+        with self._heartbeat.watch(attempt, timed=False):
+            return redelivery.look(self._calls.slots, lease, self._max_deliveries)
 
     def _stored(self, completion: Completion, state: State | None) -> None:
         _log_end(completion.lease, completion.transition, state)

@@ -40,7 +40,8 @@ def next_transition(
     if outcome.ok:
         return _transition(lease, outcome, SUCCEEDED, "")
     if outcome.verdict == "postpone":
-        due = now + (backoff(lease.task, 1) if outcome.retry_after is None else 0.0)
+        wait = outcome.retry_after
+        due = now + (backoff(lease.task, 1) if wait is None else wait)
         return replace(_transition(lease, outcome, SCHEDULED, outcome.reason, due), counts=False)
     if not _may_be_retried(outcome):
         return _transition(lease, outcome, FAILED, _reason(outcome))
@@ -106,7 +107,7 @@ def _transition(
         started=outcome.started,
         seconds=outcome.seconds,
         status=outcome.status,
-        reason=outcome.note if outcome.ok else _reason(outcome),
+        reason=", ".join(filter(None, ("" if outcome.ok else _reason(outcome), outcome.note))),
         error=outcome.error,
     )
     return Transition(

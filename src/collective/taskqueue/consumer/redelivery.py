@@ -66,16 +66,25 @@ class Before(NamedTuple):
     drops_slot: bool = False
 
 
-def look(slots: Slots | None, lease: Lease) -> Before:
-    """Return what earlier deliveries have left; called before each attempt."""
-    if slots is None:
-        return Before()
+def look(slots: Slots | None, lease: Lease, max_deliveries: float) -> Before:
+    """Return what earlier deliveries have left; called before each attempt but the first.
+
+    A task that was lost `max_deliveries` times is delivered for this alone: it does not run.
+    """
+    before = _before(slots, lease)
+    if before.outcome is None and lease.lost >= max_deliveries:
+        reason = f"its process was lost {lease.lost} times"
+        return before._replace(outcome=Outcome(None, reason, verdict="discard"))
+    return before
+
+
+def _before(slots: Slots | None, lease: Lease) -> Before:
     if lease.task.is_hook:
-        # A web hook may always be called twice, and its reader knows that.
-        is_in_doubt = lease.task.once and lease.is_redelivered
-        return Before(_in_doubt(lease, "its process was lost") if is_in_doubt else None)
-    if lease.attempt == 1:
-        return Before(slot=lease.slot)
+        # A web hook may be called twice. Its receiver recognises the task by its id.
+        return Before()
+    if slots is None:
+        in_doubt = lease.is_redelivered and lease.task.once
+        return Before(_in_doubt(lease, "its consumer has no slots") if in_doubt else None)
     if lease.slot is None:
         return Before()
     if lease.slot == NO_SLOT:

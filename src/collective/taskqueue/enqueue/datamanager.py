@@ -191,6 +191,11 @@ class _Stager(_DataManager):
         """See `IDataManager`."""
         return f"\0collective.taskqueue:{self._batch.queue.name}"
 
+    @property
+    def adds_tasks(self) -> bool:
+        """Whether the transaction has tasks; the slot of the task that added them has to know."""
+        return bool(self._batch.tasks)
+
     def savepoint(self) -> _Savepoint:
         """See `ISavepointDataManager`."""
         return _Savepoint(self._batch.tasks)

@@ -39,6 +39,10 @@ def check_options(
         task |= _given(options, now)
     if task["min_backoff"] > task["max_backoff"]:
         raise InvalidTask("min_backoff", "min_backoff is greater than max_backoff")
+    if is_hook and task["once"]:
+        if options.get("once"):
+            raise InvalidTask("once", "once is not for a web hook: it may be called twice")
+        task["once"] = False
     if "on_conflict" in task and "key" not in task:
         raise InvalidTask(
             "on_conflict", "on_conflict says what to do with tasks of one key; there is no key"

@@ -29,7 +29,7 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
-from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from itertools import takewhile
 from plone.protect.interfaces import IDisableCSRFProtection
@@ -102,9 +102,11 @@ class TaskRequest(WSGIRequest):
             self.other["VirtualRootPhysicalPath"] = tuple(origin.root.split("/"))
 
     def supports_retry(self) -> bool:
-        """Return whether a conflict may be retried: not if another process has run the task."""
-        fenced = self.writer is not None and self.writer.is_fenced()
-        return not fenced and super().supports_retry()
+        """Return whether a conflict may be retried: not if the task has committed."""
+        if self.writer is not None and not self.writer.may_be_retried():
+            return False
+        may_be_retried: bool = super().supports_retry()
+        return may_be_retried
 
     def delay_retry(self) -> None:
         """Sleep for `MAX_CONFLICT_PAUSE` at most; ZPublisher's own delay grows to 17 minutes."""
@@ -175,10 +177,8 @@ def _published(attempt: Attempt) -> Outcome:
     started = time.time()
     clock = time.perf_counter()
     try:
-        environ = make_environ(attempt, _url_now(attempt.task)) | {ANSWER: answer}
-        if writer is not None:
-            environ[WRITER] = writer
-            transaction.manager.registerSynch(writer)
+        environ = make_environ(attempt, _url_now(attempt.task))
+        environ |= {ANSWER: answer, WRITER: writer}
         answer.read(
             publish_module(
                 environ,
@@ -200,15 +200,16 @@ def _published(attempt: Attempt) -> Outcome:
     seconds = time.perf_counter() - clock
     outcome = outcome_of(attempt.task, answer, attempt.failure, started, seconds)
     attempt.failure = None
-    if writer is None:
-        return outcome
-    return writer.fenced() or replace(outcome, drops_slot=writer.is_used)
+    return outcome if writer is None else writer.result(outcome)
 
 
 def _slot_writer(attempt: Attempt) -> SlotWriter | None:
+    """Return what adds the slot of the attempt to its transaction, registered; None without."""
     if attempt.slot is None:
         return None
-    return SlotWriter(attempt.slot, attempt.task.id, attempt.number)
+    writer = SlotWriter(attempt.slot, attempt.task.id, attempt.number)
+    transaction.manager.registerSynch(writer)
+    return writer
 
 
 def current_attempt() -> Attempt | None:
@@ -387,18 +388,25 @@ def _unknown_user(request: TaskRequest, user: Identity) -> str:
 
 
 @adapter(IPubBeforeCommit)
-def note_outcome(event: IPubBeforeCommit) -> None:
-    """Give the outcome to the slot of the task: it is committed with what the task has written."""
+def note_view_done(event: IPubBeforeCommit) -> None:
+    """Tell the slot of the task that the view is done: what is committed next is all of it."""
     request = event.request
-    if not isinstance(request, TaskRequest) or request.writer is None:
-        return
+    if isinstance(request, TaskRequest) and request.writer is not None:
+        request.writer.connection = request["PARENTS"][-1]._p_jar
+        # Not yet: a subscriber that comes later may change the response.
+        request.writer.outcome = partial(_outcome_so_far, request)
+
+
+def _outcome_so_far(request: TaskRequest) -> Outcome:
+    """Return the outcome as far as it is known before the commit."""
     attempt, response = request.attempt, request.response
     answer = Answer()
-    answer.start(f"{response.getStatus()} ", list(response.headers.items()))
+    answer.start(f"{response.getStatus()} ", response.listHeaders())
     answer.logins = request.environ[ANSWER].logins
-    answer.body = response.body if isinstance(response.body, bytes) else b""
+    whole = isinstance(response.body, bytes) and not response._streaming
+    answer.body, answer.truncated = (response.body, False) if whole else (b"", True)
     seconds = max(0.0, time.time() - attempt.started)
-    request.writer.outcome = outcome_of(attempt.task, answer, None, attempt.started, seconds)
+    return outcome_of(attempt.task, answer, None, attempt.started, seconds)
 
 
 @adapter(IPubAfterTraversal)

@@ -21,6 +21,7 @@ from collections.abc import Collection
 from collective.taskqueue.consumer.redelivery import Found
 from collective.taskqueue.consumer.redelivery import taken
 from collective.taskqueue.task import Outcome
+from dataclasses import replace
 from persistent import Persistent
 from transaction import TransactionManager
 from transaction.interfaces import ISynchronizer
@@ -46,6 +47,9 @@ MAIN = "main"
 
 #: Most bytes of a body that a slot keeps.
 MAX_BODY = 1024
+
+#: Seconds between two tries to commit a slot of no task.
+PAUSE = 60.0
 
 
 class Slot(Persistent):
@@ -110,14 +114,24 @@ class Slots:
         self._classify = classify
         self._lock = threading.Lock()
         self._free: list[Place] = []
+        #: Monotonic time of the next try to commit a slot of no task.
+        self._next = 0.0
 
     def take(self, number: int) -> list[str]:
         """Return references to `number` slots that no task has."""
         with self._lock:
             taken = [self._free.pop() for _ in range(min(number, len(self._free)))]
         taken += [_new(self._database) for _ in range(number - len(taken))]
-        older = _last_committed.get(self._database) or _leave_one(self._database)
+        older = _last_committed.get(self._database) or self._leave_one()
         return [str(Reference(place, older)) for place in taken]
+
+    def _leave_one(self) -> Place | None:
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        # A database that is read-only, or unavailable, is not asked each time.
+        self._next = now + PAUSE
+        return _leave_one(self._database)
 
     def put_back(self, references: Collection[str]) -> None:
         """Take back references that no task was given."""
@@ -127,7 +141,8 @@ class Slots:
     def find(self, reference: str, task_id: str) -> Found:
         """Return what is at the object id of the slot of a task.
 
-        Raises `ValueError` for no reference, and what an unavailable database raises.
+        Raises `ValueError` for a reference or a slot that cannot be read, and what an unavailable
+        database raises.
         """
         found = find(self._database, Reference.parse(reference), task_id)
         if found.outcome is None:
@@ -136,20 +151,20 @@ class Slots:
 
 
 def find(database: DB, reference: Reference, task_id: str) -> Found:
-    """Return what is at the object id of the slot of a task, as the database has it now."""
+    """Return what is at the object id of the slot of a task, as the database has it now.
+
+    Raises `ValueError` for a slot that this version cannot read.
+    """
     _catch_up(database)
     slot = reference.slot
     connection = database.open(transaction_manager=TransactionManager())
     try:
-        oid = bytes.fromhex(slot.oid)
-        record, _ = connection._storage.load(oid)
-        if not slot.holds(record):
-            return Found(True, may_be_packed=_is_packed(database, reference.older))
-        found = connection.get(oid)
-        if found.task_id != task_id:
-            return Found(is_there=True)
-        outcome = found.outcome
-        return Found(True, True, None if outcome is None else Outcome(**outcome))
+        record, _ = connection._storage.load(bytes.fromhex(slot.oid))
+        if slot.holds(record):
+            state = _state(connection, record)
+            if state["task_id"] == task_id:
+                return Found(True, True, _outcome(state))
+        return Found(True, may_be_packed=_is_packed(database, reference.older))
     except POSKeyError:
         return Found(may_be_packed=_is_packed(database, reference.older))
     finally:
@@ -162,63 +177,90 @@ class SlotWriter:
     """Adds the slot of an attempt to the first transaction of its thread that writes.
 
     The publisher registers it with the transaction manager of the thread. A transaction that only
-    reads does not become one that writes.
+    reads does not become one that writes; one that adds tasks does.
     """
 
     def __init__(self, reference: str, task_id: str, attempt: int) -> None:
         self._reference = Reference.parse(reference)
         self._made_of = task_id, attempt
-        #: The outcome, once the view is done; the next commit is the last one.
-        self.outcome: Outcome | None = None
-        #: Whether a transaction with the slot was committed.
+        #: Returns the outcome, once the view is done; the next commit is the last one.
+        self.outcome: Callable[[], Outcome] | None = None
+        #: The connection of the request; it gets the slot of a transaction that only adds tasks.
+        self.connection: Connection | None = None
+        #: Whether a transaction with the slot was committed; the outcome that it holds.
         self.is_used = False
-        #: What was at the object id after the last conflict.
-        self.fence = Found()
+        self.committed: Outcome | None = None
+        #: The slot in the current transaction; the database of the last one.
+        self._slot: Slot | None = None
+        self._outcome: Outcome | None = None
         self._database: DB | None = None
 
     def beforeCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called before a commit and before an abort."""
-        if self.is_used:
+        connection = None if self.is_used else self._connection(current)
+        if connection is None:
             return
-        connection = next(filter(_writes_main, current._resources), None)
-        if connection is not None:
-            self._database = connection.db()
-            slot = Slot(self._reference.slot.uuid, *self._made_of, self.outcome)
-            connection._add(slot, bytes.fromhex(self._reference.slot.oid))
+        self._database = connection.db()
+        outcome = None if self.outcome is None else self.outcome()
+        slot = Slot(self._reference.slot.uuid, *self._made_of, outcome)
+        connection._add(slot, bytes.fromhex(self._reference.slot.oid))
+        self._slot, self._outcome = slot, outcome
 
     def afterCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called after a commit, and after an abort."""
-        if self._database is not None and current.status == "Committed":
-            self.is_used = True
+        # Each transaction has its own: another one may follow, with or without anything to write.
+        slot, self._slot, self.outcome = self._slot, None, None
+        if slot is not None and current.status == "Committed":
+            self.is_used, self.committed = True, self._outcome
             _last_committed[self._database] = self._reference.slot
 
     def newTransaction(self, current: ITransaction) -> None:
         """See `ISynchronizer`."""
 
-    def is_fenced(self) -> bool:
-        """Return whether another object is at the object id: this attempt can never commit.
+    def may_be_retried(self) -> bool:
+        """Return whether the request may be made again, after a conflict.
 
-        Called after a conflict; a database that is unavailable fences no attempt.
+        Not if another process has committed the slot, nor if this attempt has committed all.
         """
-        if self._database is not None and not self.is_used:
-            try:
-                self.fence = find(self._database, self._reference, self._made_of[0])
-            except Exception as exc:
-                logger.warning("task %s: its slot cannot be read (%s)", self._made_of[0], exc)
-        return self.fence.is_there
+        return self.committed is None and self._look() is None
 
-    def fenced(self) -> Outcome | None:
+    def result(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of the attempt, if its request ended with this one.
+
+        If another process has committed the slot, its outcome is that of the task. What fails
+        after the last commit does not undo the commit.
+        """
+        if not outcome.ok:
+            outcome = self._look() or self.committed or outcome
+        return replace(outcome, drops_slot=outcome.drops_slot or self.is_used)
+
+    def _connection(self, current: ITransaction) -> Connection | None:
+        writing = next(filter(_writes_main, current._resources), None)
+        # What it adds is not in the database, but it must not be added twice, either.
+        adds = any(getattr(resource, "adds_tasks", False) for resource in current._resources)
+        if writing is None and adds and self.connection is not None and _is_main(self.connection):
+            return self.connection
+        return writing
+
+    def _look(self) -> Outcome | None:
         """Return the outcome of an attempt that could not commit beside another one; or None.
 
-        If its lease is valid, the other one was of a lost process: its outcome is that of the
-        task.
+        A database that is unavailable fences no attempt.
         """
-        if not self.fence.is_there:
+        if self._database is None or self.is_used:
             return None
-        if not self.fence.is_slot:
+        task_id = self._made_of[0]
+        try:
+            found = find(self._database, self._reference, task_id)
+        except Exception as exc:
+            logger.warning("task %s: its slot cannot be read (%s)", task_id, exc)
+            return None
+        if not found.is_there:
+            return None
+        if not found.is_slot:
             return taken()
         reason = "its lease was lost, and another attempt of the task has committed"
-        return self.fence.ended() or Outcome(None, reason, verdict="postpone", started=time.time())
+        return found.ended() or Outcome(None, reason, verdict="postpone", started=time.time())
 
 
 def _new(database: DB) -> Place:
@@ -268,19 +310,43 @@ def _catch_up(database: DB) -> None:
 def _writes_main(resource: Any) -> bool:
     return (
         isinstance(resource, Connection)
-        and resource.db().database_name == MAIN
+        and _is_main(resource)
         and bool(resource._registered_objects or resource._savepoint_storage is not None)
     )
 
 
+def _is_main(connection: Connection) -> bool:
+    name: str = connection.db().database_name
+    return name == MAIN
+
+
 def _fields(outcome: Outcome) -> dict[str, Any]:
-    fields = {name: getattr(outcome, name) for name in outcome.__dataclass_fields__}
     body = outcome.body
+    fields = {name: getattr(outcome, name) for name in _KEPT}
     return fields | {
         "body": body[:MAX_BODY],
         "truncated": outcome.truncated or len(body) > MAX_BODY,
     }
 
+
+def _state(connection: Connection, record: bytes) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = connection._reader.getState(record)
+        return {name: state[name] for name in ("task_id", "outcome")}
+    except Exception as exc:
+        raise ValueError(f"its state cannot be read: {type(exc).__name__}") from exc
+
+
+def _outcome(state: dict[str, Any]) -> Outcome | None:
+    fields = state["outcome"]
+    try:
+        return None if fields is None else Outcome(**fields)
+    except TypeError as exc:
+        raise ValueError("its outcome is of another version") from exc
+
+
+#: The fields of an outcome that a slot has; the others follow from the place of the slot.
+_KEPT = ("status", "reason", "headers", "body", "truncated", "retry_after", "started", "seconds")
 
 #: The last slot of this process that is known to be committed, by database.
 _last_committed: WeakKeyDictionary[DB, Place] = WeakKeyDictionary()

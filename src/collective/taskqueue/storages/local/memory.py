@@ -9,6 +9,7 @@ from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages.local.board import Board
 from collective.taskqueue.storages.local.board import Notices
+from collective.taskqueue.task import is_lost_for_good
 from collective.taskqueue.task import Task
 import logging
 import threading
@@ -58,7 +59,7 @@ class Memory:
             record = board.records[task_id]
             board.release(record)
             record.lose(now)
-            hopeless = record.lost >= self.settings.max_deliveries
+            hopeless = is_lost_for_good(record.lost, record.slot, self.settings.max_deliveries)
             if hopeless and not record.cancel_requested and board.newer(record) is None:
                 reason = f"its process was lost {record.lost} times"
                 board.conclude(record, states.FAILED, reason, now)

@@ -877,7 +877,9 @@ local function lose(id)
   }))
   local more = { lost = lost, slot = record.slot or 'none' }
   if is_pointless(record, more) then return end
-  if lost >= settings.max_deliveries then
+  -- A task with a slot is delivered once more: its consumer looks whether it has committed.
+  local looks = more.slot ~= 'none' and 1 or 0
+  if lost >= settings.max_deliveries + looks then
     local reason = 'its process was lost ' .. lost .. ' times'
     conclude(record, 'failed', reason, more)
     note('failed', id, reason)

@@ -18,6 +18,7 @@ from collective.taskqueue.storages.sql.states import quoted
 from collective.taskqueue.task import AttemptRecord
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import is_lost_for_good
 from collective.taskqueue.task import NO_SLOT
 from collective.taskqueue.task import RUNNING
 from sqlalchemy import ColumnElement
@@ -27,7 +28,7 @@ from sqlalchemy import select
 from typing import Any
 
 
-_LOST = ("id", "key", "mode", "cancel", "attempts", "consumer", "started", "lost", "tid")
+_LOST = ("id", "key", "mode", "cancel", "attempts", "consumer", "started", "lost", "tid", "slot")
 
 #: The columns that are needed to recover a task whose process was lost.
 LOST = tuple(TASK.c[name] for name in _LOST)
@@ -126,7 +127,7 @@ def _lose(
         end, reason = CANCELLED, "cancelled while running"
     elif replaced is not None:
         end, reason = CANCELLED, f"replaced by {replaced}"
-    elif lost >= session.settings.max_deliveries:
+    elif is_lost_for_good(lost, row.slot, session.settings.max_deliveries):
         end, reason = FAILED, f"its process was lost {lost} times"
     else:
         transitions.queue_again(session, connection, task_id, now, front=True)

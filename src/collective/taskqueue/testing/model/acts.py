@@ -7,6 +7,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer.redelivery import look
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import State
@@ -107,11 +108,13 @@ class Acts(RuleBasedStateMachine):
             self.held[lease.token] = lease
 
     def _look(self, leases: list[Lease]) -> None:
-        """Complete the attempts that a lost consumer had committed."""
+        """Complete the attempts that a lost consumer had committed, and those lost too often."""
         for lease in leases:
-            if look(self.database, lease).outcome is not None:
+            before = look(self.database, lease, SETTINGS["max_deliveries"])
+            if before.outcome is not None:
                 self.dead[lease.token] = self.held.pop(lease.token)
-                self._finish(lease, completed(lease, drops_slot=True))
+                state: State = SUCCEEDED if before.outcome.ok else FAILED
+                self._finish(lease, completed(lease, state, drops_slot=before.drops_slot))
 
     def _finish(self, lease: Lease, transition: Transition) -> None:
         with self._act():

@@ -18,6 +18,7 @@ from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
+from collective.taskqueue.task import is_lost_for_good
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import LINGER
 from collective.taskqueue.task import NO_SLOT
@@ -255,7 +256,7 @@ class ExpectedQueue:
         entry.lost += 1
         entry.slot = entry.slot or NO_SLOT
         pointless = entry.cancel_requested or self.replaced(entry)
-        if pointless or entry.lost < self.settings.max_deliveries:
+        if pointless or not is_lost_for_good(entry.lost, entry.slot, self.settings.max_deliveries):
             return self._put_back(entry, now)
         self._conclude(entry, FAILED, now)
         self.told.append((FAILED, entry.id))

@@ -1,96 +1,18 @@
 """What a task writes into the ZODB is written once, whatever happens to its worker."""
 
-from collective.taskqueue import taskqueue
-from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.config import ServerSettings
-from collective.taskqueue.consumer.attempt import Attempt
-from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.consumer.redelivery import COMMITTED
-from collective.taskqueue.interfaces import ITaskQueue
-from collective.taskqueue.publisher import slot
-from collective.taskqueue.publisher.request import publish
-from collective.taskqueue.publisher.slot import Reference
 from collective.taskqueue.publisher.slot import Slots
-from collective.taskqueue.queue import TaskQueue
-from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import SUCCEEDED
-from collective.taskqueue.testing.contract import ManualClock
 from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
 from functools import partial
-from persistent.mapping import PersistentMapping
-from services import RedisServer
-from zope.component import getGlobalSiteManager
+from slotted import add
+from slotted import calls
+from slotted import reserve
+from slotted import run
+from slotted import take_place
 import pytest
-import transaction
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def queue(portal, tmp_path, clock, monkeypatch):
-    """A queue on a Redis server; the database of the layer has another name than that of Zope."""
-    monkeypatch.setattr(slot, "MAIN", portal._p_jar.db().database_name)
-    server = RedisServer(tmp_path).start()
-    settings = QueueSettings(queue="slots", type="redis", unix_socket_path=server.socket)
-    queue = TaskQueue(settings, RedisStorage(settings, clock))
-    registry = getGlobalSiteManager()
-    registry.registerUtility(queue, ITaskQueue, name="slots")
-    yield queue
-    registry.unregisterUtility(queue, ITaskQueue, name="slots")
-    queue.storage.close()
-    server.stop()
-
-
-@pytest.fixture
-def worker(queue, portal, clock):
-    """Return a new worker; `reserve` and `publish` are its two halves, `step` is all of it."""
-
-    def make(name="worker"):
-        consumer = Consumer(queue.storage, publish, ServerSettings(name=name), clock=clock)
-        consumer.use_slots(Slots(portal._p_jar.db()))
-        return consumer
-
-    return make
-
-
-@pytest.fixture
-def counting(view, portal):
-    """A view that counts its calls in the database."""
-
-    def count(context, request):
-        context.calls = getattr(context, "calls", 0) + 1
-        return f"call {context.calls}"
-
-    return view("count", count)
-
-
-def calls(portal):
-    transaction.begin()
-    return getattr(portal, "calls", 0)
-
-
-def add(url, **options):
-    task_id = taskqueue.add(url, queue="slots", **options)
-    transaction.commit()
-    return task_id
-
-
-def reserve(queue, portal):
-    slots = Slots(portal._p_jar.db()).take(1)
-    (lease,) = queue.storage.reserve("lost", timeout=0, lease=30.0, slots=slots)
-    return lease
-
-
-def run(queue, lease):
-    """What a worker does before it reports the outcome: it may be killed then, or frozen."""
-    attempt = Attempt(lease, queue.storage)
-    attempt.slot = lease.slot
-    return publish(attempt)
 
 
 def test_a_worker_that_is_lost_after_its_commit(queue, worker, counting, portal, clock):
@@ -168,13 +90,6 @@ def test_a_retry_runs_again(queue, worker, view, portal, clock):
     assert consumer.step() == 1
     assert calls(portal) == 2
     assert queue.status(task_id).state == SUCCEEDED
-
-
-def take_place(portal, lease):
-    """Commit another object at the object id of the slot, as a database may after a restart."""
-    oid = bytes.fromhex(Reference.parse(lease.slot).slot.oid)
-    with portal._p_jar.db().transaction() as connection:
-        connection._add(PersistentMapping(), oid)
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
