@@ -1,1 +1,1 @@
-What a task writes into the ZODB is written exactly once, also if its process is killed after the commit, or goes on after its lease was lost. With ``once=True`` a task whose outcome is not known fails, so that a person decides.
+What a task writes into the ZODB is written exactly once, also if its process is killed after the commit, or goes on after its lease was lost. With ``once=True`` a task whose outcome is not known fails, so that a person decides. Storages of your own get the argument ``slots`` in ``reserve`` and ``complete_and_reserve``.

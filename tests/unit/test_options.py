@@ -204,6 +204,15 @@ def test_what_the_queue_says_counts_too():
             check(settings, **options)
 
 
+def test_once_is_not_for_web_hooks():
+    """The queue's own is for the other tasks."""
+    with pytest.raises(ValueError, match="once is not for a web hook"):
+        check_options({"once": True}, QueueSettings(), NOW, is_hook=True)
+    for options in ({}, {"once": False}):
+        found = check_options(options, QueueSettings(once=True), NOW, is_hook=True)
+        assert found["once"] is False
+
+
 def test_defaults_are_the_tasks_then_the_queues_then_built_in():
     """Each on its own."""
     names = ["timeout", "max_attempts", "backoff", "min_backoff", "max_backoff", "once"]

@@ -73,6 +73,21 @@ class Slots(Base):
         given = references(1)
         assert take(storage, slots=given).slot == given[0]
 
+    def test_a_task_that_was_lost_too_often(self, storage: Any, clock: Any) -> None:
+        """It is delivered once more, for its consumer to look at the slot; without one it fails."""
+        with_slot, without = add(storage, new_task(), new_task())
+        most = storage.settings.max_deliveries
+        for _ in range(most):
+            assert storage.reserve("consumer", timeout=0, lease=30.0, slots=references(1))
+            assert storage.reserve("consumer", timeout=0, lease=30.0)
+            clock.advance(60)
+        (lease,) = storage.reserve("consumer", limit=2, timeout=0, lease=30.0, slots=references(2))
+        assert (lease.task.id, lease.lost) == (with_slot.id, most)
+        assert storage.admin.get(without.id).state == FAILED
+        clock.advance(60)
+        assert storage.reserve("consumer", timeout=0, lease=30.0) == []
+        assert storage.admin.get(with_slot.id).state == FAILED
+
     def test_a_retry_without_one_gets_one(self, storage: Any, clock: Any) -> None:
         add_one(storage)
         lease = take(storage)
