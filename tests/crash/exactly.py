@@ -85,7 +85,7 @@ class Worker:
     def _perform(self, attempt: Attempt) -> Outcome:
         reach("begun", attempt.lease)
         while True:
-            writer = attempt.slot and SlotWriter(attempt.slot, attempt.task.id, attempt.number)
+            writer = attempt.slot and SlotWriter(attempt.slot, attempt.task, attempt.number)
             try:
                 return self._execute(attempt, writer or None)
             except TransientError:
@@ -104,7 +104,7 @@ class Worker:
             reach("written", attempt.lease)
             manager.get().join(Last(attempt.lease))
             if writer is not None:
-                writer.outcome = lambda: outcome
+                writer.answer = lambda: (200, (), b"done", False, (), outcome.started, 0.0)
             manager.commit()
             return outcome if writer is None else writer.result(outcome)
         finally:

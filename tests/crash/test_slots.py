@@ -7,6 +7,7 @@ from collective.taskqueue.publisher.slot import Reference
 from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.publisher.slot import SlotWriter
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
 from contextlib import contextmanager
 from dataclasses import replace
 from persistent.mapping import PersistentMapping
@@ -15,6 +16,8 @@ from ZODB.POSException import ConflictError
 import pytest
 
 
+TASK = Task(id="task", queue="default", url="/view")
+RECORD = 200, (), b"done", False, (), 1.0, 2.0
 OUTCOME = Outcome(200, body=b"done", started=1.0, seconds=2.0)
 
 
@@ -22,7 +25,7 @@ OUTCOME = Outcome(200, body=b"done", started=1.0, seconds=2.0)
 def attempt(database, reference):
     """A connection whose transactions get the slot of an attempt."""
     manager = TransactionManager()
-    writer = SlotWriter(reference, "task", 1)
+    writer = SlotWriter(reference, TASK, 1)
     manager.registerSynch(writer)
     connection = database.open(transaction_manager=manager)
     manager.begin()
@@ -34,9 +37,9 @@ def attempt(database, reference):
         connection.close()
 
 
-def commit(connection, outcome=OUTCOME):
-    """Commit what the view has written; with an outcome if the view is done."""
-    connection.writer.outcome = outcome and (lambda: outcome)
+def commit(connection, record=RECORD):
+    """Commit what the view has written; with a record if the view is done."""
+    connection.writer.answer = record and (lambda: record)
     connection.transaction_manager.commit()
 
 
@@ -54,13 +57,13 @@ def reference(database):
 
 def test_the_slot_is_there_once_its_transaction_has_committed(database, reference):
     slots = Slots(database)
-    assert slots.find(reference, "task") == Found()
+    assert slots.find(reference, TASK) == Found()
     with attempt(database, reference) as connection:
         write(connection, "object")
-        assert slots.find(reference, "task") == Found()
+        assert slots.find(reference, TASK) == Found()
         commit(connection)
         assert connection.writer.is_used
-    assert slots.find(reference, "task") == Found(True, True, OUTCOME)
+    assert slots.find(reference, TASK) == Found(True, True, OUTCOME)
 
 
 def test_of_two_attempts_one_commits(database, reference):
@@ -103,7 +106,7 @@ def test_an_aborted_transaction_leaves_none(database, reference):
         write(connection, "object")
         commit(connection)
         assert connection.writer.is_used
-    assert find(database, Reference.parse(reference), "task").is_slot
+    assert find(database, Reference.parse(reference), TASK).is_slot
 
 
 def test_after_a_savepoint(database, reference):
@@ -112,7 +115,7 @@ def test_after_a_savepoint(database, reference):
         connection.transaction_manager.savepoint()
         commit(connection)
         assert connection.writer.is_used
-    assert find(database, Reference.parse(reference), "task").is_slot
+    assert find(database, Reference.parse(reference), TASK).is_slot
 
 
 def test_only_the_first_commit_gets_it(database, reference):
@@ -121,7 +124,7 @@ def test_only_the_first_commit_gets_it(database, reference):
         commit(connection, None)
         write(connection, "late")
         commit(connection)
-    assert Slots(database).find(reference, "task") == Found(True, True, None)
+    assert Slots(database).find(reference, TASK) == Found(True, True, None)
 
 
 def test_another_object_at_its_id(database, reference):
@@ -129,17 +132,17 @@ def test_another_object_at_its_id(database, reference):
     oid = bytes.fromhex(Reference.parse(reference).slot.oid)
     with database.transaction() as connection:
         connection._add(PersistentMapping(), oid)
-    assert Slots(database).find(reference, "task") == Found(is_there=True)
+    assert Slots(database).find(reference, TASK) == Found(is_there=True)
 
 
 def test_after_a_pack_it_may_have_been_there(database, reference):
     """A pack removes slots, and never one that is older than another that it leaves."""
     slots = Slots(database)
-    assert slots.find(reference, "task") == Found()
+    assert slots.find(reference, TASK) == Found()
     with attempt(database, reference) as connection:
         write(connection, "object")
         commit(connection)
     database.pack()
-    found = slots.find(reference, "task")
+    found = slots.find(reference, TASK)
     # The cache of a ZEO client may still have it.
     assert found.is_slot or found == Found(may_be_packed=True)

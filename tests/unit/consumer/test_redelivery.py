@@ -32,8 +32,8 @@ class Slots:
         self.found = found
         self.asked = []
 
-    def find(self, reference, task_id):
-        self.asked.append((reference, task_id))
+    def find(self, reference, task):
+        self.asked.append((reference, task.id))
         if isinstance(self.found, Exception):
             raise self.found
         return self.found

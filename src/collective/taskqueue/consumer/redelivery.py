@@ -10,6 +10,7 @@ from collections.abc import Collection
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import NO_SLOT
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
 from dataclasses import replace
 from typing import NamedTuple
 from typing import Protocol
@@ -50,7 +51,7 @@ class Slots(Protocol):
     def put_back(self, references: Collection[str]) -> None:
         """Take back references that no task was given."""
 
-    def find(self, reference: str, task_id: str) -> Found:
+    def find(self, reference: str, task: Task) -> Found:
         """Return what is at the object id of the slot of a task."""
 
 
@@ -91,7 +92,7 @@ def _before(slots: Slots | None, lease: Lease) -> Before:
         why = "it had no slot when its process was lost"
         return Before(_in_doubt(lease, why), drops_slot=True)
     try:
-        found = slots.find(lease.slot, lease.task.id)
+        found = slots.find(lease.slot, lease.task)
     except ValueError as exc:
         return Before(_in_doubt(lease, f"its slot is damaged ({exc})"), drops_slot=True)
     except Exception as exc:

@@ -21,9 +21,12 @@ from collective.taskqueue.publisher.traversal import ForeignHost
 from collective.taskqueue.publisher.traversal import Misplaced
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
+from itertools import chain
 from typing import Any
 from zExceptions import HTTPException
 from zExceptions import upgradeException
+from ZPublisher.HTTPResponse import WSGIResponse
+import time
 import traceback
 
 
@@ -32,6 +35,14 @@ MAX_ERROR = 16 * 1024
 
 #: Most characters of a reason that are kept: room for the target of a redirect, and its cause.
 LONGEST_REASON = 2000
+
+
+#: Most bytes of a body that a slot keeps.
+MAX_COMMITTED = 1024
+
+#: What a slot keeps: status, headers, body, whether something is missing, login pages of the site,
+#: start in seconds since the epoch, and duration in seconds.
+Record = tuple[int, tuple[tuple[str, str], ...], bytes, bool, tuple[str, ...], float, float]
 
 
 class Answer:
@@ -102,6 +113,36 @@ def outcome_of(
         started=started,
         seconds=seconds,
     )
+
+
+def record_of(response: WSGIResponse, logins: Collection[str], started: float) -> Record:
+    """Return what a slot keeps of a response before the commit: as it is, so that this is fast.
+
+    `logins` are the login pages of the site, `started` is in seconds since the epoch. A body that
+    is sent while it is made is not known yet.
+    """
+    headers, cut = recorded(chain(response.headers.items(), response.accumulated_headers))
+    known = isinstance(response.body, bytes) and not response._streaming
+    body = response.body[: MAX_COMMITTED + 1] if known else b""
+    cut = cut or not known or len(body) > MAX_COMMITTED
+    seconds = max(0.0, time.time() - started)
+    status = response.status
+    pages = tuple(logins) if 300 <= status < 400 else ()
+    return status, headers, body[:MAX_COMMITTED], cut, pages, started, seconds
+
+
+def outcome_of_record(task: Task, record: Record) -> Outcome:
+    """Return the outcome of an attempt by the record in its slot.
+
+    Raises `ValueError` for a record of another version.
+    """
+    answer = Answer()
+    try:
+        status, headers, answer.body, answer.truncated, answer.logins, started, seconds = record
+        answer.start(f"{status} ", [(name.title(), value) for name, value in headers])
+        return outcome_of(task, answer, None, started, seconds)
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise ValueError(f"its record is of another version: {type(exc).__name__}") from exc
 
 
 def _reason(status: int | None, answer: Answer) -> str:

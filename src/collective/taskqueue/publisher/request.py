@@ -18,6 +18,7 @@ from collective.taskqueue.publisher.accesslog import log_attempt
 from collective.taskqueue.publisher.address import forbidden_step
 from collective.taskqueue.publisher.answer import Answer
 from collective.taskqueue.publisher.answer import outcome_of
+from collective.taskqueue.publisher.answer import record_of
 from collective.taskqueue.publisher.redirects import login_pages
 from collective.taskqueue.publisher.resolve import url_now
 from collective.taskqueue.publisher.slot import SlotWriter
@@ -207,7 +208,7 @@ def _slot_writer(attempt: Attempt) -> SlotWriter | None:
     """Return what adds the slot of the attempt to its transaction, registered; None without."""
     if attempt.slot is None:
         return None
-    writer = SlotWriter(attempt.slot, attempt.task.id, attempt.number)
+    writer = SlotWriter(attempt.slot, attempt.task, attempt.number)
     transaction.manager.registerSynch(writer)
     return writer
 
@@ -394,19 +395,9 @@ def note_view_done(event: IPubBeforeCommit) -> None:
     if isinstance(request, TaskRequest) and request.writer is not None:
         request.writer.connection = request["PARENTS"][-1]._p_jar
         # Not yet: a subscriber that comes later may change the response.
-        request.writer.outcome = partial(_outcome_so_far, request)
-
-
-def _outcome_so_far(request: TaskRequest) -> Outcome:
-    """Return the outcome as far as it is known before the commit."""
-    attempt, response = request.attempt, request.response
-    answer = Answer()
-    answer.start(f"{response.getStatus()} ", response.listHeaders())
-    answer.logins = request.environ[ANSWER].logins
-    whole = isinstance(response.body, bytes) and not response._streaming
-    answer.body, answer.truncated = (response.body, False) if whole else (b"", True)
-    seconds = max(0.0, time.time() - attempt.started)
-    return outcome_of(attempt.task, answer, None, attempt.started, seconds)
+        logins = request.environ[ANSWER].logins
+        started = request.attempt.started
+        request.writer.answer = partial(record_of, request.response, logins, started)
 
 
 @adapter(IPubAfterTraversal)

@@ -20,8 +20,12 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collective.taskqueue.consumer.redelivery import Found
 from collective.taskqueue.consumer.redelivery import taken
+from collective.taskqueue.publisher.answer import outcome_of_record
+from collective.taskqueue.publisher.answer import Record
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
 from dataclasses import replace
+from itertools import count
 from persistent import Persistent
 from transaction import TransactionManager
 from transaction.interfaces import ISynchronizer
@@ -45,25 +49,22 @@ logger = logging.getLogger("collective.taskqueue")
 #: Name of the database in which slots are.
 MAIN = "main"
 
-#: Most bytes of a body that a slot keeps.
-MAX_BODY = 1024
-
 #: Seconds between two tries to commit a slot of no task.
 PAUSE = 60.0
 
 
 class Slot(Persistent):
-    """What an attempt knew of its outcome when it committed.
+    """The record of the answer of an attempt, as far as it was known when the attempt committed.
 
-    `outcome` has fields of `Outcome`; None if the view has committed by itself, because then the
-    rest of the view may not have run.
+    The record is None if the view has committed by itself: then the rest of the view may not have
+    run. A person who looks at the object finds the task by its id.
     """
 
-    def __init__(self, uuid: str, task_id: str, attempt: int, outcome: Outcome | None) -> None:
+    def __init__(self, uuid: str, task_id: str, attempt: int, record: Record | None) -> None:
         self.uuid = uuid
         self.task_id = task_id
         self.attempt = attempt
-        self.outcome = None if outcome is None else _fields(outcome)
+        self.record = record
 
 
 class Place(NamedTuple):
@@ -113,17 +114,32 @@ class Slots:
         self._database = database
         self._classify = classify
         self._lock = threading.Lock()
-        self._free: list[Place] = []
+        #: The object id and the uuid of each.
+        self._free: list[str] = []
+        #: No other process has this beginning of a uuid; the rest is a number.
+        self._prefix = uuid4().hex[:20]
+        self._numbers = count(1)
         #: Monotonic time of the next try to commit a slot of no task.
         self._next = 0.0
 
     def take(self, number: int) -> list[str]:
         """Return references to `number` slots that no task has."""
+        free: list[str] = []
+        if self._free:
+            with self._lock:
+                free, self._free = self._free[:number], self._free[number:]
+        free += [self._new() for _ in range(number - len(free))]
+        older = "".join(_last_committed.get(self._database) or self._leave_one() or UNKNOWN)
+        return [slot + older for slot in free]
+
+    def put_back(self, references: Collection[str]) -> None:
+        """Take back references that no task was given."""
         with self._lock:
-            taken = [self._free.pop() for _ in range(min(number, len(self._free)))]
-        taken += [_new(self._database) for _ in range(number - len(taken))]
-        older = _last_committed.get(self._database) or self._leave_one()
-        return [str(Reference(place, older)) for place in taken]
+            self._free += [reference[:48] for reference in references]
+
+    def _new(self) -> str:
+        oid: bytes = self._database.new_oid()
+        return f"{oid.hex()}{self._prefix}{next(self._numbers):012x}"
 
     def _leave_one(self) -> Place | None:
         now = time.monotonic()
@@ -133,24 +149,19 @@ class Slots:
         self._next = now + PAUSE
         return _leave_one(self._database)
 
-    def put_back(self, references: Collection[str]) -> None:
-        """Take back references that no task was given."""
-        with self._lock:
-            self._free += [Reference.parse(reference).slot for reference in references]
-
-    def find(self, reference: str, task_id: str) -> Found:
+    def find(self, reference: str, task: Task) -> Found:
         """Return what is at the object id of the slot of a task.
 
         Raises `ValueError` for a reference or a slot that cannot be read, and what an unavailable
         database raises.
         """
-        found = find(self._database, Reference.parse(reference), task_id)
+        found = find(self._database, Reference.parse(reference), task)
         if found.outcome is None:
             return found
         return found._replace(outcome=self._classify(found.outcome))
 
 
-def find(database: DB, reference: Reference, task_id: str) -> Found:
+def find(database: DB, reference: Reference, task: Task) -> Found:
     """Return what is at the object id of the slot of a task, as the database has it now.
 
     Raises `ValueError` for a slot that this version cannot read.
@@ -162,8 +173,8 @@ def find(database: DB, reference: Reference, task_id: str) -> Found:
         record, _ = connection._storage.load(bytes.fromhex(slot.oid))
         if slot.holds(record):
             state = _state(connection, record)
-            if state["task_id"] == task_id:
-                return Found(True, True, _outcome(state))
+            if state["task_id"] == task.id:
+                return Found(True, True, _outcome(task, state["record"]))
         return Found(True, may_be_packed=_is_packed(database, reference.older))
     except POSKeyError:
         return Found(may_be_packed=_is_packed(database, reference.older))
@@ -180,19 +191,19 @@ class SlotWriter:
     reads does not become one that writes; one that adds tasks does.
     """
 
-    def __init__(self, reference: str, task_id: str, attempt: int) -> None:
-        self._reference = Reference.parse(reference)
-        self._made_of = task_id, attempt
-        #: Returns the outcome, once the view is done; the next commit is the last one.
-        self.outcome: Callable[[], Outcome] | None = None
+    def __init__(self, reference: str, task: Task, attempt: int) -> None:
+        self._reference = reference
+        self._task = task
+        self._attempt = attempt
+        #: Returns the record of the answer, once the view is done; the next commit is the last one.
+        self.answer: Callable[[], Record] | None = None
         #: The connection of the request; it gets the slot of a transaction that only adds tasks.
         self.connection: Connection | None = None
-        #: Whether a transaction with the slot was committed; the outcome that it holds.
+        #: Whether a transaction with the slot was committed, and the record that it holds.
         self.is_used = False
-        self.committed: Outcome | None = None
+        self._committed: Record | None = None
         #: The slot in the current transaction; the database of the last one.
         self._slot: Slot | None = None
-        self._outcome: Outcome | None = None
         self._database: DB | None = None
 
     def beforeCompletion(self, current: ITransaction) -> None:
@@ -201,18 +212,17 @@ class SlotWriter:
         if connection is None:
             return
         self._database = connection.db()
-        outcome = None if self.outcome is None else self.outcome()
-        slot = Slot(self._reference.slot.uuid, *self._made_of, outcome)
-        connection._add(slot, bytes.fromhex(self._reference.slot.oid))
-        self._slot, self._outcome = slot, outcome
+        record = None if self.answer is None else self.answer()
+        self._slot = Slot(self._reference[16:48], self._task.id, self._attempt, record)
+        connection._add(self._slot, bytes.fromhex(self._reference[:16]))
 
     def afterCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called after a commit, and after an abort."""
         # Each transaction has its own: another one may follow, with or without anything to write.
-        slot, self._slot, self.outcome = self._slot, None, None
+        slot, self._slot, self.answer = self._slot, None, None
         if slot is not None and current.status == "Committed":
-            self.is_used, self.committed = True, self._outcome
-            _last_committed[self._database] = self._reference.slot
+            self.is_used, self._committed = True, slot.record
+            _last_committed[self._database] = Place(self._reference[:16], self._reference[16:48])
 
     def newTransaction(self, current: ITransaction) -> None:
         """See `ISynchronizer`."""
@@ -222,7 +232,7 @@ class SlotWriter:
 
         Not if another process has committed the slot, nor if this attempt has committed all.
         """
-        return self.committed is None and self._look() is None
+        return self._committed is None and self._look() is None
 
     def result(self, outcome: Outcome) -> Outcome:
         """Return the outcome of the attempt, if its request ended with this one.
@@ -231,7 +241,7 @@ class SlotWriter:
         after the last commit does not undo the commit.
         """
         if not outcome.ok:
-            outcome = self._look() or self.committed or outcome
+            outcome = self._look() or _outcome(self._task, self._committed) or outcome
         return replace(outcome, drops_slot=outcome.drops_slot or self.is_used)
 
     def _connection(self, current: ITransaction) -> Connection | None:
@@ -249,11 +259,10 @@ class SlotWriter:
         """
         if self._database is None or self.is_used:
             return None
-        task_id = self._made_of[0]
         try:
-            found = find(self._database, self._reference, task_id)
+            found = find(self._database, Reference.parse(self._reference), self._task)
         except Exception as exc:
-            logger.warning("task %s: its slot cannot be read (%s)", task_id, exc)
+            logger.warning("task %s: its slot cannot be read (%s)", self._task.id, exc)
             return None
         if not found.is_there:
             return None
@@ -261,11 +270,6 @@ class SlotWriter:
             return taken()
         reason = "its lease was lost, and another attempt of the task has committed"
         return found.ended() or Outcome(None, reason, verdict="postpone", started=time.time())
-
-
-def _new(database: DB) -> Place:
-    oid: bytes = database.new_oid()
-    return Place(oid.hex(), uuid4().hex)
 
 
 def _leave_one(database: DB) -> Place | None:
@@ -320,33 +324,17 @@ def _is_main(connection: Connection) -> bool:
     return name == MAIN
 
 
-def _fields(outcome: Outcome) -> dict[str, Any]:
-    body = outcome.body
-    fields = {name: getattr(outcome, name) for name in _KEPT}
-    return fields | {
-        "body": body[:MAX_BODY],
-        "truncated": outcome.truncated or len(body) > MAX_BODY,
-    }
-
-
 def _state(connection: Connection, record: bytes) -> dict[str, Any]:
     try:
         state: dict[str, Any] = connection._reader.getState(record)
-        return {name: state[name] for name in ("task_id", "outcome")}
+        return {name: state[name] for name in ("task_id", "record")}
     except Exception as exc:
         raise ValueError(f"its state cannot be read: {type(exc).__name__}") from exc
 
 
-def _outcome(state: dict[str, Any]) -> Outcome | None:
-    fields = state["outcome"]
-    try:
-        return None if fields is None else Outcome(**fields)
-    except TypeError as exc:
-        raise ValueError("its outcome is of another version") from exc
+def _outcome(task: Task, record: Record | None) -> Outcome | None:
+    return None if record is None else outcome_of_record(task, record)
 
-
-#: The fields of an outcome that a slot has; the others follow from the place of the slot.
-_KEPT = ("status", "reason", "headers", "body", "truncated", "retry_after", "started", "seconds")
 
 #: The last slot of this process that is known to be committed, by database.
 _last_committed: WeakKeyDictionary[DB, Place] = WeakKeyDictionary()

@@ -2,7 +2,9 @@
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.consumer.redelivery import COMMITTED
+from collective.taskqueue.publisher import request as publisher
 from collective.taskqueue.publisher import slot
+from collective.taskqueue.publisher.answer import MAX_COMMITTED
 from collective.taskqueue.publisher.slot import find
 from collective.taskqueue.publisher.slot import Reference
 from collective.taskqueue.task import FAILED
@@ -39,7 +41,7 @@ def subscriber(function, event):
 
 
 def found(portal, lease):
-    return find(portal._p_jar.db(), Reference.parse(lease.slot), lease.task.id)
+    return find(portal._p_jar.db(), Reference.parse(lease.slot), lease.task)
 
 
 def conflict(portal):
@@ -177,7 +179,7 @@ def test_the_outcome_is_the_reported_one(queue, view, portal):
         assert getattr(stored, name) == getattr(outcome, name)
     assert stored.retry_after == 7
     assert [value for name, value in stored.headers if name == "X-Number"] == ["1", "2"]
-    assert (stored.body, stored.truncated) == (outcome.body[: slot.MAX_BODY], True)
+    assert (stored.body, stored.truncated) == (outcome.body[:MAX_COMMITTED], True)
 
 
 @pytest.mark.parametrize("way", ["iterator", "write"])
@@ -230,10 +232,10 @@ def test_a_failure_that_was_committed(queue, worker, view, portal, clock):
 
 def test_a_slot_of_another_version(queue, worker, counting, portal, clock, monkeypatch):
     """It cannot be read, now or later: a person decides, or the task runs again."""
-    fields = slot._fields
+    record_of = publisher.record_of
     task_id = add(counting, once=True)
     with monkeypatch.context() as patched:
-        patched.setattr(slot, "_fields", lambda outcome: {**fields(outcome), "of_later": 1})
+        patched.setattr(publisher, "record_of", lambda *args: (*record_of(*args), "of later"))
         assert run(queue, reserve(queue, portal)).ok
     clock.advance(60)
     assert worker().step() == 1
@@ -269,9 +271,9 @@ def test_a_lease_outlasts_a_database_that_answers_late(queue, worker, counting, 
     look = consumer._calls.slots.find
     renewed = []
 
-    def late(reference, name):
+    def late(reference, task):
         renewed.extend(consumer._heartbeat.running())
-        return look(reference, name)
+        return look(reference, task)
 
     consumer._calls.slots.find = late
     assert consumer.step() == 1

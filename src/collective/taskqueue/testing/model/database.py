@@ -7,6 +7,7 @@ from collections.abc import Collection
 from collective.taskqueue.consumer.redelivery import Found
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import Task
 
 
 class Database:
@@ -30,11 +31,11 @@ class Database:
     def put_back(self, references: Collection[str]) -> None:
         """Take back references that no task was given: there are enough others."""
 
-    def find(self, reference: str, task_id: str) -> Found:
+    def find(self, reference: str, task: Task) -> Found:
         """Return the slot of a task if it was committed."""
         if reference not in self._committed:
             return Found()
-        assert self._committed[reference] == task_id, "two tasks have the same slot"
+        assert self._committed[reference] == task.id, "two tasks have the same slot"
         return Found(True, True, Outcome(200))
 
     def commit(self, lease: Lease) -> None:
