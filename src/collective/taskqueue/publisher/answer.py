@@ -25,7 +25,6 @@ from itertools import chain
 from typing import Any
 from zExceptions import HTTPException
 from zExceptions import upgradeException
-from ZPublisher.HTTPResponse import WSGIResponse
 import time
 import traceback
 
@@ -115,8 +114,8 @@ def outcome_of(
     )
 
 
-def record_of(response: WSGIResponse, logins: Collection[str], started: float) -> Record:
-    """Return what a slot keeps of a response before the commit: as it is, so that this is fast.
+def record_of(response: Any, logins: Collection[str], started: float) -> Record:
+    """Return what a slot keeps of a `WSGIResponse` before the commit: as it is, this is fast.
 
     `logins` are the login pages of the site, `started` is in seconds since the epoch. A body that
     is sent while it is made is not known yet.

@@ -18,6 +18,7 @@ from collective.taskqueue.publisher.accesslog import log_attempt
 from collective.taskqueue.publisher.address import forbidden_step
 from collective.taskqueue.publisher.answer import Answer
 from collective.taskqueue.publisher.answer import outcome_of
+from collective.taskqueue.publisher.answer import Record
 from collective.taskqueue.publisher.answer import record_of
 from collective.taskqueue.publisher.redirects import login_pages
 from collective.taskqueue.publisher.resolve import url_now
@@ -393,11 +394,18 @@ def note_view_done(event: IPubBeforeCommit) -> None:
     """Tell the slot of the task that the view is done: what is committed next is all of it."""
     request = event.request
     if isinstance(request, TaskRequest) and request.writer is not None:
-        request.writer.connection = request["PARENTS"][-1]._p_jar
-        # Not yet: a subscriber that comes later may change the response.
-        logins = request.environ[ANSWER].logins
-        started = request.attempt.started
-        request.writer.answer = partial(record_of, request.response, logins, started)
+        # Later: most tasks need no connection, and other subscribers may change the response.
+        request.writer.connection = partial(_connection_of, request)
+        request.writer.answer = partial(_record_so_far, request)
+
+
+def _connection_of(request: TaskRequest) -> Any:
+    return request.other["PARENTS"][-1]._p_jar
+
+
+def _record_so_far(request: TaskRequest) -> Record:
+    logins = request.environ[ANSWER].logins
+    return record_of(request.response, logins, request.attempt.started)
 
 
 @adapter(IPubAfterTraversal)

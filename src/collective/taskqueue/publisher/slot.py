@@ -197,8 +197,8 @@ class SlotWriter:
         self._attempt = attempt
         #: Returns the record of the answer, once the view is done; the next commit is the last one.
         self.answer: Callable[[], Record] | None = None
-        #: The connection of the request; it gets the slot of a transaction that only adds tasks.
-        self.connection: Connection | None = None
+        #: Returns the connection of the request: a transaction that only adds tasks needs it.
+        self.connection: Callable[[], Connection] | None = None
         #: Whether a transaction with the slot was committed, and the record that it holds.
         self.is_used = False
         self._committed: Record | None = None
@@ -246,11 +246,13 @@ class SlotWriter:
 
     def _connection(self, current: ITransaction) -> Connection | None:
         writing = next(filter(_writes_main, current._resources), None)
+        if writing is not None or self.connection is None:
+            return writing
         # What it adds is not in the database, but it must not be added twice, either.
-        adds = any(getattr(resource, "adds_tasks", False) for resource in current._resources)
-        if writing is None and adds and self.connection is not None and _is_main(self.connection):
-            return self.connection
-        return writing
+        if not any(getattr(resource, "adds_tasks", False) for resource in current._resources):
+            return None
+        connection = self.connection()
+        return connection if _is_main(connection) else None
 
     def _look(self) -> Outcome | None:
         """Return the outcome of an attempt that could not commit beside another one; or None.
