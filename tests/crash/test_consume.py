@@ -89,6 +89,10 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
     workers.close()
 
 
+#: Seconds that a busy machine may need for what takes moments; `make crash` has no slack.
+SLACK = 30.0
+
+
 def until(condition: Any) -> Any:
     """Wait for the first true result of the condition, and return it."""
     deadline = time.monotonic() + PATIENCE
@@ -101,7 +105,7 @@ def until(condition: Any) -> Any:
 @pytest.mark.parametrize(("storage", "kills"), [("redis", 24), ("sqlite", 8), ("postgresql", 8)])
 def test_killed_under_load(storage, kills):
     """D05, D29, D35, N34: nothing lost, nothing late, nothing run twice but what was hit."""
-    totals = run("consume", "--storage", storage, "--kills", kills)
+    totals = run("consume", "--storage", storage, "--kills", kills, "--slack", SLACK)
     assert totals["kills"] == kills
     # Each hit a task; a few had just ended it.
     assert totals["redelivered"] > kills // 2
@@ -110,7 +114,7 @@ def test_killed_under_load(storage, kills):
 
 def test_killed_in_a_stream():
     """Of many short tasks: what was held runs once, what had just ended perhaps twice."""
-    totals = run("consume", "--stream", "--kills", 24)
+    totals = run("consume", "--stream", "--kills", 24, "--slack", SLACK)
     assert totals["kills"] == 24
     assert (totals["lost"], totals["doubled"], totals["late"]) == (0, 0, 0)
     assert totals["innocent"] == 0

@@ -137,7 +137,7 @@ def test_reads_its_writes_although_word_comes_late():
 
 def test_the_barrier_is_needed():
     """The same without it: else the test above would prove nothing."""
-    totals = run("barrier", "--tasks", 100, "--delay", 0.05, "--without-barrier", fails=True)
+    totals = run("barrier", "--tasks", 100, "--delay", 5, "--without-barrier", fails=True)
     assert totals["failed"] > 0
 
 
