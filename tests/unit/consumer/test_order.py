@@ -1,5 +1,6 @@
 """A consumer of several queues: tasks of an earlier queue begin first."""
 
+from batchers import eventually
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.consumer import order as order_module
 from collective.taskqueue.consumer.consumer import Consumer
@@ -29,7 +30,7 @@ class Site:
         self.begun = []
         self._gates = {}
         self._changed = Condition()
-        order = Order(limit)
+        self.order = order = Order(limit)
         self.consumers = []
         for name, storage in self.storages.items():
             settings = ServerSettings(queue=name, concurrent_limit=limit)
@@ -58,6 +59,10 @@ class Site:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.begun) >= len(urls), BOUND), self.begun
         assert self.begun == list(urls)
+
+    def wait_until_reserved(self, rank):
+        """Wait until a thread of this queue has a task, which waits for its turn."""
+        eventually(lambda: not self.order._idle[rank])
 
     def start(self, stack):
         for consumer in self.consumers:
@@ -104,6 +109,7 @@ def test_a_task_that_comes_later_overtakes(make):
     site.add("low", "1", "2")
     site.wait_for("/low/1")
     site.add("high", "1")
+    site.wait_until_reserved(0)
     site.let_go("/low/1", "/high/1")
     site.wait_for("/low/1", "/high/1", "/low/2")
     site.let_go("/low/2")
@@ -116,6 +122,7 @@ def test_no_more_than_the_limit_run(make):
     with site._changed:
         assert site._changed.wait_for(lambda: len(site.begun) == 2, BOUND)
     site.add("high", "1", "2")
+    site.wait_until_reserved(0)
     running = [len(consumer._heartbeat.running()) for consumer in site.consumers]
     assert running == [0, 0, 2]
     site.let_go("/low/1", "/high/1", "/high/2", "/low/2")
