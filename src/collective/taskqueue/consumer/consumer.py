@@ -14,6 +14,7 @@ from collective.taskqueue.consumer.batcher import Batcher
 from collective.taskqueue.consumer.calls import Completion
 from collective.taskqueue.consumer.calls import StorageCalls
 from collective.taskqueue.consumer.heartbeat import Heartbeat
+from collective.taskqueue.consumer.order import Turn
 from collective.taskqueue.consumer.redelivery import Before
 from collective.taskqueue.consumer.redelivery import Slots
 from collective.taskqueue.consumer.shutdown import pause
@@ -34,6 +35,8 @@ from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -96,6 +99,8 @@ class Consumer:
         self._batcher: StorageCalls | Batcher = self._calls
         if IRemoteStorage.providedBy(storage):
             self._batcher = Batcher(self._calls, cast(RemoteStorage, storage))
+        #: Set by `use_turn`.
+        self._turn: Turn | None = None
         #: Set by `use_slots`.
         self._max_deliveries: float = inf
         self._threads: list[threading.Thread] = []
@@ -107,6 +112,10 @@ class Consumer:
         A task that was lost `max_deliveries` times runs no more: its slot is looked for, once.
         """
         self._calls.slots, self._max_deliveries = slots, max_deliveries
+
+    def use_turn(self, turn: Turn) -> None:
+        """Let tasks begin in the order of several queues; called before `start`."""
+        self._turn = turn
 
     def start(self) -> None:
         """Start the threads; called once, when the process starts."""
@@ -185,8 +194,12 @@ class Consumer:
         errors = 0
         while not self._shutdown.begun.is_set():
             try:
-                self._run_next(self._batcher, None)
-                self._maintain()
+                if self._turn is None:
+                    self._run_next(self._batcher, None)
+                else:
+                    self._run_in_turn(self._batcher, self._turn)
+                with self._idle():
+                    self._maintain()
                 errors = 0
             except StorageUnavailable:
                 # The outage is logged once for all threads.
@@ -199,7 +212,8 @@ class Consumer:
                     self.settings.queue,
                 )
             if errors:
-                self._shutdown.begun.wait(pause(errors))
+                with self._idle():
+                    self._shutdown.begun.wait(pause(errors))
 
     def step(self, timeout: float | None = 0.0) -> int:
         """Wait up to `timeout` seconds (None: without limit) for a task, and run it.
@@ -216,6 +230,25 @@ class Consumer:
             else:
                 self._work_in_own_thread(lease, calls)
         return len(leases)
+
+    def _run_in_turn(self, calls: StorageCalls | Batcher, turn: Turn) -> None:
+        if not turn.wait(self._shutdown.begun):
+            return
+        with turn.idle():
+            leases = calls.take(None)
+        for lease in leases:
+            if not turn.begin(self._shutdown.begun):
+                calls.drop(lease)
+                calls.release([lease])
+                continue
+            try:
+                self._work(lease, calls)
+            finally:
+                turn.end()
+
+    def _idle(self) -> AbstractContextManager[None]:
+        """Let tasks of later queues begin while this thread does something else."""
+        return nullcontext() if self._turn is None else self._turn.idle()
 
     def work(self, lease: Lease) -> Outcome | None:
         """Run one reserved task in this thread, finish it, and return its outcome.
