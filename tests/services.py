@@ -125,6 +125,60 @@ class RedisServer(Server):
                 return False
 
 
+class RedisReplica(Server):
+    """A redis-server on a port of the loopback: a master, or a replica of another one."""
+
+    def __init__(
+        self, folder: Path, master: RedisReplica | None = None, password: str = ""
+    ) -> None:
+        self.folder, self.port = folder, free_port()
+        self._command = ["redis-server", "--port", str(self.port), "--bind", LOOPBACK]
+        self._command += ["--dir", str(folder), "--save", "", "--logfile", str(folder / "log")]
+        # A new replica must not wait for others that may come.
+        self._command += ["--repl-diskless-sync-delay", "0"]
+        if password:
+            self._command += ["--requirepass", password, "--masterauth", password]
+        if master is not None:
+            self._command += ["--replicaof", LOOPBACK, str(master.port)]
+
+    def _answers(self) -> bool:
+        return _ponged(self.port)
+
+
+class RedisSentinel(Server):
+    """A Redis Sentinel that watches a master, with a quorum of one; it acts within a second."""
+
+    SERVICE = "main"
+
+    def __init__(self, folder: Path, master: RedisReplica, password: str = "") -> None:
+        self.folder, self.port = folder, free_port()
+        lines = [
+            f"port {self.port}",
+            f"bind {LOOPBACK}",
+            f"dir {folder}",
+            f"sentinel monitor {self.SERVICE} {LOOPBACK} {master.port} 1",
+            f"sentinel down-after-milliseconds {self.SERVICE} 500",
+            f"sentinel failover-timeout {self.SERVICE} 5000",
+        ]
+        if password:
+            lines += [f"sentinel auth-pass {self.SERVICE} {password}", f"requirepass {password}"]
+        conf = folder / "sentinel.conf"
+        conf.write_text("\n".join(lines) + "\n")
+        self._command = ["redis-server", str(conf), "--sentinel"]
+
+    def _answers(self) -> bool:
+        return _ponged(self.port)
+
+
+def _ponged(port: int) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), START_TIMEOUT) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
+    except OSError:
+        return False
+
+
 class PostgresServer(Server):
     """A PostgreSQL server on a unix socket, with a folder and databases of its own.
 

@@ -102,7 +102,7 @@ MISTAKES = {
     ),
     "a url that redis does not know": (
         "<taskqueue>\n type redis\n url localhost:6379\n</taskqueue>",
-        "<taskqueue> (line {1} of {conf}): the url of type redis begins with redis://, rediss:// or unix://",
+        "<taskqueue> (line {1} of {conf}): the url of type redis begins with redis://, rediss://,",
     ),
     "a file that depends on the folder": (
         "<taskqueue>\n type sql\n url sqlite:///var/queue.sqlite\n</taskqueue>",

@@ -81,10 +81,22 @@ def test_an_unescaped_password(scheme, user, password):
             "unix:///jane:s3cret@run/redis.sock?db=1",
             "a user and a password of a socket stand before",
         ),
-        ("unix:/run/redis", "the url of type redis begins with redis://, rediss:// or unix://"),
-        ("h:6379", "the url of type redis begins with redis://, rediss:// or unix://"),
-        ("valkey://h", "the url of type redis begins with redis://, rediss:// or unix://"),
-        ("://s3cret", "the url of type redis begins with redis://, rediss:// or unix://"),
+        (
+            "unix:/run/redis",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
+        (
+            "h:6379",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
+        (
+            "valkey://h",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
+        (
+            "://s3cret",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
     ],
 )
 def test_a_malformed_url_of_redis(url, reason):
