@@ -73,8 +73,7 @@ class Server:
         """Run one of `SCRIPTS` once and return its reply; raises the errors of redis."""
         connection = self._connection()
         if self.sentinels is not None:
-            # Its other methods would connect to a default host, without asking a sentinel.
-            connection.connect()
+            self._connect_to_master(connection, self.sentinels)
         try:
             return _exchange(connection, "EVALSHA", self._hashes[script], 1, prefix, *args)
         except redis.exceptions.NoScriptError:
@@ -90,6 +89,15 @@ class Server:
             connections = list(self._connections)
         for connection in connections:
             connection.disconnect()
+
+    def _connect_to_master(self, connection: Any, sentinels: Sentinels) -> None:
+        # Other methods of the connection would take a default host, and ask no sentinel.
+        connection.connect()
+        found = connection.host, connection.port
+        if getattr(self._mine, "master", found) != found:
+            # The former master may have answered this thread after others knew the new one.
+            sentinels.report_again()
+        self._mine.master = found
 
     def _connection(self) -> Any:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collective.taskqueue.storages.urls import SentinelUrl
+from redis.backoff import NoBackoff
 from redis.connection import parse_url
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 from typing import Any
 import redis
@@ -19,7 +21,9 @@ class Sentinels(Sentinel):
     def __init__(self, url: SentinelUrl, timeout: float) -> None:
         each = timeout / 2 / len(url.sentinels)
         login = {"username": url.username or None, "password": url.password or None}
-        own = {"socket_timeout": each, "socket_connect_timeout": each, **login}
+        own: dict[str, Any] = {"socket_timeout": each, "socket_connect_timeout": each, **login}
+        # The next sentinel is asked instead.
+        own |= {"retry": Retry(NoBackoff(), 0)}
         super().__init__(url.sentinels, sentinel_kwargs=own)
         self._url = url
         self._lock = threading.Lock()
@@ -51,5 +55,5 @@ class Sentinels(Sentinel):
             return "{}:{}".format(*self._master) if moved and self._master else ""
 
     def report_again(self) -> None:
-        """Let `failover` return the master once more: it was unavailable again."""
+        """Let `failover` return the master once more."""
         self._moved = True

@@ -100,9 +100,11 @@ class RedisStorage:
         master = sentinels.failover()
         if master:
             try:
-                promoted.verify(self.settings.queue, master, self._promote_again)
+                done = promoted.verify(self.settings.queue, master, self._promote_again)
             except StorageUnavailable:
                 # The call itself was carried out.
+                done = False
+            if not done:
                 sentinels.report_again()
         return answer
 
@@ -125,11 +127,15 @@ class RedisStorage:
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         commit = tid.hex() if tid else None
+        verified = self._promoted.verified if self._promoted else 0
         if self._call("promote", batch=batch_id, tid=commit) < 0 and tasks:
             logger.warning("batch %s: lost by the server, %d tasks queued", batch_id, len(tasks))
             self._call("promote", tasks=wire.portions(tasks), batch=batch_id, tid=commit)
-        if self._promoted is not None:
+        if self._promoted is not None and self._server.sentinels is not None:
             self._promoted.remember(batch_id, tid, tasks)
+            if self._promoted.verified != verified:
+                # Another thread has verified all batches but this one, after a failover.
+                self._server.sentinels.report_again()
 
     def discard(self, batch_id: str) -> None:
         self._call("discard", batch=batch_id)
