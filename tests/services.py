@@ -69,8 +69,9 @@ class RedisServer(Server):
     """A redis-server on a unix socket; `persistent` writes every change to a file.
 
     With `tcp` on ports of the loopback, too: `port`, and `tls_port` with a certificate that is
-    signed by itself, `certificate`. With `users` these may do everything, by name; what comes
-    without a name needs the password of `default`.
+    signed by itself, `certificate`. With `clients` only those are let in over TLS that have a
+    certificate: `client_certificate` with `client_key`. With `users` these may do everything, by
+    name; what comes without a name needs the password of `default`.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class RedisServer(Server):
         persistent: bool = False,
         tcp: bool = False,
         users: dict[str, str] | None = None,
+        clients: bool = False,
     ) -> None:
         path = shutil.which(binary)
         if path is None:
@@ -94,15 +96,22 @@ class RedisServer(Server):
             self._command += ["--user", user, "on", f">{password}", "~*", "&*", "+@all"]
         if tcp:
             self._listen()
+        if clients:
+            self._know_clients()
+
+    def _know_clients(self) -> None:
+        self.client_certificate = self.folder / "client.pem"
+        self.client_key = self.folder / "client-key.pem"
+        signer = ["-CA", str(self.certificate), "-CAkey", str(self.folder / "key.pem")]
+        _certify("client", self.client_certificate, self.client_key, *signer)
+        # The last one counts.
+        self._command += ["--tls-auth-clients", "yes", "--tls-ca-cert-file", str(self.certificate)]
 
     def _listen(self) -> None:
         self.port, self.tls_port = free_port(), free_port()
         self.certificate = self.folder / "certificate.pem"
         key = self.folder / "key.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        command += ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
-        command += ["-keyout", str(key), "-out", str(self.certificate)]
-        subprocess.run(command, check=True, capture_output=True)
+        _certify("localhost", self.certificate, key, "-addext", f"subjectAltName=IP:{LOOPBACK}")
         options = {
             "bind": LOOPBACK,
             "port": self.port,
@@ -168,6 +177,12 @@ class RedisSentinel(Server):
 
     def _answers(self) -> bool:
         return _ponged(self.port)
+
+
+def _certify(name: str, certificate: Path, key: Path, *options: str) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate), *options]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _ponged(port: int) -> bool:

@@ -7,6 +7,8 @@ from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.storages.urls import sentinel_url
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
+from collective.taskqueue.testing.contract.base import add_one
+from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import new_task
 from collective.taskqueue.testing.contract.base import take
@@ -124,6 +126,12 @@ def test_one_sentinel_of_two_is_enough(storage):
     add(storage, new_task())
     lease = take(storage)
     assert storage.complete(lease, completed(lease)) == SUCCEEDED
+    storage.admin.check()
+    # A forked process has connections of its own.
+    storage.after_fork()
+    waiting = aside(lambda: storage.reserve("worker", timeout=BOUND))
+    task = add_one(storage)
+    assert [lease.task.id for lease in waiting.result(BOUND)] == [task.id]
 
 
 def test_a_failover_under_load(service, storage, caplog):
@@ -248,3 +256,29 @@ def test_the_parts_of_a_url():
     assert (found.service, found.username, found.password) == ("my.main", "u", "")
     assert found.server == "redis://jane:a%2Fb@i/3?client_name=x"
     assert "a%2Fb" not in repr(found)
+
+
+def test_a_batch_that_is_promoted_while_others_are_verified(service, storage, monkeypatch):
+    """Its answer may have come from the former master: the batches are verified once more."""
+    add(storage, new_task(id="a"))
+    call = storage._call
+
+    def promote_late(*args, **kwargs):
+        answer = call(*args, **kwargs)
+        storage._promoted.verified += 1
+        return answer
+
+    monkeypatch.setattr(storage, "_call", promote_late)
+    storage.promote("another", tasks=[new_task(id="b")])
+    assert storage._server.sentinels.failover() == f"127.0.0.1:{service.master.port}"
+    assert storage._server.sentinels.failover() == ""
+
+
+def test_each_thread_that_comes_from_the_former_master(service, storage):
+    """Others may have known the new one before this thread had its last answer."""
+    add(storage, new_task(id="a"))
+    storage._server._mine.master = ("former", 1)
+    storage._call_admin("counts")
+    assert storage._server.sentinels.failover() == f"127.0.0.1:{service.master.port}"
+    storage._call_admin("counts")
+    assert storage._server.sentinels.failover() == ""

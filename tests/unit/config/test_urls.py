@@ -161,7 +161,7 @@ def test_keys_that_say_where(keys):
         "redis://[::1]:6379/0",
         "redis://u@h",
         "redis://:a:b@h",
-        "rediss://u:p@h:1/0?ssl_cert_reqs=none&ssl_ca_certs=/etc/ca.pem",
+        "rediss://u:p@h:1/0?ssl_cert_reqs=none&ssl_check_hostname=false",
         "redis://h?db=3&socket_timeout=5",
         "unix:///run/a@b.sock?db=1",
         "unix:///run/a@b:c.sock",
