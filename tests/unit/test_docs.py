@@ -125,6 +125,21 @@ def check_zope_conf(text, folder):
         assert ITaskStorage.providedBy(storage)
 
 
+def check_environment(text, folder):
+    """The variables configure queues whose storages can be made."""
+    environ = dict(line.split("=", 1) for line in text.splitlines())
+    for number, name in enumerate(environ):
+        if name.endswith("_FILE"):
+            path = folder / str(number)
+            path.write_text("s3cret\n")
+            environ[name] = str(path)
+    queues = config.load(None, environ).queues
+    assert queues
+    for settings in queues:
+        storage = resolve(config.STORAGES[settings.type])(settings)
+        assert ITaskStorage.providedBy(storage)
+
+
 def check_command(text, folder):
     """It calls targets that the Makefile has."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -187,6 +202,7 @@ CHECKS = {
     "apacheconf": check_zope_conf,
     "console": check_command,
     "shell": check_installation,
+    "sh": check_environment,
     "cfg": check_installation,
     "ini": check_logging,
     "text": check_drawing,
