@@ -275,7 +275,7 @@ def test_a_queue_without_a_consumer(monkeypatch, caplog):
     startup.start_consumers(None)
     assert [record.getMessage() for record in caplog.records] == [
         (
-            "queue lonely: in the memory of this process, and no <taskqueue-server> in its"
-            " zope.conf: its tasks do not run"
+            "queue lonely: in the memory of this process, which has no consumer for it: its tasks"
+            " do not run"
         )
     ]

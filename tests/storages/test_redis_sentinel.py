@@ -1,10 +1,16 @@
 """A queue on a service that Redis Sentinel watches: real servers, a real failover."""
 
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.storages.urls import sentinel_url
+from collective.taskqueue.task import Outcome
+from collective.taskqueue.task import QUEUED
+from collective.taskqueue.task import RUNNING
+from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
@@ -25,6 +31,9 @@ import time
 
 
 PASSWORD = "s3cret/word"
+
+#: States of a task that is not finished.
+WAITING = (QUEUED, SCHEDULED, RUNNING)
 
 #: Seconds that a wait takes at most; a failover takes two or three.
 BOUND = 60.0
@@ -180,6 +189,33 @@ def test_a_failover_under_load(service, storage, caplog):
     assert lost < set(added)
     assert len(told) == len(lost)
     assert f"failover, the master is now 127.0.0.1:{service.replica.port}; of " in caplog.text
+
+
+def test_a_consumer_survives_a_failover(service, storage, caplog):
+    """With its batcher: each task that is not told as lost has run when the queue is empty."""
+    caplog.set_level(logging.WARNING, "collective.taskqueue")
+    ran = []
+
+    def perform(attempt):
+        ran.append(attempt.task.id)
+        return Outcome(200)
+
+    consumer = Consumer(storage, perform, ServerSettings(concurrent_limit=3, lease=2.0))
+    consumer.start()
+    tasks = [new_task() for _ in range(600)]
+    for number, task in enumerate(tasks):
+        repeated(storage.stage, task.id, [task])
+        repeated(storage.promote, task.id, tasks=[task])
+        if number == 300:
+            service.replicated()
+            fail_over(service)
+    until(lambda: not any(repeated(storage.admin.counts)[state] for state in WAITING), "the end")
+    consumer.stop()
+    told = {text.split()[1] for text in caplog.messages if "does not have it, lost" in text}
+    lost = {task_id.removesuffix(":") for task_id in told}
+    assert {task.id for task in tasks} - lost <= set(ran)
+    # They were on the replica before the failover.
+    assert lost.isdisjoint(task.id for task in tasks[:250])
 
 
 def test_what_the_new_master_does_not_have_is_told(service, storage, caplog):

@@ -147,8 +147,8 @@ def _warn_of_queues_without_consumer(servers: Sequence[ServerSettings]) -> None:
     for settings in _process.settings.queues:
         if settings.type == "local" and settings.queue not in served:
             logger.warning(
-                "queue %s: in the memory of this process, and no <taskqueue-server> in its"
-                " zope.conf: its tasks do not run",
+                "queue %s: in the memory of this process, which has no consumer for it:"
+                " its tasks do not run",
                 settings.queue,
             )
 

@@ -166,6 +166,23 @@ def test_a_mistake_is_one_sentence(load, mistake):
     assert "s3cret" not in "".join(format_exception(caught.value))
 
 
+@pytest.mark.parametrize("key", ["password", "url", "secret"])
+def test_a_dollar_in_a_password(load, key):
+    """ZConfig would quote it; it cannot be kept from that without `%import`."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(
+            "<product-config other>\n a b\n</product-config>\n"
+            "<product-config collective.taskqueue>\n"
+            f" queue.default.{key} s3c$ret\n</product-config>"
+        )
+    assert caught.value.message == (
+        f"{PLACE}: what follows a $ in this value is no name that is defined; a $ itself is"
+        " written $$"
+    )
+    with pytest.raises(ConfigurationError, match="no replacement for 'nothing'"):
+        load("<product-config other>\n a $nothing\n</product-config>")
+
+
 def test_the_keys_are_those_of_the_sections():
     """Nothing is declared twice."""
     assert set(datatypes("taskqueue")) == {*C112_QUEUE, *OUR_QUEUE}

@@ -30,7 +30,7 @@ NAME = "collective.taskqueue"
 #: The section types that the first word of a key stands for.
 KINDS = {"queue": "taskqueue", "consumer": "taskqueue-server"}
 
-_PLACE = f"<product-config {NAME}>"
+PLACE = f"<product-config {NAME}>"
 
 
 def settings_of(mapping: Mapping[str, str]) -> list[QueueSettings | ServerSettings]:
@@ -42,7 +42,7 @@ def settings_of(mapping: Mapping[str, str]) -> list[QueueSettings | ServerSettin
     found: dict[str, dict[str, dict[str, Any]]] = {kind: {} for kind in KINDS}
     for key, text in mapping.items():
         kind, label, last = _parts(key)
-        value = converted(KINDS[kind], last, text, f"{_PLACE}: {key}")
+        value = converted(KINDS[kind], last, text, f"{PLACE}: {key}")
         found[kind].setdefault(label, {})[last] = value
     queues = [_queue(label, values) for label, values in found["queue"].items()]
     names = {queue.queue for queue in queues}
@@ -56,14 +56,14 @@ def _parts(key: str) -> tuple[str, str, str]:
     if kind not in KINDS or not label:
         reason = f"{key!r} is not a known key name{_suggestion(key)}"
         forms = "queue.<name>.<key> or consumer.<name>.<key>"
-        refuse(_PLACE, without_url(f"{reason}; a key has the form {forms}", key))
+        refuse(PLACE, without_url(f"{reason}; a key has the form {forms}", key))
     try:
         name(label)
     except ValueError as exc:
-        refuse(_PLACE, without_url(f"{key}: {exc}", key))
+        refuse(PLACE, without_url(f"{key}: {exc}", key))
     known = datatypes(KINDS[kind])
     if last not in known:
-        refuse(_PLACE, f"{key}: {unknown(last, 'key name', known)}")
+        refuse(PLACE, f"{key}: {unknown(last, 'key name', known)}")
     return kind, label, last
 
 
@@ -80,13 +80,13 @@ def _suggestion(key: str) -> str:
 
 
 def _queue(label: str, values: dict[str, Any]) -> QueueSettings:
-    place = f"{_PLACE}: queue.{label}"
+    place = f"{PLACE}: queue.{label}"
     found = {"queue": label, **typed(values, place)}
     return QueueSettings(**found, section=f"queue.{label}", place=place, given=frozenset(found))
 
 
 def _server(label: str, values: dict[str, Any], queues: set[str]) -> ServerSettings:
-    place = f"{_PLACE}: consumer.{label}"
+    place = f"{PLACE}: consumer.{label}"
     if label in queues - {"default"} and "queue" not in values:
         # Otherwise it would run the tasks of the queue default.
         refuse(place, f"which queue? write consumer.{label}.queue {label}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collective.taskqueue.config import product
 from collective.taskqueue.config import report
 from collective.taskqueue.config.keys import SECTION_TYPES
 from collective.taskqueue.config.precedence import resolve
@@ -181,13 +182,21 @@ def handle_key_value(
     try:
         original(self, section, rest)
     except (SubstitutionReplacementError, SubstitutionSyntaxError) as exc:
-        if not isinstance(section, _Section):
+        place = _place(section)
+        if not place:
             raise
         reason = _missing(exc)
     else:
         return
     # Not chained: a traceback would show the error of ZConfig.
-    raise marked(ConfigurationSyntaxError(f"{section.place}: {reason}", self.url, self.lineno))
+    raise marked(ConfigurationSyntaxError(f"{place}: {reason}", self.url, self.lineno))
+
+
+def _place(section: Any) -> str:
+    if isinstance(section, _Section):
+        return section.place
+    is_product = isinstance(section, SectionMatcher) and section.type.name == "product-config"
+    return product.PLACE if is_product and section.name == product.NAME else ""
 
 
 def _missing(exc: ConfigurationError) -> str:
