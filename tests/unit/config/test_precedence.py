@@ -180,9 +180,10 @@ def test_the_environment_section_of_zope_conf(tmp_path):
     # The environment also defines the queue that the section needs.
     for text in (sections[0], "\n".join(sections)):
         conf.write_text(f"instancehome {tmp_path}\n{text}\n")
-        found = load(conf, {"TASKQUEUE_URL": "redis://process"})
-        assert [queue.url for queue in found.queues] == ["redis://file"]
-        assert [server.queue for server in found.servers] == ["default"]
+        for environ in ({"TASKQUEUE_URL": "redis://process"}, {}):
+            found = load(conf, environ)
+            assert [queue.url for queue in found.queues] == ["redis://file"]
+            assert [server.queue for server in found.servers] == ["default"]
 
 
 def test_the_environment_alone():
