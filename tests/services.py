@@ -69,8 +69,9 @@ class RedisServer(Server):
     """A redis-server on a unix socket; `persistent` writes every change to a file.
 
     With `tcp` on ports of the loopback, too: `port`, and `tls_port` with a certificate that is
-    signed by itself, `certificate`. With `users` these may do everything, by name; what comes
-    without a name needs the password of `default`.
+    signed by itself, `certificate`. With `clients` only those are let in over TLS that have a
+    certificate: `client_certificate` with `client_key`. With `users` these may do everything, by
+    name; what comes without a name needs the password of `default`.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class RedisServer(Server):
         persistent: bool = False,
         tcp: bool = False,
         users: dict[str, str] | None = None,
+        clients: bool = False,
     ) -> None:
         path = shutil.which(binary)
         if path is None:
@@ -94,15 +96,22 @@ class RedisServer(Server):
             self._command += ["--user", user, "on", f">{password}", "~*", "&*", "+@all"]
         if tcp:
             self._listen()
+        if clients:
+            self._know_clients()
+
+    def _know_clients(self) -> None:
+        self.client_certificate = self.folder / "client.pem"
+        self.client_key = self.folder / "client-key.pem"
+        signer = ["-CA", str(self.certificate), "-CAkey", str(self.folder / "key.pem")]
+        _certify("client", self.client_certificate, self.client_key, *signer)
+        # The last one counts.
+        self._command += ["--tls-auth-clients", "yes", "--tls-ca-cert-file", str(self.certificate)]
 
     def _listen(self) -> None:
         self.port, self.tls_port = free_port(), free_port()
         self.certificate = self.folder / "certificate.pem"
         key = self.folder / "key.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        command += ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
-        command += ["-keyout", str(key), "-out", str(self.certificate)]
-        subprocess.run(command, check=True, capture_output=True)
+        _certify("localhost", self.certificate, key, "-addext", f"subjectAltName=IP:{LOOPBACK}")
         options = {
             "bind": LOOPBACK,
             "port": self.port,
@@ -123,6 +132,66 @@ class RedisServer(Server):
                 return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
             except OSError:
                 return False
+
+
+class RedisReplica(Server):
+    """A redis-server on a port of the loopback: a master, or a replica of another one."""
+
+    def __init__(
+        self, folder: Path, master: RedisReplica | None = None, password: str = ""
+    ) -> None:
+        self.folder, self.port = folder, free_port()
+        self._command = ["redis-server", "--port", str(self.port), "--bind", LOOPBACK]
+        self._command += ["--dir", str(folder), "--save", "", "--logfile", str(folder / "log")]
+        # A new replica must not wait for others that may come.
+        self._command += ["--repl-diskless-sync-delay", "0"]
+        if password:
+            self._command += ["--requirepass", password, "--masterauth", password]
+        if master is not None:
+            self._command += ["--replicaof", LOOPBACK, str(master.port)]
+
+    def _answers(self) -> bool:
+        return _ponged(self.port)
+
+
+class RedisSentinel(Server):
+    """A Redis Sentinel that watches a master, with a quorum of one; it acts within a second."""
+
+    SERVICE = "main"
+
+    def __init__(self, folder: Path, master: RedisReplica, password: str = "") -> None:
+        self.folder, self.port = folder, free_port()
+        lines = [
+            f"port {self.port}",
+            f"bind {LOOPBACK}",
+            f"dir {folder}",
+            f"sentinel monitor {self.SERVICE} {LOOPBACK} {master.port} 1",
+            f"sentinel down-after-milliseconds {self.SERVICE} 500",
+            f"sentinel failover-timeout {self.SERVICE} 5000",
+        ]
+        if password:
+            lines += [f"sentinel auth-pass {self.SERVICE} {password}", f"requirepass {password}"]
+        conf = folder / "sentinel.conf"
+        conf.write_text("\n".join(lines) + "\n")
+        self._command = ["redis-server", str(conf), "--sentinel"]
+
+    def _answers(self) -> bool:
+        return _ponged(self.port)
+
+
+def _certify(name: str, certificate: Path, key: Path, *options: str) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate), *options]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _ponged(port: int) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), START_TIMEOUT) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
+    except OSError:
+        return False
 
 
 class PostgresServer(Server):

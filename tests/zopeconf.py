@@ -87,5 +87,5 @@ def values_of(settings):
     return {
         field.name: getattr(settings, field.name)
         for field in fields(settings)
-        if field.name not in ("section", "place")
+        if field.name not in ("section", "place", "given")
     }

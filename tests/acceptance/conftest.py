@@ -135,7 +135,7 @@ def bare(tmp_path_factory):
     """A running instance of bare Zope with exactly the predecessor's sections, a user folder
     that is not pluggable, and a task that was queued before the process was ready."""
     home = tmp_path_factory.mktemp("bare")
-    instance = Instance(home, SNIPPET, ZOPE_ZCML, environ={"TASKQUEUE_TEST_EARLY": "1"})
+    instance = Instance(home, SNIPPET, ZOPE_ZCML, environ={"FIXTURE_EARLY": "1"})
     (home / "inituser").write_text("root:secret-root")
     try:
         yield instance.start()

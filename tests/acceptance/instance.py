@@ -163,7 +163,7 @@ class Instance:
         self.environ = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-            "TASKQUEUE_TEST_FOLDER": str(home / "var"),
+            "FIXTURE_FOLDER": str(home / "var"),
             "PYTHONWARNINGS": "ignore",
             **(environ or {}),
         }

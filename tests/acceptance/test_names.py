@@ -8,8 +8,8 @@ import pytest
 import tempfile
 
 
-REDIS = "  type redis\n  unix_socket_path $(TASKQUEUE_TEST_REDIS)"
-SQL = "  type sql\n  url sqlite:///$(TASKQUEUE_TEST_FILE)"
+REDIS = "  type redis\n  unix_socket_path $(FIXTURE_REDIS)"
+SQL = "  type sql\n  url sqlite:///$(FIXTURE_FILE)"
 
 #: By what the sections of the queue say of its storage.
 QUEUES = {
@@ -36,8 +36,8 @@ def test_names_with_dots(zope, redis_server, tmp_path):
         for name in ("a", "a.b", "rer.newsletter.queue"):
             lines += ["<taskqueue-server>", f"  queue {queue}", f"  name {name}"]
             lines += ["</taskqueue-server>"]
-    environ = {"TASKQUEUE_TEST_REDIS": redis_server.socket}
-    environ["TASKQUEUE_TEST_FILE"] = str(tmp_path / "queue.sqlite")
+    environ = {"FIXTURE_REDIS": redis_server.socket}
+    environ["FIXTURE_FILE"] = str(tmp_path / "queue.sqlite")
     instance = zope("\n".join(lines), environ=environ).start()
     queues = [*QUEUES] * 3
     calls = [{"url": f"/@@fixture-record?name={name}", "queue": name} for name in queues]

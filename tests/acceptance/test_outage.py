@@ -17,7 +17,7 @@ SNIPPET = """\
 %import collective.taskqueue
 <taskqueue>
   type redis
-  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+  unix_socket_path $(FIXTURE_REDIS)
   stage_timeout 1
 </taskqueue>
 <taskqueue-server>
@@ -36,7 +36,7 @@ def server():
 
 @pytest.fixture
 def instance(zope, server):
-    return zope(SNIPPET, environ={"TASKQUEUE_TEST_REDIS": server.socket})
+    return zope(SNIPPET, environ={"FIXTURE_REDIS": server.socket})
 
 
 def consumers(server):

@@ -17,7 +17,7 @@ SNIPPET = """\
 %import collective.taskqueue
 <taskqueue>
   type redis
-  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+  unix_socket_path $(FIXTURE_REDIS)
 </taskqueue>
 <taskqueue-server>
   lease 2
@@ -41,7 +41,7 @@ def started(instance, gate):
 
 def test_worker_killed_in_a_task(zope, redis_server):
     """C63, C70, D05, N63: SIGKILL in the middle of a task; it runs again, all others once."""
-    instance = zope(SNIPPET, environ={"TASKQUEUE_TEST_REDIS": redis_server.socket})
+    instance = zope(SNIPPET, environ={"FIXTURE_REDIS": redis_server.socket})
     instance.start()
     urls = [f"/@@fixture-gate?name={name}" for name in "abc"]
     ids = instance.add(*({"url": url} for url in urls), path="")["ids"]
@@ -68,7 +68,7 @@ DOTS = """\
 <taskqueue>
   queue a
   type redis
-  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+  unix_socket_path $(FIXTURE_REDIS)
   keep_succeeded 0
 </taskqueue>
 <taskqueue-server>
@@ -79,7 +79,7 @@ DOTS = """\
 <taskqueue>
   queue a.b
   type redis
-  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+  unix_socket_path $(FIXTURE_REDIS)
 </taskqueue>
 <taskqueue-server>
   queue a.b
@@ -91,7 +91,7 @@ DOTS = """\
 
 def test_two_queues_whose_names_could_be_one(zope, redis_server):
     """Each runs its own tasks; a lost record stops no other task, and an old one is gone."""
-    instance = zope(DOTS, environ={"TASKQUEUE_TEST_REDIS": redis_server.socket}).start()
+    instance = zope(DOTS, environ={"FIXTURE_REDIS": redis_server.socket}).start()
     call = {"queue": "a", "url": "/@@fixture-gate?name=lost"}
     (lost,) = instance.add(call, path="")["ids"]
     wait_for(lambda: started(instance, "lost"), "the first task to start")

@@ -20,7 +20,7 @@ SNIPPET = """\
 %import collective.taskqueue
 <taskqueue>
   type sql
-  url sqlite:///$(TASKQUEUE_TEST_FILE)
+  url sqlite:///$(FIXTURE_FILE)
 </taskqueue>
 <taskqueue-server>
   lease 2
@@ -34,7 +34,7 @@ def started(instance, gate):
 
 def test_worker_killed_in_a_task(zope, tmp_path):
     """D05, N63, T13: SIGKILL in the middle of a task; it runs again, all others once, in order."""
-    instance = zope(SNIPPET, environ={"TASKQUEUE_TEST_FILE": str(tmp_path / "queue.sqlite")})
+    instance = zope(SNIPPET, environ={"FIXTURE_FILE": str(tmp_path / "queue.sqlite")})
     instance.start()
     urls = [f"/@@fixture-gate?name={name}" for name in "abc"]
     ids = instance.add(*({"url": url} for url in urls), path="")["ids"]

@@ -44,8 +44,8 @@ MISTAKES = {
     "a bad integer": (
         "<taskqueue numbers>\n port abc\n</taskqueue>",
         (
-            "<taskqueue numbers> (line {1} of {conf}): invalid literal for int() with base 10:"
-            " 'abc' (line {2}, in {conf})"
+            "<taskqueue numbers> (line {1} of {conf}): 'abc' is no whole number (line {2}, in"
+            " {conf})"
         ),
     ),
     "a number out of range": (
@@ -57,7 +57,7 @@ MISTAKES = {
     ),
     "an unknown key": (
         "<taskqueue>\n colour red\n</taskqueue>",
-        "<taskqueue> (line {1} of {conf}): 'colour' is not a known key name",
+        "<taskqueue> (line {1} of {conf}): 'colour' is not a known key name; known are allow_hosts",
     ),
     "a module that cannot be imported": (
         "<taskqueue>\n type nowhere.to_be.Found\n</taskqueue>",
@@ -67,11 +67,33 @@ MISTAKES = {
         "<taskqueue>\n type sql\n url mysql://localhost/tasks\n</taskqueue>",
         ("<taskqueue> (line {1} of {conf}): type sql needs a url, sqlite:///… or postgresql://…"),
     ),
-    "a url without type": (
-        "<taskqueue>\n url redis://localhost\n</taskqueue>",
+    "a url that says no type": (
+        "<taskqueue>\n url mysql://localhost/tasks\n</taskqueue>",
+        "<taskqueue> (line {1} of {conf}): its url says no type; a url begins with one of local:",
+    ),
+    "a type that contradicts the url": (
+        "<taskqueue>\n type local\n url redis://localhost\n</taskqueue>",
         (
-            "<taskqueue> (line {1} of {conf}): type local is the memory of this process and is"
-            " at no url or socket; say type redis or type sql"
+            "<taskqueue> (line {1} of {conf}): type local contradicts its url, which is of type"
+            " redis; write type redis or leave the type out"
+        ),
+    ),
+    "a variable that is not known": (
+        "<environment>\n TASKQUEUE_CONSUMER off\n</environment>\n<taskqueue />",
+        (
+            "TASKQUEUE_CONSUMER in the environment: this variable is not known (do you mean"
+            " TASKQUEUE_CONSUMERS?); known are"
+        ),
+    ),
+    "a variable without a section": (
+        "<environment>\n TASKQUEUE_CONSUMERS mail\n</environment>",
+        "TASKQUEUE_CONSUMERS in the environment: there is no queue 'mail' (known: none)",
+    ),
+    "a key of product-config": (
+        "<product-config collective.taskqueue>\n queue.default.tmeout 5\n</product-config>",
+        (
+            "<product-config collective.taskqueue>: queue.default.tmeout: 'tmeout' is not a known"
+            " key name (do you mean timeout?); known are"
         ),
     ),
     "a socket without type": (
@@ -80,7 +102,7 @@ MISTAKES = {
     ),
     "a url that redis does not know": (
         "<taskqueue>\n type redis\n url localhost:6379\n</taskqueue>",
-        "<taskqueue> (line {1} of {conf}): the url of type redis begins with redis://, rediss:// or unix://",
+        "<taskqueue> (line {1} of {conf}): the url of type redis begins with redis://, rediss://,",
     ),
     "a file that depends on the folder": (
         "<taskqueue>\n type sql\n url sqlite:///var/queue.sqlite\n</taskqueue>",
@@ -127,9 +149,24 @@ def test_a_mistake_stops_the_start(refused, mistake):
     )
     assert instance.process.returncode == 1
     last = instance.console().strip().splitlines()[-1]
-    assert last.partition(": ")[2].startswith(sentence)
+    assert last.startswith(f"configuration error: {sentence}")
+    assert "Traceback" not in instance.console()
     assert not instance.lines("Ready to handle requests")
     assert not instance.lines("started")
+
+
+def test_a_mistake_stops_a_script(zope):
+    """zconsole says the same, and the exit code is not 0."""
+    instance = zope("%import collective.taskqueue\n<taskqueue>\n colour red\n</taskqueue>")
+    script = instance.home / "script.py"
+    script.write_text("raise AssertionError")
+    command = [sys.executable, "-m", "Zope2.utilities.zconsole", "run", instance.conf, script]
+    done = subprocess.run(
+        command, env=instance.environ, capture_output=True, text=True, timeout=START_TIMEOUT
+    )
+    assert done.returncode == 1
+    assert "configuration error: <taskqueue> (line " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def no_consumers(threads):

@@ -145,7 +145,7 @@ class Last:
 
 
 #: The folder with an empty file for each task that has ended a worker.
-MARKS = "TASKQUEUE_CRASH_MARKS"
+MARKS = "CRASH_MARKS"
 
 
 def reach(step: str, lease: Lease) -> None:

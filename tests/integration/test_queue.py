@@ -1,5 +1,6 @@
 """The part of a queue that scripts use: tasks put, taken and done by hand."""
 
+from collective.taskqueue import config
 from collective.taskqueue import queue as module
 from collective.taskqueue import startup
 from collective.taskqueue.config import QueueSettings
@@ -14,7 +15,6 @@ from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.testing.contract.base import new_task
 from io import StringIO
-from types import SimpleNamespace
 from zope.component import getUtilitiesFor
 import logging
 import os
@@ -271,12 +271,11 @@ def test_a_queue_without_a_consumer(monkeypatch, caplog):
         "lonely": QueueSettings(queue="lonely", section="lonely"),
         "shared": QueueSettings(queue="shared", type="redis", section="shared"),
     }
-    known = SimpleNamespace(product_config=sections)
-    monkeypatch.setattr(startup, "getConfiguration", lambda: known)
+    monkeypatch.setattr(startup._process, "settings", config.resolve(sections, {}))
     startup.start_consumers(None)
     assert [record.getMessage() for record in caplog.records] == [
         (
-            "queue lonely: in the memory of this process, and no <taskqueue-server> in its"
-            " zope.conf: its tasks do not run"
+            "queue lonely: in the memory of this process, which has no consumer for it: its tasks"
+            " do not run"
         )
     ]

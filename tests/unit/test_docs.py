@@ -1,6 +1,5 @@
 """Every snippet of the documentation is run, or is part of code that other tests run."""
 
-from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
 from docutils import nodes
@@ -13,6 +12,7 @@ from pathlib import Path
 from readme import addon_files
 from textwrap import indent
 from zope.dottedname.resolve import resolve
+import collective.taskqueue
 import collective.taskqueue.config as config
 import pytest
 import re
@@ -118,10 +118,25 @@ def check_zope_conf(text, folder):
     path.write_text(f"{text}\n{ZOPE_CONF.format(folder=folder)}{main}")
     schema = ZConfig.loadSchema(str(Path(Zope2.Startup.__file__).parent / "wsgischema.xml"))
     found, _ = ZConfig.loadConfig(schema, str(path))
-    queues = [item for item in found.product_config.values() if isinstance(item, QueueSettings)]
+    queues = config.resolve(found.product_config, {}).queues
     assert queues
     for settings in queues:
         storage = resolve(config.STORAGES.get(settings.type, settings.type))(settings)
+        assert ITaskStorage.providedBy(storage)
+
+
+def check_environment(text, folder):
+    """The variables configure queues whose storages can be made."""
+    environ = dict(line.split("=", 1) for line in text.splitlines())
+    for number, name in enumerate(environ):
+        if name.endswith("_FILE"):
+            path = folder / str(number)
+            path.write_text("s3cret\n")
+            environ[name] = str(path)
+    queues = config.load(None, environ).queues
+    assert queues
+    for settings in queues:
+        storage = resolve(config.STORAGES[settings.type])(settings)
         assert ITaskStorage.providedBy(storage)
 
 
@@ -187,6 +202,7 @@ CHECKS = {
     "apacheconf": check_zope_conf,
     "console": check_command,
     "shell": check_installation,
+    "sh": check_environment,
     "cfg": check_installation,
     "ini": check_logging,
     "text": check_drawing,
@@ -225,7 +241,7 @@ def test_rooms():
     """The page about the design names every room that there is, and no other."""
     (table, _) = read(ROOT / "docs" / "explanation" / "design.rst").findall(nodes.table)
     named = [row.astext().split()[0] for row in table.findall(nodes.row)]
-    package = Path(config.__file__).parent
+    package = Path(collective.taskqueue.__file__).parent
     rooms = {path.name for path in package.iterdir() if path.name[0] not in "_."}
     assert sorted(named) == sorted(rooms - GLUE)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from App.config import getConfiguration
 from collections.abc import Callable
+from collections.abc import Sequence
 from collective.taskqueue import config
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import report
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.config import Settings
 from collective.taskqueue.consumer import events
 from collective.taskqueue.consumer import interrupt
 from collective.taskqueue.consumer.attempt import Attempt
@@ -35,7 +38,6 @@ from collective.taskqueue.webhook.client import WebHooks
 from functools import partial
 from types import FrameType
 from typing import Any
-from typing import TypeVar
 from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component import getUtility
@@ -54,8 +56,6 @@ import time
 
 logger = logging.getLogger("collective.taskqueue")
 
-S = TypeVar("S", QueueSettings, ServerSettings)
-
 #: What `signal.getsignal` returns and `signal.signal` takes.
 Handler = Callable[[int, FrameType | None], object] | int | None
 
@@ -68,6 +68,8 @@ class _Process:
 
     def __init__(self) -> None:
         self.database: Any = None
+        #: Of zope.conf and the environment, when the database was opened.
+        self.settings = Settings()
         #: Detects lost transactions by what the main database had when it was opened.
         self.restored: indoubt.Restored | None = None
         self.consumers: list[Consumer] = []
@@ -86,14 +88,18 @@ _process = _Process()
 
 @adapter(IDatabaseOpenedWithRoot)
 def build_queues(event: IDatabaseOpenedWithRoot) -> None:
-    """Register a utility for each `<taskqueue>`; scripts may enqueue from now on.
+    """Register a utility for each queue; scripts may enqueue from now on.
 
-    Raises `ConfigurationError` for a storage that cannot be built.
+    Raises `ConfigurationError` for a storage that cannot be built, and ZConfig's for a mistake in
+    zope.conf or in the environment.
     """
+    report.install()
+    sections = getattr(getConfiguration(), "product_config", None) or {}
+    _process.settings = config.resolve(sections, os.environ)
     _process.database = event.database
     main = event.database.databases.get(indoubt.MAIN)
     _process.restored = None if main is None else indoubt.Restored(main, time.time())
-    for settings in _sections(QueueSettings):
+    for settings in _process.settings.queues:
         queue = TaskQueue(settings, _storage(settings))
         _check(queue)
         getGlobalSiteManager().registerUtility(queue, ITaskQueue, name=queue.name)
@@ -107,8 +113,8 @@ def build_queues(event: IDatabaseOpenedWithRoot) -> None:
 
 @adapter(IProcessStarting)
 def start_consumers(event: IProcessStarting) -> None:
-    """Start a consumer for each `<taskqueue-server>`, unless a script is about to run."""
-    servers = _sections(ServerSettings)
+    """Start the consumers of the configuration, unless a script is about to run."""
+    servers = _process.settings.servers
     _warn_of_queues_without_consumer(servers)
     if not servers:
         return
@@ -133,16 +139,16 @@ def start_consumers_after_fork(event: IPubStart) -> None:
     with _process.lock:
         forked, _process.forked = _process.forked, False
         if forked:
-            _start(_sections(ServerSettings))
+            _start(_process.settings.servers)
 
 
-def _warn_of_queues_without_consumer(servers: list[ServerSettings]) -> None:
+def _warn_of_queues_without_consumer(servers: Sequence[ServerSettings]) -> None:
     served = {server.queue for server in servers}
-    for settings in _sections(QueueSettings):
+    for settings in _process.settings.queues:
         if settings.type == "local" and settings.queue not in served:
             logger.warning(
-                "queue %s: in the memory of this process, and no <taskqueue-server> in its"
-                " zope.conf: its tasks do not run",
+                "queue %s: in the memory of this process, which has no consumer for it:"
+                " its tasks do not run",
                 settings.queue,
             )
 
@@ -188,12 +194,6 @@ def _close_storages() -> None:
             logger.exception("queue %s: its storage could not be closed", name)
 
 
-def _sections(kind: type[S]) -> list[S]:
-    sections = getattr(getConfiguration(), "product_config", None) or {}
-    config.check(sections)
-    return [section for section in sections.values() if isinstance(section, kind)]
-
-
 def _storage(settings: QueueSettings) -> Storage:
     path = config.STORAGES.get(settings.type, settings.type)
     try:
@@ -228,7 +228,7 @@ def _check(queue: TaskQueue) -> None:
         logger.warning("queue %s: tasks are refused until its storage is available", queue.name)
 
 
-def _start(servers: list[ServerSettings]) -> None:
+def _start(servers: Sequence[ServerSettings]) -> None:
     for settings in servers:
         queue = getUtility(ITaskQueue, name=settings.queue)
         consumer = Consumer(

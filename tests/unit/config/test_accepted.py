@@ -1,7 +1,7 @@
 """zope.conf under Zope's own WSGI schema: what it accepts, and for whom."""
 
-from collective.taskqueue import config
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config import sections as module
 from importlib import import_module
 from importlib import reload
 from ZConfig import ConfigurationSyntaxError
@@ -247,9 +247,9 @@ def test_the_parser_is_wrapped_once():
     )
     wrapped = [getattr(*method) for method in methods]
     assert all(hasattr(method, "of_taskqueue") for method in wrapped)
-    fresh = dict(vars(config))
+    fresh = dict(vars(module))
     try:
-        reload(config)
+        reload(module)
         assert [getattr(*method) for method in methods] == wrapped
     finally:
-        vars(config).update(fresh)
+        vars(module).update(fresh)

@@ -1,9 +1,12 @@
 """component.xml describes each option, as the settings have it."""
 
 from collective.taskqueue import config
+from collective.taskqueue.config import keys
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.config import SECTION_TYPES
+from collective.taskqueue.config import refusal
+from collective.taskqueue.config import sections
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.config.keys import SECTION_TYPES
 from pathlib import Path
 from xml.etree import ElementTree
 from zopeconf import C112_QUEUE
@@ -15,7 +18,7 @@ import pytest
 import re
 
 
-COMPONENT = ElementTree.parse(Path(config.__file__).with_name("component.xml")).getroot()
+COMPONENT = ElementTree.parse(Path(keys.__file__).parents[1] / "component.xml").getroot()
 
 
 def keys_of(section):
@@ -63,6 +66,6 @@ def test_the_page_about_zope_conf_names_functions_that_there_are():
     (block,) = re.findall(r"::\n\n((?: {4}.*\n|\n)+)", page.read_text(encoding="utf-8"))
     named = re.findall(r"^ +(?:config\.)?(\w+) {2,}\S|\b(_\w+)", block, re.MULTILINE)
     names = {name for pair in named for name in pair if name}
-    assert {"start_section", "check", "_named", "_finish_and_check"} <= names
-    places = (config, config._Section, QueueSettings)
+    assert {"start_section", "resolve", "_named", "_finish_and_check"} <= names
+    places = (sections, sections._Section, refusal, config, QueueSettings)
     assert [name for name in names if not any(hasattr(place, name) for place in places)] == []

@@ -56,7 +56,7 @@ BAD_VALUES = {
     "type": ["", "reddis", "my.", ".Storage", "my package.Storage"],
     "port": ["abc", "-1", "70000", "1.5"],
     "max_attempts": ["0", "-1", "1.5", "many"],
-    "backoff": ["", "none", "Linear"],
+    "backoff": ["", "none", "lineal"],
     "min_backoff": ["-1", "abc", "nan", "inf"],
     "max_backoff": ["-1", "abc", "nan", "inf"],
     "transient_statuses": ["abc", "4xx", "399", "500", "429,503", "-429"],
@@ -180,10 +180,10 @@ def test_a_dollar_in_a_password(load, key, value):
 
 def test_a_password_that_is_not_in_the_environment(load, monkeypatch):
     """The error names the variable, for an administrator who has forgotten it."""
-    with pytest.raises(ConfigurationError, match="there is no TASKQUEUE_NOWHERE in the environm"):
-        load("<taskqueue>\n password $(TASKQUEUE_NOWHERE)\n</taskqueue>")
-    monkeypatch.setenv("TASKQUEUE_NOWHERE", "a$b")
-    queues, _ = split(load("<taskqueue>\n password $(TASKQUEUE_NOWHERE)$$c\n</taskqueue>"))
+    with pytest.raises(ConfigurationError, match="there is no NAME_OF_NOTHING in the environm"):
+        load("<taskqueue>\n password $(NAME_OF_NOTHING)\n</taskqueue>")
+    monkeypatch.setenv("NAME_OF_NOTHING", "a$b")
+    queues, _ = split(load("<taskqueue>\n password $(NAME_OF_NOTHING)$$c\n</taskqueue>"))
     assert queues["default"].password == "a$b$c"
 
 
@@ -241,3 +241,57 @@ def test_what_is_no_url_is_quoted(load):
     """It says what to look for."""
     with pytest.raises(ConfigurationError, match="unknown type 'reddis'"):
         load("<taskqueue>\n type reddis\n</taskqueue>")
+
+
+NEAR = {
+    "a key": (
+        "tmeout 5",
+        r"'tmeout' is not a known key name \(do you mean timeout\?\); known",
+    ),
+    "a type": (
+        "type rediss",
+        r"unknown type 'rediss' \(do you mean redis\?\); use local",
+    ),
+    "a back-off": ("backoff lineal", r"backoff is exponential or linear \(do you mean linear\?\)"),
+    "a duration": (
+        "timeout 5 parsecs",
+        r"'5 parsecs' is none: write seconds, or a duration such",
+    ),
+    "a size": (
+        "max_payload 5 parsecs",
+        r"'5 parsecs' is none: write bytes, or a size such as",
+    ),
+    "a type and a url": (
+        "type sql\n url redis://h",
+        r"type sql contradicts its url, which is of type redis; write type redis or leave the type",
+    ),
+    "a url that says no type": (
+        "url postgre://h/plone",
+        r"its url says no type \(do you mean postgresql\?\); a url begins with one of local://",
+    ),
+    "a password twice": (
+        "type redis\n url redis://:a@h\n password b",
+        r"its url has a password, and password is set, too; remove one$",
+    ),
+    "a password in an option": (
+        "type redis\n url redis://h?password=a\n password b",
+        r"its url has a password, and password is set, too; remove one$",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", NEAR)
+def test_the_sentence_says_what_to_write_instead(load, mistake):
+    text, sentence = NEAR[mistake]
+    with pytest.raises(ConfigurationError, match=rf"^<taskqueue> \(line 3 of .*\): {sentence}"):
+        load(f"<taskqueue>\n {text}\n</taskqueue>")
+
+
+def test_all_known_keys_are_listed(load):
+    for section, known in (
+        ("taskqueue", {*C112_QUEUE, *OUR_QUEUE}),
+        ("taskqueue-server", {*C112_SERVER, *OUR_SERVER}),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            load(f"<taskqueue />\n<{section} x>\n colour red\n</{section}>")
+        assert caught.value.message.endswith(f"known are {', '.join(sorted(known))}")

@@ -81,10 +81,22 @@ def test_an_unescaped_password(scheme, user, password):
             "unix:///jane:s3cret@run/redis.sock?db=1",
             "a user and a password of a socket stand before",
         ),
-        ("unix:/run/redis", "the url of type redis begins with redis://, rediss:// or unix://"),
-        ("h:6379", "the url of type redis begins with redis://, rediss:// or unix://"),
-        ("valkey://h", "the url of type redis begins with redis://, rediss:// or unix://"),
-        ("://s3cret", "the url of type redis begins with redis://, rediss:// or unix://"),
+        (
+            "unix:/run/redis",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
+        (
+            "h:6379",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
+        (
+            "valkey://h",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
+        (
+            "://s3cret",
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        ),
     ],
 )
 def test_a_malformed_url_of_redis(url, reason):
@@ -149,7 +161,7 @@ def test_keys_that_say_where(keys):
         "redis://[::1]:6379/0",
         "redis://u@h",
         "redis://:a:b@h",
-        "rediss://u:p@h:1/0?ssl_cert_reqs=none&ssl_ca_certs=/etc/ca.pem",
+        "rediss://u:p@h:1/0?ssl_cert_reqs=none&ssl_check_hostname=false",
         "redis://h?db=3&socket_timeout=5",
         "unix:///run/a@b.sock?db=1",
         "unix:///run/a@b:c.sock",

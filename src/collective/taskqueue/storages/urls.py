@@ -10,12 +10,17 @@ from collections.abc import Collection
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.storages.secrets import remember
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
 from ipaddress import IPv6Address
 from urllib.parse import parse_qsl
 from urllib.parse import SplitResult
 from urllib.parse import unquote
+from urllib.parse import urlencode
 from urllib.parse import urlsplit
 import re
+import ssl
 
 
 #: Allowed options of a Redis url, besides those that begin with `ssl_`. They change the
@@ -24,6 +29,17 @@ REDIS_OPTIONS = frozenset(
     {"client_name", "db", "health_check_interval", "password", "socket_connect_timeout"}
     | {"socket_keepalive", "socket_timeout", "username"}
 )
+
+#: The scheme of a url that names sentinels.
+SENTINEL = "redis+sentinel"
+
+#: Options of a service that sentinels watch.
+_SERVER_OPTIONS = REDIS_OPTIONS - {"db", "password", "username"}
+
+#: Options of a url of TLS that name a file.
+_FILES = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
+
+_SENTINELS = f"{SENTINEL}://host1:26379,host2:26379/service/0"
 
 _UNREADABLE = (
     "its url cannot be read; in a user, a password and what follows a ?, every sign but letters,"
@@ -70,7 +86,10 @@ def redis_url(settings: QueueSettings) -> str:
     """Return the url of a Redis server; raises `ConfigurationError` if it is malformed."""
     scheme = settings.url.partition("://")[0]
     if scheme not in ("redis", "rediss", "unix") or "://" not in settings.url:
-        raise mistake(settings, "the url of type redis begins with redis://, rediss:// or unix://")
+        raise mistake(
+            settings,
+            "the url of type redis begins with redis://, rediss://, unix:// or redis+sentinel://",
+        )
     parts = server_url(settings)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if scheme == "unix":
@@ -88,7 +107,48 @@ def redis_url(settings: QueueSettings) -> str:
         raise mistake(settings, "the path in its url is the number of a database, like /0")
     refuse_options(settings, {name for name in options if not _is_of_redis(name)})
     check_database(settings, options.get("db", "0"))
+    if scheme == "rediss":
+        _check_certificates(settings, options)
     return settings.url
+
+
+@dataclass(frozen=True)
+class SentinelUrl:
+    """The parts of the url of a service that Redis Sentinel watches."""
+
+    #: Host and port of each sentinel.
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    #: The url of the server, with the user, the database and the options of the service, and with
+    #: the host of a sentinel: the host of the server is not known yet.
+    server: str = field(repr=False)
+    #: The login at the sentinels.
+    username: str
+    password: str = field(repr=False)
+
+
+def sentinel_url(settings: QueueSettings) -> SentinelUrl:
+    """Return the parts of ``redis+sentinel://user:password@host:port,host:port/service/db``.
+
+    Raises `ConfigurationError` if the url is malformed; the message quotes nothing of it.
+    """
+    authority, tail = _halves(settings.url.partition("://")[2])
+    user, at, hosts = authority.rpartition("@")
+    sentinels = []
+    for host in hosts.split(","):
+        parts = server_url(replace(settings, url=f"{SENTINEL}://{user}{at}{host}{tail}"))
+        if not parts.hostname:
+            raise mistake(settings, f"its url has a sentinel without a name; write {_SENTINELS}")
+        sentinels.append((parts.hostname, parts.port or 26379))
+    path = re.fullmatch(r"/([A-Za-z0-9._-]+)(?:/([0-9]{1,9})?)?", parts.path)
+    if path is None:
+        raise mistake(settings, f"its url names a service, and a database by number: {_SENTINELS}")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    login = [options.pop(f"sentinel_{name}", "") for name in ("username", "password")]
+    refuse_options(settings, options.keys() - _SERVER_OPTIONS)
+    query = f"?{urlencode(options)}" if options else ""
+    server = f"redis://{user}{at}{parts.hostname}/{path[2] or 0}{query}"
+    return SentinelUrl(tuple(sentinels), path[1], server, *login)
 
 
 def sqlite_file(settings: QueueSettings) -> tuple[str, str]:
@@ -163,6 +223,30 @@ def mistake(settings: QueueSettings, reason: str) -> ConfigurationError:
 def _halves(rest: str) -> tuple[str, str]:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     return authority, rest[len(authority) :]
+
+
+def _check_certificates(settings: QueueSettings, options: dict[str, str]) -> None:
+    # Otherwise each call would fail, as if the server were away.
+    for name in _FILES:
+        if name in options and not options[name].startswith("/"):
+            raise mistake(settings, f"{name} in its url is not the absolute path of a file")
+    certificate, key = options.get("ssl_certfile"), options.get("ssl_keyfile")
+    if key and not certificate:
+        raise mistake(settings, "its url has ssl_keyfile, but no ssl_certfile")
+    try:
+        context = ssl.create_default_context()
+        if authorities := options.get("ssl_ca_certs"):
+            context.load_verify_locations(authorities)
+        if certificate:
+            # A key that needs a password would ask for it at the terminal.
+            password = options.get("ssl_password", "")
+            context.load_cert_chain(certificate, key, lambda: password)
+    except OSError as exc:
+        # Also the errors of TLS; these name no file.
+        reason = exc.strerror or type(exc).__name__
+        used = ", ".join(name for name in _FILES if name in options)
+        reason = f"the files of {used} in its url cannot be used: {reason}"
+        raise mistake(settings, reason) from None
 
 
 def _is_ipv6(host: str) -> bool:

@@ -4,7 +4,8 @@
 transition: ``road.lua`` has those of the road of a task, ``admin.lua`` the operations of admins,
 and ``common.lua`` what both need; it begins with a description of the keys. ``wire.py`` has what
 goes to the scripts and comes back. ``admin.py`` has the operations of admins, ``connection.py`` the
-sockets.
+sockets. With Redis Sentinel, ``sentinels.py`` finds the server, and ``failover.py`` tells what a
+new one does not have.
 """
 
 from collective.taskqueue.storages.redis.storage import RedisStorage

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.storages.redis.sentinels import Sentinels
 from collective.taskqueue.storages.secrets import masked
 from collective.taskqueue.storages.secrets import remember
 from collective.taskqueue.storages.secrets import shown
@@ -14,6 +15,8 @@ from collective.taskqueue.storages.urls import check_database
 from collective.taskqueue.storages.urls import check_host
 from collective.taskqueue.storages.urls import mistake
 from collective.taskqueue.storages.urls import redis_url
+from collective.taskqueue.storages.urls import SENTINEL
+from collective.taskqueue.storages.urls import sentinel_url
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha1
@@ -52,9 +55,11 @@ class Server:
     """
 
     def __init__(self, settings: QueueSettings) -> None:
-        self.client = _client(settings, settings.stage_timeout)
+        #: What finds the server, if the url names sentinels.
+        self.sentinels = _sentinels(settings)
+        self.client = _client(settings, settings.stage_timeout, self.sentinels)
         #: For commands that block, with a longer timeout than other calls.
-        self.blocking = _client(settings, BLOCK + settings.stage_timeout)
+        self.blocking = _client(settings, BLOCK + settings.stage_timeout, self.sentinels)
         self._sources = {name: _source(name) for name in SCRIPTS}
         self._hashes = {
             name: sha1(source, usedforsecurity=False).hexdigest()
@@ -67,6 +72,8 @@ class Server:
     def run(self, script: str, prefix: str, *args: Any) -> Any:
         """Run one of `SCRIPTS` once and return its reply; raises the errors of redis."""
         connection = self._connection()
+        if self.sentinels is not None:
+            self._connect_to_master(connection, self.sentinels)
         try:
             return _exchange(connection, "EVALSHA", self._hashes[script], 1, prefix, *args)
         except redis.exceptions.NoScriptError:
@@ -76,10 +83,21 @@ class Server:
         """Close all connections; called once, at exit."""
         self.client.close()
         self.blocking.close()
+        if self.sentinels is not None:
+            self.sentinels.close()
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
             connection.disconnect()
+
+    def _connect_to_master(self, connection: Any, sentinels: Sentinels) -> None:
+        # Other methods of the connection would take a default host, and ask no sentinel.
+        connection.connect()
+        found = connection.host, connection.port
+        if getattr(self._mine, "master", found) != found:
+            # The former master may have answered this thread after others knew the new one.
+            sentinels.report_again()
+        self._mine.master = found
 
     def _connection(self) -> Any:
         try:
@@ -112,7 +130,13 @@ def _exchange(connection: Any, *command: Any) -> Any:
         raise
 
 
-def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
+def _sentinels(settings: QueueSettings) -> Sentinels | None:
+    if settings.url.startswith(f"{SENTINEL}://"):
+        return Sentinels(sentinel_url(settings), settings.stage_timeout)
+    return None
+
+
+def _client(settings: QueueSettings, timeout: float, sentinels: Sentinels | None) -> redis.Redis:
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "health_check_interval": 30,
@@ -121,20 +145,23 @@ def _client(settings: QueueSettings, timeout: float) -> redis.Redis:
         "client_name": "collective.taskqueue",
     }
     # A unix socket has neither option.
+    login: dict[str, Any] = {"password": settings.password} if settings.password else {}
     network = {"socket_connect_timeout": settings.stage_timeout, "socket_keepalive": True}
+    remember(settings.password)
+    if sentinels is not None:
+        return _checked(settings, partial(sentinels.client, **options, **network, **login))
     if settings.url:
         url = redis_url(settings)
         if not url.startswith("unix:"):
             options |= network
-        return _checked(settings, partial(redis.Redis.from_url, url, **options))
+        return _checked(settings, partial(redis.Redis.from_url, url, **options, **login))
     check_host(settings)
     check_database(settings, settings.db)
-    remember(settings.password)
     if settings.unix_socket_path:
         options["unix_socket_path"] = settings.unix_socket_path
     else:
         options |= {"host": settings.host, "port": settings.port, **network}
-    return redis.Redis(db=int(settings.db), password=settings.password or None, **options)
+    return redis.Redis(db=int(settings.db), **login, **options)
 
 
 def _checked(settings: QueueSettings, make: Callable[[], redis.Redis]) -> redis.Redis:

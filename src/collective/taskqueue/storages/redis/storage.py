@@ -26,8 +26,11 @@ from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import SHORTEST_BLOCK
 from collective.taskqueue.storages.redis.connection import translated
 from collective.taskqueue.storages.redis.connection import WrongKind
+from collective.taskqueue.storages.redis.failover import Batch
+from collective.taskqueue.storages.redis.failover import Promoted
 from collective.taskqueue.storages.redis.script import decoded
 from collective.taskqueue.storages.redis.script import Script
+from collective.taskqueue.storages.redis.sentinels import Sentinels
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
@@ -36,6 +39,7 @@ from collective.taskqueue.task import Task
 from collective.taskqueue.task import Transition
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from zope.interface import implementer
 import logging
 import time
@@ -78,10 +82,35 @@ class RedisStorage:
         )
         self._script, admin = script("road"), script("admin")
         self._call, self._call_admin = self._script.call, admin.call
+        #: Only with sentinels.
+        self._promoted: Promoted | None = None
+        if self._server.sentinels is not None:
+            self._promoted = Promoted()
+            self._call = partial(self._call_and_verify, self._server.sentinels, self._promoted)
         self.admin = RedisAdmin(self.settings, self._server, admin, self._prefix, self._process)
         self._wakes = 0
         self._incarnation = b""
         self._adopted: set[str] = set()
+
+    def _call_and_verify(
+        self, sentinels: Sentinels, promoted: Promoted, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call the script; after a failover, find out what the new master does not have."""
+        answer = self._script.call(*args, **kwargs)
+        master = sentinels.failover()
+        if master:
+            try:
+                done = promoted.verify(self.settings.queue, master, self._promote_again)
+            except StorageUnavailable:
+                # The call itself was carried out.
+                done = False
+            if not done:
+                sentinels.report_again()
+        return answer
+
+    def _promote_again(self, batch: Batch) -> int:
+        commit = batch.tid.hex() if batch.tid else None
+        return int(self._script.call("promote", batch=batch.id, tid=commit))
 
     # adding tasks
 
@@ -98,9 +127,15 @@ class RedisStorage:
 
     def promote(self, batch_id: str, tid: bytes | None = None, tasks: Sequence[Task] = ()) -> None:
         commit = tid.hex() if tid else None
+        verified = self._promoted.verified if self._promoted else 0
         if self._call("promote", batch=batch_id, tid=commit) < 0 and tasks:
             logger.warning("batch %s: lost by the server, %d tasks queued", batch_id, len(tasks))
             self._call("promote", tasks=wire.portions(tasks), batch=batch_id, tid=commit)
+        if self._promoted is not None and self._server.sentinels is not None:
+            self._promoted.remember(batch_id, tid, tasks)
+            if self._promoted.verified != verified:
+                # Another thread has verified all batches but this one, after a failover.
+                self._server.sentinels.report_again()
 
     def discard(self, batch_id: str) -> None:
         self._call("discard", batch=batch_id)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.storages.secrets import remember
 from collective.taskqueue.storages.sql.complete import Given
 from collective.taskqueue.storages.sql.dialects.postgresql import PostgreSQL
 from collective.taskqueue.storages.sql.dialects.sqlite import SQLite
@@ -149,7 +150,11 @@ def dialect_of(settings: QueueSettings) -> Dialect:
         return SQLite(settings, *sqlite_file(settings))
     if scheme in ("postgresql", "postgresql+psycopg") and rest:
         server_url(settings)
-        return PostgreSQL(settings, make_url(settings.url))
+        url = make_url(settings.url)
+        if settings.password:
+            remember(settings.password)
+            url = url.set(password=settings.password)
+        return PostgreSQL(settings, url)
     if scheme == "postgres" or scheme.startswith("postgresql+"):
         raise mistake(
             settings, f"a url of PostgreSQL begins with postgresql://, not with {scheme}://"

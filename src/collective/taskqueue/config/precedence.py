@@ -1,0 +1,145 @@
+"""Which source of the configuration wins.
+
+The environment wins over the sections of zope.conf, these over its `<product-config>`, and this
+over the defaults: key by key. But the keys in `WHERE` together say where a storage is: a source
+that has one of them replaces all of them, and the password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collective.taskqueue.config import product
+from collective.taskqueue.config.check import by_name
+from collective.taskqueue.config.check import check
+from collective.taskqueue.config.environment import CONSUMERS
+from collective.taskqueue.config.environment import folded
+from collective.taskqueue.config.environment import place
+from collective.taskqueue.config.environment import Variable
+from collective.taskqueue.config.environment import Variables
+from collective.taskqueue.config.environment import variables
+from collective.taskqueue.config.refusal import refuse
+from collective.taskqueue.config.settings import given_values
+from collective.taskqueue.config.settings import QueueSettings
+from collective.taskqueue.config.settings import ServerSettings
+from collective.taskqueue.config.settings import Settings
+from collective.taskqueue.config.settings import STORAGES
+from collective.taskqueue.config.where import type_of
+from collective.taskqueue.config.where import typed
+from collective.taskqueue.config.where import WHERE
+from dataclasses import replace
+from typing import Any
+from typing import TypeVar
+
+
+S = TypeVar("S", QueueSettings, ServerSettings)
+
+
+def resolve(product_config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the effective settings of a process, checked.
+
+    `product_config` is what Zope has made of zope.conf, by the names of its sections; `environ`
+    the environment. Raises ZConfig's `ConfigurationError`, in one sentence that names the place.
+    """
+    mapping = product_config.get(product.NAME)
+    # A section of ours may have that name.
+    lower = product.settings_of(mapping) if isinstance(mapping, Mapping) else []
+    queues, servers = by_name(product_config)
+    lower_queues, lower_servers = by_name(lower)
+    found = _merged(lower_queues, queues)
+    said = variables(environ)
+    for variable in sorted(said.keys, key=lambda variable: variable.key != "url"):
+        _apply(variable, found)
+    merged = _merged(lower_servers, servers)
+    check([*found.values(), *merged.values()])
+    consumers = _consumers(said, found, list(merged.values()))
+    return Settings(queues=tuple(found.values()), servers=consumers)
+
+
+def _merged(lower: Mapping[Any, S], higher: Mapping[Any, S]) -> dict[Any, S]:
+    return {
+        name: _over(lower[name], higher[name])
+        if name in lower and name in higher
+        else higher.get(name) or lower[name]
+        for name in [*higher, *(name for name in lower if name not in higher)]
+    }
+
+
+def _over(lower: S, higher: S) -> S:
+    values = _replaced(given_values(lower), given_values(higher))
+    # The higher one has all origins but `given`, and its class.
+    return type(higher)(
+        **values, section=higher.section, place=higher.place, given=frozenset(values)
+    )
+
+
+def _replaced(lower: dict[str, Any], higher: dict[str, Any]) -> dict[str, Any]:
+    if higher.keys() & WHERE:
+        # A password must not be sent to another server than it was written for.
+        lower = {key: value for key, value in lower.items() if key not in {*WHERE, "password"}}
+    return {**lower, **higher}
+
+
+def _apply(variable: Variable, queues: dict[str, QueueSettings]) -> None:
+    name = _match(variable.queue, queues, variable.place)
+    if name is None and variable.key != "url":
+        refuse(
+            variable.place,
+            f"there is no such queue, and no variable with its url (known: {_known(queues)})",
+        )
+    if name is None:
+        name = variable.queue.lower()
+        queues[name] = QueueSettings(
+            queue=name, section=variable.name, place=variable.place, given=frozenset({"queue"})
+        )
+    settings = queues[name]
+    values: dict[str, Any] = {variable.key: variable.value}
+    where = settings.place
+    if variable.key == "url":
+        values, where = _of_url(variable, settings), variable.place
+    elif where != variable.place:
+        where = f"{where} with {variable.name} of the environment"
+    values = _replaced(given_values(settings), values)
+    queues[name] = QueueSettings(
+        **values, section=settings.section, place=where, given=frozenset(values)
+    )
+
+
+def _of_url(variable: Variable, settings: QueueSettings) -> dict[str, Any]:
+    if settings.type not in STORAGES and type_of(variable.value) is None:
+        return {"url": variable.value, "type": settings.type}
+    return typed({"url": variable.value}, variable.place)
+
+
+def _match(name: str, queues: Iterable[str], where: str) -> str | None:
+    """Return the queue whose name is written so in a variable, or None if there is none."""
+    found = [each for each in queues if folded(each) == folded(name)]
+    if len(found) > 1:
+        both = " and ".join(sorted(found))
+        refuse(where, f"the queues {both} are written alike in a variable; rename one of them")
+    return found[0] if found else None
+
+
+def _consumers(
+    said: Variables, queues: dict[str, QueueSettings], servers: list[ServerSettings]
+) -> tuple[ServerSettings, ...]:
+    if said.consumers is None:
+        return tuple(servers)
+    found: dict[str, ServerSettings] = {}
+    where = place(CONSUMERS)
+    for name, limit in said.consumers:
+        queue = name if name in queues else _match(name, queues, where)
+        if queue is None:
+            refuse(where, f"there is no queue {name!r} (known: {_known(queues)})")
+        if queue in found:
+            refuse(where, f"the queue {queue} is named twice")
+        # The other keys of the consumer that the file has for this queue stay.
+        own = [server for server in servers if server.queue == queue]
+        base = own[0] if own else ServerSettings(queue=queue, section=f"{CONSUMERS} {queue}")
+        most = base.concurrent_limit if limit is None else limit
+        found[queue] = replace(base, place=where, concurrent_limit=most)
+    return tuple(found.values())
+
+
+def _known(queues: Iterable[str]) -> str:
+    return ", ".join(sorted(queues)) or "none"
