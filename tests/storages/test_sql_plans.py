@@ -13,6 +13,7 @@ from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import LONG
@@ -183,6 +184,13 @@ def ask_everything(storage: SqlStorage) -> None:
         storage.admin.tasks(state)
         storage.admin.tasks(state, "user7")
         storage.admin.tasks(state, JANE)
+    for states in ((), *((state,) for state in STATES), STATES):
+        for user in (None, "user7", JANE):
+            page = storage.admin.search(TaskFilter(states, user=user), None, 5)
+            storage.admin.search(TaskFilter(states, user=user), page.cursor)
+    names = [status.id for status in storage.admin.tasks(FAILED, size=3)]
+    for action in ("retry", "cancel", "remove"):
+        storage.admin.change(action, names, STATES)
     retention = storage._aftermath.retention
     for state in FINISHED:
         retention._forget(retention._surplus[state], most=10_000)
