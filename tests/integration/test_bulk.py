@@ -144,9 +144,9 @@ def test_what_was_changed_meanwhile_is_skipped(queue, monkeypatch, caplog):
 def test_only_what_is_allowed(queue):
     """Tasks for which `allowed` says no are neither changed nor counted."""
     tasks = failed(queue, 20)
-    result = queue.bulk("remove", TaskFilter(), 4, None, lambda task: task.id in tasks[::2])
+    result = queue.bulk("remove", TaskFilter(), 4, None, lambda status: status.id in tasks[::2])
     assert (result.done, result.left) == (4, 6)
-    result = queue.bulk("remove", TaskFilter(), 100, None, lambda task: task.id in tasks[::2])
+    result = queue.bulk("remove", TaskFilter(), 100, None, lambda status: status.id in tasks[::2])
     assert result == BulkResult(6, 0)
     assert ids(queue.tasks(size=100)) == tasks[1::2]
 

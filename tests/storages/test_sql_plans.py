@@ -132,7 +132,7 @@ class Plans:
         """The statements that read a whole table, or sort what an index has in order."""
         whole = re.compile(
             r"Seq Scan on taskqueue_task"
-            r"|^SCAN (?!chosen|given|persons|first_|counted|over)\w+$",
+            r"|^SCAN (?!chosen|given|persons|first_|counted|over|few_)\w+$",
             re.MULTILINE,
         )
         # The indexes that have all tasks of a queue in them.
@@ -171,7 +171,8 @@ def ask_everything(storage: SqlStorage) -> None:
     storage.admin.remove(lease.task.id)
     storage.admin.recover()
     for number, statement in enumerate(("claim_keyed", "claim_others")):
-        storage._claims._claim(getattr(storage._statements, statement), f"{number}", 1, LONG, True)
+        claim = getattr(storage._statements, statement)
+        storage._claims._claim(claim, f"{number}", 1, LONG, (), True)
     ends = [(lease, completed(lease)) for lease in storage.reserve("consumer", limit=3, timeout=0)]
     _, leases = storage.complete_and_reserve(ends, "consumer", limit=2)
     storage.release(leases)

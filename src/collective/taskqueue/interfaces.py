@@ -409,7 +409,7 @@ class ITaskQueue(Interface):
         filter: TaskFilter,
         limit: int = 1000,
         cursor: str | None = None,
-        allowed: Callable[[Task], bool] | None = None,
+        allowed: Callable[[TaskStatus], bool] | None = None,
     ) -> BulkResult:
         """Retry, cancel or remove the tasks that match a filter, oldest first.
 

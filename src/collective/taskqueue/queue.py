@@ -192,7 +192,7 @@ class TaskQueue:
         filter: TaskFilter,
         limit: int = MOST,
         cursor: str | None = None,
-        allowed: Callable[[Task], bool] | None = None,
+        allowed: Callable[[TaskStatus], bool] | None = None,
     ) -> BulkResult:
         if action not in ACTIONS:
             raise InvalidTask("action", f"action is one of {', '.join(sorted(ACTIONS))}")
@@ -319,14 +319,14 @@ def _check_number(name: str, number: int) -> None:
         raise InvalidTask(name, f"{name} is a number from 1 to {MOST}, not {number!r}")
 
 
-def _chosen(page: TaskPage, allowed: Callable[[Task], bool] | None) -> list[TaskStatus]:
+def _chosen(page: TaskPage, allowed: Callable[[TaskStatus], bool] | None) -> list[TaskStatus]:
     """Return the tasks of a page that may be changed."""
     return [
         status
         for status in page.tasks
         # A running task is asked to stop once: otherwise repeated calls would not end.
         if not (status.cancel_requested and not status.finished)
-        and (allowed is None or allowed(status.task))
+        and (allowed is None or allowed(status))
     ]
 
 

@@ -75,7 +75,7 @@ class Queue(Protocol):
         filter: TaskFilter,
         limit: int = 1000,
         cursor: str | None = None,
-        allowed: Callable[[Task], bool] | None = None,
+        allowed: Callable[[TaskStatus], bool] | None = None,
     ) -> BulkResult: ...
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]: ...
