@@ -127,7 +127,7 @@ local function few(of)
         local number = num(found[j - i + 1])
         if number and number > after then
           ids[#ids + 1] = members[j]
-          numbers[members[j]] = number
+          numbers[members[j]] = math.ceil(number)
         end
       end
     end
@@ -139,11 +139,12 @@ end
 local function following(of, after, limit)
   -- Returns the same of `limit` tasks that were added after a number.
   local ids, numbers = {}, {}
-  local page = call('ZRANGEBYSCORE', whose(''), '(' .. after, '+inf', 'WITHSCORES',
+  local page = call('ZRANGEBYSCORE', whose(''), '(' .. after, integer(LARGEST), 'WITHSCORES',
                     'LIMIT', 0, limit)
   for i = 1, #page, 2 do
     ids[#ids + 1] = page[i]
-    numbers[page[i]] = num(page[i + 1])
+    -- A damaged number may have a fraction: go on after it all the same.
+    numbers[page[i]] = math.ceil(tonumber(page[i + 1]))
   end
   return ids, numbers
 end
