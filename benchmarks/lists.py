@@ -1,7 +1,8 @@
-"""What a list of one person's tasks costs beside those of others: few of them, and many.
+"""What lists, and searches by a filter, cost beside the tasks of others: few of them, and many.
 
-Each storage has two queues, with as many tasks of one person and with `--few` and `--tasks` of
-others. The same is asked of both, one after the other, and the medians are divided.
+Each storage has two queues, with as many tasks of one person and as many cancelled ones, and with
+`--few` and `--tasks` of others. The same is asked of both, one after the other, and the medians
+are divided.
 """
 
 from benchmarks.peers import postgres_server
@@ -10,10 +11,13 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import STORAGES
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
 from contextlib import ExitStack
 from contextlib import suppress
 from pathlib import Path
@@ -37,8 +41,9 @@ PORTION = 1000
 #: How often each queue is asked.
 CALLS = 500
 
-#: Tasks of the person who looks.
+#: Tasks of the person who looks, and tasks of others that are cancelled.
 MINE = 200
+CANCELLED_TASKS = 100
 
 JANE = Identity("/Plone/acl_users", "jane")
 
@@ -49,8 +54,12 @@ def others(number: int) -> Identity:
 
 
 def fill(storage: Any, number: int) -> None:
-    """Queue the tasks of others, with those of one person among the first."""
+    """Queue the tasks of others, after those of one person and after some that are cancelled."""
     _commit(storage, [_task(JANE, n % 2 == 1) for n in range(MINE)])
+    unwanted = [_task(others(n), False) for n in range(CANCELLED_TASKS)]
+    _commit(storage, unwanted)
+    for task in unwanted:
+        storage.admin.cancel(task.id)
     for start in range(0, number, PORTION):
         rest = range(start, min(start + PORTION, number))
         _commit(storage, [_task(others(n), n % 2 == 1) for n in rest])
@@ -58,7 +67,8 @@ def fill(storage: Any, number: int) -> None:
 
 def _task(user: Identity, later: bool) -> Task:
     due = time.time() + 10_000_000 if later else None
-    return Task(id=str(uuid4()), queue="bench", url="/Plone/view", user=user, due=due)
+    now = time.time()
+    return Task(id=str(uuid4()), queue="bench", url="/Plone/view", user=user, due=due, created=now)
 
 
 def _commit(storage: Any, tasks: list[Task]) -> None:
@@ -77,6 +87,18 @@ def looks(storage: Any) -> dict[str, Callable[[], object]]:
         "list of all, at an offset": lambda: storage.admin.tasks(None, None, 400, 50),
         "list of all that wait, at an offset": lambda: storage.admin.tasks(QUEUED, None, 200, 50),
         "counts of all": storage.admin.counts,
+        "search, of all": lambda: storage.admin.search(TaskFilter()),
+        "search by state": lambda: storage.admin.search(TaskFilter((CANCELLED,))),
+        "search by state, url, time and reason": lambda: storage.admin.search(
+            TaskFilter((FAILED, CANCELLED), "/Plone", since=1.0, reason="cancel")
+        ),
+        "search by person": lambda: storage.admin.search(TaskFilter(user=JANE)),
+        "search by user id, state and url": lambda: storage.admin.search(
+            TaskFilter((QUEUED,), "/Plone/view", JANE.id)
+        ),
+        "search that finds nothing and is cut": lambda: storage.admin.search(
+            TaskFilter(url="/nowhere")
+        ),
         "an unknown id": lambda: _unknown(storage),
     }
 

@@ -7,6 +7,7 @@ from Acquisition import aq_parent
 from App.config import getConfiguration
 from collective.taskqueue import taskqueue
 from collective.taskqueue.consumer import events
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.testing import isolated
 from collective.taskqueue.testing import run_tasks
 from collective.taskqueue.testing import set_up
@@ -34,6 +35,7 @@ from taskqueue_demo.export import queue_index
 from urllib.error import HTTPError
 import pytest
 import taskqueue_demo
+import time
 import transaction
 
 
@@ -177,6 +179,27 @@ def test_a_task_that_is_given_up(portal):
     status = taskqueue.status(task_id)
     assert [attempt.status for attempt in status.attempts] == [500, 200]
     assert taskqueue.result(task_id).body == b"2 lines"
+
+
+def test_what_has_failed_in_the_night(portal):
+    """Found and retried together, however many there are."""
+    manage_addFile(portal, "feed", b"end\n")
+    ids = [taskqueue.add("/plone/feed/@@demo-import") for _ in range(3)]
+    transaction.commit()
+    run_tasks()
+
+    failed = TaskFilter(states=("failed",), since=time.time() - 12 * 3600, reason="is empty")
+    page = taskqueue.search(failed)
+    assert ([status.id for status in page.tasks], page.cursor) == (ids, None)
+
+    done, cursor = 0, None
+    while True:
+        result = taskqueue.bulk("retry", failed, limit=2, cursor=cursor)
+        done, cursor = done + result.done, result.cursor
+        if cursor is None:
+            break
+    assert (done, result.left) == (3, 0)
+    assert {taskqueue.status(task_id).state for task_id in ids} == {"queued"}
 
 
 def test_cancellation(portal):

@@ -290,6 +290,29 @@ def test_envelopes(adder, queue, backend):
     check()
 
 
+def test_changes_of_many(adder, populate, queue, backend):
+    """Any JSON: either a number of one's own tasks, or what is wrong."""
+    ours, theirs = populate(adder)
+    conditions = DESCRIPTION["components"]["schemas"]["Filter"]["properties"]
+    before = {task_id: queue.status(task_id, brief=True) for task_id in theirs}
+
+    @settings(quick, max_examples=BACKENDS[backend])
+    @given(
+        action=st.sampled_from(["retry", "cancel", "remove"]) | JSON,
+        fields=st.dictionaries(st.sampled_from(sorted(conditions)) | TEXT, JSON, max_size=2),
+        more=st.dictionaries(st.sampled_from(["limit", "cursor"]) | TEXT, JSON, max_size=1),
+    )
+    def check(action, fields, more):
+        body = json.dumps({"action": action, "filter": fields, **more})
+        answer = adder("POST", "@tasks/bulk", body=body.encode())
+        assert answer.status in (200, 400), answer
+        assert answer.status == 400 or answer.json["done"] <= len(ours)
+        assert SECRET not in answer.body.decode()
+
+    check()
+    assert {task_id: queue.status(task_id, brief=True) for task_id in theirs} == before
+
+
 def _quoted(text):
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 

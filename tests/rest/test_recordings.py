@@ -30,6 +30,8 @@ VARIES = (
     (r'"(age|elapsed|oldest)": [\d.e-]+', r'"\1": 0.25'),
     (r'"host": "[^"]*"', '"host": "web1"'),
     (r'"pid": \d+', '"pid": 4711'),
+    (r'"cursor": "[\w=-]+"', '"cursor": "pX7c2y…"'),
+    (r"cursor=[\w%-]+", "cursor=pX7c2y…"),
 )
 
 
@@ -170,6 +172,24 @@ def test_list(record, adder, queue):
     for number in (1, 2, 3):
         adder.add(url=HOOK, description=f"Report {number}")
     record("list", "GET", "@tasks?state=queued&b_size=1")
+
+
+def test_search(record, adder, queue):
+    """Tasks that match a filter, with a cursor."""
+    for number in (1, 2):
+        adder.add(url="/plone/@@export", description=f"Report {number}")
+    record("search", "GET", "@tasks?url=/plone/@@export&state=queued&b_size=1")
+
+
+def test_bulk(record, adder, queue):
+    """All that match are retried; two in this request, the rest in the next one."""
+    for _ in range(3):
+        adder.add(url="/plone/@@export")
+        perform(queue, Outcome(500, "ValueError: no row for jane@example.org"))
+    conditions = {"state": "failed", "url": "/plone/@@export", "reason": "valueerror"}
+    body = {"action": "retry", "filter": conditions, "limit": 2}
+    answer = record("bulk", "POST", "@tasks/bulk", body)
+    record("bulk-rest", "POST", "@tasks/bulk", {**body, "cursor": answer.json["cursor"]})
 
 
 def test_queues(manager, adder, queue):

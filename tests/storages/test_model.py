@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages.local import LocalStorage
 from collective.taskqueue.storages.local.admin import LocalAdmin
 from collective.taskqueue.storages.local.board import Board
 from collective.taskqueue.storages.local.record import Record
+from collective.taskqueue.task import Action
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import State
+from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from collective.taskqueue.testing.model import QueueMachine
@@ -193,9 +198,40 @@ class ShowsPayloads(LocalStorage):
         self.admin = WholeAdmin(self._memory, self._publish)
 
 
+class AdminInReverse(LocalAdmin):
+    def search(self, filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage:
+        page = super().search(filter, cursor, size)
+        return TaskPage(page.tasks[::-1], page.cursor)
+
+
+class SearchesInReverse(LocalStorage):
+    """The newest task of a page comes first."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.admin = AdminInReverse(self._memory, self._publish)
+
+
+class AdminOfAnyState(LocalAdmin):
+    def change(
+        self, action: Action, task_ids: Sequence[str], states: Collection[State]
+    ) -> dict[str, State]:
+        return super().change(action, task_ids, STATES)
+
+
+class ChangesAnyState(LocalStorage):
+    """A task that has changed its state since it was found is changed, too."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.admin = AdminOfAnyState(self._memory, self._publish)
+
+
 @pytest.mark.parametrize(
     ("storage", "complaint"),
     [
+        (SearchesInReverse, "a search finds others"),
+        (ChangesAnyState, "others are changed"),
         (WithoutFence, "stale token|not released|not given back"),
         (RecoversToTheBack, "before"),
         (RecoversInReverse, "before|wrong order|told otherwise"),

@@ -5,6 +5,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import ACTIONS
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Identity
@@ -183,6 +184,22 @@ def test_other_changes_of_an_admin_whose_answer_was_lost(storage, monkeypatch):
     assert storage.admin.counts()[QUEUED] == 1
     with pytest.raises(ForbiddenTransition):
         storage.admin.retry(task.id)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_answer_to_many_changes_is_lost(storage, monkeypatch, action):
+    """They are made once, and those that were made are told; others stay as they are."""
+    ended = add(storage, *(new_task() for _ in range(3)))
+    for _ in ended:
+        lease = take(storage)
+        storage.complete(lease, completed(lease, FAILED))
+    waiting = add(storage, *(new_task() for _ in range(3)))
+    names = [task.id for task in (*ended, *waiting)]
+    lose_answers(storage, monkeypatch, 1, redis.ConnectionError("gone"))
+    changed = storage.admin.change(action, names, (FAILED, QUEUED))
+    assert list(changed) == (names[3:] if action == "cancel" else names[:3])
+    assert storage.admin.change(action, names, (FAILED, QUEUED)) == {}
+    assert len(storage.admin.tasks()) == (3 if action == "remove" else 6)
 
 
 def test_an_admin_between_an_unanswered_call_and_its_repetition(storage, monkeypatch):

@@ -10,6 +10,7 @@ from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import ACTIONS
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
@@ -20,6 +21,7 @@ from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import completed
@@ -144,6 +146,9 @@ def look(storage: RedisStorage, ids: list[str]) -> None:
         storage.admin.tasks(None, user, 1)
         for state in STATES:
             storage.admin.tasks(state, user)
+        storage.admin.search(TaskFilter(user=user))
+        storage.admin.search(TaskFilter(STATES, "/", user, 0.0, 1e12))
+        storage.admin.search(TaskFilter(STATES, user=user, reason="a"))
     for task_id in ids:
         for brief in (True, False):
             with suppress(UnknownTask):
@@ -184,6 +189,8 @@ def steer(storage: RedisStorage, ids: list[str]) -> None:
         for method in ("run_now", "cancel", "retry", "forget_response", "cancel", "remove"):
             with suppress(UnknownTask, ForbiddenTransition):
                 getattr(storage.admin, method)(task_id)
+    for action in ACTIONS:
+        storage.admin.change(action, ids, STATES)
 
 
 def live(scene: Scene, storage: RedisStorage) -> None:

@@ -6,15 +6,18 @@ Commands that the script executes count, so that no clock is needed.
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ManualClock
 from collective.taskqueue.testing.contract.base import new_task
+from functools import partial
 from pathlib import Path
 from services import RedisServer
 from typing import Any
@@ -101,6 +104,12 @@ def looks(storage: RedisStorage, task_id: str) -> dict[str, Any]:
                 found[f"{state} {user} from {start}"] = lambda *, where=(state, user, start): (
                     storage.admin.tasks(*where, 1)
                 )
+    for user in (None, "jane", JANE):
+        for states in ((),) if user is None else ((), (FAILED,), STATES):
+            conditions = TaskFilter(states, user=user)
+            found[f"search {user} {states}"] = lambda conditions=conditions: storage.admin.search(
+                conditions, None, 1
+            )
     return found
 
 
@@ -226,6 +235,10 @@ def test_no_call_of_the_script_takes_long(server):
     assert most(lambda: storage.reserve("consumer", timeout=0, lease=1e6)) <= MOST
     queue.clock.advance(8 * 86400)
     assert most(lambda: storage.admin.tasks()) <= MOST
+    assert most(lambda: storage.admin.search(TaskFilter(url="/nowhere"), None, 1)) <= MOST
+    names = [status.id for status in storage.admin.tasks(CANCELLED, size=100)]
+    for action in ("retry", "cancel", "remove"):
+        assert most(partial(storage.admin.change, action, names, STATES)) <= 2 * MOST
     pile_up()
     assert most(storage.admin.clear) <= MOST
     assert storage.admin.counts()[QUEUED] == 0

@@ -25,6 +25,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.testing.contract.base import add
 from collective.taskqueue.testing.contract.base import add_one
@@ -352,6 +353,7 @@ def check(filled: Filled, caplog: pytest.LogCaptureFixture) -> None:
     assert storage.admin.retry(filled.others[1].id) is None
     assert storage.admin.cancel(filled.others[1].id) == CANCELLED
     assert storage.admin.cancel(filled.others[-1].id, "not wanted") == CANCELLED
+    change_all(storage, filled.others[1].id)
     caplog.clear()
     for _ in range(3):
         assert storage.reserve("consumer", timeout=0) == []
@@ -364,6 +366,13 @@ def check(filled: Filled, caplog: pytest.LogCaptureFixture) -> None:
         assert storage.admin.tasks(state) == []
 
 
+def change_all(storage: SqlStorage, sound: str) -> None:
+    """Change all tasks at once; a sound one beside the broken ones is changed each time."""
+    names = [status.id for status in storage.admin.tasks(size=100)]
+    for action in ("retry", "cancel"):
+        assert sound in storage.admin.change(action, names, STATES)
+
+
 def look(storage: SqlStorage, others: set[str]) -> None:
     """Ask everything that can be asked; the answers make sense."""
     found = storage.admin.tasks(size=1000)
@@ -373,6 +382,9 @@ def look(storage: SqlStorage, others: set[str]) -> None:
         found += [status for state in STATES for status in storage.admin.tasks(state, user)]
         assert set(storage.admin.counts(user)) == set(STATES)
     assert others <= {status.id for status in found}
+    # A task whose number is damaged has no place in a search.
+    for conditions in (TaskFilter(), TaskFilter(STATES, user="joe"), TaskFilter(url="/", since=0)):
+        found += storage.admin.search(conditions, None, 1000).tasks
     for task_id in {status.id for status in found}:
         try:
             found += [storage.admin.get(task_id), storage.admin.get(task_id, brief=True)]

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.storages.sql import session
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.storages.sql.schema import BATCH
 from collective.taskqueue.storages.sql.schema import TASK
 from collective.taskqueue.storages.sql.session import Conflict
+from collective.taskqueue.task import ACTIONS
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import FAILED
+from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
@@ -199,3 +202,61 @@ def test_what_is_asked_again_and_again_fills_no_memory(storage):
     for _ in range(20):
         ask()
     assert kept() <= before
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_answer_to_many_changes_is_lost(storage, monkeypatch, action):
+    """They are made once, and those that were made are told; others stay as they are."""
+    ended = [add_one(storage) for _ in range(3)]
+    for _ in ended:
+        lease = take(storage)
+        storage.complete(lease, completed(lease, FAILED))
+    waiting = [add_one(storage) for _ in range(3)]
+    names = [task.id for task in (*ended, *waiting)]
+    expected = names[3:] if action == "cancel" else names[:3]
+    write = storage._session.write
+    others = storage.admin.counts()
+
+    def lossy(work: Any) -> Any:
+        if "Changes" not in work.__qualname__:
+            return write(work)
+        # The first try is committed.
+        write(work)
+        return write(work)
+
+    monkeypatch.setattr(storage._session, "write", lossy)
+    assert list(storage.admin.change(action, names, STATES)) == expected
+    counts = storage.admin.counts()
+    assert (counts[FAILED], counts[QUEUED], counts[CANCELLED]) == {
+        "retry": (0, 6, 0),
+        "cancel": (3, 0, 3),
+        "remove": (0, 3, 0),
+    }[action]
+    assert others[FAILED] == others[QUEUED] == 3
+    assert storage.admin.change(action, names, STATES) == {}
+
+
+def test_a_try_that_was_rolled_back_counts_for_nothing(storage, make_storage, monkeypatch):
+    """Another process has changed the tasks before the second try."""
+    other = make_storage()
+    task = add_one(storage)
+    lease = take(storage)
+    storage.complete(lease, completed(lease, FAILED))
+    write = storage._session.write
+
+    def conflicting(work: Any) -> Any:
+        if "Changes" not in work.__qualname__:
+            return write(work)
+
+        def rolled_back(connection: Any) -> Any:
+            work(connection)
+            raise UnknownTask("rolled back")
+
+        with pytest.raises(UnknownTask):
+            write(rolled_back)
+        assert other.admin.change("retry", [task.id], STATES) == {task.id: QUEUED}
+        return write(work)
+
+    monkeypatch.setattr(storage._session, "write", conflicting)
+    assert storage.admin.change("retry", [task.id], STATES) == {}
+    assert storage.admin.counts()[QUEUED] == 1

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
+from collective.taskqueue.task import Action
+from collective.taskqueue.task import BulkResult
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
@@ -23,6 +25,8 @@ from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from contextlib import AbstractContextManager
@@ -194,6 +198,36 @@ class ITaskAdmin(Interface):
         their due times, all others oldest first. Expired records are left out.
         """
 
+    def search(filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage:
+        """Return the next tasks that match a filter, in the order in which they were added.
+
+        One call examines at most 1000 tasks, and returns at most `size` that match; so a page
+        may be short, or empty, and there is more. `cursor` is that of the page before. A task
+        that matches all the time is on exactly one page, whatever happens to other tasks; one
+        that is added meanwhile may be missing. Expired records are left out.
+
+        The cost does not depend on how many tasks there are. If at most 1000 tasks are in
+        the states that the filter has, no other tasks are examined; if it has a user, only
+        tasks of that user are. Batches are promoted in any order, so the time at which tasks
+        were added does not grow with that order: `since` and `until` are compared with each
+        task that is examined.
+
+        Raises `InvalidTask` for a cursor that no page of the same filter had.
+        """
+
+    def change(
+        action: Action, task_ids: Sequence[str], states: Collection[State]
+    ) -> dict[str, State]:
+        """Retry, cancel or remove each of these tasks that is in one of the states.
+
+        In one atomic act, for at most 100 ids, each that of a task itself and no alias. For each
+        task it does what `retry`, `cancel` or `remove` does. A task that is unknown, is in
+        another state, or that the method would refuse, stays as it is. So does a running task
+        whose cancellation was requested before.
+
+        Returns the changed tasks, each with its state now; of a removed one, its last state.
+        """
+
     def consumers() -> list[ConsumerStatus]:
         """Return the consumers that were seen within the last hour, by name.
 
@@ -362,6 +396,34 @@ class ITaskQueue(Interface):
         """Return one page of tasks; see `ITaskAdmin.tasks`.
 
         Raises `ValueError` for a state that does not exist, and for a negative number.
+        """
+
+    def search(filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage:
+        """Return the next tasks that match a filter; see `ITaskAdmin.search`.
+
+        Raises `InvalidTask` for a size below 1 or above 1000, and for a wrong cursor.
+        """
+
+    def bulk(
+        action: Action,
+        filter: TaskFilter,
+        limit: int = 1000,
+        cursor: str | None = None,
+        allowed: Callable[[TaskStatus], bool] | None = None,
+    ) -> BulkResult:
+        """Retry, cancel or remove the tasks that match a filter, oldest first.
+
+        Changes at most `limit` tasks, 1000 or fewer, and examines at most 100 000. Tasks in
+        states that do not allow the action do not match; neither do tasks for which `allowed`
+        returns False, and running tasks that are asked to stop already. A task that changed
+        its state meanwhile, or that cannot be retried because a newer task of its key waits,
+        is skipped. Each task has its log line and its event, as after a single call.
+
+        Call it with the `cursor` of the last result until that is None: this tries each task
+        once, even if it is retried and fails again. Without a cursor, a call begins with the
+        oldest task. If the process dies, each task is either changed or not.
+
+        Raises `InvalidTask` for an unknown action, and for a wrong limit or cursor.
         """
 
     def counts(user: str | Identity | None = None) -> dict[State, int]:

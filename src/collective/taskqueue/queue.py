@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer import policy
 from collective.taskqueue.consumer.attempt import Attempt
@@ -15,17 +17,27 @@ from collective.taskqueue.enqueue import datamanager
 from collective.taskqueue.enqueue.capture import CURRENT
 from collective.taskqueue.enqueue.capture import make_task
 from collective.taskqueue.enqueue.params import Params
+from collective.taskqueue.errors import InvalidTask
+from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.storages.protocols import Storage
+from collective.taskqueue.storages.search import CHANGES
+from collective.taskqueue.storages.search import SCAN
+from collective.taskqueue.task import Action
+from collective.taskqueue.task import ACTIONS
+from collective.taskqueue.task import BulkResult
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from contextlib import contextmanager
+from dataclasses import replace
 from OFS.interfaces import IItem
 from typing import Any
 from uuid import uuid4
@@ -47,6 +59,12 @@ LEASE = 30.0
 
 #: Consumer name of a script that gives no other one.
 SCRIPT = "script"
+
+#: Most tasks on a page of a search, and most tasks that one call of `bulk` changes.
+MOST = 1000
+
+#: Most pages that one call of `bulk` searches.
+PAGES = 100
 
 
 @implementer(ITaskQueue)
@@ -163,28 +181,101 @@ class TaskQueue:
         found: list[TaskStatus] = self.storage.admin.tasks(state, user, start, size)
         return found
 
+    def search(self, filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage:
+        _check_number("size", size)
+        page: TaskPage = self.storage.admin.search(filter, cursor, size)
+        return page
+
+    def bulk(
+        self,
+        action: Action,
+        filter: TaskFilter,
+        limit: int = MOST,
+        cursor: str | None = None,
+        allowed: Callable[[TaskStatus], bool] | None = None,
+    ) -> BulkResult:
+        if action not in ACTIONS:
+            raise InvalidTask("action", f"action is one of {', '.join(sorted(ACTIONS))}")
+        _check_number("limit", limit)
+        states = tuple(state for state in ACTIONS[action] if state in (filter.states or STATES))
+        if not states:
+            return BulkResult(0, 0)
+        wanted = replace(filter, states=states)
+        done = 0
+        for _ in range(PAGES):
+            page = self.storage.admin.search(wanted, cursor, min(CHANGES, limit - done))
+            done += self._change(action, _chosen(page, allowed), states)
+            cursor = page.cursor
+            if cursor is None:
+                return BulkResult(done, 0)
+            if done == limit:
+                break
+        # How many are left, as far as one more page says.
+        rest = self.storage.admin.search(wanted, cursor, SCAN)
+        left = len(_chosen(rest, allowed))
+        if rest.cursor is not None:
+            left = max(left, 1)
+        return BulkResult(done, left, cursor if left else None)
+
+    def _change(
+        self, action: Action, statuses: Sequence[TaskStatus], states: Sequence[State]
+    ) -> int:
+        """Change these tasks if they still are in one of the states; return how many were."""
+        if not statuses:
+            return 0
+        new: set[str] = set()
+        if action == "retry":
+            changes = {status.id: status.changes[-1] for status in statuses}
+            new = self._arrivals.expect_again(changes)
+        changed: dict[str, State] = {}
+        try:
+            changed = self.storage.admin.change(action, [each.id for each in statuses], states)
+        finally:
+            self._arrivals.forget(new - changed.keys())
+        for task_id, state in changed.items():
+            if action == "retry":
+                self._retried(task_id)
+            elif action == "cancel":
+                self._cancelled(task_id, state)
+            else:
+                self._removed(task_id)
+        return len(changed)
+
     def counts(self, user: str | Identity | None = None) -> dict[State, int]:
         counts: dict[State, int] = self.storage.admin.counts(user)
         return counts
 
     def cancel(self, task_id: str, reason: str = "cancelled") -> State:
         state: State = self.storage.admin.cancel(task_id, reason)
+        self._cancelled(task_id, state)
+        return state
+
+    def _cancelled(self, task_id: str, state: State) -> None:
         logger.info("task %s: cancellation asked for, now %s", task_id, state)
         if state == CANCELLED:
             self.publish_event(CANCELLED, task_id)
-        return state
 
     def retry(self, task_id: str) -> None:
         # The id may be an alias: that of a task that was skipped for this one.
         status = self.storage.admin.get(task_id, brief=True)
         task_id = status.id
-        with self._arrivals.again(task_id, status.changes[-1]):
+        new = self._arrivals.expect_again({task_id: status.changes[-1]})
+        try:
             self.storage.admin.retry(task_id)
+        except TaskQueueError:
+            self._arrivals.forget(new)
+            raise
+        self._retried(task_id)
+
+    def _retried(self, task_id: str) -> None:
         logger.info("task %s: queued again", task_id)
         self._arrivals.publish(self.storage, task_id)
 
     def remove(self, task_id: str) -> None:
         self.storage.admin.remove(task_id)
+        self._removed(task_id)
+
+    def _removed(self, task_id: str) -> None:
         logger.info("task %s: record removed", task_id)
 
     def run_now(self, task_id: str) -> None:
@@ -221,6 +312,22 @@ class TaskQueue:
         yield
         for task_id in task_ids:
             self._arrivals.publish(self.storage, task_id)
+
+
+def _check_number(name: str, number: int) -> None:
+    if type(number) is not int or not 1 <= number <= MOST:
+        raise InvalidTask(name, f"{name} is a number from 1 to {MOST}, not {number!r}")
+
+
+def _chosen(page: TaskPage, allowed: Callable[[TaskStatus], bool] | None) -> list[TaskStatus]:
+    """Return the tasks of a page that may be changed."""
+    return [
+        status
+        for status in page.tasks
+        # A running task is asked to stop once: otherwise repeated calls would not end.
+        if not (status.cancel_requested and not status.finished)
+        and (allowed is None or allowed(status))
+    ]
 
 
 def _status(line: str) -> int | None:

@@ -6,6 +6,7 @@ Nothing here imports Zope or a storage, or reads a clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.errors import TaskDecodeError
 from dataclasses import dataclass
 from dataclasses import field
@@ -13,6 +14,7 @@ from dataclasses import fields
 from functools import cache
 from functools import lru_cache
 from hashlib import blake2b
+from math import isfinite
 from types import UnionType
 from typing import Any
 from typing import get_args
@@ -43,6 +45,15 @@ FAILED: State = "failed"
 CANCELLED: State = "cancelled"
 STATES: tuple[State, ...] = get_args(State)
 FINISHED: tuple[State, ...] = (SUCCEEDED, FAILED, CANCELLED)
+
+Action = Literal["retry", "cancel", "remove"]
+
+#: What can be done to many tasks at once, and to tasks in which states.
+ACTIONS: dict[Action, tuple[State, ...]] = {
+    "retry": (FAILED, CANCELLED),
+    "cancel": (QUEUED, SCHEDULED, RUNNING),
+    "remove": FINISHED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,3 +481,94 @@ class TaskStatus:
     def elapsed(self) -> float | None:
         """Seconds the last attempt took; None before the first one ended."""
         return self.attempts[-1].seconds if self.attempts else None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks to search for: those that fulfil all conditions that are given.
+
+    Raises `InvalidTask` with the name of the field that is wrong.
+    """
+
+    #: One of these states; empty for any.
+    states: tuple[State, ...] = ()
+    #: The url begins with this text.
+    url: str | None = None
+    #: The user that queued the task: a user id in any user folder, or one identity.
+    user: str | Identity | None = None
+    #: Added at this moment or later, and before `until`; in seconds since the epoch.
+    since: float | None = None
+    until: float | None = None
+    #: The reason has this text in it. Upper and lower case of A to Z are the same.
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.states, tuple):
+            raise InvalidTask("states", f"states is a tuple of states, not {self.states!r}")
+        for state in self.states:
+            if state not in STATES:
+                known = ", ".join(STATES)
+                raise InvalidTask("states", f"there is no state {state!r} (known: {known})")
+        _check_text("url", self.url)
+        if not isinstance(self.user, Identity):
+            _check_text("user", self.user)
+        _check_text("reason", self.reason)
+        _check_moment("since", self.since)
+        _check_moment("until", self.until)
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise InvalidTask("until", "until is a later moment than since")
+
+    def matches(self, task: Task, state: State, reason: str) -> bool:
+        """Return whether a task in this state, for this reason, fulfils all conditions."""
+        return (
+            (not self.states or state in self.states)
+            and (self.url is None or task.url.startswith(self.url))
+            and (self.user is None or self._is_users(task))
+            and (self.since is None or task.created >= self.since)
+            and (self.until is None or task.created < self.until)
+            and (self.reason is None or lowered(self.reason) in lowered(reason))
+        )
+
+    def _is_users(self, task: Task) -> bool:
+        return task.user is not None and self.user in (task.user, task.user.id)
+
+
+def lowered(text: str) -> bytes:
+    """Return a text for comparisons that do not distinguish upper and lower case of A to Z."""
+    # The script of Redis can lower no other letters: so all storages find the same.
+    return text.encode("utf-8", "surrogatepass").lower()
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and value):
+        raise InvalidTask(name, f"{name} is a text that is not empty, not {value!r}")
+
+
+def _check_moment(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise InvalidTask(name, f"{name} is a number of seconds since the epoch, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """A part of what a search finds."""
+
+    #: Each one brief; see `TaskStatus`.
+    tasks: tuple[TaskStatus, ...]
+    #: Where to go on; None if there is no more.
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """What one call has done to the tasks that match a filter."""
+
+    #: How many tasks were changed.
+    done: int
+    #: How many that match are left. If `cursor` is not None there may be more: then it is at
+    #: least 1.
+    left: int
+    #: Where the next call goes on; None if all that match were tried.
+    cursor: str | None = None

@@ -15,9 +15,13 @@ from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.publisher.request import current_attempt
 from collective.taskqueue.publisher.target import target_of
 from collective.taskqueue.services.shape import task_url
+from collective.taskqueue.task import Action
+from collective.taskqueue.task import BulkResult
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Result
 from collective.taskqueue.task import State
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from OFS.interfaces import IItem
 from Products.CMFCore.interfaces import ISiteRoot
@@ -157,6 +161,39 @@ def tasks(
     Raises `UnknownQueue`, and `ValueError` for a state that does not exist.
     """
     return _queue(queue).tasks(state, user, start, size)
+
+
+def search(
+    filter: TaskFilter, queue: str | None = None, cursor: str | None = None, size: int = 50
+) -> TaskPage:
+    """Return the next tasks of a queue that match a filter, oldest first, each as in `tasks`.
+
+    One call examines at most 1000 tasks: a page may be short, or empty, although there is more.
+    Go on with its `cursor` until that is None.
+
+    Raises `UnknownQueue`, and `ValueError` for a wrong size or cursor.
+    """
+    return _queue(queue).search(filter, cursor, size)
+
+
+def bulk(
+    action: Action,
+    filter: TaskFilter,
+    queue: str | None = None,
+    limit: int = 1000,
+    cursor: str | None = None,
+) -> BulkResult:
+    """Retry, cancel or remove the tasks of a queue that match a filter, oldest first.
+
+    :param action: ``retry``, ``cancel`` or ``remove``. Tasks in other states do not match.
+    :param limit: change at most so many tasks, 1000 or fewer.
+    :param cursor: that of the result before. Go on until it is None: then each task was tried
+        once, even if it was retried and has failed again.
+    :returns: how many tasks were changed, and how many that match are left.
+    :raises UnknownQueue: no such queue, or none at all.
+    :raises ValueError: an unknown action, a wrong limit or cursor.
+    """
+    return _queue(queue).bulk(action, filter, limit, cursor)
 
 
 def counts(queue: str | None = None) -> dict[State, int]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from AccessControl.SecurityManagement import noSecurityManager
 from collections.abc import Callable
 from collections.abc import Collection
-from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue.consumer.history import as_of
-from collective.taskqueue.errors import TaskQueueError
 from collective.taskqueue.interfaces import ITaskCancelled
 from collective.taskqueue.interfaces import ITaskEvent
 from collective.taskqueue.interfaces import ITaskFailed
@@ -20,7 +19,6 @@ from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import TaskStatus
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -113,21 +111,20 @@ class Arrivals:
         """Let `publish` publish the event of these tasks; called before they are promoted."""
         self._expected.update(dict.fromkeys(task_ids))
 
-    @contextmanager
-    def again(self, task_id: str, change: tuple[State, float]) -> Iterator[None]:
-        """Let `publish` publish the event of a task that the block queues again.
+    def expect_again(self, changes: Mapping[str, tuple[State, float]]) -> set[str]:
+        """Let `publish` publish the event of tasks that are about to be queued again.
 
-        `change` is the last one before. If the block raises `TaskQueueError`, the task is not
-        queued, and the event is not expected any more.
+        `changes` has the last change of each before. Returns the tasks that were not expected
+        before: the caller has to `forget` those that were not queued.
         """
-        arriving = task_id in self._expected
-        self._expected.setdefault(task_id, change)
-        try:
-            yield
-        except TaskQueueError:
-            if not arriving:
-                self._expected.pop(task_id, None)
-            raise
+        new = {task_id for task_id in changes if task_id not in self._expected}
+        self._expected.update({task_id: changes[task_id] for task_id in new})
+        return new
+
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Do not expect the event of these tasks any more."""
+        for task_id in task_ids:
+            self._expected.pop(task_id, None)
 
     def publish(self, storage: Storage, task_id: str) -> None:
         """Publish the event of a task, unless it is not expected, or published already.

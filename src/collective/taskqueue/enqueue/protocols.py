@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.enqueue.params import Params
 from collective.taskqueue.storages.protocols import Storage
+from collective.taskqueue.task import Action
+from collective.taskqueue.task import BulkResult
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -61,6 +66,17 @@ class Queue(Protocol):
         start: int = 0,
         size: int = 50,
     ) -> list[TaskStatus]: ...
+
+    def search(self, filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage: ...
+
+    def bulk(
+        self,
+        action: Action,
+        filter: TaskFilter,
+        limit: int = 1000,
+        cursor: str | None = None,
+        allowed: Callable[[TaskStatus], bool] | None = None,
+    ) -> BulkResult: ...
 
     def counts(self, user: str | Identity | None = None) -> dict[State, int]: ...
 

@@ -14,16 +14,18 @@ from collective.taskqueue.task import SCHEDULED
 RETRY_AFTER = 60
 
 
-def require_capacity(queue: Queue, user: Identity | None) -> None:
-    """Raise a `Refusal` if `max_waiting_per_person` tasks of the user wait in the queue.
+def require_capacity(queue: Queue, user: Identity | None, wanted: int = 1) -> int:
+    """Return how many of the `wanted` tasks of the user may be queued.
+
+    Raise a `Refusal` if `max_waiting_per_person` tasks of the user wait in the queue.
 
     A storage cannot tell tasks of Anonymous from other tasks without a user. So Anonymous is
-    refused when that many tasks of all users wait in the queue. Called before one more task is
+    refused when that many tasks of all users wait in the queue. Called before the tasks are
     queued; concurrent requests do not see each other, so that a few more may get in.
     """
     limit = queue.settings.max_waiting_per_person
     if not limit:
-        return
+        return wanted
     counts = queue.counts(user)
     waiting = counts[QUEUED] + counts[SCHEDULED]
     waiting += sum(user in (None, task.user) for task in pending(queue))
@@ -34,3 +36,4 @@ def require_capacity(queue: Queue, user: Identity | None) -> None:
             f"{waiting} {whose} wait in the queue, and {limit} may; try again later.",
             **{"Retry-After": str(RETRY_AFTER)},
         )
+    return min(wanted, limit - waiting)

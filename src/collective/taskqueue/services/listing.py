@@ -43,14 +43,14 @@ def page(request: IBrowserRequest, fields: Mapping[str, str], access: Access, si
     Callers that may not view the tasks of others get a list of their own tasks. Raises
     `InvalidTask` with the name of the field that is wrong in the query.
     """
-    start = _number(fields, "b_start", 0, 0, MAX_START)
-    size = _number(fields, "b_size", DEFAULT_BATCH_SIZE, 1, MAX_SIZE)
+    start = number_of(fields, "b_start", 0, 0, MAX_START)
+    size = number_of(fields, "b_size", DEFAULT_BATCH_SIZE, 1, MAX_SIZE)
     # Otherwise the batch would read its numbers from what it takes for a JSON body.
     request.set("BODY", "")
     request.form.update(b_start=start, b_size=size)
-    states = _states(fields)
-    user: str | Identity | None = _user(fields)
-    queues = _queues(fields)
+    states = states_of(fields)
+    user: str | Identity | None = user_of(fields)
+    queues = queues_of(fields)
     if not (access.has(VIEW) or access.has(MANAGE)):
         # For Anonymous: a list without a user would be the list of all users.
         if access.user is None or user not in (None, access.user.id):
@@ -131,7 +131,8 @@ class _Tasks(Sequence[Json | None]):
             start = max(0, start - each.length)
 
 
-def _queues(fields: Mapping[str, str]) -> list[Queue]:
+def queues_of(fields: Mapping[str, str]) -> list[Queue]:
+    """Return the queues that a query asks for, by name."""
     queues = dict(getUtilitiesFor(ITaskQueue))
     name = fields.get("queue")
     if name is not None:
@@ -139,7 +140,8 @@ def _queues(fields: Mapping[str, str]) -> list[Queue]:
     return [queues[each] for each in sorted(queues) if name in (None, each)]
 
 
-def _states(fields: Mapping[str, str]) -> tuple[State, ...] | None:
+def states_of(fields: Mapping[str, str]) -> tuple[State, ...] | None:
+    """Return the states that a query asks for, each once; None for all."""
     if "state" not in fields:
         return None
     names = fields["state"].split(",")
@@ -153,7 +155,8 @@ def _check(field: str, value: str, allowed: Iterable[str]) -> None:
         raise InvalidTask(field, f"{field} is one of {', '.join(sorted(allowed))}")
 
 
-def _user(fields: Mapping[str, str]) -> str | None:
+def user_of(fields: Mapping[str, str]) -> str | None:
+    """Return the user id that a query asks for; None for all."""
     user = fields.get("user")
     # Not every storage accepts any text, and no storage takes an empty one for Anonymous.
     if user is not None and not (user and user.isprintable()):
@@ -161,7 +164,8 @@ def _user(fields: Mapping[str, str]) -> str | None:
     return user
 
 
-def _number(fields: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+def number_of(fields: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    """Return a number of a query, or its default."""
     text = fields.get(name, str(default))
     number = int(text) if text.isdecimal() and len(text) < 10 else -1
     if not least <= number <= most:

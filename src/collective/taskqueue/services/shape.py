@@ -43,25 +43,32 @@ SHOWN_HEADERS = frozenset(
 Json = dict[str, Any]
 
 
-def summary(status: TaskStatus, site: str, access: Access) -> Json:
-    """Return the entry of a task in a list; `site` is the url of the site.
+def shown(status: TaskStatus, access: Access) -> tuple[str, str]:
+    """Return the url and the reason of a task, as much of them as the user may see.
 
     The query of the url, or a quote in a reason, may contain a token: only a user that may
     steer the task gets these.
     """
+    if access.may_steer(status.task):
+        return status.task.url, status.reason
+    path, _, _ = status.task.url.partition("?")
+    return path, kind_of(status.reason, status.state)
+
+
+def summary(status: TaskStatus, site: str, access: Access) -> Json:
+    """Return the entry of a task in a list; `site` is the url of the site."""
     task = status.task
-    path, _, _ = task.url.partition("?")
-    all_of_it = access.may_steer(task)
+    url, reason = shown(status, access)
     return {
         "@id": task_url(site, status.id),
         "id": status.id,
         "queue": task.queue,
-        "url": task.url if all_of_it else path,
+        "url": url,
         "method": task.method,
         "description": task.description,
         "user": task.user and task.user.id,
         "state": status.state,
-        "reason": status.reason if all_of_it else kind_of(status.reason, status.state),
+        "reason": reason,
         "created": moment(task.created),
         "due": moment(status.due),
         "started": moment(status.time_of("running")),

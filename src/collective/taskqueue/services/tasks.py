@@ -1,4 +1,4 @@
-"""``@tasks``: add, list, read, cancel, retry and run tasks, and read their responses."""
+"""``@tasks``: add, list, read, cancel, retry and run tasks, one or many; read responses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.services import bulk
 from collective.taskqueue.services import envelope
 from collective.taskqueue.services import listing
+from collective.taskqueue.services import search
 from collective.taskqueue.services import shape
 from collective.taskqueue.services.access import ADD
 from collective.taskqueue.services.access import ADD_HOOK
@@ -39,6 +41,7 @@ class Tasks(TaskQueueService):
 
     routes: ClassVar[Mapping[Shape, Mapping[str, str]]] = {
         (): {"GET": "all", "POST": "add"},
+        ("bulk",): {"POST": "bulk"},
         ("*",): {"GET": "one", "DELETE": "delete"},
         ("*", "response"): {"GET": "response", "DELETE": "delete_response"},
         ("*", "retry"): {"POST": "retry"},
@@ -75,8 +78,16 @@ class Tasks(TaskQueueService):
     def all(self) -> Json:
         """Return one page of the tasks that the caller may see."""
         self.access.require_login()
-        fields = self.fields(*listing.FIELDS)
+        fields = self.fields(*listing.FIELDS, *search.SEARCH)
+        if search.SEARCH & fields.keys():
+            return search.page(fields, self.access, self.site_url)
         return listing.page(self.request, fields, self.access, self.site_url)
+
+    def bulk(self) -> Json:
+        """Retry, cancel or remove the tasks that match a filter, those that the caller may."""
+        self.access.require_login()
+        self.fields()
+        return bulk.change(self.request, self.access)
 
     def one(self, task_id: str) -> Json:
         """Return the status of a task; with ``wait``, once it is finished or the wait is over."""

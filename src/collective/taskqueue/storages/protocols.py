@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.task import Action
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
@@ -12,6 +14,8 @@ from collective.taskqueue.task import Progress
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from typing import Protocol
@@ -37,6 +41,12 @@ class Admin(Protocol):
         start: int = 0,
         size: int = 50,
     ) -> list[TaskStatus]: ...
+
+    def search(self, filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage: ...
+
+    def change(
+        self, action: Action, task_ids: Sequence[str], states: Collection[State]
+    ) -> dict[str, State]: ...
 
     def consumers(self) -> list[ConsumerStatus]: ...
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterator
+from collections.abc import Sequence
 from collective.taskqueue import task as states
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
@@ -11,12 +14,20 @@ from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.local.board import Notices
 from collective.taskqueue.storages.local.memory import Memory
 from collective.taskqueue.storages.local.record import Record
+from collective.taskqueue.storages.search import cursor_at
+from collective.taskqueue.storages.search import number_at
+from collective.taskqueue.storages.search import SCAN
+from collective.taskqueue.task import Action
+from collective.taskqueue.task import ACTIONS
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from math import inf
+from secrets import token_hex
 from zope.interface import implementer
 import logging
 import os
@@ -37,6 +48,8 @@ class LocalAdmin:
         self._memory = memory
         self._publish = publish
         self._board = memory.board
+        # A cursor of a former process must not be taken for one of this: numbers began anew.
+        self._place = f"{memory.settings.queue} {token_hex(8)}"
 
     def check(self) -> None:
         """Do nothing: memory needs no check."""
@@ -77,6 +90,30 @@ class LocalAdmin:
             self._remove_expired()
             page = self._board.lines.page(state, user, start, size) if size else ()
             return [self._board.records[task_id].status(brief=True) for task_id in page]
+
+    def search(self, filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage:
+        last = number_at(cursor, self._place, filter)
+        found: list[TaskStatus] = []
+        with self._memory.changed:
+            self._remove_expired()
+            for examined, record in enumerate(self._candidates(filter, last)):
+                if examined == SCAN or len(found) == size:
+                    return TaskPage(tuple(found), cursor_at(last, self._place, filter))
+                last = record.sequence
+                if filter.matches(record.task, record.state, record.reason):
+                    found.append(record.status(brief=True))
+        return TaskPage(tuple(found))
+
+    def _candidates(self, filter: TaskFilter, last: int) -> Iterator[Record]:
+        """Yield the tasks added after number `last` that may match, in that order."""
+        lines, records = self._board.lines, self._board.records
+        wanted = set(filter.states)
+        if wanted and sum(lines.number(state, filter.user) for state in wanted) <= SCAN:
+            few = [records[one] for state in wanted for one in lines.page(state, filter.user)]
+            few.sort(key=lambda record: record.sequence)
+            yield from (record for record in few if record.sequence > last)
+        else:
+            yield from (records[task_id] for task_id in lines.after(last, filter.user))
 
     def _remove_expired(self) -> None:
         # Forget all expired records: a reader must not see any of them.
@@ -121,14 +158,17 @@ class LocalAdmin:
             record = self._record(task_id)
             if record.state in states.FINISHED:
                 raise ForbiddenTransition(f"task {task_id} has {record.state}, not cancelled")
-            if record.state == states.RUNNING:
-                record.cancel_requested = True
-            else:
-                self._board.withdraw(record)
-                self._board.conclude(record, states.CANCELLED, reason, self._memory.clock())
-                # Wake a `reserve`, which then sleeps only until the record expires.
-                self._memory.changed.notify()
+            self._cancel(record, reason)
             return record.state
+
+    def _cancel(self, record: Record, reason: str = "cancelled") -> None:
+        if record.state == states.RUNNING:
+            record.cancel_requested = True
+        else:
+            self._board.withdraw(record)
+            self._board.conclude(record, states.CANCELLED, reason, self._memory.clock())
+            # Wake a `reserve`, which then sleeps only until the record expires.
+            self._memory.changed.notify()
 
     def retry(self, task_id: str) -> None:
         with self._memory.changed:
@@ -138,8 +178,11 @@ class LocalAdmin:
             newer = self._board.newer(record)
             if newer is not None:
                 raise ForbiddenTransition(f"task {task_id}: {newer.id} of its key already waits")
-            self._board.revive(record, self._memory.clock())
-            self._memory.changed.notify()
+            self._retry(record)
+
+    def _retry(self, record: Record) -> None:
+        self._board.revive(record, self._memory.clock())
+        self._memory.changed.notify()
 
     def remove(self, task_id: str) -> None:
         with self._memory.changed:
@@ -147,6 +190,27 @@ class LocalAdmin:
             if record.state not in states.FINISHED:
                 raise ForbiddenTransition(f"task {task_id} is {record.state}, not removed")
             self._board.forget(record)
+
+    def change(
+        self, action: Action, task_ids: Sequence[str], states: Collection[State]
+    ) -> dict[str, State]:
+        act = {"retry": self._retry, "cancel": self._cancel, "remove": self._board.forget}[action]
+        changed: dict[str, State] = {}
+        with self._memory.changed:
+            for task_id in task_ids:
+                # The end of a task before it may have removed its record.
+                record = self._board.records.get(task_id)
+                if record and record.state in states and self._allows(action, record):
+                    act(record)
+                    changed[task_id] = record.state
+        return changed
+
+    def _allows(self, action: Action, record: Record) -> bool:
+        if record.state not in ACTIONS[action] or self._is_expired(record):
+            return False
+        if action == "retry":
+            return self._board.newer(record) is None
+        return not (record.state == states.RUNNING and record.cancel_requested)
 
     def run_now(self, task_id: str) -> None:
         with self._memory.changed:
@@ -200,6 +264,9 @@ class LocalAdmin:
 
     def _record(self, task_id: str) -> Record:
         record = self._board.records.get(self._board.aliases.get(task_id, task_id))
-        if record is None or (record.forget_at or inf) <= self._memory.clock():
+        if record is None or self._is_expired(record):
             raise UnknownTask(f"no task {task_id} in queue {self._memory.settings.queue}")
         return record
+
+    def _is_expired(self, record: Record) -> bool:
+        return (record.forget_at or inf) <= self._memory.clock()

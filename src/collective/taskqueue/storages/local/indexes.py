@@ -98,6 +98,11 @@ class Lines:
         stop = start + size if size else None
         return islice(() if line is None else line.tree.values(), start, stop)
 
+    def after(self, number: int, user: str | Identity | None = None) -> Iterator[str]:
+        """Return the ids of all tasks that were added after the one with this number, in order."""
+        line = self._line(None, user)
+        return iter(() if line is None else line.tree.values(min=number, excludemin=True))
+
     def _line(self, state: State | None, user: str | Identity | None = None) -> _Line | None:
         ledger = self._ledgers.get(ALL_USERS if user is None else _whose(user))
         return None if ledger is None else ledger.get(state)

@@ -1,22 +1,4 @@
--- The administration of a queue: what an admin reads and changes. common.lua comes first.
-
-local ORDER = { 'queued', 'scheduled', 'running', 'succeeded', 'failed', 'cancelled' }
-
--- The fields of a brief status, and those that a full one has, too.
-local BRIEF = { 'state', 'reason', 'changes', 'consumer', 'body', 'number', 'progress', 'cancel',
-                'status', 'forgotten', 'place', 'user', 'person' }
-local WHOLE = { 'payload', 'last', unpack(BRIEF) }
-
-local function known(id)
-  -- Returns the id of the task (of an alias: of the waiting task) and its state, or no state.
-  id = call('HGET', P .. ':aliases', id) or id
-  local found = redis.pcall('HMGET', task_key(id), 'state', 'body')
-  if found.err or not (found[1] or found[2]) then return id end
-  if num(call('ZSCORE', P .. ':expiry', id), math.huge) <= now then return id end
-  return id, STATES[found[1]] and found[1] or 'unknown'
-end
-
-local function unknown(id) return redis.error_reply('UNKNOWN ' .. id) end
+-- The administration of a queue: what an admin changes, and the consumers. lists.lua comes first.
 
 function operation.recover()
   -- Returns whether there are more, and which tasks wait again. The server answers other
@@ -87,72 +69,6 @@ function operation.mend(of)
   call('LLEN', P .. ':wake:' .. of.process)
 end
 
-local function whose(state)
-  -- Returns the line of a state: of all tasks, of a user id, or of a person.
-  if given.user then return P .. ':of:' .. state .. ':' .. given.user end
-  if given.person then return P .. ':person:' .. state .. ':' .. given.person end
-  return line_of(state)
-end
-
-function operation.counts()
-  -- Returns nothing if there may be more expired records: call again.
-  if remove_expired(PORTION) then return end
-  local found = {}
-  for _, state in ipairs(ORDER) do found[state] = call('ZCARD', whose(state)) end
-  return found
-end
-
-local function status_of(id, whole)
-  -- Returns nothing if there is no record.
-  local record = read_record(id, whole and WHOLE or BRIEF)
-  if not (record.state or record.body) then return end
-  if record.state == 'scheduled' then
-    record.due = call('ZSCORE', line_of('scheduled'), record.place or '') or nil
-  end
-  if whole then record.history = call('LRANGE', P .. ':history:' .. id, 0, -1) end
-  return record
-end
-
-function operation.get(of)
-  local id, state = known(of.id)
-  if not state then return unknown(id) end
-  return status_of(id, not of.brief)
-end
-
-local function belongs(record, state)
-  if state ~= '' and STATES[record.state] and record.state ~= state then return false end
-  if given.user then return record.user == given.user end
-  return not given.person or record.person == given.person
-end
-
-function operation.tasks(of)
-  -- Returns nothing if there may be more expired records: call again.
-  if remove_expired(PORTION) then return end
-  local state, found, start, rest = of.state, {}, of.start, of.size
-  local line = whose(state)
-  while rest > 0 do
-    local page, strays = call('ZRANGE', line, start, start + math.min(rest, CHUNK) - 1), 0
-    for _, member in ipairs(page) do
-      local id = state == 'scheduled' and string.sub(member, 18) or member
-      local status = status_of(id)
-      if status and belongs(status, state) then
-        table.insert(found, status)
-      else
-        drop(line, member)
-        if status then
-          note('broken', named(id), 'it does not belong into a list, taken out of that')
-        else
-          take_out(id)
-        end
-        strays = strays + 1
-      end
-    end
-    rest, start = rest - #page + strays, start + #page - strays
-    if #page == 0 then break end
-  end
-  return found
-end
-
 function operation.consumers()
   local running, found = {}, {}
   for _, id in ipairs(call('ZRANGE', line_of('running'), 0, CHUNK - 1)) do
@@ -202,27 +118,39 @@ local function change(states, act)
   return act(record, state)
 end
 
+local CANCELLABLE = { queued = true, scheduled = true, running = true, unknown = true }
+local RETRIABLE = { failed = true, cancelled = true }
+
+local function cancel(record, state, reason)
+  -- Returns the state that follows.
+  if state == 'running' then
+    set(record.id, 'cancel', '1', 'done', remembered(record, state))
+    return state
+  end
+  withdraw(record)
+  conclude(record, 'cancelled', reason, { done = remembered(record, 'cancelled') })
+  return 'cancelled'
+end
+
+local function retry(record)
+  unset(record.id, 'counted', 'lost', 'cancel', 'ended')
+  queue(record, false, { done = remembered(record, 'queued') })
+  return 'queued'
+end
+
 function operation.cancel(of)
-  local states = { queued = true, scheduled = true, running = true, unknown = true }
-  return change(states, function(record, state)
-    if state == 'running' then
-      set(record.id, 'cancel', '1', 'done', remembered(record, state))
-      return { done = true, state = state }
-    end
-    withdraw(record)
-    conclude(record, 'cancelled', of.reason, { done = remembered(record, 'cancelled') })
-    return { done = true, state = 'cancelled' }
+  return change(CANCELLABLE, function(record, state)
+    return { done = true, state = cancel(record, state, of.reason) }
   end)
 end
 
 function operation.retry()
-  return change({ failed = true, cancelled = true }, function(record, state)
+  return change(RETRIABLE, function(record, state)
     local replaced = newer(record)
     if replaced then return { done = false, state = state, newer = replaced } end
-    unset(record.id, 'counted', 'lost', 'cancel', 'ended')
-    queue(record, false, { done = remembered(record, 'queued') })
+    local follows = retry(record)
     wake(1)
-    return { done = true, state = 'queued' }
+    return { done = true, state = follows }
   end)
 end
 
@@ -253,6 +181,55 @@ function operation.remove(of)
   if STATES[state] and not FINISHED[state] then return { done = false, state = state } end
   forget(record_of(id))
   return { done = true, state = state }
+end
+
+-- By the name of an action: the states that allow it, whether one of these tasks may be changed
+-- now, and the change, which returns the state that follows.
+local ACTIONS = {
+  cancel = {
+    states = CANCELLABLE,
+    allows = function(record) return not (record.state == 'running' and record.cancel) end,
+    act = function(record) return cancel(record, record.state, 'cancelled') end,
+  },
+  retry = {
+    states = RETRIABLE,
+    allows = function(record) return not newer(record) end,
+    act = retry,
+  },
+  remove = {
+    states = FINISHED,
+    allows = function() return true end,
+    act = function(record)
+      forget(record)
+      return record.state
+    end,
+  },
+}
+
+function operation.change(of)
+  -- Returns the ids of the tasks that were changed, and the state of each. `ids` has one id at
+  -- least.
+  local action, wanted, ids, states = ACTIONS[of.action], {}, {}, {}
+  for _, state in ipairs(of.states) do wanted[state] = action.states[state] end
+  local expiry = call('ZMSCORE', P .. ':expiry', unpack(of.ids))
+  for i, id in ipairs(of.ids) do
+    local record, state = record_of(id)
+    local before = result_of(record)
+    if before then
+      state = before
+    elseif not record.state and repeated and of.action == 'remove' then
+      -- The unanswered call has removed it, and nothing is known about it any more.
+      state = of.states[1]
+    elseif wanted[record.state] and num(expiry[i], math.huge) > now and action.allows(record) then
+      state = action.act(record)
+    end
+    if state then
+      ids[#ids + 1] = id
+      states[#states + 1] = state
+    end
+  end
+  if of.action == 'retry' then wake(#ids) end
+  return { ids = ids, states = states }
 end
 
 function operation.clear()

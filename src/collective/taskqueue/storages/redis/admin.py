@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.interfaces import ITaskAdmin
@@ -12,6 +14,10 @@ from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import translated
 from collective.taskqueue.storages.redis.script import decoded
 from collective.taskqueue.storages.redis.script import Script
+from collective.taskqueue.storages.search import cursor_at
+from collective.taskqueue.storages.search import number_at
+from collective.taskqueue.storages.search import SCAN
+from collective.taskqueue.task import Action
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FINISHED
 from collective.taskqueue.task import Identity
@@ -20,6 +26,8 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from typing import Any
 from zope.interface import implementer
@@ -31,6 +39,9 @@ logger = logging.getLogger("collective.taskqueue")
 
 #: The oldest version of the server that has all that the script needs.
 MINIMUM_VERSION = (6, 2)
+
+#: Most tasks that a search reads at a time.
+PORTION = 200
 
 
 @implementer(ITaskAdmin)
@@ -101,6 +112,17 @@ class RedisAdmin:
         found = self._without_expired("tasks", state=state or "", **_whose(user), **place)
         return [wire.status(record, brief=True) for record in found]
 
+    def search(self, filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage:
+        last = number_at(cursor, self._settings.queue, filter)
+        place = {"after": str(last), "scan": SCAN, "portion": PORTION, "size": size}
+        answer = self._without_expired(
+            "search", **wire.conditions(filter), **_whose(filter.user), **place
+        )
+        tasks = tuple([wire.status(record, brief=True) for record in answer["found"]])
+        if "last" not in answer:
+            return TaskPage(tasks)
+        return TaskPage(tasks, cursor_at(int(answer["last"]), self._settings.queue, filter))
+
     def _without_expired(self, operation: str, **arguments: Any) -> Any:
         """Call the script until all expired records are forgotten; return its answer then."""
         # In portions, so that the server answers other clients in between.
@@ -141,6 +163,15 @@ class RedisAdmin:
         state, answer = self._change("remove", task_id)
         if not answer["done"]:
             raise ForbiddenTransition(f"task {task_id} is {state}, not removed")
+
+    def change(
+        self, action: Action, task_ids: Sequence[str], states: Collection[State]
+    ) -> dict[str, State]:
+        if not (task_ids and states):
+            return {}
+        answer = self._call("change", action=action, ids=list(task_ids), states=list(states))
+        pairs = zip(decoded(answer["ids"]), decoded(answer["states"]), strict=True)
+        return dict(pairs)  # type: ignore[arg-type]
 
     def run_now(self, task_id: str) -> None:
         state, answer = self._change("run_now", task_id)

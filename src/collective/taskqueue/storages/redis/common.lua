@@ -1,7 +1,7 @@
 -- The common part of the scripts of a Redis queue: keys, safe calls, records and transitions.
 --
--- The script of the road is this file and road.lua, the script of administration this file and
--- admin.lua. A script makes all writes of one call, atomically.
+-- The script of the road is this file and road.lua, the script of administration this file,
+-- lists.lua and admin.lua. A script makes all writes of one call, atomically.
 --
 -- Keys, where P is `collective.taskqueue.<queue>`, with `%2E` for each dot of the queue name: so
 -- the first dot after P begins the name of a consumer, which may contain dots. Names of queues and

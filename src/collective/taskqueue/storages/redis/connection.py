@@ -39,8 +39,8 @@ BLOCK = 15.0
 SHORTEST_BLOCK = 5.0
 
 
-#: The scripts: of the road of a task, and of administration.
-SCRIPTS = ("road", "admin")
+#: The scripts, of the road of a task and of administration, with the files that each consists of.
+SCRIPTS = {"road": ("common", "road"), "admin": ("common", "lists", "admin")}
 
 
 class WrongKind(Exception):
@@ -114,7 +114,7 @@ class Server:
 
 def _source(name: str) -> bytes:
     folder = Path(__file__).parent
-    return b"".join((folder / f"{part}.lua").read_bytes() for part in ("common", name))
+    return b"".join((folder / f"{part}.lua").read_bytes() for part in SCRIPTS[name])
 
 
 def _exchange(connection: Any, *command: Any) -> Any:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from collective.taskqueue.storages import codec
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import lowered
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.task import Transition
 from typing import Any
@@ -89,6 +91,20 @@ def completion(lease: Lease, transition: Transition) -> dict[str, Any]:
         "counts": int(transition.counts),
         "drops_slot": transition.drops_slot,
     }
+
+
+def conditions(filter: TaskFilter) -> dict[str, Any]:
+    """Return the arguments of a search, except those that name the user."""
+    found: dict[str, Any] = {
+        "states": list(dict.fromkeys(filter.states)),
+        "since": filter.since,
+        "before": filter.until,
+    }
+    if filter.url is not None:
+        found["url"] = filter.url.encode("utf-8", "surrogatepass")
+    if filter.reason is not None:
+        found["reason"] = lowered(filter.reason)
+    return found
 
 
 def unreadable(record: Record, consumer: str, reason: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
+from collections.abc import Sequence
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.errors import UnknownTask
@@ -11,6 +13,7 @@ from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.sql import transitions
 from collective.taskqueue.storages.sql.aftermath import Aftermath
+from collective.taskqueue.storages.sql.changes import Changes
 from collective.taskqueue.storages.sql.counters import LIMIT
 from collective.taskqueue.storages.sql.counters import recount
 from collective.taskqueue.storages.sql.damage import in_order
@@ -18,12 +21,15 @@ from collective.taskqueue.storages.sql.damage import moment
 from collective.taskqueue.storages.sql.damage import shown
 from collective.taskqueue.storages.sql.pages import BRIEF
 from collective.taskqueue.storages.sql.recover import Recovery
+from collective.taskqueue.storages.sql.rows import status_of
 from collective.taskqueue.storages.sql.schema import indexed
 from collective.taskqueue.storages.sql.schema import QUEUE
 from collective.taskqueue.storages.sql.schema import TASK
+from collective.taskqueue.storages.sql.search import Search
 from collective.taskqueue.storages.sql.session import Session
 from collective.taskqueue.storages.sql.states import one_of
 from collective.taskqueue.storages.sql.states import weight
+from collective.taskqueue.task import Action
 from collective.taskqueue.task import CANCELLED
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import FAILED
@@ -35,6 +41,8 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
+from collective.taskqueue.task import TaskFilter
+from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
 from decimal import Decimal
 from sqlalchemy import Connection
@@ -62,6 +70,8 @@ class SqlAdmin:
         self._statistics = aftermath.statistics
         self._recovery = recovery
         self._changed = aftermath.changed
+        self._search = Search(session)
+        self._changes = Changes(session, aftermath.changed)
         self._here = TASK.c.queue == session.settings.queue
         self._mine = QUEUE.c.name == session.settings.queue
 
@@ -136,6 +146,14 @@ class SqlAdmin:
             rows += self._read(statement, **values, user_=user, person_=person)
         rows.sort(key=lambda row: [in_order(value) for value in row[len(BRIEF) :]])
         return rows[start : start + size]
+
+    def search(self, filter: TaskFilter, cursor: str | None = None, size: int = 50) -> TaskPage:
+        return self._search.page(filter, cursor, size)
+
+    def change(
+        self, action: Action, task_ids: Sequence[str], states: Collection[State]
+    ) -> dict[str, State]:
+        return self._changes.change(action, task_ids, states)
 
     def consumers(self) -> list[ConsumerStatus]:
         pages = self._session.statements.pages
@@ -349,12 +367,6 @@ def _ids(batch: bytes) -> tuple[str, ...]:
     except TaskDecodeError:
         # `promote` raises the error for this batch; the other batches can be decided.
         return ()
-
-
-def status_of(row: Any, brief: bool = False) -> TaskStatus:
-    """Return the status of a task from its row, even if values in it are damaged."""
-    record = {**row._mapping, "id": shown(row.id), "head": row.body, "number": row.attempts}
-    return codec.status_of(record, None if brief else shown(row.history).splitlines())
 
 
 def _consumer(row: Any, running: tuple[str, ...]) -> ConsumerStatus:

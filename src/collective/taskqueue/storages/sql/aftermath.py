@@ -49,9 +49,9 @@ class Aftermath:
         ended = [*finished, *(kind for kind, _, _ in notices if kind in FINISHED)]
         if ended and now is None:
             now = self._session.time()
-        for state in ended:
-            self.statistics.ended(state, now or 0.0)
-            self.retention.after(state, now or 0.0)
+        for state, number in Counter(ended).items():
+            self.statistics.ended(state, now or 0.0, number=number)
+            self.retention.after(state, now or 0.0, number)
         self.notifier.ring()
         self._notify_others()
 

@@ -31,7 +31,7 @@ import pytest
 # Before these modules are imported, so that a failing assert in them shows its values.
 _PARTS = (
     *("base", "committing", "reserving", "finishing", "ahead", "keys", "steering", "reading"),
-    *("keeping", "persons", "races", "slots"),
+    *("keeping", "persons", "races", "slots", "searching"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -45,6 +45,7 @@ from collective.taskqueue.testing.contract.keys import Keys  # noqa: E402
 from collective.taskqueue.testing.contract.races import Races  # noqa: E402
 from collective.taskqueue.testing.contract.reading import Reading  # noqa: E402
 from collective.taskqueue.testing.contract.reserving import Reserving  # noqa: E402
+from collective.taskqueue.testing.contract.searching import Searching  # noqa: E402
 from collective.taskqueue.testing.contract.slots import Slots  # noqa: E402
 from collective.taskqueue.testing.contract.steering import Steering  # noqa: E402
 
@@ -64,5 +65,6 @@ class StorageContract(
     Identities,
     Races,
     Slots,
+    Searching,
 ):
     """All tests, see the module. A subclass named `Test…` provides `clock` and `make_storage`."""

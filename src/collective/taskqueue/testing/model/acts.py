@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer.redelivery import look
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.task import Action
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Lease
+from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import State
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
@@ -126,6 +130,19 @@ class Acts(RuleBasedStateMachine):
         """Commit what an attempt has written that succeeds."""
         if transition.state == SUCCEEDED:
             self.database.commit(lease)
+
+    def _change(
+        self, action: Action, names: Iterable[str], states: Collection[State], now: float
+    ) -> dict[str, State]:
+        """Let the model change each task in one of the states that allows it."""
+        changed: dict[str, State] = {}
+        for name in names:
+            entry = self.expected.entries[name]
+            asked = entry.state == RUNNING and entry.cancel_requested
+            if entry.state in states and not asked and self.expected.allows(action, entry):
+                getattr(self.expected, action)(entry, now)
+                changed[name] = entry.state
+        return changed
 
     def _check_end(
         self, lease: Lease, transition: Transition, state: State | None, now: float

@@ -12,6 +12,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.task import TaskStatus
 from collective.taskqueue.testing.contract.base import brief_of
 from collective.taskqueue.testing.contract.base import ids
@@ -20,6 +21,7 @@ from collective.taskqueue.testing.model.expected import ExpectedQueue
 from collective.taskqueue.testing.model.expected import near
 from dataclasses import replace
 from typing import Any
+import math
 
 
 #: Keys that only tasks with `after_running` have.
@@ -64,6 +66,26 @@ def check_all(
     assert storage.admin.paused() is expected.paused
     found = {batch.id: batch.tasks for batch in storage.admin.in_doubt()}
     assert found == {batch: tuple(ids(tasks)) for batch, tasks in staged.items()}
+
+
+def check_search(storage: Any, expected: ExpectedQueue, wanted: TaskFilter, size: int) -> None:
+    """Compare what a search finds, page by page, with the model."""
+    entries = list(expected.entries.values()) if wanted.user is None else expected.of(wanted.user)
+    matching = [
+        entry.id
+        for entry in entries
+        if entry.state in (wanted.states or STATES)
+        and (wanted.since or 0.0) <= entry.task.created < (wanted.until or math.inf)
+        and entry.task.url[: len(wanted.url or "")] == (wanted.url or "")
+    ]
+    found: list[str] = []
+    cursor, more = None, True
+    while more:
+        page = storage.admin.search(wanted, cursor, size)
+        assert len(page.tasks) <= size
+        found += ids(page.tasks)
+        cursor, more = page.cursor, page.cursor is not None
+    assert found == matching, "a search finds others"
 
 
 def _check_whole(

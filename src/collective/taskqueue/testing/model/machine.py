@@ -6,14 +6,18 @@ from collective.taskqueue.enqueue import datamanager
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import IRemoteStorage
+from collective.taskqueue.task import Action
+from collective.taskqueue.task import ACTIONS
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import RUNNING
 from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.testing.contract.base import completed
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.model import checks
@@ -61,6 +65,16 @@ def often(*choices: Any) -> st.SearchStrategy[Any]:
     """Return a strategy for one of the choices; a repeated choice is drawn more often."""
     return st.sampled_from(choices)
 
+
+#: Of a search: states, a user, the beginning of a url, and seconds from since and until to now.
+Conditions = tuple[list[State], Identity | str | None, str | None, float | None, float | None]
+CONDITIONS: st.SearchStrategy[Conditions] = st.tuples(
+    st.lists(st.sampled_from(STATES), max_size=3, unique=True),
+    st.sampled_from([None, None, None, *checks.PERSONS, checks.PERSONS[0].id]),
+    st.sampled_from([None, None, None, "/vi", "/other"]),
+    st.sampled_from([None, None, 90.0, 630.0]),
+    st.sampled_from([None, None, 30.0, -30.0]),
+)
 
 #: The index of one of the existing things, modulo their number.
 WHICH = st.integers(0, 30)
@@ -285,6 +299,32 @@ class QueueMachine(Acts):
         with self._act(), self._refused(None if name in allowed else refused):
             answer = getattr(self.storage.admin, what)(name)
             assert answer == getattr(self.expected, what)(names[name], self.clock())
+
+    @precondition(lambda self: self.expected.entries)
+    @rule(
+        which=WHICH,
+        number=st.integers(1, 6),
+        action=often(*ACTIONS),
+        states=st.sets(st.sampled_from(STATES), min_size=2),
+    )
+    def change(self, which: int, number: int, action: Action, states: set[State]) -> None:
+        """Many tasks at once, in any order, and an id that is not in use."""
+        known = list(self.expected.entries)
+        start = which % len(known)
+        names = [*known[start:], *known[:start]][:number]
+        with self._act():
+            changed = self.storage.admin.change(action, [*names, "never"], states)
+            expected = self._change(action, names, states, self.clock())
+            assert list(changed.items()) == list(expected.items()), "others are changed"
+
+    @precondition(lambda self: self.expected.entries)
+    @rule(conditions=CONDITIONS, size=st.integers(1, 4))
+    def search(self, conditions: Conditions, size: int) -> None:
+        """Page by page; times fall between those at which tasks were made."""
+        states, user, url, since, until = conditions
+        now = self.clock()
+        wanted = TaskFilter(tuple(states), url, user, since and now - since, until and now - until)
+        checks.check_search(self.storage, self.expected, wanted, size)
 
     @precondition(lambda self: len(self.expected.entries) > 5)
     @rule(what=often("pause", "pause", "purge", "purge", "clear"), state=often(*STATES))
