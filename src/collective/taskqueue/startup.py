@@ -32,6 +32,7 @@ from collective.taskqueue.storages.secrets import remember
 from collective.taskqueue.storages.secrets import shown
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook.client import WebHooks
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -108,7 +109,7 @@ def build_queues(event: IDatabaseOpenedWithRoot) -> None:
 @adapter(IProcessStarting)
 def start_consumers(event: IProcessStarting) -> None:
     """Start a consumer for each `<taskqueue-server>`, unless a script is about to run."""
-    servers = _sections(ServerSettings)
+    servers = _servers()
     _warn_of_queues_without_consumer(servers)
     if not servers:
         return
@@ -133,7 +134,7 @@ def start_consumers_after_fork(event: IPubStart) -> None:
     with _process.lock:
         forked, _process.forked = _process.forked, False
         if forked:
-            _start(_sections(ServerSettings))
+            _start(_servers())
 
 
 def _warn_of_queues_without_consumer(servers: list[ServerSettings]) -> None:
@@ -203,6 +204,21 @@ def _sections(kind: type[S]) -> list[S]:
     sections = getattr(getConfiguration(), "product_config", None) or {}
     config.check(sections)
     return [section for section in sections.values() if isinstance(section, kind)]
+
+
+def _servers() -> list[ServerSettings]:
+    servers = _sections(ServerSettings)
+    chosen = os.environ.get("TASKQUEUE_CONSUMERS", "")
+    if not chosen:
+        return servers
+    found = []
+    for text in [] if chosen == "off" else chosen.split(","):
+        name, colon, limit = text.partition(":")
+        own = [server for server in servers if server.queue == name]
+        own = own or [ServerSettings(queue=name, place="TASKQUEUE_CONSUMERS")]
+        found += [replace(each, concurrent_limit=int(limit)) if colon else each for each in own]
+    config.check([*_sections(QueueSettings), *found])
+    return found
 
 
 def _storage(settings: QueueSettings) -> Storage:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.worker.exits import Exit
 from collective.taskqueue.worker.exits import WorkerError
+from collective.taskqueue.worker.logs import configure_logging
+from collective.taskqueue.worker.logs import one_line
 from collective.taskqueue.worker.loop import Loop
 from collective.taskqueue.worker.options import CONSUMERS
 from collective.taskqueue.worker.options import WorkerOptions
 from configparser import Error as IniError
 from paste.deploy import loadapp
 from zope.configuration.exceptions import ConfigurationError as ZcmlError
-from Zope2.Startup.serve import setup_logging
 import logging
 import os
 import ZConfig
@@ -45,31 +46,17 @@ def choose_consumers(options: WorkerOptions) -> None:
         os.environ[CONSUMERS] = consumers
 
 
-def configure_logging(options: WorkerOptions) -> None:
-    """Set up the log as zope.ini says. Raises `WorkerError`."""
-    try:
-        setup_logging(options.ini, global_conf=dict(options.variables))
-    except Exception as exc:
-        message = f"the log that {options.ini} asks for cannot be set up: {_line(exc)}"
-        raise WorkerError(message, Exit.CONFIGURATION) from exc
-
-
 def load(options: WorkerOptions) -> None:
     """Load Zope, which starts the consumers. Raises `WorkerError`."""
     configure_logging(options)
     try:
         loadapp(f"config:{options.ini}", global_conf=dict(options.variables))
     except (ConfigurationError, ZConfig.ConfigurationError, ZcmlError, IniError) as exc:
-        raise WorkerError(_line(exc), Exit.CONFIGURATION) from exc
+        raise WorkerError(one_line(exc), Exit.CONFIGURATION) from exc
     except Exception as exc:
         if type(exc) is LookupError:
             # Of paste.deploy: the file has no application.
-            raise WorkerError(_line(exc), Exit.CONFIGURATION) from exc
+            raise WorkerError(one_line(exc), Exit.CONFIGURATION) from exc
         logger.exception("worker: Zope could not be loaded, the process ends")
-        message = f"Zope could not be loaded ({_line(exc)}); its log has the traceback"
+        message = f"Zope could not be loaded ({one_line(exc)}); its log has the traceback"
         raise WorkerError(message, Exit.UNAVAILABLE) from exc
-
-
-def _line(exc: Exception) -> str:
-    text = " ".join(str(exc).split())
-    return text or type(exc).__name__

@@ -6,7 +6,6 @@ from collective.taskqueue.worker import notifier
 from collective.taskqueue.worker.channel import Channel
 from collective.taskqueue.worker.exits import Exit
 from collective.taskqueue.worker.exits import WorkerError
-from collective.taskqueue.worker.loop import Loop
 from collective.taskqueue.worker.notifier import Notifier
 from collective.taskqueue.worker.options import WorkerOptions
 from collective.taskqueue.worker.probe import serve_probes
@@ -20,19 +19,22 @@ logger = logging.getLogger("collective.taskqueue")
 
 def run_worker(options: WorkerOptions) -> Exit:
     """Run a worker until it ends; return its exit code. Raises `WorkerError`."""
+    # Imported only here: a supervisor stays small.
     if options.processes > 1:
         from collective.taskqueue.worker.supervisor import Supervisor
 
-        return Supervisor(options, _notifier()).run()
+        return Supervisor(options, notifier_of_process()).run()
+    from collective.taskqueue.worker.loop import Loop
     from collective.taskqueue.worker.process import run
 
-    loop = Loop(options, _notifier())
+    loop = Loop(options, notifier_of_process())
     serve_probes(options, loop.health)
     return run(options, loop)
 
 
 def run_child(channel: Channel) -> Exit:
     """Run a worker process for the supervisor at the other end of the channel."""
+    from collective.taskqueue.worker.loop import Loop
     from collective.taskqueue.worker.process import run
 
     options = channel.options()
@@ -48,7 +50,8 @@ def run_child(channel: Channel) -> Exit:
         return exc.code
 
 
-def _notifier() -> Notifier:
+def notifier_of_process() -> Notifier:
+    """Return the notifier of this process; what tasks start does not inherit it."""
     found = Notifier(os.environ)
     notifier.forget(os.environ)
     return found
