@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collective.taskqueue.worker.exits import Exit
+from collective.taskqueue.worker.exits import MEANINGS
 from collective.taskqueue.worker.exits import WorkerError
 from collective.taskqueue.worker.options import OPTIONS
 from collective.taskqueue.worker.options import worker_options
 from collective.taskqueue.worker.run import run_worker
+from collective.taskqueue.worker.signals import EFFECTS
+from collective.taskqueue.worker.signals import names_of
 from typing import Any
 import click
 import logging
@@ -28,7 +31,13 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command()
+def _epilog() -> str:
+    signals = [f"{names_of(command)}: {effect}" for command, effect in EFFECTS.items()]
+    codes = [f"{code.value}: {MEANINGS[code]}" for code in Exit]
+    return "\n\n".join(["Signals:", *signals, "Exit codes:", *codes])
+
+
+@click.command(epilog=_epilog())
 @click.argument("ini", metavar="ZOPE.INI")
 @click.argument("variables", metavar="[KEY=VALUE]...", nargs=-1)
 @_with_options

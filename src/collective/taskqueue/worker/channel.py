@@ -41,9 +41,10 @@ class Channel:
 
         threading.Thread(target=run, name="taskqueue-supervisor", daemon=True).start()
 
-    def report(self, health: Health, failed: int) -> None:
-        """Send the health of this process, and how many tasks have failed in it."""
-        line = json.dumps({"dead": health.dead, "unready": health.unready, "failed": failed})
+    def report(self, health: Health, finished: int, failed: int) -> None:
+        """Send the health of this process, and how many attempts and failed tasks it has had."""
+        numbers = {"finished": finished, "failed": failed}
+        line = json.dumps({"dead": health.dead, "unready": health.unready, **numbers})
         # If the supervisor has ended, `listen` stops this process; if it does not read right now,
         # it gets the next report.
         with suppress(OSError):

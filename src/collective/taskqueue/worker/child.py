@@ -46,8 +46,8 @@ class Child:
         #: Whether Zope is loaded.
         self.loaded = False
         self.health = Health(unready=("Zope is being loaded",))
-        #: How many tasks have failed in it.
-        self.failed = 0
+        #: How many attempts have finished in it, and how many tasks have failed.
+        self.finished = self.failed = 0
         self._unread = b""
 
     @property
@@ -76,7 +76,7 @@ class Child:
         if lines:
             report = json.loads(lines[-1])
             self.health = Health(tuple(report["dead"]), tuple(report["unready"]))
-            self.failed = report["failed"]
+            self.finished, self.failed = report["finished"], report["failed"]
             self.loaded = True
             self.heard = time.monotonic()
 

@@ -130,7 +130,8 @@ class Loop:
         if health.live and self._notifier.watchdog is not None:
             self._notifier.send("WATCHDOG=1")
         if self._channel is not None:
-            self._channel.report(health, tally.counts().get(FAILED, 0))
+            counts = tally.counts()
+            self._channel.report(health, sum(counts.values()), counts.get(FAILED, 0))
 
     def _obey(self, command: Command) -> None:
         if command in (Command.STOP, Command.NOW):
@@ -143,9 +144,9 @@ class Loop:
         elif command is Command.STACKS:
             log_stacks()
         elif command is Command.REST:
-            logger.info("worker: takes no more tasks until CONT")
             self._rests = True
-            self._look()
+            self._rest()
+            logger.info("worker: takes no more tasks until CONT")
         elif command is Command.RESUME and self._rests:
             self._rests = False
             if self._leaves is None:
@@ -160,9 +161,7 @@ class Loop:
                 _startup().stop_waiting()
             return
         if self._rests or self._leaves is not None:
-            # All of them, not only up to the first that still works.
-            rested = [consumer.rest() for consumer in _startup().consumers()]
-            if self._leaves is not None and all(rested):
+            if self._rest() and self._leaves is not None:
                 self._stop("no task runs any more")
         elif self._memory is not None and (used := self._memory.over()):
             megabytes, limit = used // 1024**2, self._memory.limit // 1024**2
@@ -170,16 +169,20 @@ class Loop:
         elif self._emptiness is not None and self._emptiness.seen():
             self._leave("the queues are empty", Exit.DONE)
 
+    def _rest(self) -> bool:
+        # All of them, not only up to the first that still works.
+        rested = [consumer.rest() for consumer in _startup().consumers()]
+        return all(rested)
+
     def _has_run_enough(self) -> None:
         # In the thread that has finished the last task, so that it takes no other.
-        for consumer in _startup().consumers():
-            consumer.rest()
         self._leave(f"{self._options.max_tasks} attempts finished", Exit.REPLACE)
 
     def _leave(self, why: str, code: Exit) -> None:
         if self._leaves is None and self._stopper is None:
-            logger.info("worker: %s, takes no more tasks and ends when none runs", why)
             self._leaves = code
+            self._rest()
+            logger.info("worker: %s, takes no more tasks and ends when none runs", why)
 
     def _stop(self, why: str) -> None:
         if self._stopper is None:

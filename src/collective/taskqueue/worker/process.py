@@ -5,7 +5,6 @@ from __future__ import annotations
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.worker.exits import Exit
 from collective.taskqueue.worker.exits import WorkerError
-from collective.taskqueue.worker.logs import configure_logging
 from collective.taskqueue.worker.logs import one_line
 from collective.taskqueue.worker.loop import Loop
 from collective.taskqueue.worker.options import CONSUMERS
@@ -48,7 +47,6 @@ def choose_consumers(options: WorkerOptions) -> None:
 
 def load(options: WorkerOptions) -> None:
     """Load Zope, which starts the consumers. Raises `WorkerError`."""
-    configure_logging(options)
     try:
         loadapp(f"config:{options.ini}", global_conf=dict(options.variables))
     except (ConfigurationError, ZConfig.ConfigurationError, ZcmlError, IniError) as exc:

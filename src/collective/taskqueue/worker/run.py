@@ -6,6 +6,7 @@ from collective.taskqueue.worker import notifier
 from collective.taskqueue.worker.channel import Channel
 from collective.taskqueue.worker.exits import Exit
 from collective.taskqueue.worker.exits import WorkerError
+from collective.taskqueue.worker.logs import configure_logging
 from collective.taskqueue.worker.notifier import Notifier
 from collective.taskqueue.worker.options import WorkerOptions
 from collective.taskqueue.worker.probe import serve_probes
@@ -27,6 +28,7 @@ def run_worker(options: WorkerOptions) -> Exit:
     from collective.taskqueue.worker.loop import Loop
     from collective.taskqueue.worker.process import run
 
+    configure_logging(options)
     loop = Loop(options, notifier_of_process())
     serve_probes(options, loop.health)
     return run(options, loop)
@@ -39,12 +41,13 @@ def run_child(channel: Channel) -> Exit:
 
     options = channel.options()
     try:
+        configure_logging(options)
         loop = Loop(options, Notifier({}), channel)
         loop.begin()
         channel.listen(loop.told)
         return run(options, loop)
     except WorkerError as exc:
-        # Its log may be what could not be set up.
+        # The log may be what could not be set up.
         print(f"taskqueue worker: {exc}", file=sys.stderr)
         logger.error("worker: %s, the process ends", exc)
         return exc.code

@@ -19,7 +19,18 @@ class Command(Enum):
     STACKS = "stacks"
 
 
-#: What each signal means; `docs/how-to/workers.rst` has the same table.
+#: What each command does, for people.
+EFFECTS = {
+    Command.STOP: "Take no more tasks, give the running ones their grace period, and end. The"
+    " second of these signals ends the grace period at once; tasks that are left run again.",
+    Command.REST: "Take no more tasks; those that run finish.",
+    Command.RESUME: "Take tasks again.",
+    Command.STACKS: "Write the stacks of all threads to the log.",
+    Command.LEAVE: "With --processes: replace the processes, one after the other. Otherwise: take"
+    " no more tasks, and end when the running ones have finished, however long they take.",
+}
+
+#: What each signal means.
 SIGNALS = {
     signal.SIGTERM: Command.STOP,
     signal.SIGINT: Command.STOP,
@@ -28,6 +39,12 @@ SIGNALS = {
     signal.SIGTTIN: Command.STACKS,
     signal.SIGHUP: Command.LEAVE,
 }
+
+
+def names_of(command: Command) -> str:
+    """Return the names of the signals with this meaning, as `kill` takes them."""
+    names = [number.name for number, meant in SIGNALS.items() if meant is command]
+    return ", ".join(name.removeprefix("SIG") for name in names)
 
 
 class Signals:

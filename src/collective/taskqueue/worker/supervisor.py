@@ -185,14 +185,14 @@ class Supervisor:
         if self._stops:
             logger.info("worker: process %d has ended (%s)", child.pid, how)
             self._note_loss(code)
-        elif code == Exit.REPLACE:
+        elif code == Exit.REPLACE and child.finished:
             logger.info("worker: process %d has left (%s), another one starts", child.pid, how)
             slot.deaths = 0
         elif self._options.burst and code in (Exit.DONE, Exit.FAILED):
             slot.done = True
-        elif code == Exit.CONFIGURATION and not self._told_ready:
+        elif self._is_hopeless(code):
             logger.error("worker: process %d has ended (%s), stopping all", child.pid, how)
-            self._code = Exit.CONFIGURATION
+            self._code = Exit(code)
             self._obey(Command.STOP)
         else:
             self._note_loss(code)
@@ -203,6 +203,12 @@ class Supervisor:
                 how,
                 pause,
             )
+
+    def _is_hopeless(self, code: int) -> bool:
+        """Return whether no process can start, and nobody waits for the next attempt."""
+        if self._told_ready:
+            return False
+        return code == Exit.CONFIGURATION or (self._options.burst and code == Exit.UNAVAILABLE)
 
     def _note_loss(self, code: int) -> None:
         # A process that was replaced is no loss, unless its tasks had to be done by this run.
