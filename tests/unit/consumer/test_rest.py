@@ -1,6 +1,7 @@
 """A consumer that rests, and what is wrong with one that does not work any more."""
 
 from collective.taskqueue.consumer import consumer as consumer_module
+from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.consumer.tally import Tally
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import QUEUED
@@ -45,14 +46,15 @@ def test_rest_and_resume(make, storage, door, running, perform, limit):
             wait_for(is_succeeded(storage, each))
 
 
-def test_a_stop_is_not_undone(make, storage):
+def test_a_stop_is_not_undone():
     """A consumer that was told to stop does not take tasks, whatever it is told after that."""
-    consumer = make()
-    with started(consumer):
-        consumer.begin_stop()
-        consumer.resume()
-        task = add_one(storage)
-    assert storage.admin.get(task.id).state == QUEUED
+    shutdown = Shutdown()
+    shutdown.rest()
+    shutdown.resume()
+    assert shutdown.takes
+    shutdown.begin(BOUND)
+    shutdown.resume()
+    assert not shutdown.takes
 
 
 def test_a_rest_that_ends_by_a_stop(make, storage):

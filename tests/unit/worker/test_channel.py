@@ -22,6 +22,9 @@ def supervisor():
     channel = Channel(theirs.detach())
     yield ours, channel
     ours.close()
+    # The process would keep them until its end.
+    channel._lines.close()
+    channel._socket.close()
 
 
 def test_options_and_commands(supervisor):

@@ -91,10 +91,7 @@ class Supervisor:
         return Health(tuple(dead), tuple(unready))
 
     def _step(self, wakeup: socket.socket) -> None:
-        now = time.monotonic()
-        for slot in self._slots:
-            if slot.starts(now) and not self._stops:
-                slot.child = self._spawn()
+        self._start()
         with selectors.DefaultSelector() as selector:
             selector.register(wakeup, selectors.EVENT_READ)
             for child in self._children():
@@ -109,6 +106,12 @@ class Supervisor:
         self._bury()
         self._roll()
         self._report()
+
+    def _start(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.starts(now) and not self._stops:
+                slot.child = self._spawn()
 
     def _pause(self) -> float:
         watchdog = self._notifier.watchdog
