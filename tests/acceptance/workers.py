@@ -29,7 +29,7 @@ SNIPPET = """\
 %import collective.taskqueue
 <taskqueue>
   type redis
-  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+  unix_socket_path $(FIXTURE_REDIS)
 </taskqueue>
 <taskqueue-server>
   lease 3
@@ -37,7 +37,7 @@ SNIPPET = """\
 <taskqueue>
   queue mail
   type redis
-  unix_socket_path $(TASKQUEUE_TEST_REDIS)
+  unix_socket_path $(FIXTURE_REDIS)
 </taskqueue>
 """
 
@@ -57,7 +57,7 @@ class Worker:
     """A worker of bare Zope; tasks are put into its queue from here."""
 
     def __init__(self, home: Path, redis: RedisServer, storage: str = FILE_STORAGE) -> None:
-        environ = {"TASKQUEUE_TEST_REDIS": redis.socket}
+        environ = {"FIXTURE_REDIS": redis.socket}
         self.instance = Instance(home, SNIPPET, ZOPE_ZCML, storage, environ)
         self.ini = home / "etc" / "zope.ini"
         self.queue = self._queue("default", redis)
