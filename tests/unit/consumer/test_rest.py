@@ -1,6 +1,6 @@
 """A consumer that rests, and what is wrong with one that does not work any more."""
 
-from collective.taskqueue.consumer import consumer as consumer_module
+from collective.taskqueue.consumer import pulse
 from collective.taskqueue.consumer.shutdown import Shutdown
 from collective.taskqueue.consumer.tally import Tally
 from collective.taskqueue.task import FAILED
@@ -88,7 +88,7 @@ def test_a_thread_that_does_not_move(make, storage, monkeypatch):
     with started(consumer):
         assert storage.asked.wait(BOUND)
         assert consumer.stuck() == []
-        monkeypatch.setattr(consumer_module, "STUCK", -1.0)
+        monkeypatch.setattr(pulse, "STUCK", -1.0)
         assert consumer.stuck() == (["taskqueue-default-worker1-1"] if remote else [])
 
 
@@ -97,7 +97,7 @@ def test_a_long_task_is_not_stuck(make, storage, door, running, perform, monkeyp
     consumer = make(perform)
     with started(consumer):
         assert running.wait(BOUND)
-        monkeypatch.setattr(consumer_module, "STUCK", -1.0)
+        monkeypatch.setattr(pulse, "STUCK", -1.0)
         assert consumer.stuck() == []
         door.set()
 

@@ -16,6 +16,7 @@ from collective.taskqueue.consumer.calls import StorageCalls
 from collective.taskqueue.consumer.ending import log_end
 from collective.taskqueue.consumer.ending import storable
 from collective.taskqueue.consumer.heartbeat import Heartbeat
+from collective.taskqueue.consumer.pulse import Pulse
 from collective.taskqueue.consumer.redelivery import Slots
 from collective.taskqueue.consumer.shutdown import pause
 from collective.taskqueue.consumer.shutdown import Shutdown
@@ -51,10 +52,6 @@ BARRIER_INTERVAL = 0.005
 
 #: Seconds between two runs of the maintenance of a consumer.
 MAINTENANCE_INTERVAL = 30.0
-
-#: Seconds after which an idle thread that has not come by is stuck: a storage that processes
-#: share lets a thread wait for 30 seconds, and a call to it may take its time.
-STUCK = 120.0
 
 #: Seconds that `stop` waits for the heartbeat thread, which may be in a round trip.
 HEARTBEAT_TIMEOUT = 1.0
@@ -98,9 +95,7 @@ class Consumer:
             self._batcher = Batcher(self._calls, cast(RemoteStorage, storage))
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
-        #: Threads that rest, and when each thread was last between two tasks (monotonic).
-        self._resting: set[int] = set()
-        self._moved: dict[int, float] = {}
+        self._pulse = Pulse()
 
     def use_slots(self, slots: Slots) -> None:
         """Run no attempt again that has committed its slot; called before `start`."""
@@ -168,8 +163,7 @@ class Consumer:
         Call it until it returns True: a thread may have been about to wait for a task.
         """
         self._shutdown.rest()
-        alive = [thread for thread in self._threads if thread.is_alive()]
-        if any(thread.ident not in self._resting for thread in alive):
+        if not self._pulse.all_rest(self._threads):
             self._wake()
             return False
         return not self._extra and not self._heartbeat.running()
@@ -181,23 +175,13 @@ class Consumer:
     def stuck(self) -> list[str]:
         """Return the names of the threads that do not work any more; makes no call.
 
-        They have ended, or for `STUCK` seconds they neither ran a task nor came to take one. In a
-        local storage, and during an outage, threads wait for longer.
+        In a local storage, and during an outage, threads may wait for long.
         """
         if self._shutdown.begun.is_set():
             return []
-        now = time.monotonic()
         busy = {watched.thread for watched in self._heartbeat.watched()}
         waits = self._outage.lasts() or not IRemoteStorage.providedBy(self._storage)
-        return [
-            thread.name
-            for thread in self._threads
-            if not thread.is_alive()
-            or (
-                not (waits or thread.ident in busy)
-                and now - self._moved.get(thread.ident or 0, now) > STUCK
-            )
-        ]
+        return self._pulse.stuck(self._threads, busy, waits)
 
     def _unregister(self) -> None:
         if self._outage.lasts():
@@ -218,14 +202,12 @@ class Consumer:
     def run(self) -> None:
         """Take and run tasks until `stop`; no error ends the thread."""
         errors = 0
-        thread = threading.get_ident()
         while not self._shutdown.begun.is_set():
-            self._moved[thread] = time.monotonic()
-            if not self._shutdown.takes:
-                self._resting.add(thread)
+            rests = not self._shutdown.takes
+            self._pulse.beat(rests)
+            if rests:
                 self._shutdown.wait_while_resting()
                 continue
-            self._resting.discard(thread)
             try:
                 self._run_next(self._batcher, None)
                 self._maintain()
