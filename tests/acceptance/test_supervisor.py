@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from acceptance.instance import wait_for
 from acceptance.workers import exists
+from acceptance.workers import RELSTORAGE
 from acceptance.workers import Systemd
 from acceptance.workers import Worker
 from acceptance.workers import ZEO
@@ -189,6 +190,21 @@ def test_burst(worker):
     worker.put("/@@fixture-error")
     worker.spawn("--processes", 2, "--burst")
     assert worker.instance.wait() == 1
+
+
+def test_relstorage(tmp_path, redis_of_worker):
+    """The other database that several processes can open."""
+    folder = tmp_path / "rel"
+    made = Worker(tmp_path, redis_of_worker, RELSTORAGE.format(folder=folder))
+    try:
+        made.instance.script("pass")
+        ids = made.put("/@@fixture-record", 50)
+        made.spawn("--processes", 2, "--burst")
+        assert made.instance.wait() == 0
+        assert made.runs() == dict.fromkeys(ids, 1)
+        assert list(folder.iterdir())
+    finally:
+        made.kill()
 
 
 def test_burst_with_a_killed_process(worker):

@@ -52,6 +52,17 @@ ZEO = """\
     </zeoclient>
 </zodb_db>"""
 
+RELSTORAGE = """\
+%import relstorage
+<zodb_db main>
+    mount-point /
+    <relstorage>
+        <sqlite3>
+            data-dir {folder}
+        </sqlite3>
+    </relstorage>
+</zodb_db>"""
+
 
 class Worker:
     """A worker of bare Zope; tasks are put into its queue from here."""

@@ -8,6 +8,7 @@ from collective.taskqueue.worker.options import WorkerOptions
 from collective.taskqueue.worker.signals import Command
 from collective.taskqueue.worker.supervisor import Supervisor
 import pytest
+import signal
 import time
 
 
@@ -161,3 +162,21 @@ def test_no_restart_while_it_stops(make):
     assert len(made) == 2
     assert supervisor._ended()
     assert supervisor._exit_code() is Exit.DONE
+
+
+@pytest.mark.parametrize(
+    ("loaded", "code", "exits"),
+    [
+        (True, -signal.SIGTERM, Exit.LOST),
+        (True, -signal.SIGKILL, Exit.LOST),
+        (False, -signal.SIGKILL, Exit.LOST),
+        (False, -signal.SIGTERM, Exit.DONE),
+    ],
+)
+def test_a_stop_while_the_processes_start(make, loaded, code, exits):
+    """A service manager signals all processes: one that has no handler yet had no task either."""
+    supervisor, made = make(loaded=loaded)
+    turn(supervisor, Command.STOP)
+    made[0].exit = made[1].exit = code
+    turn(supervisor)
+    assert supervisor._exit_code() is exits

@@ -177,7 +177,7 @@ class Supervisor:
                 self._leaving.remove(child)
                 self._close(child)
                 logger.info("worker: process %d has left (%s)", child.pid, described(code))
-                self._note_loss(code)
+                self._note_loss(child, code)
 
     def _close(self, child: Child) -> None:
         self._failed += child.failed
@@ -187,7 +187,7 @@ class Supervisor:
         how = described(code)
         if self._stops:
             logger.info("worker: process %d has ended (%s)", child.pid, how)
-            self._note_loss(code)
+            self._note_loss(child, code)
         elif code == Exit.REPLACE and child.finished:
             logger.info("worker: process %d has left (%s), another one starts", child.pid, how)
             slot.deaths = 0
@@ -198,7 +198,7 @@ class Supervisor:
             self._code = Exit(code)
             self._obey(Command.STOP)
         else:
-            self._note_loss(code)
+            self._note_loss(child, code)
             pause = slot.buried(child)
             logger.error(
                 "worker: process %d has ended (%s), another one starts in %g s",
@@ -213,9 +213,11 @@ class Supervisor:
             return False
         return code == Exit.CONFIGURATION or (self._options.burst and code == Exit.UNAVAILABLE)
 
-    def _note_loss(self, code: int) -> None:
-        # A process that was replaced is no loss, unless its tasks had to be done by this run.
-        if code < 0 and (self._stops or self._options.burst) and self._code is Exit.DONE:
+    def _note_loss(self, child: Child, code: int) -> None:
+        # A process that was replaced is no loss, unless its tasks had to be done by this run. One
+        # that loads Zope has no task, and at first no handler of signals.
+        lost = code < 0 and (child.loaded or code != -signal.SIGTERM)
+        if lost and (self._stops or self._options.burst) and self._code is Exit.DONE:
             self._code = Exit.LOST
 
     def _roll(self) -> None:
