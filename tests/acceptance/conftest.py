@@ -5,7 +5,12 @@ from acceptance.instance import SNIPPET
 from acceptance.instance import ZOPE_ZCML
 from acceptance.life import Life
 from acceptance.life import LIFE_QUEUES
+from acceptance.workers import Worker
+from pathlib import Path
+from services import RedisServer
 import pytest
+import shutil
+import tempfile
 
 
 #: Made once; every instance with a site starts from a copy of it. The site `Auth` has the
@@ -156,3 +161,27 @@ def zope(tmp_path):
     yield make
     for instance in made:
         instance.kill()
+
+
+@pytest.fixture
+def short():
+    """A folder for sockets: their path may have a hundred characters, pytest's has more."""
+    folder = Path(tempfile.mkdtemp(prefix="worker-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis_of_worker(short):
+    """A private Redis server."""
+    server = RedisServer(short).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def worker(tmp_path, redis_of_worker):
+    """A worker that is not started yet."""
+    made = Worker(tmp_path, redis_of_worker)
+    yield made
+    made.kill()

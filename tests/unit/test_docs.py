@@ -1,19 +1,23 @@
 """Every snippet of the documentation is run, or is part of code that other tests run."""
 
+from collective.taskqueue import config
+from collective.taskqueue.cli.worker import worker
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
+from collective.taskqueue.worker.options import worker_options
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import Directive
 from docutils.parsers.rst import directives
 from importlib.metadata import metadata
 from packaging.requirements import Requirement
+from paste.deploy.loadwsgi import loadcontext
+from paste.deploy.loadwsgi import SERVER
 from pathlib import Path
 from readme import addon_files
 from textwrap import indent
 from zope.dottedname.resolve import resolve
 import collective.taskqueue
-import collective.taskqueue.config as config
 import pytest
 import re
 import subprocess
@@ -141,12 +145,42 @@ def check_environment(text, folder):
 
 
 def check_command(text, folder):
-    """It calls targets that the Makefile has."""
+    """It calls targets that the Makefile has, or options that a worker has."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in text.splitlines():
+        if line.startswith("taskqueue worker "):
+            check_worker(line.split()[2:], folder)
+            continue
         target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=\S+)*", line)
         assert target, line
         assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
+
+
+def check_worker(words, folder):
+    """The command line is that of a worker."""
+    ini = folder / "zope.ini"
+    ini.touch()
+    values = dict(worker.make_context("worker", [str(ini), *words[1:]]).params)
+    variables = values.pop("variables")
+    texts = {name: value if isinstance(value, tuple) else [] for name, value in values.items()}
+    texts |= {name: [value] for name, value in values.items() if isinstance(value, str)}
+    del texts["ini"]
+    assert worker_options(str(ini), variables, texts)
+
+
+def check_ini(text, folder):
+    """A part of zope.ini: the log, or a worker."""
+    if "[server:" not in text:
+        check_logging(text, folder)
+        return
+    ini = folder / "zope.ini"
+    ini.write_text(f"[server:main]\nuse = egg:waitress#main\n{text}")
+    name = re.search(r"\[server:(\w+)\]", text)[1]
+    # The factory would handle signals of this process; its settings are what it is called with.
+    context = loadcontext(SERVER, f"config:{ini}", name=name)
+    assert context.entry_point_name == "worker"
+    texts = {key: value.split() for key, value in context.local_conf.items()}
+    assert worker_options(str(ini), {}, texts)
 
 
 def check_installation(text, folder):
@@ -204,7 +238,7 @@ CHECKS = {
     "shell": check_installation,
     "sh": check_environment,
     "cfg": check_installation,
-    "ini": check_logging,
+    "ini": check_ini,
     "text": check_drawing,
     "": check_outline,
 }

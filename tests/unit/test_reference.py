@@ -11,6 +11,11 @@ from collective.taskqueue.storages.redis import RedisStorage
 from collective.taskqueue.storages.sql import SqlStorage
 from collective.taskqueue.task import field_types
 from collective.taskqueue.task import Task
+from collective.taskqueue.worker.exits import Exit
+from collective.taskqueue.worker.exits import MEANINGS
+from collective.taskqueue.worker.options import OPTIONS as WORKER_OPTIONS
+from collective.taskqueue.worker.signals import EFFECTS
+from collective.taskqueue.worker.signals import names_of
 from dataclasses import fields
 from pathlib import Path
 from textwrap import wrap
@@ -253,6 +258,32 @@ def kind(field):
     }
     words += [text.format(field[name]) for name, text in limits.items() if name in field]
     return ", ".join(words)
+
+
+def test_worker_options():
+    """Every option of a worker, in the words of its help."""
+    rows = [
+        (
+            f"``{name}``",
+            f"``{option.metavar}``" if option.metavar else "",
+            option.help,
+        )
+        for name, option in WORKER_OPTIONS.items()
+    ]
+    table = list_table(("Option", "Value", "Meaning"), *rows)
+    must_show("worker.rst", "worker-options", table)
+
+
+def test_worker_signals():
+    """Every signal, in the words of the help."""
+    rows = [(names_of(command), effect) for command, effect in EFFECTS.items()]
+    must_show("worker.rst", "worker-signals", list_table(("Signal", "Effect"), *rows))
+
+
+def test_worker_exits():
+    """Every exit code, in the words of the help."""
+    rows = [(f"``{code.value}``", MEANINGS[code]) for code in Exit]
+    must_show("worker.rst", "worker-exits", list_table(("Code", "Meaning"), *rows))
 
 
 def test_the_limits_of_batching(tmp_path):

@@ -166,6 +166,17 @@ def stop_consumers() -> None:
     events.flush()
 
 
+def consumers() -> list[Consumer]:
+    """Return the consumers of this process that were not told to stop."""
+    return list(_process.consumers)
+
+
+def stop_waiting() -> None:
+    """Let `stop_consumers`, which waits in another thread, wait no longer."""
+    for consumer in _process.leaving:
+        consumer.stop_waiting()
+
+
 def _at_exit() -> None:
     _tell_of_uncommitted_tasks()
     _close_storages()
@@ -306,7 +317,8 @@ def _stop_on_signals() -> None:
         return
     for number in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(number)
-        if previous not in (signal.SIG_IGN, None):
+        # A worker has handlers of its own, which stop the consumers, too.
+        if previous not in (signal.SIG_IGN, None) and not hasattr(previous, "stops_consumers"):
             signal.signal(number, _handler(previous))
 
 
@@ -314,8 +326,7 @@ def _handler(previous: Handler) -> Handler:
     def stop(number: int, frame: FrameType | None) -> None:
         if _process.leaving:
             # Second signal: the first call, interrupted while it waits, goes on at once.
-            for consumer in _process.leaving:
-                consumer.stop_waiting()
+            stop_waiting()
             return
         stop_consumers()
         if callable(previous):

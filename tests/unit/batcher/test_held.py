@@ -208,6 +208,21 @@ def test_what_a_stop_releases_stays_in_its_order(make, storage, stored, shutdown
     assert ids(storage.admin.tasks(QUEUED, size=100)) == tasks[40:]
 
 
+def test_a_rest_releases_what_is_prefetched(make, storage, stored, shutdown, patient):
+    """No thread begins it, others may; after the rest the batcher takes tasks as before."""
+    batcher, tasks = in_stream(make, storage, stored)
+    lease = take(batcher)
+    shutdown.rest()
+    batcher.wake()
+    eventually(lambda: ids(storage.admin.tasks(QUEUED, size=100)) == tasks[41:])
+    assert batcher.take() == []
+    end(batcher, lease)
+    eventually(lambda: stored[-1] == (tasks[40], SUCCEEDED))
+    assert ids(storage.admin.tasks(RUNNING)) == []
+    shutdown.resume()
+    assert take(batcher).task.id == tasks[41]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_prefetched_tasks_wait_for_any_thread(make, storage, stored, threads, patient):
     """Each thread gets the oldest one."""

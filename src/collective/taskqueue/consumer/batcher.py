@@ -57,7 +57,7 @@ class Batcher:
     def __init__(self, calls: StorageCalls, storage: RemoteStorage) -> None:
         self._calls = calls
         self._settings = calls.settings
-        self._stopping = calls.shutdown.begun
+        self._shutdown = calls.shutdown
         self._threads = calls.settings.concurrent_limit or inf
         self._delay = storage.delay
         self._most = storage.most
@@ -91,7 +91,7 @@ class Batcher:
             self._flush_if_due()
         with self._work:
             lease = self._next()
-            reserves = lease is None and not self._stopping.is_set()
+            reserves = lease is None and self._shutdown.takes
             self._reserving += reserves
         if reserves:
             return self._reserve(timeout)
@@ -153,7 +153,7 @@ class Batcher:
 
     def _next(self) -> Lease | None:
         """Return the next prefetched lease; None if there is none and none is on its way."""
-        while not self._stopping.is_set():
+        while self._shutdown.takes:
             if self._prefetched:
                 lease, since, _ = self._prefetched[0]
                 # After a long outage the lease may expire before it is renewed.
@@ -217,7 +217,7 @@ class Batcher:
         """Return the seconds until the background thread has to act; None until notified."""
         if self._flushing:
             return None
-        if self._stopping.is_set() and (self._completed or self._prefetched):
+        if not self._shutdown.takes and (self._completed or self._prefetched):
             return 0.0
         due = self._due_at()
         if self._in_process and not self._waiting:
@@ -232,7 +232,7 @@ class Batcher:
             return inf
         many = len(self._completed) >= min(SHARE * len(self._prefetched), self._most)
         idle = self._waiting + self._reserving >= self._threads
-        return 0.0 if many or idle or self._stopping.is_set() else self._first + self._delay
+        return 0.0 if many or idle or not self._shutdown.takes else self._first + self._delay
 
     def _late_at(self) -> float:
         """Return the monotonic time at which prefetched tasks are to be released."""
@@ -275,14 +275,14 @@ class Batcher:
 
     def _take_late(self) -> list[Prefetched]:
         late: list[Prefetched] = []
-        if self._stopping.is_set() or self._late_at() <= time.monotonic():
+        if not self._shutdown.takes or self._late_at() <= time.monotonic():
             late = list(self._prefetched)
             self._prefetched.clear()
         return late
 
     def _wanted(self) -> int:
         """Return how many tasks to reserve: one for each free thread, and some to prefetch."""
-        if self._threads == inf or self._stopping.is_set():
+        if self._threads == inf or not self._shutdown.takes:
             return 0
         free = self._threads - len(self._running) - self._reserving
         return int(max(0, min(self._most, free + self._ahead() - len(self._prefetched))))

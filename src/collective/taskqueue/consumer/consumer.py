@@ -13,12 +13,16 @@ from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.batcher import Batcher
 from collective.taskqueue.consumer.calls import Completion
 from collective.taskqueue.consumer.calls import StorageCalls
+from collective.taskqueue.consumer.ending import log_end
+from collective.taskqueue.consumer.ending import storable
 from collective.taskqueue.consumer.heartbeat import Heartbeat
 from collective.taskqueue.consumer.order import Turn
+from collective.taskqueue.consumer.pulse import Pulse
 from collective.taskqueue.consumer.redelivery import Before
 from collective.taskqueue.consumer.redelivery import Slots
 from collective.taskqueue.consumer.shutdown import pause
 from collective.taskqueue.consumer.shutdown import Shutdown
+from collective.taskqueue.consumer.tally import tally
 from collective.taskqueue.errors import described
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
@@ -26,20 +30,15 @@ from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.storages.outage import outage_of
 from collective.taskqueue.storages.protocols import RemoteStorage
 from collective.taskqueue.storages.protocols import Storage
-from collective.taskqueue.task import CANCELLED
-from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Outcome
-from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskStatus
-from collective.taskqueue.task import Transition
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from math import inf
 from typing import cast
 import logging
@@ -105,6 +104,7 @@ class Consumer:
         self._max_deliveries: float = inf
         self._threads: list[threading.Thread] = []
         self._extra: set[threading.Thread] = set()
+        self._pulse = Pulse()
 
     def use_slots(self, slots: Slots, max_deliveries: int) -> None:
         """Run no attempt again that has committed its slot; called before `start`.
@@ -173,6 +173,32 @@ class Consumer:
         """End the wait of a `stop` for running tasks."""
         self._shutdown.stop_waiting()
 
+    def rest(self) -> bool:
+        """Take no more tasks until `resume`; return whether none runs any more.
+
+        Call it until it returns True: a thread may have been about to wait for a task.
+        """
+        self._shutdown.rest()
+        if not self._pulse.all_rest(self._threads):
+            self._wake()
+            return False
+        return not self._extra and not self._heartbeat.running()
+
+    def resume(self) -> None:
+        """Take tasks again, after `rest`."""
+        self._shutdown.resume()
+
+    def stuck(self) -> list[str]:
+        """Return the names of the threads that do not work any more; makes no call.
+
+        In a local storage, and during an outage, threads may wait for long.
+        """
+        if self._shutdown.begun.is_set():
+            return []
+        busy = {watched.thread for watched in self._heartbeat.watched()}
+        waits = self._outage.lasts() or not IRemoteStorage.providedBy(self._storage)
+        return self._pulse.stuck(self._threads, busy, waits)
+
     def _unregister(self) -> None:
         if self._outage.lasts():
             # The call would fail after a wait. The storage drops a consumer that is silent.
@@ -193,6 +219,11 @@ class Consumer:
         """Take and run tasks until `stop`; no error ends the thread."""
         errors = 0
         while not self._shutdown.begun.is_set():
+            rests = not self._shutdown.takes
+            self._pulse.beat(rests)
+            if rests:
+                self._shutdown.wait_while_resting()
+                continue
             try:
                 if self._turn is None:
                     self._run_next(self._batcher, None)
@@ -279,7 +310,7 @@ class Consumer:
         release = partial(self._heartbeat.end, watched)
         try:
             self._heartbeat.begin(watched)
-            outcome = _storable(undispatched or self._outcome(attempt))
+            outcome = storable(undispatched or self._outcome(attempt))
             if before.drops_slot:
                 outcome = replace(outcome, drops_slot=True)
             transition = policy.next_transition(lease, outcome, self._clock(), since=since)
@@ -300,7 +331,8 @@ class Consumer:
             return redelivery.look(self._calls.slots, lease, self._max_deliveries)
 
     def _stored(self, completion: Completion, state: State | None) -> None:
-        _log_end(completion.lease, completion.transition, state)
+        log_end(completion.lease, completion.transition, state)
+        tally.add(state)
         if state is not None:
             self._notify(state, completion.lease.task.id)
 
@@ -408,37 +440,3 @@ class Consumer:
 
 class _Stopped(Exception):
     """The consumer stops before the task could begin."""
-
-
-def _storable(outcome: Outcome) -> Outcome:
-    """Return the outcome without lone surrogates in its texts, which no storage can hold."""
-    texts = [outcome.reason, outcome.error, *chain.from_iterable(outcome.headers)]
-    if "".join(texts).isascii():
-        return outcome
-    headers = tuple((_encodable(name), _encodable(value)) for name, value in outcome.headers)
-    reason, error = _encodable(outcome.reason), _encodable(outcome.error)
-    return replace(outcome, reason=reason, error=error, headers=headers)
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _log_end(lease: Lease, transition: Transition, state: State | None) -> None:
-    task_id = lease.task.id
-    # The message of an exception may have many lines, and text quoted in it could forge one.
-    reason = " ".join(transition.reason.split())
-    if state is None:
-        logger.warning("task %s: finished after its lease was lost, result dropped", task_id)
-    elif state == CANCELLED:
-        logger.info("task %s: cancelled while running", task_id)
-    elif state == FAILED:
-        logger.error("task %s: %s, failed", task_id, reason)
-    elif state == SCHEDULED:
-        logger.warning(
-            "task %s: %s, attempt %d failed, next one in %.1f s",
-            task_id,
-            reason,
-            lease.attempt,
-            (transition.due or 0.0) - transition.attempt.started - transition.attempt.seconds,
-        )

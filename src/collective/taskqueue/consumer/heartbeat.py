@@ -88,8 +88,12 @@ class Heartbeat:
 
     def running(self) -> list[Attempt]:
         """Return the attempts that run right now."""
+        return [watched.attempt for watched in self.watched()]
+
+    def watched(self) -> list[_Watched]:
+        """Return what is known about the attempts that run right now."""
         with self._changed:
-            return [watched.attempt for watched in self._running.values()]
+            return list(self._running.values())
 
     def stop(self) -> None:
         """End the thread; called when the consumer stops."""

@@ -21,6 +21,8 @@ class Shutdown:
 
     def __init__(self) -> None:
         self.begun = threading.Event()
+        #: Whether tasks may begin: not while the consumer rests, and never again once it stops.
+        self.takes = True
         self._stopped_waiting = threading.Event()
         #: Monotonic time at which the wait for running tasks ends.
         self._deadline = float("inf")
@@ -28,7 +30,23 @@ class Shutdown:
     def begin(self, seconds: float) -> None:
         """Begin the grace period: no task begins any more, running ones have `seconds` to end."""
         self._deadline = time.monotonic() + seconds
+        self.takes = False
         self.begun.set()
+
+    def rest(self) -> None:
+        """Let no task begin until `resume`."""
+        self.takes = False
+
+    def resume(self) -> None:
+        """Let tasks begin again, unless the consumer was told to stop."""
+        self.takes = True
+        if self.begun.is_set():
+            # `begin` in another thread may have come before the line above.
+            self.takes = False
+
+    def wait_while_resting(self) -> None:
+        """Return after `INTERVAL` seconds, or when the consumer is told to stop."""
+        self.begun.wait(INTERVAL)
 
     def stop_waiting(self) -> None:
         """End the wait now."""
