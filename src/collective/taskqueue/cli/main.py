@@ -1,0 +1,104 @@
+"""The command `taskqueue`: its options, and the list of its commands."""
+
+from __future__ import annotations
+
+from collective.taskqueue.cli.exits import INTERRUPTED
+from collective.taskqueue.cli.queues import Queues
+import click
+import importlib
+import logging
+import os
+import sys
+
+
+#: Module, and what its command does, in the words of its own help. Groups of related commands.
+COMMANDS = {
+    "stats": ("stats", "Show how many tasks each queue has, and how it is doing."),
+}
+
+#: How a line of the log is written.
+LOG_FORMAT = "%(asctime)s %(levelname)s [%(name)s] %(message)s"
+
+
+class Commands(click.Group):
+    """Imports a command when it is called: one that only reads Redis never loads SQL or Zope."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command; None if there is none of that name."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"collective.taskqueue.cli.{COMMANDS[name][0]}")
+        found: click.Command = getattr(module, name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    metavar="PATH",
+    help="zope.conf. Without it: the file that the environment variable TASKQUEUE_CONFIG names,"
+    " or etc/zope.conf, instance/etc/zope.conf or parts/instance/etc/zope.conf in this folder.",
+)
+@click.option(
+    "--log",
+    metavar="PATH",
+    help="Append the log to this file, - is standard error: one line for each task that a"
+    " command drops or changes.",
+)
+@click.pass_context
+def taskqueue(ctx: click.Context, config: str | None, log: str | None) -> None:
+    """Look at task queues and steer them.
+
+    Zope is not started and the database is not opened, so it works beside running instances.
+    """
+    _log_to(log)
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    ctx.obj = Queues(config)
+    ctx.call_on_close(ctx.obj.close)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, and end the process with one of the codes in `exits`."""
+    try:
+        # The number that `ctx.exit` was called with, or what the command returns: nothing.
+        sys.exit(taskqueue.main(arguments, prog_name="taskqueue", standalone_mode=False))
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("taskqueue: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        _close_output()
+
+
+def _log_to(path: str | None) -> None:
+    logger = logging.getLogger("collective.taskqueue")
+    handler: logging.Handler = logging.NullHandler()
+    if path == "-":
+        handler = logging.StreamHandler(sys.stderr)
+    elif path is not None:
+        try:
+            handler = logging.FileHandler(path, encoding="utf-8")
+        except OSError as exc:
+            raise click.UsageError(f"the log {path} cannot be opened: {exc.strerror}") from None
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _close_output() -> None:
+    # The reader of the pipe, such as `head`, has seen enough. Python would complain at exit that
+    # it cannot write the rest.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
