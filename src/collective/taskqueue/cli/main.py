@@ -14,6 +14,16 @@ import sys
 #: Module, and what its command does, in the words of its own help. Groups of related commands.
 COMMANDS = {
     "stats": ("stats", "Show how many tasks each queue has, and how it is doing."),
+    "tasks": ("tasks", "List tasks: of one queue or of all, of some states, a user, a time."),
+    "show": ("show", "Show all that is known of a task, but no secrets."),
+    "consumers": ("consumers", "List the consumers of the last hour."),
+    "retry": ("change", "Queue failed and cancelled tasks again; their history stays."),
+    "cancel": ("change", "Cancel waiting tasks, and ask running ones to stop."),
+    "remove": ("change", "Delete the records of finished tasks."),
+    "pause": ("steer", "Start no task of a queue until it is resumed."),
+    "resume": ("steer", "Start the tasks of a paused queue again."),
+    "purge": ("steer", "Delete the records of all tasks that have finished in one state."),
+    "reset": ("steer", "Delete all waiting and scheduled tasks of a queue."),
 }
 
 #: How a line of the log is written.
