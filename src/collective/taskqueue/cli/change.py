@@ -40,13 +40,13 @@ def _command(action: Action, help: str) -> click.Command:
     ) -> None:
         queue = options.pop("queue")
         given = [name for name, value in options.items() if value]
-        filter = filter_of(options)
+        selected = filter_of(options)
         if task_ids and (all_ or given):
             raise click.UsageError("name the tasks by their ids, or by filters and --all, not both")
         if task_ids:
             _change_some(queues, queue, action, task_ids)
         elif all_:
-            _change_all(queues, queue, action, filter, yes)
+            _change_all(queues, queue, action, selected, yes)
         else:
             raise click.UsageError("name tasks by their ids, or by filters and --all")
 
@@ -85,12 +85,11 @@ def _change_some(
         except Stop as exc:
             exc.show()
             failures.append(exc)
+    codes = {failure.exit_code for failure in failures}
     if failures:
-        alike = {failure.exit_code for failure in failures}
-        code = (
-            failures[0].exit_code if len(task_ids) == len(failures) and len(alike) == 1 else FOUND
-        )
-        raise click.exceptions.Exit(code)
+        # A code of its own only if it is true for all of them.
+        same = len(failures) == len(task_ids) and len(codes) == 1
+        raise click.exceptions.Exit(codes.pop() if same else FOUND)
 
 
 def _change_one(queues: Queues, queue: str | None, action: Action, task_id: str) -> str:

@@ -17,8 +17,8 @@ Json = dict[str, Any]
 
 
 def show(document: Json) -> None:
-    """Print a document."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print a document, in ASCII: nothing in it steers a terminal."""
+    click.echo(json.dumps(document, indent=2))
 
 
 class _Operator:

@@ -21,7 +21,7 @@ UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """A number of seconds, such as ``90``, ``10m``, ``2h``, ``3d``."""
 
     name = "duration"
@@ -34,7 +34,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[float]):
     """A moment: ``2026-11-30``, ``2026-11-30T14:00``, with a zone or local, or ``2h`` ago."""
 
     name = "moment"
@@ -67,9 +67,9 @@ def filter_of(options: dict[str, Any]) -> TaskFilter:
     """Return the filter of these options, and remove them; other options stay."""
     states = options.pop("state")
     given = {name: options.pop(name) for name in ("url", "user", "since", "until", "reason")}
-    if given["since"] is not None and given["until"] is not None:
-        if given["since"] >= given["until"]:
-            raise click.UsageError("--until is a later moment than --since")
+    since, until = given["since"], given["until"]
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError("--until is a later moment than --since")
     return TaskFilter(states=tuple(dict.fromkeys(states)), **given)
 
 

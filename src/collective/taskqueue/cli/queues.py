@@ -9,6 +9,7 @@ from collective.taskqueue.cli.exits import LOCAL
 from collective.taskqueue.cli.exits import Stop
 from collective.taskqueue.cli.exits import UNAVAILABLE
 from collective.taskqueue.cli.exits import UNKNOWN
+from collective.taskqueue.cli.words import line
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
@@ -91,7 +92,9 @@ class Queues:
                     away.append(unavailable(settings.queue, exc))
         if away:
             raise Stop(away[0], UNAVAILABLE)
-        raise Stop(f"task {task_id}: unknown, or no longer kept", UNKNOWN)
+        unseen = [each.queue for each in self.named(name) if each.type == "local"]
+        more = f", or in a local queue ({', '.join(unseen)})" if unseen else ""
+        raise Stop(f"task {line(task_id)}: unknown, or no longer kept{more}", UNKNOWN)
 
     def each(
         self, name: str | None, call: Callable[[Storage], Any]

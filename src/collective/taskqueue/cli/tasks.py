@@ -45,7 +45,7 @@ COLUMNS = (
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
-def tasks(queues: Queues, queue: str | None, limit: int, as_json: bool, **options: Any) -> None:
+def tasks(queues: Queues, /, queue: str | None, limit: int, as_json: bool, **options: Any) -> None:
     """List tasks: of one queue or of all, of some states, a user, a time, a url, a reason.
 
     AGE counts since the task was added. A narrow terminal shows fewer columns.
