@@ -6,7 +6,7 @@ from collective.taskqueue.cli import document
 from collective.taskqueue.cli import table
 from collective.taskqueue.cli import words
 from collective.taskqueue.cli.exits import Stop
-from collective.taskqueue.cli.exits import UNAVAILABLE
+from collective.taskqueue.cli.queues import exit_code
 from collective.taskqueue.cli.queues import Queues
 from collective.taskqueue.cli.table import Column
 from collective.taskqueue.task import ConsumerStatus
@@ -34,11 +34,9 @@ def consumers(queues: Queues, queue: str | None, as_json: bool) -> None:
     SEEN is how long ago the storage has heard of a consumer; RUNS has the ids of its tasks.
     """
     found: list[tuple[str, ConsumerStatus]] = []
-    failures: list[Stop] = []
-    for settings, item in queues.each(queue, lambda storage: storage.admin.consumers()):
-        if isinstance(item, Stop):
-            failures.append(item)
-        else:
+    answers = list(queues.each(queue, lambda storage: storage.admin.consumers()))
+    for settings, item in answers:
+        if not isinstance(item, Stop):
             found += [(settings.queue, each) for each in item]
     if as_json:
         document.show({"items": [document.consumer(each, name) for name, each in found]})
@@ -46,10 +44,12 @@ def consumers(queues: Queues, queue: str | None, as_json: bool) -> None:
         table.show(COLUMNS, [_row(*each) for each in found])
     else:
         click.echo("no consumer was seen in the last hour")
-    for failure in failures:
-        failure.show()
-    if any(failure.exit_code == UNAVAILABLE for failure in failures):
-        raise click.exceptions.Exit(UNAVAILABLE)
+    for _, item in answers:
+        if isinstance(item, Stop):
+            item.show()
+    code = exit_code(answers)
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 def _row(queue: str, status: ConsumerStatus) -> list[str]:

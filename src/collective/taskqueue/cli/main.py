@@ -23,6 +23,11 @@ COMMANDS = {
     "pause": ("steer", "Start no task of a queue until it is resumed."),
     "resume": ("steer", "Start the tasks of a paused queue again."),
     "purge": ("steer", "Delete the records of all tasks that have finished in one state."),
+    "add": ("add", "Queue a task, and print its id."),
+    "check": ("check", "Check the configuration and every storage, and change nothing."),
+    "schema": ("schema", "Show the version of the tables of SQL queues."),
+    "migrate": ("schema", "Make or migrate the tables of SQL queues."),
+    "completion": ("completion", "Print the script that lets a shell complete commands."),
     "reset": ("steer", "Delete all waiting and scheduled tasks of a queue."),
 }
 
@@ -84,6 +89,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # The number that `ctx.exit` was called with, or what the command returns: nothing.
         sys.exit(taskqueue.main(arguments, prog_name="taskqueue", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except click.UsageError as exc:
+        path = exc.ctx.command_path if exc.ctx else "taskqueue"
+        click.echo(f"taskqueue: {exc.format_message()}; see {path} --help", err=True)
+        sys.exit(exc.exit_code)
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from collective.taskqueue.cli.exits import CONFIGURATION
 from collective.taskqueue.cli.exits import LOCAL
 from collective.taskqueue.cli.exits import Stop
 from collective.taskqueue.cli.exits import UNAVAILABLE
 from collective.taskqueue.cli.exits import UNKNOWN
+from collective.taskqueue.cli.facts import require_tables
 from collective.taskqueue.cli.words import line
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.errors import StorageUnavailable
@@ -66,7 +68,17 @@ class Queues:
         return shared
 
     def storage(self, settings: QueueSettings) -> Storage:
-        """Return the storage of a queue. Raises `Stop`."""
+        """Return the storage of a queue, whose tables have to be there.
+
+        Raises `Stop`, and `StorageUnavailable`.
+        """
+        if settings.queue not in self._storages:
+            with stopping(settings.queue):
+                require_tables(settings)
+        return self.opened(settings)
+
+    def opened(self, settings: QueueSettings) -> Storage:
+        """Return the storage of a queue; it makes its tables when it is used. Raises `Stop`."""
         if settings.type == "local":
             raise Stop(local(settings.queue), LOCAL)
         if settings.queue not in self._storages:
@@ -117,6 +129,13 @@ class Queues:
         """Close all storages."""
         for storage in self._storages.values():
             storage.close()
+
+
+def exit_code(answers: Sequence[tuple[QueueSettings, Any]]) -> int:
+    """Return the code after `each`: a queue that failed counts, a local one beside others not."""
+    codes = [item.exit_code if isinstance(item, Stop) else 0 for _, item in answers]
+    serious = [code for code in codes if code not in (0, LOCAL)]
+    return serious[0] if serious else min(codes)
 
 
 @contextmanager

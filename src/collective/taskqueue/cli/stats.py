@@ -6,7 +6,7 @@ from collective.taskqueue.cli import document
 from collective.taskqueue.cli import table
 from collective.taskqueue.cli import words
 from collective.taskqueue.cli.exits import Stop
-from collective.taskqueue.cli.exits import UNAVAILABLE
+from collective.taskqueue.cli.queues import exit_code
 from collective.taskqueue.cli.queues import Queues
 from collective.taskqueue.cli.table import Column
 from collective.taskqueue.task import QUEUED
@@ -54,9 +54,9 @@ def stats(queues: Queues, queue: str | None, watch: bool, as_json: bool) -> None
         time.sleep(INTERVAL)
     found = _found(queues, queue)
     show(found)
-    for _, item in found:
-        if isinstance(item, Stop) and item.exit_code == UNAVAILABLE:
-            raise click.exceptions.Exit(UNAVAILABLE)
+    code = exit_code(found)
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 def _found(queues: Queues, name: str | None) -> list[tuple[Any, Any]]:
