@@ -123,12 +123,16 @@ def _change_all(
     tried = done = 0
     with _interrupts() as interrupted, _bar(total, action) as bar:
         for name, storage, ids in found:
-            with stopping(name):
-                for count, changed in changes(storage, action, ids):
-                    tried, done = tried + count, done + changed
-                    bar(count)
-                    if interrupted():
-                        break
+            try:
+                with stopping(name):
+                    for count, changed in changes(storage, action, ids):
+                        tried, done = tried + count, done + changed
+                        bar(count)
+                        if interrupted():
+                            break
+            except Stop as exc:
+                text = f"{exc.message}; {done} done, {total - tried} left"
+                raise Stop(text, exc.exit_code) from None
             if interrupted():
                 break
     _tell(action, total, tried, done)

@@ -11,6 +11,7 @@ from collective.taskqueue.cli.queues import Queues
 from collective.taskqueue.cli.table import Column
 from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import STATES
+from contextlib import suppress
 from typing import Any
 from typing import TYPE_CHECKING
 import click
@@ -47,16 +48,25 @@ def stats(queues: Queues, queue: str | None, watch: bool, as_json: bool) -> None
     if watch and as_json:
         raise click.UsageError("--watch is for people, --json for programs: use one of them")
     show = _document if as_json else _table
-    while watch:
-        click.clear()
-        click.echo(f"{words.moment(time.time())}, every {words.duration(INTERVAL)}\n")
-        _table(_found(queues, queue))
-        time.sleep(INTERVAL)
+    if watch:
+        _watch(queues, queue)
+        return
     found = _found(queues, queue)
     show(found)
     code = exit_code(found)
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _watch(queues: Queues, name: str | None) -> None:
+    # Ctrl-C is the way to end it.
+    with suppress(KeyboardInterrupt):
+        while True:
+            found = _found(queues, name)
+            click.clear()
+            click.echo(f"{words.moment(time.time())}, every {words.duration(INTERVAL)}\n")
+            _table(found)
+            time.sleep(INTERVAL)
 
 
 def _found(queues: Queues, name: str | None) -> list[tuple[Any, Any]]:

@@ -22,7 +22,7 @@ class Column:
     title: str
     least: int | None = None
     right: bool = False
-    #: Left out if the terminal is too narrow, the last ones first.
+    #: Left out if all its cells are empty, or if the terminal is too narrow, the last ones first.
     optional: bool = False
     #: The colour of some of its texts.
     colours: Mapping[str, str] = field(default_factory=dict)
@@ -44,8 +44,9 @@ def aligned(
     """
     lines = [[column.title for column in columns], *rows]
     widths = {
-        number: max((_width(line[number]) for line in lines), default=0)
-        for number in range(len(columns))
+        number: max(_width(line[number]) for line in lines)
+        for number, column in enumerate(columns)
+        if not column.optional or any(row[number] for row in rows)
     }
     if width is not None:
         widths = _fitted(columns, widths, width)
@@ -57,9 +58,9 @@ def aligned(
 
 def _fitted(columns: Sequence[Column], widths: dict[int, int], width: int) -> dict[int, int]:
     """Leave columns out, then make others narrower, until a line fits."""
-    least = [_least(column, widths[number]) for number, column in enumerate(columns)]
+    least = {number: _least(columns[number], widths[number]) for number in widths}
     kept = dict(widths)
-    for number in reversed(range(len(columns))):
+    for number in reversed(widths):
         if sum(least[each] + GAP for each in kept) - GAP <= width:
             break
         if columns[number].optional:

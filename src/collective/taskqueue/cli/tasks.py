@@ -26,10 +26,10 @@ COLUMNS = (
     Column(title="ID"),
     Column(title="STATE", colours=COLOURS),
     Column(title="AGE", right=True),
-    Column(title="URL", least=20),
-    Column(title="REASON", least=20, optional=True),
-    Column(title="USER", least=6, optional=True),
-    Column(title="QUEUE", least=6, optional=True),
+    Column(title="URL", least=24),
+    Column(title="REASON", least=24, optional=True),
+    Column(title="USER", least=8, optional=True),
+    Column(title="QUEUE", least=8, optional=True),
     Column(title="ADDED", optional=True),
 )
 
