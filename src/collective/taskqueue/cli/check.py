@@ -82,7 +82,7 @@ def _checked(queues: Queues, settings: QueueSettings, notes: list[str]) -> Itera
     facts = facts_of(settings)
     if facts is not None:
         notes.append(_note(name, facts))
-        yield from (f"queue {name}: {fault}" for fault in _faults(facts))
+        yield from (f"queue {name}: {fault}" for fault in faults_of(facts))
         if missing_tables(facts) is not None:
             # The storage would make them.
             return
@@ -98,7 +98,8 @@ def _note(name: str, facts: Facts) -> str:
     return f"queue {name}: {', '.join((facts.product, *facts.notes, clock))}"
 
 
-def _faults(facts: Facts) -> Iterator[str]:
+def faults_of(facts: Facts) -> Iterator[str]:
+    """Yield what is wrong with a storage."""
     yield from facts.faults
     if abs(facts.skew) > SKEW:
         side = "behind" if facts.skew > 0 else "ahead of"

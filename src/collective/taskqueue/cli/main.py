@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collective.taskqueue.cli.exits import INTERRUPTED
 from collective.taskqueue.cli.queues import Queues
+from io import TextIOWrapper
 import click
 import importlib
 import logging
@@ -84,8 +85,9 @@ def taskqueue(ctx: click.Context, config: str | None, log: str | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, and end the process with one of the codes in `exits`."""
-    # A terminal that cannot show a sign shows a question mark.
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal that cannot show a sign shows a question mark.
+        sys.stdout.reconfigure(errors="replace")
     try:
         # The number that `ctx.exit` was called with, or what the command returns: nothing.
         sys.exit(taskqueue.main(arguments, prog_name="taskqueue", standalone_mode=False))
