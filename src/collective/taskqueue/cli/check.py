@@ -83,8 +83,8 @@ def _checked(queues: Queues, settings: QueueSettings, notes: list[str]) -> Itera
     if facts is not None:
         notes.append(_note(name, facts))
         yield from (f"queue {name}: {fault}" for fault in faults_of(facts))
-        if missing_tables(facts) is not None:
-            # The storage would make them.
+        if facts.faults or missing_tables(facts) is not None:
+            # It would fail for that reason, or make its tables.
             return
     admin = queues.opened(settings).admin
     with _warnings() as said:

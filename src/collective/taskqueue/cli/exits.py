@@ -17,6 +17,8 @@ UNAVAILABLE = 4
 LOCAL = 5
 #: There is no such queue, or no such task.
 UNKNOWN = 6
+#: An error that nobody has expected, a mistake of this package; as in sysexits.h.
+UNEXPECTED = 70
 #: A person has pressed Ctrl-C: 128 and the number of the signal, as shells say it.
 INTERRUPTED = 130
 

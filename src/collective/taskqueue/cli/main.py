@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collective.taskqueue.cli import words
 from collective.taskqueue.cli.exits import INTERRUPTED
+from collective.taskqueue.cli.exits import UNEXPECTED
 from collective.taskqueue.cli.queues import Queues
+from collective.taskqueue.errors import described
+from collective.taskqueue.storages.secrets import masked
 from io import TextIOWrapper
 import click
 import importlib
@@ -11,6 +15,8 @@ import logging
 import os
 import sys
 
+
+logger = logging.getLogger("collective.taskqueue")
 
 #: Module, and what its command does, in the words of its own help. Groups of related commands.
 COMMANDS = {
@@ -106,10 +112,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         _close_output()
+    except Exception as exc:
+        logger.exception("the command failed")
+        text = words.line(masked(described(exc)))
+        click.echo(f"taskqueue: {text}; --log has the traceback", err=True)
+        sys.exit(UNEXPECTED)
 
 
 def _log_to(path: str | None) -> None:
-    logger = logging.getLogger("collective.taskqueue")
     handler: logging.Handler = logging.NullHandler()
     if path == "-":
         handler = logging.StreamHandler(sys.stderr)

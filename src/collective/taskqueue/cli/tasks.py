@@ -26,7 +26,7 @@ COLUMNS = (
     Column(title="ID"),
     Column(title="STATE", colours=COLOURS),
     Column(title="AGE", right=True),
-    Column(title="URL", least=24),
+    Column(title="URL", least=20),
     Column(title="REASON", least=24, optional=True),
     Column(title="USER", least=8, optional=True),
     Column(title="QUEUE", least=8, optional=True),
