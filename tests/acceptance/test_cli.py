@@ -68,4 +68,4 @@ def test_beside_an_instance(instance):
     assert instance.finished(waiting)["state"] == "succeeded"
     text = call("retry", "--all", "--state", "failed", "--yes")
     assert text == "1 task to retry\n1 task queued again\n"
-    wait_for(lambda: instance.status(gone)["attempts"] == 2, "the second attempt")
+    wait_for(lambda: instance.status(gone)["attempts"][1:], "the second attempt")

@@ -1,5 +1,8 @@
 """Every snippet of the documentation is run, or is part of code that other tests run."""
 
+from collective.taskqueue.cli.main import COMMANDS
+from collective.taskqueue.cli.main import taskqueue
+from collective.taskqueue.cli.settings import VARIABLE
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
@@ -16,6 +19,7 @@ from zope.dottedname.resolve import resolve
 import collective.taskqueue.config as config
 import pytest
 import re
+import shlex
 import subprocess
 import sys
 import ZConfig
@@ -134,6 +138,21 @@ def check_command(text, folder):
         assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
 
 
+def check_command_line(text, folder):
+    """Each line is a call of `taskqueue` that its parser takes, or sets its variable."""
+    for line in text.splitlines():
+        words = shlex.split(re.sub(r'^eval "\$\((.*)\)"$', r"\1", line))
+        if words[0] == "export":
+            assert words[1].startswith(f"{VARIABLE}=")
+            continue
+        assert words[0] == "taskqueue", line
+        # Parses the options of the group, then those of the command, and calls neither.
+        number = next(each for each, word in enumerate(words[1:], 1) if word in COMMANDS)
+        name, rest = words[number], words[number + 1 :]
+        taskqueue.make_context("taskqueue", words[1 : number + 1])
+        taskqueue.get_command(None, name).make_context(name, rest)
+
+
 def check_installation(text, folder):
     """It installs this package, for pip and for buildout, with extras that there are."""
     ours = metadata("collective.taskqueue")
@@ -187,6 +206,7 @@ CHECKS = {
     "apacheconf": check_zope_conf,
     "console": check_command,
     "shell": check_installation,
+    "bash": check_command_line,
     "cfg": check_installation,
     "ini": check_logging,
     "text": check_drawing,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 
-#: `check` has found something, or some of the named tasks could not be changed.
+#: Something was found by check or schema, some of the named tasks could not be changed, or a person
+#: has answered a question with no.
 FOUND = 1
 #: The command was called in a wrong way; click's own code.
 USAGE = 2

@@ -18,24 +18,24 @@ import sys
 
 logger = logging.getLogger("collective.taskqueue")
 
-#: Module, and what its command does, in the words of its own help. Groups of related commands.
+#: Module, and what its command does, as its own help begins. The first ones look and do not touch.
 COMMANDS = {
     "stats": ("stats", "Show how many tasks each queue has, and how it is doing."),
-    "tasks": ("tasks", "List tasks: of one queue or of all, of some states, a user, a time."),
+    "tasks": ("tasks", "List tasks."),
     "show": ("show", "Show all that is known of a task, but no secrets."),
     "consumers": ("consumers", "List the consumers of the last hour."),
+    "check": ("check", "Check the configuration and every storage, and change nothing."),
+    "schema": ("schema", "Show the version of the tables of SQL queues."),
+    "add": ("add", "Queue a task, and print its id."),
     "retry": ("change", "Queue failed and cancelled tasks again; their history stays."),
     "cancel": ("change", "Cancel waiting tasks, and ask running ones to stop."),
     "remove": ("change", "Delete the records of finished tasks."),
     "pause": ("steer", "Start no task of a queue until it is resumed."),
     "resume": ("steer", "Start the tasks of a paused queue again."),
-    "purge": ("steer", "Delete the records of all tasks that have finished in one state."),
-    "add": ("add", "Queue a task, and print its id."),
-    "check": ("check", "Check the configuration and every storage, and change nothing."),
-    "schema": ("schema", "Show the version of the tables of SQL queues."),
-    "migrate": ("schema", "Make or migrate the tables of SQL queues."),
-    "completion": ("completion", "Print the script that lets a shell complete commands."),
+    "purge": ("steer", "Delete the records of all tasks of a queue."),
     "reset": ("steer", "Delete all waiting and scheduled tasks of a queue."),
+    "migrate": ("schema", "Make the tables of SQL queues."),
+    "completion": ("completion", "Print the script that lets a shell complete commands."),
 }
 
 #: How a line of the log is written.

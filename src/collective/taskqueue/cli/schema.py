@@ -56,7 +56,7 @@ def schema(queues: Queues, queue: str | None, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def migrate(queues: Queues, queue: str | None, yes: bool) -> None:
-    """Make the tables of SQL queues, or bring them to the version that this package needs.
+    """Make the tables of SQL queues, or bring them to the version that is needed.
 
     Stop all processes of older versions first: they cannot use the new tables.
     """
