@@ -31,9 +31,9 @@ def options(command):
     rows = []
     for parameter in command.params:
         record = parameter.get_help_record(context)
-        if record is not None:
+        if isinstance(parameter, click.Option) and record is not None:
             rows.append((f"``{record[0]}``", record[1]))
-    return table(("Option", "Meaning"), *rows)
+    return table(("Option", "Meaning"), *rows) if rows else "It has no options."
 
 
 def section(name):

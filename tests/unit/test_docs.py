@@ -6,6 +6,7 @@ from collective.taskqueue.cli.settings import VARIABLE
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
+from contextlib import chdir
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import Directive
@@ -140,6 +141,7 @@ def check_command(text, folder):
 
 def check_command_line(text, folder):
     """Each line is a call of `taskqueue` that its parser takes, or sets its variable."""
+    (folder / "data.json").touch()
     for line in text.splitlines():
         words = shlex.split(re.sub(r'^eval "\$\((.*)\)"$', r"\1", line))
         if words[0] == "export":
@@ -150,7 +152,8 @@ def check_command_line(text, folder):
         number = next(each for each, word in enumerate(words[1:], 1) if word in COMMANDS)
         name, rest = words[number], words[number + 1 :]
         taskqueue.make_context("taskqueue", words[1 : number + 1])
-        taskqueue.get_command(None, name).make_context(name, rest)
+        with chdir(folder), taskqueue.get_command(None, name).make_context(name, rest):
+            pass
 
 
 def check_installation(text, folder):

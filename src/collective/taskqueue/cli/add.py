@@ -75,9 +75,7 @@ def _option(field: Field) -> Callable[[Any], Any]:
 @click.option(
     "--header", "headers", metavar="NAME:VALUE", multiple=True, help="A header; repeatable."
 )
-@click.option(
-    "--payload", type=click.File("rb", lazy=True), metavar="FILE", help="The body; - is the input."
-)
+@click.option("--payload", type=click.File("rb"), metavar="FILE", help="The body; - is the input.")
 @_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
