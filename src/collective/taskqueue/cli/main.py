@@ -120,10 +120,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _log_to(path: str | None) -> None:
-    handler: logging.Handler = logging.NullHandler()
-    if path == "-":
-        handler = logging.StreamHandler(sys.stderr)
-    elif path is not None:
+    if path is None:
+        # Without any handler, Python would print warnings. Other handlers, such as those that a
+        # worker reads from its zope.ini, get all lines as well.
+        logger.addHandler(logging.NullHandler())
+        return
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if path != "-":
         try:
             handler = logging.FileHandler(path, encoding="utf-8")
         except OSError as exc:
@@ -131,7 +134,6 @@ def _log_to(path: str | None) -> None:
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False
 
 
 def _close_output() -> None:
