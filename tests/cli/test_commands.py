@@ -4,6 +4,7 @@ from cli.setup import REASON
 from cli.setup import wait_for
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import STATES
+import json
 import pytest
 import time
 
@@ -40,7 +41,8 @@ def test_filters(setup):
     [c] = setup.add(1, url="/a/2", created=now - 60)
 
     def ids(*words):
-        return {each["id"] for each in setup.json("tasks", *words)["items"]}
+        found = json.loads(setup.here("tasks", "--json", *words).stdout)
+        return {each["id"] for each in found["items"]}
 
     assert ids("--url", "/a/") == {a, c.id}
     assert ids("--user", "jane") == {a}

@@ -27,7 +27,9 @@ def set_version(url, version):
 def test_no_tables(make_setup, sections, kind, url):
     setup = make_setup(sections)
     for words in (("tasks",), ("add", "/x"), ("retry", "x"), ("pause", "default")):
-        assert "no tables yet" in setup.refused(*words, code=3)
+        done = setup.here(*words)
+        assert done.returncode == 3
+        assert "no tables yet" in done.stderr
     [item] = setup.json("schema", code=1)["items"]
     assert item["found"] is None
     assert "no tables" in setup.out("check", code=1)

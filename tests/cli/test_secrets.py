@@ -21,7 +21,7 @@ def kind():
 def sections(sections):
     """A password that the server does not ask for."""
     return sections.replace("postgres@", f"postgres:{SECRET}1@").replace(
-        "</taskqueue>", f"  secret {SECRET}2\n</taskqueue>"
+        "</taskqueue>", f"  secret whsec_{4 * (SECRET + '22')}\n</taskqueue>"
     )
 
 
