@@ -18,6 +18,7 @@ from collective.taskqueue.storages.facts import Facts
 from collective.taskqueue.storages.protocols import Admin
 from collective.taskqueue.task import QUEUED
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 import click
 import logging
@@ -112,7 +113,7 @@ def faults_of(facts: Facts) -> Iterator[str]:
         yield tables
 
 
-def _life(source: str, admin: Admin) -> Iterator[str]:
+def _life(source: Path | None, admin: Admin) -> Iterator[str]:
     consumers = admin.consumers()
     waiting = admin.counts()[QUEUED]
     if waiting and not any(each.alive for each in consumers):

@@ -21,12 +21,14 @@ from ZConfig import ConfigurationError
 PROC = Path("/proc")
 
 
-def strangers(source: str, consumers: Iterable[ConsumerStatus]) -> Iterator[tuple[str, str]]:
+def strangers(
+    source: Path | None, consumers: Iterable[ConsumerStatus]
+) -> Iterator[tuple[str, str]]:
     """Yield name and zope.conf of each consumer that works on another database.
 
-    `source` is our zope.conf. A consumer whose database is not known is left out.
+    `source` is our zope.conf, if there is one. A consumer whose database is not known is left out.
     """
-    ours = _database(Path(source))
+    ours = None if source is None else _database(source)
     if ours is None:
         return
     machine, _ = processes.host_and_pid(processes.identity())

@@ -19,9 +19,9 @@ PLACES = ("etc/zope.conf", "instance/etc/zope.conf", "parts/instance/etc/zope.co
 
 @dataclass(frozen=True)
 class Settings:
-    """What the configuration says of queues and consumers; `source` is the file."""
+    """What the configuration says of queues and consumers; `source` is the file, if there is one."""
 
-    source: str
+    source: Path | None
     queues: dict[str, QueueSettings]
     servers: tuple[ServerSettings, ...]
 
@@ -31,14 +31,15 @@ def read(path: str | None) -> Settings:
 
     Raises `Stop` with one sentence if there is no file, or if it cannot be used.
     """
-    source = path or os.environ.get(VARIABLE) or _usual_place()
-    if not Path(source).is_file():
+    named = path or os.environ.get(VARIABLE)
+    source = Path(named) if named else _usual_place()
+    if not source.is_file():
         raise Stop(f"there is no file {source}", CONFIGURATION)
     from Zope2.Startup.options import ZopeWSGIOptions
 
     try:
         # It reads the file, and opens no database.
-        sections = ZopeWSGIOptions(source)().configroot.product_config or {}
+        sections = ZopeWSGIOptions(str(source))().configroot.product_config or {}
     except ConfigurationError as exc:
         raise Stop(" ".join(str(exc).split()), CONFIGURATION) from None
     except (ImportError, OSError, ValueError) as exc:
@@ -51,10 +52,10 @@ def read(path: str | None) -> Settings:
     return Settings(source, queues, tuple(s for s in found if isinstance(s, ServerSettings)))
 
 
-def _usual_place() -> str:
+def _usual_place() -> Path:
     for place in PLACES:
         if Path(place).is_file():
-            return place
+            return Path(place)
     raise Stop(
         f"no zope.conf in this folder ({', '.join(PLACES)}): name it with --config, or by the"
         f" environment variable {VARIABLE}",
