@@ -81,23 +81,3 @@ def test_list(name):
     assert command.name == name
     own = " ".join(command.help.split())
     assert own.startswith(text.removesuffix("."))
-
-
-def test_completion_and_help_import_no_command():
-    """`taskqueue --help` and the completion of names are quick."""
-    code = (
-        "import sys; from collective.taskqueue.cli.main import taskqueue; import click;"
-        "taskqueue.get_help(click.Context(taskqueue)); taskqueue.list_commands(None);"
-        "print(sorted(m for m in sys.modules if m.startswith(('Zope2', 'redis', 'sqlalchemy',"
-        " 'collective.taskqueue.cli.'))))"
-    )
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(
-        [
-            f"collective.taskqueue.cli.{name}"
-            for name in ("exits", "facts", "main", "queues", "words")
-        ]
-    )

@@ -6,6 +6,7 @@ from collective.taskqueue.cli.tasks import COLUMNS
 from uuid import uuid4
 from wcwidth import wcswidth
 import pytest
+import re
 
 
 def lines(columns, rows, width):
@@ -54,3 +55,18 @@ def test_an_optional_column_without_content_is_left_out():
 
 def test_numbers_stand_on_the_right():
     assert lines([Column(title="N", right=True)], [["1"], ["100"]], None) == ["  N", "  1", "100"]
+
+
+@pytest.mark.parametrize("kind", ["redis-server"])
+@pytest.mark.parametrize("width", [80, 120])
+def test_in_a_terminal(setup, width):
+    """The real thing, as a person sees it."""
+    [failed] = setup.fail(url="/Plone/größe/日本/" + "x" * 300)
+    setup.add(2, description="x")
+    for words in (("stats",), ("tasks",), ("consumers",)):
+        shown = re.sub(r"\x1b\[\d*m", "", setup.terminal(width, *words)).splitlines()
+        assert max(map(wcswidth, shown)) <= width
+    assert failed in setup.terminal(width, "tasks", "--state", "failed")
+    assert "\x1b[31mfailed" in setup.terminal(width, "tasks")
+    setup.environ["NO_COLOR"] = "1"
+    assert "\x1b[" not in setup.terminal(width, "tasks")

@@ -19,7 +19,7 @@ PLACES = ("etc/zope.conf", "instance/etc/zope.conf", "parts/instance/etc/zope.co
 
 @dataclass(frozen=True)
 class Settings:
-    """What the configuration says of queues and consumers; `source` is the file, if there is one."""
+    """What the configuration says of queues and consumers; `source` is the file, if any."""
 
     source: Path | None
     queues: dict[str, QueueSettings]
