@@ -93,7 +93,7 @@ def _change_some(
 
 
 def _change_one(queues: Queues, queue: str | None, action: Action, task_id: str) -> str:
-    settings, status = queues.find(task_id, queue)
+    settings, status = queues.find(task_id, queue, brief=True)
     try:
         with stopping(settings.queue):
             state = change(queues.storage(settings), action, status.id)

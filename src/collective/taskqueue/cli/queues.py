@@ -90,13 +90,15 @@ class Queues:
                 raise Stop(str(exc), CONFIGURATION) from None
         return self._storages[settings.queue]
 
-    def find(self, task_id: str, name: str | None = None) -> tuple[QueueSettings, TaskStatus]:
+    def find(
+        self, task_id: str, name: str | None = None, brief: bool = False
+    ) -> tuple[QueueSettings, TaskStatus]:
         """Return a task, by its id or an alias, and the settings of its queue. Raises `Stop`."""
         away: list[str] = []
         if len(task_id) <= MAX_ID and task_id.isascii() and task_id.isprintable():
             for settings in self.shared(name):
                 try:
-                    return settings, self.storage(settings).admin.get(task_id)
+                    return settings, self.storage(settings).admin.get(task_id, brief)
                 except UnknownTask:
                     continue
                 except StorageUnavailable as exc:
