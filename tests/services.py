@@ -107,6 +107,15 @@ class RedisServer(Server):
         # The last one counts.
         self._command += ["--tls-auth-clients", "yes", "--tls-ca-cert-file", str(self.certificate)]
 
+    def execute(self, command: str) -> None:
+        """Execute a command that answers OK."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self.socket)
+            connection.sendall(f"{command}\r\n".encode())
+            answer = connection.recv(100)
+        if not answer.startswith(b"+OK"):
+            raise RuntimeError(f"{command}: {answer!r}")
+
     def _listen(self) -> None:
         self.port, self.tls_port = free_port(), free_port()
         self.certificate = self.folder / "certificate.pem"

@@ -92,10 +92,10 @@ MISSING = """\
 import sys
 sys.modules[sys.argv[1]] = None
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.startup import _storage
+from collective.taskqueue.storages.factory import make_storage
 settings = QueueSettings(type="sql", url=sys.argv[2], place="<taskqueue>")
 try:
-    _storage(settings)
+    make_storage(settings)
 except Exception as exc:
     print(f"{type(exc).__name__}: {exc}")
 """

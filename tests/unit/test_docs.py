@@ -1,10 +1,14 @@
 """Every snippet of the documentation is run, or is part of code that other tests run."""
 
 from collective.taskqueue import config
+from collective.taskqueue.cli.main import COMMANDS
+from collective.taskqueue.cli.main import taskqueue
+from collective.taskqueue.cli.settings import VARIABLE
 from collective.taskqueue.cli.worker import worker
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.worker.options import worker_options
+from contextlib import chdir
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import Directive
@@ -20,6 +24,7 @@ from zope.dottedname.resolve import resolve
 import collective.taskqueue
 import pytest
 import re
+import shlex
 import subprocess
 import sys
 import ZConfig
@@ -183,6 +188,23 @@ def check_ini(text, folder):
     assert worker_options(str(ini), {}, texts)
 
 
+def check_command_line(text, folder):
+    """Each line is a call of `taskqueue` that its parser takes, or sets its variable."""
+    (folder / "data.json").touch()
+    for line in text.splitlines():
+        words = shlex.split(re.sub(r'^eval "\$\((.*)\)"$', r"\1", line))
+        if words[0] == "export":
+            assert words[1].startswith(f"{VARIABLE}=")
+            continue
+        assert words[0] == "taskqueue", line
+        # Parses the options of the group, then those of the command, and calls neither.
+        number = next(each for each, word in enumerate(words[1:], 1) if word in COMMANDS)
+        name, rest = words[number], words[number + 1 :]
+        taskqueue.make_context("taskqueue", words[1 : number + 1])
+        with chdir(folder), taskqueue.get_command(None, name).make_context(name, rest):
+            pass
+
+
 def check_installation(text, folder):
     """It installs this package, for pip and for buildout, with extras that there are."""
     ours = metadata("collective.taskqueue")
@@ -237,6 +259,7 @@ CHECKS = {
     "console": check_command,
     "shell": check_installation,
     "sh": check_environment,
+    "bash": check_command_line,
     "cfg": check_installation,
     "ini": check_ini,
     "text": check_drawing,

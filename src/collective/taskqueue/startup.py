@@ -23,16 +23,12 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueueLayer
-from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.publisher.slot import MAIN
 from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages import outage
-from collective.taskqueue.storages.protocols import Storage
-from collective.taskqueue.storages.secrets import masked
-from collective.taskqueue.storages.secrets import remember
-from collective.taskqueue.storages.secrets import shown
+from collective.taskqueue.storages.factory import make_storage
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.webhook.client import WebHooks
 from functools import partial
@@ -41,7 +37,6 @@ from typing import Any
 from zope.component import adapter
 from zope.component import getGlobalSiteManager
 from zope.component import getUtility
-from zope.dottedname.resolve import resolve
 from zope.processlifetime import IDatabaseOpenedWithRoot
 from zope.processlifetime import IProcessStarting
 from ZPublisher.interfaces import IPubStart
@@ -100,7 +95,7 @@ def build_queues(event: IDatabaseOpenedWithRoot) -> None:
     main = event.database.databases.get(indoubt.MAIN)
     _process.restored = None if main is None else indoubt.Restored(main, time.time())
     for settings in _process.settings.queues:
-        queue = TaskQueue(settings, _storage(settings))
+        queue = TaskQueue(settings, make_storage(settings))
         _check(queue)
         getGlobalSiteManager().registerUtility(queue, ITaskQueue, name=queue.name)
         logger.info("queue %s: %s storage", queue.name, settings.type)
@@ -203,30 +198,6 @@ def _close_storages() -> None:
             queue.storage.close()
         except Exception:
             logger.exception("queue %s: its storage could not be closed", name)
-
-
-def _storage(settings: QueueSettings) -> Storage:
-    path = config.STORAGES.get(settings.type, settings.type)
-    try:
-        factory = resolve(path)
-    except ModuleNotFoundError as exc:
-        extra = config.EXTRAS.get(settings.type, ())
-        if exc.name not in extra:
-            raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
-        raise ConfigurationError(
-            f"{settings.place}: type {settings.type} needs the extra"
-            f" collective.taskqueue[{settings.type}], there is no {exc.name}"
-        ) from exc
-    except ImportError as exc:
-        raise ConfigurationError(f"{settings.place}: {path} cannot be imported: {exc}") from exc
-    if not ITaskStorage.implementedBy(factory):
-        raise ConfigurationError(f"{settings.place}: {path} does not implement ITaskStorage")
-    remember(settings.password)
-    try:
-        return factory(settings)
-    except (TypeError, ValueError) as exc:
-        # Add the place of the settings in zope.conf: the class of the storage does not know it.
-        raise ConfigurationError(f"{settings.place}: {masked(str(exc))}") from shown(exc)
 
 
 def _check(queue: TaskQueue) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Collection
 from collections.abc import Iterable
-from collective.taskqueue.services.access import Access
 from collective.taskqueue.services.keys import shown_key
 from collective.taskqueue.services.reasons import HIDDEN
 from collective.taskqueue.services.reasons import kind_of
@@ -19,7 +18,13 @@ from collective.taskqueue.task import TaskStatus
 from datetime import datetime
 from datetime import UTC
 from typing import Any
+from typing import TYPE_CHECKING
 import math
+
+
+if TYPE_CHECKING:
+    # The command line has the same words, and does not load Zope.
+    from collective.taskqueue.services.access import Access
 
 
 #: Task headers whose values are shown, in lower case. The value of any other may be a token.
@@ -94,7 +99,7 @@ def whole(status: TaskStatus, site: str, access: Access) -> Json:
         "history": history,
     }
     if access.may_look_inside(task):
-        shown = [(name, _shown(name, value)) for name, value in task.headers]
+        shown = [(name, shown_header(name, value)) for name, value in task.headers]
         found["headers"] = _headers(shown)
         # The payload of a succeeded task is not kept; an empty one would be wrong.
         if status.state != SUCCEEDED:
@@ -176,7 +181,8 @@ def _finite(number: float) -> float | None:
         return None
 
 
-def _shown(name: str, value: str) -> str:
+def shown_header(name: str, value: str) -> str:
+    """Return the value of a header of a task, or that it is hidden: it may be a secret."""
     return value if name.lower().replace("_", "-") in SHOWN_HEADERS else HIDDEN
 
 

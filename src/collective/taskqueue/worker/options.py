@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from collective.taskqueue import config
+from collective.taskqueue.config import datatypes
 from collective.taskqueue.worker.exits import Exit
 from collective.taskqueue.worker.exits import WorkerError
 from dataclasses import asdict
@@ -66,7 +66,7 @@ class Option(NamedTuple):
 def queue_and_limit(text: str) -> str:
     """Return `NAME` or `NAME:LIMIT` as it was written; raises `ValueError`."""
     name, colon, limit = text.partition(":")
-    config.name(name)
+    datatypes.name(name)
     if (colon and not limit.isascii()) or (colon and not limit.isdigit()):
         raise ValueError(f"{limit!r} is no number of tasks; write {name}:2")
     return text
@@ -104,19 +104,19 @@ OPTIONS = {
     ),
     "processes": Option(
         "N",
-        config.positive_integer,
+        datatypes.positive_integer,
         "Keep this number of worker processes running, each with all consumers. Each opens the"
         " database: use ZEO or RelStorage.",
     ),
     "max_tasks": Option(
         "N",
-        config.positive_integer,
+        datatypes.positive_integer,
         "After so many attempts the process takes no more, lets the running ones finish, and is"
         " replaced.",
     ),
     "max_memory": Option(
         "SIZE",
-        config.size,
+        datatypes.size,
         "Above this size, such as 512MB, the process takes no more tasks, lets the running ones"
         " finish, and is replaced. Needs the extra collective.taskqueue[worker].",
     ),

@@ -151,7 +151,7 @@ class Session:
             try:
                 self._prepare()
             except (DBAPIError, PoolTimeout) as exc:
-                raise _unavailable(exc) from shown(exc)
+                raise unavailable(exc) from shown(exc)
 
     def after_fork(self) -> None:
         """Drop the connections and locks of the parent process, and make new ones."""
@@ -182,7 +182,7 @@ class Session:
             # Not `StorageUnavailable`: this database could not hold the value later, either.
             raise
         except (DBAPIError, PoolTimeout) as exc:
-            raise _unavailable(exc) from shown(exc)
+            raise unavailable(exc) from shown(exc)
 
     def _prepare(self) -> None:
         if self._ready:
@@ -239,7 +239,8 @@ def _state(exc: Exception) -> str | None:
     return getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
 
 
-def _unavailable(exc: Exception) -> StorageUnavailable:
+def unavailable(exc: Exception) -> StorageUnavailable:
+    """Return the error of the contract for an error of the driver."""
     cause = getattr(exc, "orig", None) or exc
     lines = str(cause).split("\n")
     return StorageUnavailable(masked(f"{type(cause).__name__}: {' '.join(lines[0].split())}"))
