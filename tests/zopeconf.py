@@ -48,7 +48,7 @@ OUR_QUEUE = {
     "allow_hosts": "",
     "copy_headers": (),
 }
-OUR_SERVER = {"lease": 30.0, "grace": 30.0}
+OUR_SERVER = {"queues": None, "lease": 30.0, "grace": 30.0}
 
 #: Two secrets of web hooks, with keys of 24 bytes.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -87,5 +87,5 @@ def values_of(settings):
     return {
         field.name: getattr(settings, field.name)
         for field in fields(settings)
-        if field.name not in ("section", "place", "given")
+        if field.name not in ("section", "place", "order", "given")
     }

@@ -14,6 +14,7 @@ from collective.taskqueue.consumer import events
 from collective.taskqueue.consumer import interrupt
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.consumer.consumer import Consumer
+from collective.taskqueue.consumer.order import Order
 from collective.taskqueue.consumer.policy import classify
 from collective.taskqueue.enqueue import indoubt
 from collective.taskqueue.enqueue import outbox
@@ -211,6 +212,7 @@ def _check(queue: TaskQueue) -> None:
 
 
 def _start(servers: Sequence[ServerSettings]) -> None:
+    orders: dict[tuple[str, tuple[str, ...]], Order] = {}
     for settings in servers:
         queue = getUtility(ITaskQueue, name=settings.queue)
         consumer = Consumer(
@@ -229,7 +231,13 @@ def _start(servers: Sequence[ServerSettings]) -> None:
         slots = _slots(queue)
         if slots is not None:
             consumer.use_slots(slots, queue.settings.max_deliveries)
+        if settings.order:
+            key = settings.name, settings.order
+            order = orders.setdefault(key, Order(settings.concurrent_limit))
+            consumer.use_turn(order.add())
         _process.consumers.append(consumer)
+    # An earlier queue of an order has its turn before a later one takes its first task.
+    for consumer in _process.consumers:
         consumer.start()
 
 

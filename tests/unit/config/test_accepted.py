@@ -1,5 +1,6 @@
 """zope.conf under Zope's own WSGI schema: what it accepts, and for whom."""
 
+from collective.taskqueue import config
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import sections as module
 from importlib import import_module
@@ -136,7 +137,24 @@ def test_every_key_reaches_the_settings(load):
     )
     queues, servers = split(sections)
     assert values_of(queues["a_B-9.c"]) == given
-    assert values_of(servers["a_B-9.c", "worker.1"]) == server_given
+    assert values_of(servers["a_B-9.c", "worker.1"]) == {**server_given, "queues": None}
+
+
+QUEUES = "<taskqueue>\n queue high\n</taskqueue>\n<taskqueue>\n queue low\n</taskqueue>\n"
+
+
+def test_several_queues_of_one_consumer(load):
+    """In their order, each with the keys of the section."""
+    text = "<taskqueue-server>\n queues high low\n concurrent_limit 3\n</taskqueue-server>"
+    servers = config.resolve(load(QUEUES + text), {}).servers
+    order = ("high", "low")
+    assert [(each.queue, each.order, each.concurrent_limit) for each in servers] == [
+        ("high", order, 3),
+        ("low", order, 3),
+    ]
+    # The variable starts consumers of single queues.
+    (server,) = config.resolve(load(QUEUES + text), {"TASKQUEUE_CONSUMERS": "low"}).servers
+    assert (server.queue, server.order, server.concurrent_limit) == ("low", (), 3)
 
 
 def test_named_sections(load):

@@ -28,6 +28,28 @@ MISTAKES = {
         "\n<taskqueue-server w />",
         r"<taskqueue-server w> \(line 4 of .*\): there is no queue 'default' \(known: none\)",
     ),
+    "queue and queues": (
+        "<taskqueue />\n<taskqueue-server>\n queue default\n queues default\n</taskqueue-server>",
+        r"<taskqueue-server> \(line 4 of .*\): queue and queues are both set; remove one",
+    ),
+    "queues without a limit": (
+        (
+            "<taskqueue />\n<taskqueue-server>\n queues default\n concurrent_limit 0\n"
+            "</taskqueue-server>"
+        ),
+        r"<taskqueue-server> \(line 4 of .*\): without a concurrent_limit no task waits",
+    ),
+    "an unknown queue of several": (
+        "<taskqueue />\n<taskqueue-server>\n queues default mail\n</taskqueue-server>",
+        r"<taskqueue-server> \(line 4 of .*\): there is no queue 'mail' \(known: default\)",
+    ),
+    "a queue of several that another consumer of the name has": (
+        (
+            "<taskqueue />\n<taskqueue-server>\n queues default\n</taskqueue-server>\n"
+            "<taskqueue-server />"
+        ),
+        r"<taskqueue-server> \(line 7 .*\): <taskqueue-server> \(line 4 .*\) has the same",
+    ),
     "two consumers of one name": (
         "<taskqueue />\n<taskqueue-server />\n<taskqueue-server />",
         r"<taskqueue-server> \(line 5 .*\): <taskqueue-server> \(line 4 .*\) has the same",
@@ -87,6 +109,7 @@ BAD_VALUES = {
     "copy_headers": ["X-A, X-B", "X-*-A", "X:A", "Bücher"],
 }
 BAD_SERVER_VALUES = {
+    "queues": ["a a", "a b/c"],
     "name": BAD_NAMES,
     "queue": BAD_NAMES,
     "concurrent_limit": ["-1", "1.5", "abc"],

@@ -40,7 +40,7 @@ def by_name(
                 refuse(settings.place, f"queue {settings.queue!r} is already defined by {other}")
             queues[settings.queue] = settings
         elif isinstance(settings, ServerSettings):
-            key = settings.queue, settings.name
+            key = " ".join(settings.queues or [settings.queue]), settings.name
             if key in servers:
                 refuse(settings.place, f"{servers[key].place} has the same queue and name")
             servers[key] = settings

@@ -31,6 +31,14 @@ def name(value: str) -> str:
     return value
 
 
+def names(value: str) -> tuple[str, ...]:
+    """Datatype: names of queues, each once, separated by blanks."""
+    found = tuple(name(word) for word in value.split())
+    if len(set(found)) < len(found):
+        raise ValueError("a queue is named twice")
+    return found
+
+
 def storage_type(value: str) -> str:
     """Datatype: a known type of storage, or the dotted path of a class."""
     if value.lower() in STORAGES:

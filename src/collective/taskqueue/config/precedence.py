@@ -51,8 +51,9 @@ def resolve(product_config: Mapping[str, Any], environ: Mapping[str, str]) -> Se
     for variable in sorted(said.keys, key=lambda variable: variable.key != "url"):
         _apply(variable, found)
     merged = _merged(lower_servers, servers)
-    check([*found.values(), *merged.values()])
-    consumers = _consumers(said, found, list(merged.values()))
+    each = [part for server in merged.values() for part in _parts(server)]
+    check([*found.values(), *each])
+    consumers = _consumers(said, found, each)
     return Settings(queues=tuple(found.values()), servers=consumers)
 
 
@@ -63,6 +64,17 @@ def _merged(lower: Mapping[Any, S], higher: Mapping[Any, S]) -> dict[Any, S]:
         else higher.get(name) or lower[name]
         for name in [*higher, *(name for name in lower if name not in higher)]
     }
+
+
+def _parts(server: ServerSettings) -> list[ServerSettings]:
+    """Return the settings of a consumer for each of its queues."""
+    if not server.queues:
+        return [server]
+    if "queue" in given_values(server):
+        refuse(server.place, "queue and queues are both set; remove one of them")
+    if not server.concurrent_limit:
+        refuse(server.place, "without a concurrent_limit no task waits, and queues has no effect")
+    return [replace(server, queue=name, queues=None, order=server.queues) for name in server.queues]
 
 
 def _over(lower: S, higher: S) -> S:
@@ -137,7 +149,7 @@ def _consumers(
         own = [server for server in servers if server.queue == queue]
         base = own[0] if own else ServerSettings(queue=queue, section=f"{CONSUMERS} {queue}")
         most = base.concurrent_limit if limit is None else limit
-        found[queue] = replace(base, place=where, concurrent_limit=most)
+        found[queue] = replace(base, place=where, concurrent_limit=most, order=())
     return tuple(found.values())
 
 

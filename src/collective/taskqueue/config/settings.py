@@ -72,12 +72,15 @@ class ServerSettings:
 
     name: str = "default"
     queue: str = "default"
+    queues: tuple[str, ...] | None = None
     concurrent_limit: int = 1
     retry_max_count: int = 10
     lease: float = 30.0
     grace: float = 30.0
     section: str = "taskqueue-server"
     place: str = "<taskqueue-server>"
+    #: The queues of the section, if this is the part of it for one of several.
+    order: tuple[str, ...] = ()
     given: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def getSectionName(self) -> str:
@@ -94,7 +97,7 @@ class Settings:
 
 
 #: What says where settings come from, and is no key.
-ORIGIN = frozenset({"section", "place", "given"})
+ORIGIN = frozenset({"section", "place", "order", "given"})
 
 
 def given_values(settings: QueueSettings | ServerSettings) -> dict[str, Any]:
