@@ -318,3 +318,11 @@ def test_each_thread_that_comes_from_the_former_master(service, storage):
     assert storage._server.sentinels.failover() == f"127.0.0.1:{service.master.port}"
     storage._call_admin("counts")
     assert storage._server.sentinels.failover() == ""
+
+
+def test_a_thread_that_never_called_the_former_master(service, storage):
+    """It notices the failover for the threads that have ended since."""
+    add(storage, new_task(id="a"))
+    storage._server.sentinels._master = ("former", 1)
+    aside(lambda: storage._call_admin("counts")).result(BOUND)
+    assert storage._server.sentinels.failover() == f"127.0.0.1:{service.master.port}"
