@@ -277,3 +277,19 @@ def test_a_file_that_must_be_there_is_not_made(make_storage, path, mode):
     with pytest.raises(StorageUnavailable, match="unable to open"):
         make_storage(f"sqlite:///file:{path}?mode={mode}&uri=true").stage("batch", [new_task()])
     assert not path.exists()
+
+
+def test_damaged_keys_keep_no_task_from_being_retried(make_storage, path):
+    """They are bytes, beside a sound one: SQLite stores anything in any column."""
+    storage = make_storage()
+    tasks = [add_one(storage, key=f"key {n}", on_conflict="replace") for n in range(10)]
+    for _ in tasks:
+        lease = take(storage)
+        storage.complete(lease, completed(lease, "failed"))
+    with sqlite3.connect(path) as connection:
+        for number, task in enumerate(tasks[1:]):
+            key = b"\xff%d" % number
+            connection.execute("UPDATE taskqueue_task SET key = ? WHERE id = ?", (key, task.id))
+    connection.close()
+    assert list(storage.admin.change("retry", ids(tasks), ("failed",))) == ids(tasks)
+    assert sorted(take_all(storage)) == sorted(ids(tasks))

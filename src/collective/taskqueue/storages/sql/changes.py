@@ -76,16 +76,18 @@ class Changes:
         return {task_id: changed[task_id] for task_id in task_ids if task_id in changed}
 
     def _lock_keys(self, connection: Connection, task_ids: Sequence[str]) -> None:
-        keys = set(self._session.execute(connection, self._keys, ids_=list(task_ids)).scalars())
+        found = self._session.execute(connection, self._keys, ids_=list(task_ids)).scalars()
+        keys = {key for key in found if isinstance(key, str)}
         if keys:
             self._session.dialect.lock_keys(connection, keys)
 
     def _retry_all(self, connection: Connection, tasks: _Tasks) -> dict[str, State]:
-        keys = {row.key for row in tasks.rows.values() if row.key is not None}
+        # A key that is no text is damaged: no other task has it.
+        keys = {row.key for row in tasks.rows.values() if isinstance(row.key, str)}
         waiting = waiting_of(self._session, connection, keys)
         chosen: list[str] = []
         for row in tasks.to_be_changed():
-            if row.key is None:
+            if row.key not in keys:
                 chosen.append(row.id)
             elif row.mode == "skip" or not waiting.get(row.key):
                 # The next one of its key finds that this one waits.
