@@ -7,6 +7,7 @@ from collective.taskqueue.cli.exits import Stop
 from collective.taskqueue.config import load
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
+from collective.taskqueue.config.environment import CONFIG
 from dataclasses import dataclass
 from pathlib import Path
 from ZConfig import ConfigurationError
@@ -14,7 +15,7 @@ import os
 
 
 #: The variable that names the file, and where the file is looked for without it.
-VARIABLE = "TASKQUEUE_CONFIG"
+VARIABLE = CONFIG
 PLACES = ("etc/zope.conf", "instance/etc/zope.conf", "parts/instance/etc/zope.conf")
 
 

@@ -17,6 +17,9 @@ PREFIX = "TASKQUEUE_"
 #: The consumers that a process starts.
 CONSUMERS = "TASKQUEUE_CONSUMERS"
 
+#: The path of zope.conf, for the command line.
+CONFIG = "TASKQUEUE_CONFIG"
+
 #: Keys of a queue that a variable may set: the last word of its name.
 KEYS = {"URL": "url", "PASSWORD": "password", "SECRET": "secret"}
 
@@ -28,7 +31,7 @@ _OF_KUBERNETES = re.compile(
 )
 
 _KNOWN = (
-    f"known are {CONSUMERS}, TASKQUEUE_URL, TASKQUEUE_PASSWORD, TASKQUEUE_SECRET, the last three"
+    f"known are {CONFIG}, {CONSUMERS}, TASKQUEUE_URL, TASKQUEUE_PASSWORD, TASKQUEUE_SECRET, the last three"
     " also with the name of a queue, such as TASKQUEUE_<QUEUE>_URL, and with _FILE at the end"
 )
 
@@ -69,7 +72,11 @@ def variables(environ: Mapping[str, str]) -> Variables:
     found: dict[tuple[str, str], Variable] = {}
     consumers = None
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or _OF_KUBERNETES.fullmatch(name.removeprefix(PREFIX)):
+        if (
+            not name.startswith(PREFIX)
+            or name == CONFIG
+            or _OF_KUBERNETES.fullmatch(name.removeprefix(PREFIX))
+        ):
             continue
         form = _FORM.fullmatch(name.upper())
         if name.upper() != CONSUMERS and form is None:
@@ -103,7 +110,11 @@ def _suggestion(name: str) -> str:
     rest = name.removeprefix(PREFIX)
     queue = rest.removesuffix("_FILE").rpartition("_")[0]
     keys = [f"{start}{key}" for start in ("", f"{queue}_") for key in KEYS]
-    words = [CONSUMERS.removeprefix(PREFIX), *keys, *(f"{key}_FILE" for key in keys)]
+    words = [
+        *(each.removeprefix(PREFIX) for each in (CONFIG, CONSUMERS)),
+        *keys,
+        *(f"{key}_FILE" for key in keys),
+    ]
     return nearest(rest, words, PREFIX)
 
 
