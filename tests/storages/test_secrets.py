@@ -5,7 +5,9 @@ from __future__ import annotations
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.storages.redis import RedisStorage
+from collective.taskqueue.storages.secrets import masked
 from collective.taskqueue.storages.sql import SqlStorage
+from collective.taskqueue.storages.sql.dialects.dialect import dialect_of
 from collective.taskqueue.testing.contract.base import new_task
 from pathlib import Path
 from services import RedisServer
@@ -87,3 +89,12 @@ def test_a_driver_that_tells_all(monkeypatch):
     text = said(RedisStorage(QueueSettings(type="redis", url=url)))
     assert "cannot say AUTH ***" in text
     assert "s3cret" not in text
+
+
+def test_the_key_password_goes_to_postgresql():
+    """For a url that has none: a secret from a file. It is masked in errors, too."""
+    url = "postgresql://jane@127.0.0.1:1/postgres"
+    settings = QueueSettings(type="sql", url=url, password=f"a/{WRONG}")
+    engine = dialect_of(settings).engine(1, 0)
+    assert (engine.url.username, engine.url.password) == ("jane", f"a/{WRONG}")
+    assert masked(f"no a/{WRONG} here") == "no *** here"
