@@ -51,7 +51,7 @@ def test_running_tasks_may_finish(worker, number):
 
 
 def test_the_second_signal_ends_it_at_once(worker):
-    """The grace period is thirty seconds; a second signal ends it, and the task runs again."""
+    """The grace period is ten minutes; a second signal ends it, and the task runs again."""
     slow, _ = begin(worker)
     worker.instance.signal(signal.SIGTERM)
     worker.wait_for("consumer default of queue default: stopping")

@@ -33,6 +33,7 @@ SNIPPET = """\
 </taskqueue>
 <taskqueue-server>
   lease 3
+  grace 600
 </taskqueue-server>
 <taskqueue>
   queue mail

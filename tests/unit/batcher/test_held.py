@@ -7,6 +7,7 @@ from batchers import in_stream
 from batchers import run
 from batchers import take
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.consumer import batcher as batcher_module
 from collective.taskqueue.consumer.batcher import PATIENCE
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.task import Lease
@@ -18,6 +19,7 @@ from collective.taskqueue.testing.contract.base import aside
 from collective.taskqueue.testing.contract.base import BOUND
 from collective.taskqueue.testing.contract.base import ids
 from collective.taskqueue.testing.contract.base import is_blocked
+from collective.taskqueue.testing.contract.base import LONG
 from collective.taskqueue.testing.contract.base import new_task
 import pytest
 import time
@@ -208,9 +210,10 @@ def test_what_a_stop_releases_stays_in_its_order(make, storage, stored, shutdown
     assert ids(storage.admin.tasks(QUEUED, size=100)) == tasks[40:]
 
 
-def test_a_rest_releases_what_is_prefetched(make, storage, stored, shutdown, patient):
+def test_a_rest_releases_what_is_prefetched(make, storage, stored, shutdown, monkeypatch):
     """No thread begins it, others may; after the rest the batcher takes tasks as before."""
-    batcher, tasks = in_stream(make, storage, stored)
+    monkeypatch.setattr(batcher_module, "PATIENCE", LONG)
+    batcher, tasks = in_stream(make, storage, stored, lease=LONG)
     lease = take(batcher)
     shutdown.rest()
     batcher.wake()

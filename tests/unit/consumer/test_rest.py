@@ -34,6 +34,10 @@ def test_rest_and_resume(make, storage, door, running, perform, limit):
     with started(consumer):
         assert running.wait(BOUND)
         assert not consumer.rest()
+        if limit == 0:
+            # The task has a thread of its own; the one that takes tasks rests already.
+            wait_for(lambda: consumer._pulse.all_rest(consumer._threads))
+        assert not consumer.rest()
         door.set()
         wait_for(consumer.rest)
         assert storage.admin.get(first.id).state == SUCCEEDED
@@ -79,6 +83,15 @@ def test_a_thread_that_has_ended(make, storage, monkeypatch):
         consumer.rest()
         wait_for(consumer.stuck)
         assert consumer.stuck() == ["taskqueue-default-worker1-1"]
+
+
+def test_a_dead_thread_does_not_hinder_a_rest():
+    """It takes no tasks either; without this the process would never leave."""
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    assert not pulse.Pulse().all_rest([threading.current_thread()])
+    thread.join(BOUND)
+    assert pulse.Pulse().all_rest([thread])
 
 
 def test_a_thread_that_does_not_move(make, storage, monkeypatch):
