@@ -160,7 +160,7 @@ def test_variables_of_others(name):
     assert queues({name: "tcp://10.0.0.1:6379"}) == {}
 
 
-KNOWN = "; known are TASKQUEUE_CONSUMERS, TASKQUEUE_URL,"
+KNOWN = "; known are TASKQUEUE_CONFIG, TASKQUEUE_CONSUMERS, TASKQUEUE_URL,"
 
 #: What is wrong with the environment, and the sentence that says so.
 MISTAKES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collective.taskqueue.errors import InvalidTask
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import TaskFilter
 from datetime import datetime
@@ -67,10 +68,10 @@ def filter_of(options: dict[str, Any]) -> TaskFilter:
     """Return the filter of these options, and remove them; other options stay."""
     states = options.pop("state")
     given = {name: options.pop(name) for name in ("url", "user", "since", "until", "reason")}
-    since, until = given["since"], given["until"]
-    if since is not None and until is not None and since >= until:
-        raise click.UsageError("--until is a later moment than --since")
-    return TaskFilter(states=tuple(dict.fromkeys(states)), **given)
+    try:
+        return TaskFilter(states=tuple(dict.fromkeys(states)), **given)
+    except InvalidTask as exc:
+        raise click.UsageError(str(exc)) from None
 
 
 _FILTERS = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collective.taskqueue.cli.exits import CONFIGURATION
 from collective.taskqueue.cli.exits import Stop
-from collective.taskqueue.config import load
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.config.environment import CONFIG
+from collective.taskqueue.config.load import load
 from dataclasses import dataclass
 from pathlib import Path
 from ZConfig import ConfigurationError
@@ -29,10 +29,9 @@ class Settings:
 
 
 def read(path: str | None) -> Settings:
-    """Return the settings of a zope.conf and of the environment.
+    """Return the effective settings; None: with the file in one of the usual places, if any.
 
-    Without a path the file is in one of the usual places; if there is none, the environment alone
-    says all. Raises `Stop` with one sentence if they cannot be used.
+    Raises `Stop` with one sentence if they cannot be used, and if there is no queue.
     """
     named = path or os.environ.get(VARIABLE)
     source = Path(named) if named else _usual_place()
@@ -43,21 +42,20 @@ def read(path: str | None) -> Settings:
     except ConfigurationError as exc:
         raise Stop(" ".join(str(exc).split()), CONFIGURATION) from None
     except (ImportError, OSError, ValueError) as exc:
-        kind = type(exc).__name__
-        raise Stop(f"{source} cannot be read: {kind}: {exc}", CONFIGURATION) from None
+        raise Stop(f"{source} cannot be read: {type(exc).__name__}: {exc}", CONFIGURATION) from None
     if not found.queues:
-        raise Stop(_no_queue(source), CONFIGURATION)
-    return Settings(source, {each.queue: each for each in found.queues}, tuple(found.servers))
+        raise Stop(_without_queue(source), CONFIGURATION)
+    return Settings(source, {each.queue: each for each in found.queues}, found.servers)
 
 
 def _usual_place() -> Path | None:
     return next((Path(place) for place in PLACES if Path(place).is_file()), None)
 
 
-def _no_queue(source: Path | None) -> str:
+def _without_queue(source: Path | None) -> str:
     if source is not None:
-        return f"{source} has no <taskqueue> section, and the environment no TASKQUEUE_URL"
+        return f"neither {source} nor the environment has a queue"
     return (
-        f"no zope.conf in this folder ({', '.join(PLACES)}), and no TASKQUEUE_URL in the"
-        f" environment: name a file with --config, or by the environment variable {VARIABLE}"
+        f"no zope.conf in this folder ({', '.join(PLACES)}), and no queue in the environment: name"
+        f" the file with --config, or by the environment variable {VARIABLE}"
     )

@@ -31,8 +31,8 @@ _OF_KUBERNETES = re.compile(
 )
 
 _KNOWN = (
-    f"known are {CONFIG}, {CONSUMERS}, TASKQUEUE_URL, TASKQUEUE_PASSWORD, TASKQUEUE_SECRET, the last three"
-    " also with the name of a queue, such as TASKQUEUE_<QUEUE>_URL, and with _FILE at the end"
+    f"known are {CONFIG}, {CONSUMERS}, TASKQUEUE_URL, TASKQUEUE_PASSWORD, TASKQUEUE_SECRET, the"
+    " last three also with the name of a queue, such as TASKQUEUE_<QUEUE>_URL, and with _FILE at the end"
 )
 
 
@@ -110,11 +110,8 @@ def _suggestion(name: str) -> str:
     rest = name.removeprefix(PREFIX)
     queue = rest.removesuffix("_FILE").rpartition("_")[0]
     keys = [f"{start}{key}" for start in ("", f"{queue}_") for key in KEYS]
-    words = [
-        *(each.removeprefix(PREFIX) for each in (CONFIG, CONSUMERS)),
-        *keys,
-        *(f"{key}_FILE" for key in keys),
-    ]
+    keys += [f"{key}_FILE" for key in keys]
+    words = [*(each.removeprefix(PREFIX) for each in (CONFIG, CONSUMERS)), *keys]
     return nearest(rest, words, PREFIX)
 
 
