@@ -32,7 +32,8 @@ _OF_KUBERNETES = re.compile(
 
 _KNOWN = (
     f"known are {CONFIG}, {CONSUMERS}, TASKQUEUE_URL, TASKQUEUE_PASSWORD, TASKQUEUE_SECRET, the"
-    " last three also with the name of a queue, such as TASKQUEUE_<QUEUE>_URL, and with _FILE at the end"
+    " last three also with the name of a queue, such as TASKQUEUE_<QUEUE>_URL, and with _FILE at"
+    " the end"
 )
 
 
