@@ -49,7 +49,7 @@ def fault(setup, config=None):
         ("<taskqueue>\n  type oracle\n</taskqueue>", "unknown type 'oracle'"),
         ("<taskqueue />\n<taskqueue />", "queue 'default' is already defined by"),
         ("<taskqueue />\n<taskqueue-server>\n  queue x\n</taskqueue-server>", "no queue 'x'"),
-        ("", "has no <taskqueue> section"),
+        ("", "nor the environment has a queue"),
         ("<taskqueue />", "there is no <taskqueue-server> for it: its tasks do not run"),
         ("<taskqueue>\n  type no.such.Storage\n</taskqueue>", "no.such.Storage cannot be imported"),
         ("<taskqueue>\n  type sql\n</taskqueue>", "type sql needs a url"),

@@ -129,7 +129,7 @@ def test_beside_a_consumer(setup):
         (["retry"], 2, "name tasks by their ids, or by filters and --all; see taskqueue retry"),
         (["retry", "x", "--all"], 2, "name the tasks by their ids, or by filters and --all, not"),
         (["tasks", "--since", "2x"], 2, "Invalid value for '--since': '2x' is no moment"),
-        (["tasks", "--since", "1h", "--until", "2h"], 2, "--until is a later moment than"),
+        (["tasks", "--since", "1h", "--until", "2h"], 2, "until is a later moment than"),
         (["stats", "--watch", "--json"], 2, "--watch is for people"),
         (["add", "view"], 2, "a url begins with /"),
         (["add", "/x", "--user", "jane"], 2, "--user is the path of a user folder and an id"),

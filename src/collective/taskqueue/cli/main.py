@@ -26,7 +26,7 @@ COMMANDS = {
     "consumers": ("consumers", "List the consumers of the last hour."),
     "check": ("check", "Check the configuration and every storage, and change nothing."),
     "schema": ("schema", "Show the version of the tables of SQL queues."),
-    "worker": ("worker", "Run tasks in this process, without a port for browsers."),
+    "worker": ("worker", "Run tasks, in a process that answers no browser."),
     "add": ("add", "Queue a task, and print its id."),
     "retry": ("change", "Queue failed and cancelled tasks again; their history stays."),
     "cancel": ("change", "Cancel waiting tasks, and ask running ones to stop."),
