@@ -77,11 +77,17 @@ class Answer:
 
 
 def outcome_of(
-    task: Task, answer: Answer, failure: BaseException | None, started: float, seconds: float
+    task: Task,
+    answer: Answer,
+    failure: BaseException | None,
+    started: float,
+    seconds: float,
+    drops_slot: bool = False,
 ) -> Outcome:
     """Return the outcome of an attempt, from its answer or from what was raised.
 
-    `started` is in seconds since the epoch, `seconds` is the duration.
+    `started` is in seconds since the epoch, `seconds` is the duration; see `Outcome` for
+    `drops_slot`.
     """
     headers, cut = recorded(answer.headers)
     status = answer.status
@@ -109,6 +115,7 @@ def outcome_of(
         error=_traceback(failure),
         retry_after=wait,
         verdict=verdict,  # type: ignore[arg-type]
+        drops_slot=drops_slot,
         started=started,
         seconds=seconds,
     )

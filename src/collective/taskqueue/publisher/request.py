@@ -200,7 +200,8 @@ def _published(attempt: Attempt) -> Outcome:
         if writer is not None:
             transaction.manager.unregisterSynch(writer)
     seconds = time.perf_counter() - clock
-    outcome = outcome_of(attempt.task, answer, attempt.failure, started, seconds)
+    used = writer is not None and writer.is_used
+    outcome = outcome_of(attempt.task, answer, attempt.failure, started, seconds, used)
     attempt.failure = None
     return outcome if writer is None else writer.result(outcome)
 

@@ -222,6 +222,8 @@ class SlotWriter:
         slot, self._slot, self.answer = self._slot, None, None
         if slot is not None and current.status == "Committed":
             self.is_used, self._committed = True, slot.record
+            # It leaves the cache of the connection, where it would displace other objects.
+            slot._p_deactivate()
             _last_committed[self._database] = Place(self._reference[:16], self._reference[16:48])
 
     def newTransaction(self, current: ITransaction) -> None:
@@ -242,7 +244,9 @@ class SlotWriter:
         """
         if not outcome.ok:
             outcome = self._look() or _outcome(self._task, self._committed) or outcome
-        return replace(outcome, drops_slot=outcome.drops_slot or self.is_used)
+        if outcome.drops_slot or not self.is_used:
+            return outcome
+        return replace(outcome, drops_slot=True)
 
     def _connection(self, current: ITransaction) -> Connection | None:
         writing = next(filter(_writes_main, current._resources), None)
