@@ -11,7 +11,7 @@ SNIPPET = """\
 %import collective.taskqueue
 <taskqueue>
   type sql
-  url sqlite:///$(TASKQUEUE_TEST_FILE)
+  url sqlite:///$(FIXTURE_FILE)
 </taskqueue>
 <taskqueue-server />
 """
@@ -19,7 +19,7 @@ SNIPPET = """\
 
 @pytest.fixture
 def instance(template, tmp_path):
-    environ = {"TASKQUEUE_TEST_FILE": str(tmp_path / "queue.sqlite")}
+    environ = {"FIXTURE_FILE": str(tmp_path / "queue.sqlite")}
     instance = template.copy(tmp_path / "instance", SNIPPET, environ=environ)
     try:
         yield instance.start()
