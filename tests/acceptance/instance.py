@@ -210,6 +210,7 @@ class Instance:
                 stderr=subprocess.STDOUT,
                 # A group of its own, so that no child of it can be left behind.
                 start_new_session=True,
+                preexec_fn=_hear_signals,
             )
         return self.process
 
@@ -369,3 +370,9 @@ class Instance:
             assert status["state"] == "succeeded", status
             found += self.records(id=task_id)
         return found
+
+
+def _hear_signals() -> None:
+    """Undo what a shell may have done to the tests: under nohup, SIGHUP is ignored."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN):
+        signal.signal(number, signal.SIG_DFL)

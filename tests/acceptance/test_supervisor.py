@@ -12,6 +12,11 @@ from crash.databases import ZEOServer
 import os
 import pytest
 import signal
+import time
+
+
+#: Seconds for two processes to load Zope, one after the other, on a busy machine.
+TIMEOUT = 300.0
 
 
 @pytest.fixture
@@ -77,11 +82,13 @@ def test_rolling_restart_under_load(worker):
     old = worker.pids()
     ids = worker.put("/@@fixture-record", 100)
     worker.instance.signal(signal.SIGHUP)
+    deadline = time.monotonic() + TIMEOUT
     while len(ids) < 500 or len(worker.instance.lines("has left")) < 2:
         # As many as the processes can run, so that there is load until the last one is replaced.
         ids += worker.put("/@@fixture-record", 20)
         wait_for(lambda: worker.queue.counts()["queued"] < 20, "the tasks to be run")
         assert worker.instance.process.poll() is None
+        assert time.monotonic() < deadline, "the old processes do not leave"
     wait_for(lambda: worker.queue.counts()["succeeded"] == len(ids), "all tasks")
     assert worker.runs() == dict.fromkeys(ids, 1)
     assert all(len(worker.queue.status(each).attempts) == 1 for each in ids[:500])
