@@ -18,7 +18,7 @@ UNAVAILABLE = 4
 LOCAL = 5
 #: There is no such queue, or no such task.
 UNKNOWN = 6
-#: An error that nobody has expected, a mistake of this package; as in sysexits.h.
+#: An unexpected error: a mistake of this package. The number is that of sysexits.h.
 UNEXPECTED = 70
 #: A person has pressed Ctrl-C: 128 and the number of the signal, as shells say it.
 INTERRUPTED = 130

@@ -96,7 +96,7 @@ def _place(storage: Any) -> tuple[Any, ...] | None:
     if getattr(config, "adapter", None) is not None:
         adapter = config.adapter.config
         names = adapter.getSectionAttributes()
-        # Compared, and shown to nobody: it may have a password.
+        # Compared, and never shown: it may have a password.
         return "RelStorage", repr([(name, getattr(adapter, name)) for name in names])
     if getattr(config, "path", None):
         return "file", str(Path(config.path).resolve())

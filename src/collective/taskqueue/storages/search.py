@@ -38,7 +38,7 @@ def cursor_at(number: int, place: str, filter: TaskFilter) -> str:
 def number_at(cursor: str | None, place: str, filter: TaskFilter) -> int:
     """Return the number of the last task of the page before; `FIRST` without a cursor.
 
-    Raises `InvalidTask` for a cursor of another place, of another filter, or of nobody.
+    Raises `InvalidTask` for a cursor of another list or filter, and for a text that is no cursor.
     """
     if cursor is None:
         return FIRST

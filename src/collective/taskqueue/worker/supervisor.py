@@ -208,7 +208,7 @@ class Supervisor:
             )
 
     def _is_hopeless(self, code: int) -> bool:
-        """Return whether no process can start, and nobody waits for the next attempt."""
+        """Return whether another start is pointless: none was ready, and this one cannot start."""
         if self._told_ready:
             return False
         return code == Exit.CONFIGURATION or (self._options.burst and code == Exit.UNAVAILABLE)

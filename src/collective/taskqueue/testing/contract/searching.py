@@ -123,7 +123,7 @@ class Searching(Base):
                     assert found(storage, TaskFilter(states, user=user), size) == mine
                 janes = [task.id for task in among if task.user in (JANE, OTHER_JANE)]
                 assert found(storage, TaskFilter(states, user="jane"), size) == janes
-        assert found(storage, TaskFilter(user="nobody")) == []
+        assert found(storage, TaskFilter(user="without-tasks")) == []
         assert found(storage, TaskFilter(user="ja")) == []
 
     def test_by_the_beginning_of_the_url(self, storage: Any) -> None:
