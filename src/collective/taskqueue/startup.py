@@ -24,8 +24,8 @@ from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.interfaces import IRemoteStorage
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.interfaces import ITaskQueueLayer
+from collective.taskqueue.publisher.place import MAIN
 from collective.taskqueue.publisher.request import publish
-from collective.taskqueue.publisher.slot import MAIN
 from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.storages import outage
@@ -93,7 +93,7 @@ def build_queues(event: IDatabaseOpenedWithRoot) -> None:
     sections = getattr(getConfiguration(), "product_config", None) or {}
     _process.settings = config.resolve(sections, os.environ)
     _process.database = event.database
-    main = event.database.databases.get(indoubt.MAIN)
+    main = event.database.databases.get(MAIN)
     _process.restored = None if main is None else indoubt.Restored(main, time.time())
     for settings in _process.settings.queues:
         queue = TaskQueue(settings, make_storage(settings))
@@ -264,7 +264,7 @@ def _perform(settings: QueueSettings, hooks: WebHooks, attempt: Attempt) -> Outc
 def _reached(database: Any, tid: bytes) -> bool:
     if _process.restored is not None:
         _process.restored.check(tid)
-    main = database.databases.get(indoubt.MAIN)
+    main = database.databases.get(MAIN)
     return main is None or indoubt.reached(main, tid)
 
 

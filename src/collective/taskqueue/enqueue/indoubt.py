@@ -18,6 +18,10 @@ from collections.abc import Mapping
 from collective.taskqueue.errors import LostTransaction
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import TaskDecodeError
+from collective.taskqueue.publisher.place import MAIN
+from collective.taskqueue.publisher.place import may_be_packed
+from collective.taskqueue.publisher.place import Place
+from collective.taskqueue.publisher.place import writes
 from collective.taskqueue.storages.protocols import Storage
 from collective.taskqueue.task import StagedBatch
 from contextlib import AbstractContextManager
@@ -32,16 +36,12 @@ from uuid import uuid4
 from ZODB.Connection import Connection
 from ZODB.DB import DB
 from ZODB.POSException import POSKeyError
-from ZODB.utils import get_pickle_metadata
 from ZODB.utils import z64
 import logging
 import time
 
 
 logger = logging.getLogger("collective.taskqueue")
-
-#: Name of the database whose transactions tasks wait for.
-MAIN = "main"
 
 #: Seconds after staging before another process may resolve a batch.
 GRACE = 60.0
@@ -90,27 +90,12 @@ class Witness(Persistent):
         self.uuid = uuid
 
 
-class _Known(NamedTuple):
-    """Identifies a witness by its object id in hexadecimal digits and its uuid."""
-
-    oid: str
-    uuid: str
-
-    def is_in(self, record: bytes) -> bool:
-        """Return whether a data record of the database is that of this witness."""
-        # The record of another object is not parsed: it may contain anything.
-        return self.uuid.encode() in record and get_pickle_metadata(record) == (
-            Witness.__module__,
-            Witness.__qualname__,
-        )
-
-
 class _Reference(NamedTuple):
     """What a staged batch stores: a database, its witness, and an older one to detect a pack."""
 
     database: str
-    witness: _Known
-    older: _Known | None
+    witness: Place
+    older: Place | None
 
     def __str__(self) -> str:
         return ":".join((self.database, *self.witness, *(self.older or ("", ""))))
@@ -123,9 +108,7 @@ class _Reference(NamedTuple):
             bytes.fromhex(digits)
         if len(oid) != 16 or len(uuid) != 32:
             raise ValueError("no object id, or no uuid")
-        return cls(
-            database, _Known(oid, uuid), _Known(older_oid, older_uuid) if older_oid else None
-        )
+        return cls(database, Place(oid, uuid), Place(older_oid, older_uuid) if older_oid else None)
 
 
 class StoredWitness:
@@ -136,7 +119,7 @@ class StoredWitness:
         self._database = connection.db()
         self._name = self._database.database_name
         connection.add(self._witness)
-        self._known = _Known(self._witness._p_oid.hex(), self._witness.uuid)
+        self._known = Place(self._witness._p_oid.hex(), self._witness.uuid)
         #: The text of a `_Reference`.
         self.reference = str(_Reference(self._name, self._known, _last_seen.get(self._name)))
 
@@ -170,7 +153,7 @@ def add_witness(current: ITransaction) -> StoredWitness | None:
     connections = [
         resource
         for resource in current._resources
-        if isinstance(resource, Connection) and _writes(resource)
+        if isinstance(resource, Connection) and writes(resource)
     ]
     if not connections:
         return None
@@ -199,7 +182,7 @@ def verdict_of(databases: Databases, reference: str, age: float) -> Verdict:
         return Verdict(COMMITTED, tid if found.database == MAIN else None)
     if age < LONGEST_COMMIT:
         return Verdict(None)
-    return Verdict(UNKNOWN if _packed(database, found.older) else ABORTED)
+    return Verdict(UNKNOWN if may_be_packed(database, found.older, Witness) else ABORTED)
 
 
 def resolve(
@@ -315,38 +298,18 @@ def _discard(storage: Storage, batch: StagedBatch, cause: str) -> None:
         logger.warning("task %s: %s, discarded", task_id, cause)
 
 
-def _packed(database: DB, older: _Known | None) -> bool:
-    """Return whether a pack may have removed the witness.
-
-    No object refers to a witness, so a pack removes it; but never before an older one.
-    """
-    if older is None:
-        return True
-    oid = bytes.fromhex(older.oid)
-    try:
-        # Ask the database itself: caches of connections and clients survive a pack.
-        history = database.history(oid)
-        return not (history and older.is_in(database.storage.loadSerial(oid, history[0]["tid"])))
-    except KeyError:
-        return True
-
-
-def _serial(database: DB, witness: _Known) -> bytes | None:
+def _serial(database: DB, witness: Place) -> bytes | None:
     """Return the id of the transaction that wrote the witness; None if it is not there."""
     # A new connection sees what is committed now; the thread's own may see an older state.
     connection = database.open(transaction_manager=TransactionManager())
     try:
         record, serial = connection._storage.load(bytes.fromhex(witness.oid))
-        return serial if witness.is_in(record) else None
+        return serial if witness.holds(record, Witness) else None
     except POSKeyError:
         return None
     finally:
         connection.close()
 
 
-def _writes(connection: Connection) -> bool:
-    return bool(connection._registered_objects or connection._savepoint_storage is not None)
-
-
 #: The last witness of this process that is known to be committed, by database.
-_last_seen: dict[str, _Known] = {}
+_last_seen: dict[str, Place] = {}

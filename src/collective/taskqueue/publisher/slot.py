@@ -22,6 +22,10 @@ from collective.taskqueue.consumer.redelivery import Found
 from collective.taskqueue.consumer.redelivery import taken
 from collective.taskqueue.publisher.answer import outcome_of_record
 from collective.taskqueue.publisher.answer import Record
+from collective.taskqueue.publisher.place import MAIN
+from collective.taskqueue.publisher.place import may_be_packed
+from collective.taskqueue.publisher.place import Place
+from collective.taskqueue.publisher.place import writes
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import Task
 from dataclasses import replace
@@ -37,7 +41,6 @@ from weakref import WeakKeyDictionary
 from ZODB.Connection import Connection
 from ZODB.DB import DB
 from ZODB.POSException import POSKeyError
-from ZODB.utils import get_pickle_metadata
 from zope.interface import implementer
 import logging
 import threading
@@ -45,9 +48,6 @@ import time
 
 
 logger = logging.getLogger("collective.taskqueue")
-
-#: Name of the database in which slots are.
-MAIN = "main"
 
 #: Seconds between two tries to commit a slot of no task.
 PAUSE = 60.0
@@ -65,19 +65,6 @@ class Slot(Persistent):
         self.task_id = task_id
         self.attempt = attempt
         self.record = record
-
-
-class Place(NamedTuple):
-    """An object id and a uuid, in hexadecimal digits."""
-
-    oid: str
-    uuid: str
-
-    def holds(self, record: bytes) -> bool:
-        """Return whether the data record at this object id is that of this slot."""
-        # The record of another object is not parsed: it may contain anything.
-        mine = Slot.__module__, Slot.__qualname__
-        return self.uuid.encode() in record and get_pickle_metadata(record) == mine
 
 
 class Reference(NamedTuple):
@@ -171,13 +158,13 @@ def find(database: DB, reference: Reference, task: Task) -> Found:
     connection = database.open(transaction_manager=TransactionManager())
     try:
         record, _ = connection._storage.load(bytes.fromhex(slot.oid))
-        if slot.holds(record):
+        if slot.holds(record, Slot):
             state = _state(connection, record)
             if state["task_id"] == task.id:
                 return Found(True, True, _outcome(task, state["record"]))
-        return Found(True, may_be_packed=_is_packed(database, reference.older))
+        return Found(True, may_be_packed=may_be_packed(database, reference.older, Slot))
     except POSKeyError:
-        return Found(may_be_packed=_is_packed(database, reference.older))
+        return Found(may_be_packed=may_be_packed(database, reference.older, Slot))
     finally:
         connection.transaction_manager.abort()
         connection.close()
@@ -286,27 +273,14 @@ def _leave_one(database: DB) -> Place | None:
         slot = Slot(uuid4().hex, "", 0, None)
         connection.add(slot)
         manager.commit()
-        place = _last_committed[database] = Place(slot._p_oid.hex(), slot.uuid)
-        return place
+        found = _last_committed[database] = Place(slot._p_oid.hex(), slot.uuid)
+        return found
     except Exception as exc:
         manager.abort()
         logger.debug("no slot can be committed (%s)", exc)
         return None
     finally:
         connection.close()
-
-
-def _is_packed(database: DB, older: Place | None) -> bool:
-    """Return whether a pack may have removed a slot that was committed after the older one."""
-    if older is None:
-        return True
-    oid = bytes.fromhex(older.oid)
-    try:
-        # Ask the database itself: caches of connections and clients survive a pack.
-        history = database.history(oid)
-        return not (history and older.holds(database.storage.loadSerial(oid, history[0]["tid"])))
-    except KeyError:
-        return True
 
 
 def _catch_up(database: DB) -> None:
@@ -318,11 +292,7 @@ def _catch_up(database: DB) -> None:
 
 
 def _writes_main(resource: Any) -> bool:
-    return (
-        isinstance(resource, Connection)
-        and _is_main(resource)
-        and bool(resource._registered_objects or resource._savepoint_storage is not None)
-    )
+    return isinstance(resource, Connection) and _is_main(resource) and writes(resource)
 
 
 def _is_main(connection: Connection) -> bool:
