@@ -32,6 +32,8 @@ from dataclasses import replace
 from itertools import count
 from persistent import Persistent
 from transaction import TransactionManager
+from transaction._transaction import Status
+from transaction.interfaces import IDataManager
 from transaction.interfaces import ISynchronizer
 from transaction.interfaces import ITransaction
 from typing import Any
@@ -41,6 +43,8 @@ from weakref import WeakKeyDictionary
 from ZODB.Connection import Connection
 from ZODB.DB import DB
 from ZODB.POSException import POSKeyError
+from ZODB.utils import z64
+from zodbpickle.pickle import dumps
 from zope.interface import implementer
 import logging
 import threading
@@ -65,6 +69,13 @@ class Slot(Persistent):
         self.task_id = task_id
         self.attempt = attempt
         self.record = record
+
+
+#: The protocol of the pickles in a data record.
+_PROTOCOL = 3
+
+#: The beginning of the data record of a slot: ZODB stores the class, and then the state.
+_CLASS = dumps(Slot, _PROTOCOL)
 
 
 class Reference(NamedTuple):
@@ -170,13 +181,18 @@ def find(database: DB, reference: Reference, task: Task) -> Found:
         connection.close()
 
 
-@implementer(ISynchronizer)
+@implementer(IDataManager, ISynchronizer)
 class SlotWriter:
     """Adds the slot of an attempt to the first transaction of its thread that writes.
 
     The publisher registers it with the transaction manager of the thread. A transaction that only
     reads does not become one that writes; one that adds tasks does.
+
+    It stores the data record of the slot beside the connection, not through it: an object would
+    take a place in the cache of the connection, and more than twice the time.
     """
+
+    transaction_manager = None
 
     def __init__(self, reference: str, task: Task, attempt: int) -> None:
         self._reference = reference
@@ -189,28 +205,57 @@ class SlotWriter:
         #: Whether a transaction with the slot was committed, and the record that it holds.
         self.is_used = False
         self._committed: Record | None = None
-        #: The slot in the current transaction; the database of the last one.
-        self._slot: Slot | None = None
+        #: The connection that commits the slot in the current transaction, and the record.
+        self._writing: Connection | None = None
+        self._record: Record | None = None
+        #: The database of the last transaction that had the slot.
         self._database: DB | None = None
 
     def beforeCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called before a commit and before an abort."""
-        connection = None if self.is_used else self._connection(current)
+        # A transaction that has failed is only aborted, and nothing can join it.
+        if self.is_used or current.status != Status.ACTIVE:
+            return
+        connection = self._connection(current)
         if connection is None:
             return
-        self._database = connection.db()
-        record = None if self.answer is None else self.answer()
-        self._slot = Slot(self._reference[16:48], self._task.id, self._attempt, record)
-        connection._add(self._slot, bytes.fromhex(self._reference[:16]))
+        self._writing, self._database = connection, connection.db()
+        self._record = None if self.answer is None else self.answer()
+        current.join(self)
+        # A connection that has read only takes no part yet.
+        connection._register()
+
+    def commit(self, current: ITransaction) -> None:
+        """Store the slot in the transaction of its connection, see `IDataManager`."""
+        state = {
+            "uuid": self._reference[16:48],
+            "task_id": self._task.id,
+            "attempt": self._attempt,
+            "record": self._record,
+        }
+        data = _CLASS + dumps(state, _PROTOCOL)
+        oid = bytes.fromhex(self._reference[:16])
+        # As for each new object: if there is one with this id, that is a conflict.
+        connection: Any = self._writing
+        connection._normal_storage.store(oid, z64, data, "", current.data(connection))
+
+    def tpc_begin(self, current: ITransaction) -> None:
+        """See `IDataManager`: the connection does it, as all below."""
+
+    tpc_vote = tpc_finish = tpc_abort = abort = tpc_begin
+
+    def sortKey(self) -> str:
+        """See `IDataManager`: the order is of no importance."""
+        return "collective.taskqueue.slot"
 
     def afterCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called after a commit, and after an abort."""
         # Each transaction has its own: another one may follow, with or without anything to write.
-        slot, self._slot, self.answer = self._slot, None, None
-        if slot is not None and current.status == "Committed":
-            self.is_used, self._committed = True, slot.record
-            # It leaves the cache of the connection, where it would displace other objects.
-            slot._p_deactivate()
+        # They refer to the request, and it to this: what is no cycle is freed without a search.
+        self.answer = self.connection = None
+        writing, self._writing = self._writing, None
+        if writing is not None and current.status == Status.COMMITTED:
+            self.is_used, self._committed = True, self._record
             _last_committed[self._database] = Place(self._reference[:16], self._reference[16:48])
 
     def newTransaction(self, current: ITransaction) -> None:
