@@ -216,14 +216,12 @@ class SlotWriter:
         # A transaction that has failed is only aborted, and nothing can join it.
         if self.is_used or current.status != Status.ACTIVE:
             return
-        connection = self._connection(current)
+        connection = _writing_main(current) or self._of_request(current)
         if connection is None:
             return
-        self._writing, self._database = connection, connection.db()
+        self._writing = connection
         self._record = None if self.answer is None else self.answer()
         current.join(self)
-        # A connection that has read only takes no part yet.
-        connection._register()
 
     def commit(self, current: ITransaction) -> None:
         """Store the slot in the transaction of its connection, see `IDataManager`."""
@@ -254,7 +252,10 @@ class SlotWriter:
         # They refer to the request, and it to this: what is no cycle is freed without a search.
         self.answer = self.connection = None
         writing, self._writing = self._writing, None
-        if writing is not None and current.status == Status.COMMITTED:
+        if writing is None:
+            return
+        self._database = writing.db()
+        if current.status == Status.COMMITTED:
             self.is_used, self._committed = True, self._record
             _last_committed[self._database] = Place(self._reference[:16], self._reference[16:48])
 
@@ -280,15 +281,21 @@ class SlotWriter:
             return outcome
         return replace(outcome, drops_slot=True)
 
-    def _connection(self, current: ITransaction) -> Connection | None:
-        writing = next(filter(_writes_main, current._resources), None)
-        if writing is not None or self.connection is None:
-            return writing
-        # What it adds is not in the database, but it must not be added twice, either.
+    def _of_request(self, current: ITransaction) -> Connection | None:
+        """Return the connection of the request, if the transaction adds tasks and nothing else.
+
+        What it adds is not in the database, but it must not be added twice, either.
+        """
+        if self.connection is None:
+            return None
         if not any(getattr(resource, "adds_tasks", False) for resource in current._resources):
             return None
         connection = self.connection()
-        return connection if _is_main(connection) else None
+        if not _is_main(connection):
+            return None
+        # It has only read, and so takes no part yet.
+        connection._register()
+        return connection
 
     def _look(self) -> Outcome | None:
         """Return the outcome of an attempt that could not commit beside another one; or None.
@@ -336,8 +343,12 @@ def _catch_up(database: DB) -> None:
         ping()
 
 
-def _writes_main(resource: Any) -> bool:
-    return isinstance(resource, Connection) and _is_main(resource) and writes(resource)
+def _writing_main(current: ITransaction) -> Connection | None:
+    """Return the connection to the main database, if the transaction writes with it."""
+    for resource in current._resources:
+        if isinstance(resource, Connection) and writes(resource) and _is_main(resource):
+            return resource
+    return None
 
 
 def _is_main(connection: Connection) -> bool:
