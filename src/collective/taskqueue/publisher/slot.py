@@ -189,7 +189,7 @@ class SlotWriter:
     reads does not become one that writes; one that adds tasks does.
 
     It stores the data record of the slot beside the connection, not through it: an object would
-    take a place in the cache of the connection, and more than twice the time.
+    take a place in the cache of the connection, and more time.
     """
 
     transaction_manager = None
@@ -216,12 +216,18 @@ class SlotWriter:
         # A transaction that has failed is only aborted, and nothing can join it.
         if self.is_used or current.status != Status.ACTIVE:
             return
-        connection = _writing_main(current) or self._of_request(current)
+        writing = _writing_main(current)
+        connection = writing or self._of_request(current)
         if connection is None:
             return
         self._writing = connection
         self._record = None if self.answer is None else self.answer()
-        current.join(self)
+        if writing is not None:
+            current.join(self)
+        else:
+            # An object, so that the connection takes part, and the added tasks get a witness.
+            slot = Slot(self._reference[16:48], self._task.id, self._attempt, self._record)
+            connection._add(slot, bytes.fromhex(self._reference[:16]))
 
     def commit(self, current: ITransaction) -> None:
         """Store the slot in the transaction of its connection, see `IDataManager`."""
@@ -291,11 +297,7 @@ class SlotWriter:
         if not any(getattr(resource, "adds_tasks", False) for resource in current._resources):
             return None
         connection = self.connection()
-        if not _is_main(connection):
-            return None
-        # It has only read, and so takes no part yet.
-        connection._register()
-        return connection
+        return connection if _is_main(connection) else None
 
     def _look(self) -> Outcome | None:
         """Return the outcome of an attempt that could not commit beside another one; or None.

@@ -2,6 +2,7 @@
 
 from collective.taskqueue import taskqueue
 from collective.taskqueue.consumer.redelivery import COMMITTED
+from collective.taskqueue.enqueue.indoubt import verdict_of
 from collective.taskqueue.publisher import request as publisher
 from collective.taskqueue.publisher import slot
 from collective.taskqueue.publisher.answer import MAX_COMMITTED
@@ -19,12 +20,14 @@ from slotted import add
 from slotted import calls
 from slotted import reserve
 from slotted import run
+from weakref import ref
 from ZODB.POSException import ConflictError
 from zope.component import getGlobalSiteManager
 from zope.interface import implementer
 from ZPublisher.interfaces import IPubBeforeCommit
 from ZPublisher.interfaces import IPubSuccess
 from ZPublisher.Iterators import IStreamIterator
+import gc
 import pytest
 import transaction
 
@@ -213,6 +216,44 @@ def test_a_task_that_only_adds_tasks(queue, worker, view, counting, portal, cloc
         pass
     assert calls(portal) == 3
     assert queue.status(task_id).attempts[-1].reason == COMMITTED
+
+
+def test_a_task_that_only_adds_tasks_is_killed_before_they_are_promoted(
+    queue, worker, view, counting, portal, monkeypatch
+):
+    """It has committed, its slot says so: the tasks that it has added have to be promoted."""
+
+    def add_one(context, request):
+        taskqueue.add(counting, queue="slots")
+
+    add(view("add-one", add_one))
+    lease = reserve(queue, portal)
+    staged = []
+    stage = queue.storage.stage
+    monkeypatch.setattr(queue.storage, "stage", lambda *args: staged.append(args) or stage(*args))
+    assert run(queue, lease).ok
+    assert found(portal, lease).is_slot
+    ((_, _, witness),) = staged
+    verdict = verdict_of(portal._p_jar.db().databases, witness, age=0.0)
+    assert verdict.end == "committed"
+
+
+def test_the_request_is_freed_without_a_search_for_cycles(queue, view, portal):
+    """A cycle would keep all that the request refers to, until many tasks later."""
+    requests = []
+
+    def write(context, request):
+        context.calls = 1
+        requests.append(ref(request))
+
+    add(view("write", write))
+    lease = reserve(queue, portal)
+    gc.disable()
+    try:
+        assert run(queue, lease).ok
+        assert [request() for request in requests] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_failure_that_was_committed(queue, worker, view, portal, clock):
