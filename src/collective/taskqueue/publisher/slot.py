@@ -33,7 +33,8 @@ from itertools import count
 from persistent import Persistent
 from transaction import TransactionManager
 from transaction._transaction import Status
-from transaction.interfaces import IDataManager
+from transaction.interfaces import IDataManagerSavepoint
+from transaction.interfaces import ISavepointDataManager
 from transaction.interfaces import ISynchronizer
 from transaction.interfaces import ITransaction
 from typing import Any
@@ -181,7 +182,7 @@ def find(database: DB, reference: Reference, task: Task) -> Found:
         connection.close()
 
 
-@implementer(IDataManager, ISynchronizer)
+@implementer(ISavepointDataManager, IDataManagerSavepoint, ISynchronizer)
 class SlotWriter:
     """Adds the slot of an attempt to the first transaction of its thread that writes.
 
@@ -214,7 +215,7 @@ class SlotWriter:
     def beforeCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called before a commit and before an abort."""
         # A transaction that has failed is only aborted, and nothing can join it.
-        if self.is_used or current.status != Status.ACTIVE:
+        if self.is_used or current.status not in (Status.ACTIVE, Status.DOOMED):
             return
         writing = _writing_main(current)
         connection = writing or self._of_request(current)
@@ -248,6 +249,13 @@ class SlotWriter:
 
     tpc_vote = tpc_finish = tpc_abort = abort = tpc_begin
 
+    def savepoint(self) -> SlotWriter:
+        """See `ISavepointDataManager`; until the commit there is nothing to roll back."""
+        return self
+
+    def rollback(self) -> None:
+        """See `IDataManagerSavepoint`."""
+
     def sortKey(self) -> str:
         """See `IDataManager`: the order is of no importance."""
         return "collective.taskqueue.slot"
@@ -255,8 +263,7 @@ class SlotWriter:
     def afterCompletion(self, current: ITransaction) -> None:
         """See `ISynchronizer`; called after a commit, and after an abort."""
         # Each transaction has its own: another one may follow, with or without anything to write.
-        # They refer to the request, and it to this: what is no cycle is freed without a search.
-        self.answer = self.connection = None
+        self.answer = None
         writing, self._writing = self._writing, None
         if writing is None:
             return
@@ -281,6 +288,8 @@ class SlotWriter:
         If another process has committed the slot, its outcome is that of the task. What fails
         after the last commit does not undo the commit.
         """
+        # It refers to the request, and that to this: without a cycle both are freed at once.
+        self.connection = None
         if not outcome.ok:
             outcome = self._look() or _outcome(self._task, self._committed) or outcome
         if outcome.drops_slot or not self.is_used:
