@@ -319,10 +319,10 @@ def test_tables_without_the_indexes_of_searches_are_migrated(url):
     engine = first._session.engine
     new = indexes(engine)
     statements = [f"DROP INDEX taskqueue_{name}" for name in ("moved", "person_rare", "rare")]
+    where = "WHERE state IN ('succeeded', 'failed', 'cancelled') AND place != -9000000000000000000"
     statements += [
         "DROP INDEX taskqueue_finished",
-        "CREATE INDEX taskqueue_finished ON taskqueue_task (queue, state, place, size)"
-        " WHERE state IN ('succeeded', 'failed', 'cancelled') AND place != -9000000000000000000",
+        f"CREATE INDEX taskqueue_finished ON taskqueue_task (queue, state, place, size) {where}",
         "UPDATE taskqueue_schema SET version = 4",
     ]
     with engine.begin() as connection:
