@@ -153,7 +153,10 @@ def test_burst_waits_for_the_tasks_of_others(worker):
 
 
 def test_its_queues(worker):
-    """--queue wins over zope.conf, with the limit that it names."""
+    """--queue wins over zope.conf and the variables that it sets, with the limit that it names."""
+    conf = worker.instance.conf
+    section = "<environment>\n TASKQUEUE_CONSUMERS default:4\n</environment>\n"
+    conf.write_text(f"{conf.read_text()}\n{section}")
     worker.start("--queue", "mail:2")
     worker.put("/@@fixture-record")
     names = ("a", "b", "c")
@@ -231,7 +234,7 @@ def test_systemd(worker, short):
     [
         (["--queue", "mail:many"], 2, "queue: 'many' is no number of tasks; write mail:2"),
         (["--processes", "0"], 2, "processes: the number must be at least 1"),
-        (["--queue", "nowhere"], 3, "there is no queue 'nowhere'"),
+        (["--queue", "nowhere"], 3, "the option queue of the worker: there is no queue 'nowhere'"),
         (["--max-memory", "1XB"], 2, "max_memory: "),
         (["port"], 2, "'port' is no variable of zope.ini; write key=value"),
     ],

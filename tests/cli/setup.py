@@ -154,11 +154,11 @@ class Setup:
         """Queue tasks and let them fail; no other task may be waiting. Return their ids."""
         self.add(number, **fields)
         found: list[str] = []
-        while len(found) < number:
-            leases = self.storage.reserve("seed", limit=100, timeout=0)
-            for lease in leases:
-                attempt = AttemptRecord(1, "seed", time.time(), 0.5, 502, REASON, "Traceback")
-                self.storage.complete(lease, Transition(FAILED, attempt, REASON))
+        ends: list[Any] = []
+        while ends or len(found) < number:
+            _, leases = self.storage.complete_and_reserve(ends, "seed", 100)
+            attempt = AttemptRecord(1, "seed", time.time(), 0.5, 502, REASON, "Traceback")
+            ends = [(lease, Transition(FAILED, attempt, REASON)) for lease in leases]
             found += [lease.task.id for lease in leases]
         return found
 

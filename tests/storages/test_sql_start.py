@@ -18,6 +18,7 @@ from collective.taskqueue.task import QUEUED
 from collective.taskqueue.task import STATES
 from collective.taskqueue.task import SUCCEEDED
 from collective.taskqueue.task import Task
+from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.testing.contract.base import add_one
 from collective.taskqueue.testing.contract.base import at_once
 from collective.taskqueue.testing.contract.base import completed
@@ -167,9 +168,9 @@ def test_tables_of_a_newer_version_are_refused(url, monkeypatch):
         add_one(first)
         first.close()
     second = storage(url)
-    with pytest.raises(ConfigurationError, match="of version 5, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 6, made by a newer"):
         second.admin.check()
-    with pytest.raises(ConfigurationError, match="of version 5, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 6, made by a newer"):
         add_one(second)
     second.close()
 
@@ -304,6 +305,35 @@ def test_tables_of_the_first_version_are_migrated(url, tables_of_the_first_versi
     assert queue.complete(first, completed(first)) == SUCCEEDED
     assert queue.admin.counts(waiting.user)[FAILED] == 1
     queue.close()
+
+
+def test_tables_without_the_indexes_of_searches_are_migrated(url):
+    """Those of version 4: its index of finished tasks is replaced, and the others are added."""
+
+    def indexes(engine: sqlalchemy.Engine) -> dict[Any, Any]:
+        found = sqlalchemy.inspect(engine).get_indexes("taskqueue_task")
+        return {index["name"]: index["column_names"] for index in found}
+
+    first = storage(url)
+    task = add_one(first)
+    engine = first._session.engine
+    new = indexes(engine)
+    statements = [f"DROP INDEX taskqueue_{name}" for name in ("moved", "person_rare", "rare")]
+    where = "WHERE state IN ('succeeded', 'failed', 'cancelled') AND place != -9000000000000000000"
+    statements += [
+        "DROP INDEX taskqueue_finished",
+        f"CREATE INDEX taskqueue_finished ON taskqueue_task (queue, state, place, size) {where}",
+        "UPDATE taskqueue_schema SET version = 4",
+    ]
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(sqlalchemy.text(statement))
+    assert len(indexes(engine)) == len(new) - 3
+    first.close()
+    second = storage(url)
+    assert ids(second.admin.search(TaskFilter((QUEUED,))).tasks) == [task.id]
+    assert indexes(second._session.engine) == new
+    second.close()
 
 
 @pytest.mark.parametrize("version", ["NULL", "-1", "'x'", "none"])

@@ -1,5 +1,6 @@
-"""The environment wins over sections, these over product-config, and this over the defaults."""
+"""The command line wins over the environment, then come sections, product-config, the defaults."""
 
+from collective.taskqueue.config import command
 from collective.taskqueue.config import load
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
@@ -184,6 +185,39 @@ def test_the_environment_section_of_zope_conf(tmp_path):
             found = load(conf, environ)
             assert [queue.url for queue in found.queues] == ["redis://file"]
             assert [server.queue for server in found.servers] == ["default"]
+
+
+@pytest.fixture
+def chosen():
+    """Say on the command line which consumers to start."""
+    yield command.choose_consumers
+    command.choose_consumers(None)
+
+
+@pytest.mark.parametrize("section", ["", "TASKQUEUE_CONSUMERS mail:4"])
+@pytest.mark.parametrize("variables", [{}, {"TASKQUEUE_CONSUMERS": "mail:5"}])
+def test_the_command_line_wins_over_everything(tmp_path, chosen, section, variables):
+    """Over the environment, also that of zope.conf; what it does not say stays."""
+    conf = tmp_path / "zope.conf"
+    conf.write_text(
+        f"instancehome {tmp_path}\n<environment>\n{section}\n</environment>\n"
+        "%import collective.taskqueue\n<taskqueue />\n<taskqueue>\nqueue mail\n</taskqueue>\n"
+        "<taskqueue-server>\nlease 7\n</taskqueue-server>\n"
+    )
+    chosen([("default", 2)])
+    [server] = load(conf, variables).servers
+    assert (server.queue, server.concurrent_limit, server.lease) == ("default", 2, 7.0)
+    chosen([("mail", None), ("default", 0)])
+    found = {server.queue: server.concurrent_limit for server in load(conf, variables).servers}
+    assert found == {"mail": 1, "default": 0}
+
+
+def test_a_mistake_on_the_command_line(chosen):
+    """The sentence says where it is."""
+    chosen([("nowhere", None)])
+    sentence = r"^the option queue of the worker: there is no queue 'nowhere' \(known: default\)$"
+    with pytest.raises(ConfigurationError, match=sentence):
+        load(None, {"TASKQUEUE_URL": "redis://h", "TASKQUEUE_CONSUMERS": "default"})
 
 
 def test_the_environment_alone():

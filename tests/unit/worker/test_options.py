@@ -36,7 +36,7 @@ def test_all(ini):
         probe_port=8090,
         probe_host="0.0.0.0",
     )
-    assert options.consumers() == "default,mail:2"
+    assert options.consumers() == [("default", None), ("mail", 2)]
 
 
 def test_defaults(ini):

@@ -4,7 +4,8 @@
 up, declares their keys; ``datatypes.py`` converts the values. Three modules read a source each:
 ``sections.py`` the sections of zope.conf, ``product.py`` its ``<product-config>``,
 ``environment.py`` the variables. ``keys.py`` gives the other two the keys of ``component.xml``,
-``where.py`` finds the type of a storage in its url. ``precedence.py`` brings the sources together,
+``where.py`` finds the type of a storage in its url, ``command.py`` keeps what the command line of
+a worker says. ``precedence.py`` brings the sources together,
 ``check.py`` refuses what contradicts itself, ``load.py`` does all of it for a file. ``report.py``
 shows a mistake as one line, without a traceback.
 

@@ -1,14 +1,16 @@
 """Which source of the configuration wins.
 
-The environment wins over the sections of zope.conf, these over its `<product-config>`, and this
-over the defaults: key by key. But the keys in `WHERE` together say where a storage is: a source
-that has one of them replaces all of them, and the password.
+The command line of a worker wins over the environment, this over the sections of zope.conf, these
+over its `<product-config>`, and this over the defaults: key by key. But the keys in `WHERE`
+together say where a storage is: a source that has one of them replaces all of them, and the
+password.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collective.taskqueue.config import command
 from collective.taskqueue.config import product
 from collective.taskqueue.config.check import by_name
 from collective.taskqueue.config.check import check
@@ -16,7 +18,6 @@ from collective.taskqueue.config.environment import CONSUMERS
 from collective.taskqueue.config.environment import folded
 from collective.taskqueue.config.environment import place
 from collective.taskqueue.config.environment import Variable
-from collective.taskqueue.config.environment import Variables
 from collective.taskqueue.config.environment import variables
 from collective.taskqueue.config.refusal import refuse
 from collective.taskqueue.config.settings import given_values
@@ -53,8 +54,11 @@ def resolve(product_config: Mapping[str, Any], environ: Mapping[str, str]) -> Se
     merged = _merged(lower_servers, servers)
     each = [part for server in merged.values() for part in _parts(server)]
     check([*found.values(), *each])
-    consumers = _consumers(said, found, each)
-    return Settings(queues=tuple(found.values()), servers=consumers)
+    chosen, where = command.chosen_consumers(), command.PLACE
+    if chosen is None:
+        chosen, where = said.consumers, place(CONSUMERS)
+    consumers = each if chosen is None else _chosen(chosen, where, found, each)
+    return Settings(queues=tuple(found.values()), servers=tuple(consumers))
 
 
 def _merged(lower: Mapping[Any, S], higher: Mapping[Any, S]) -> dict[Any, S]:
@@ -132,14 +136,15 @@ def _match(name: str, queues: Iterable[str], where: str) -> str | None:
     return found[0] if found else None
 
 
-def _consumers(
-    said: Variables, queues: dict[str, QueueSettings], servers: list[ServerSettings]
-) -> tuple[ServerSettings, ...]:
-    if said.consumers is None:
-        return tuple(servers)
+def _chosen(
+    consumers: Iterable[tuple[str, int | None]],
+    where: str,
+    queues: dict[str, QueueSettings],
+    servers: list[ServerSettings],
+) -> list[ServerSettings]:
+    """Return the consumers that are named at the place `where`."""
     found: dict[str, ServerSettings] = {}
-    where = place(CONSUMERS)
-    for name, limit in said.consumers:
+    for name, limit in consumers:
         queue = name if name in queues else _match(name, queues, where)
         if queue is None:
             refuse(where, f"there is no queue {name!r} (known: {_known(queues)})")
@@ -150,7 +155,7 @@ def _consumers(
         base = own[0] if own else ServerSettings(queue=queue, section=f"{CONSUMERS} {queue}")
         most = base.concurrent_limit if limit is None else limit
         found[queue] = replace(base, place=where, concurrent_limit=most, order=())
-    return tuple(found.values())
+    return list(found.values())
 
 
 def _known(queues: Iterable[str]) -> str:

@@ -17,10 +17,6 @@ from typing import NamedTuple
 import json
 
 
-#: The environment variable that says which consumers a process starts.
-CONSUMERS = "TASKQUEUE_CONSUMERS"
-
-
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
     """What a worker was asked for; `OPTIONS` describes the fields."""
@@ -38,9 +34,10 @@ class WorkerOptions:
     probe_port: int | None = None
     probe_host: str = "127.0.0.1"
 
-    def consumers(self) -> str | None:
-        """Return the value for `CONSUMERS`; None if zope.conf decides."""
-        return ",".join(self.queue) or None
+    def consumers(self) -> list[tuple[str, int | None]] | None:
+        """Return names of queues, each with its limit or None; None if zope.conf decides."""
+        parts = [text.partition(":") for text in self.queue]
+        return [(name, int(limit) if limit else None) for name, _, limit in parts] or None
 
     def dumps(self) -> str:
         """Return the options as one line for another process."""
@@ -92,8 +89,8 @@ OPTIONS = {
     "queue": Option(
         "NAME[:LIMIT]",
         queue_and_limit,
-        "Run tasks of this queue, LIMIT at the same time. Repeat it for more queues. Without it,"
-        " the taskqueue-server sections of zope.conf decide.",
+        "Run tasks of this queue, LIMIT at the same time. Repeat it for more queues. It wins"
+        " over TASKQUEUE_CONSUMERS; without both, the consumers of zope.conf are started.",
         multiple=True,
     ),
     "burst": Option(

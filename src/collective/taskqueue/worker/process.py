@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collective.taskqueue.config.command import choose_consumers
 from collective.taskqueue.errors import ConfigurationError
 from collective.taskqueue.worker.exits import Exit
 from collective.taskqueue.worker.exits import WorkerError
 from collective.taskqueue.worker.logs import one_line
 from collective.taskqueue.worker.loop import Loop
-from collective.taskqueue.worker.options import CONSUMERS
 from collective.taskqueue.worker.options import WorkerOptions
 from configparser import Error as IniError
 from paste.deploy import loadapp
 from zope.configuration.exceptions import ConfigurationError as ZcmlError
 import logging
-import os
 import ZConfig
 import Zope2
 
@@ -26,7 +25,7 @@ def run(options: WorkerOptions, loop: Loop) -> Exit:
 
     Raises `WorkerError` if zope.ini or zope.conf cannot be used, or Zope cannot be loaded.
     """
-    choose_consumers(options)
+    choose_consumers(options.consumers())
     loop.begin()
     try:
         load(options)
@@ -36,13 +35,6 @@ def run(options: WorkerOptions, loop: Loop) -> Exit:
         loop.end()
         for database in Zope2.opened:
             database.close()
-
-
-def choose_consumers(options: WorkerOptions) -> None:
-    """Let Zope, which is not loaded yet, start the consumers of ``--queue``."""
-    consumers = options.consumers()
-    if consumers is not None:
-        os.environ[CONSUMERS] = consumers
 
 
 def load(options: WorkerOptions) -> None:

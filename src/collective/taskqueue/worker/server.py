@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collective.taskqueue.config.command import choose_consumers
 from collective.taskqueue.worker.exits import WorkerError
 from collective.taskqueue.worker.loop import Loop
 from collective.taskqueue.worker.options import OPTIONS
 from collective.taskqueue.worker.options import worker_options
 from collective.taskqueue.worker.probe import serve_probes
-from collective.taskqueue.worker.process import choose_consumers
 from collective.taskqueue.worker.run import notifier_of_process
 from collective.taskqueue.worker.run import run_worker
 from typing import Any
@@ -31,7 +31,7 @@ def server_factory(global_conf: dict[str, str], **settings: str) -> Callable[[An
         if options.processes > 1:
             # Its processes load Zope; runwsgi would load it here, next.
             raise SystemExit(int(run_worker(options)))
-        choose_consumers(options)
+        choose_consumers(options.consumers())
         loop = Loop(options, notifier_of_process())
         serve_probes(options, loop.health)
     except WorkerError as exc:

@@ -9,9 +9,9 @@ from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.interfaces import ITaskAdmin
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.redis import wire
-from collective.taskqueue.storages.redis.connection import at_start
 from collective.taskqueue.storages.redis.connection import Server
-from collective.taskqueue.storages.redis.connection import translated
+from collective.taskqueue.storages.redis.errors import at_start
+from collective.taskqueue.storages.redis.errors import translated
 from collective.taskqueue.storages.redis.script import decoded
 from collective.taskqueue.storages.redis.script import Script
 from collective.taskqueue.storages.search import cursor_at

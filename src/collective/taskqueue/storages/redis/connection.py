@@ -1,23 +1,19 @@
-"""The server of a Redis queue: its clients, the script, and the translation of errors."""
+"""The server of a Redis queue: its clients, and the scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collective.taskqueue.config import QueueSettings
-from collective.taskqueue.errors import StorageUnavailable
-from collective.taskqueue.errors import UnknownTask
+from collective.taskqueue.storages.redis.errors import code_of
 from collective.taskqueue.storages.redis.sentinels import Sentinels
 from collective.taskqueue.storages.secrets import masked
 from collective.taskqueue.storages.secrets import remember
-from collective.taskqueue.storages.secrets import shown
 from collective.taskqueue.storages.urls import check_database
 from collective.taskqueue.storages.urls import check_host
 from collective.taskqueue.storages.urls import mistake
 from collective.taskqueue.storages.urls import redis_url
 from collective.taskqueue.storages.urls import SENTINEL
 from collective.taskqueue.storages.urls import sentinel_url
-from contextlib import contextmanager
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
@@ -42,9 +38,8 @@ SHORTEST_BLOCK = 5.0
 #: The scripts, of the road of a task and of administration, with the files that each consists of.
 SCRIPTS = {"road": ("common", "road"), "admin": ("common", "lists", "admin")}
 
-
-class WrongKind(Exception):
-    """A key has a value of the wrong type, which this package did not write."""
+#: Codes of a server that has become a replica: a connection to the master must be a new one.
+_FORMER = frozenset({"READONLY", "MASTERDOWN"})
 
 
 class Server:
@@ -78,6 +73,13 @@ class Server:
             return _exchange(connection, "EVALSHA", self._hashes[script], 1, prefix, *args)
         except redis.exceptions.NoScriptError:
             return _exchange(connection, "EVAL", self._sources[script], 1, prefix, *args)
+        except redis.exceptions.ResponseError as exc:
+            if code_of(exc)[0] in _FORMER:
+                # The name in the url may stand for another server by now.
+                connection.disconnect()
+                for client in (self.client, self.blocking):
+                    client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     def close(self) -> None:
         """Close all connections; called once, at exit."""
@@ -174,47 +176,3 @@ def _checked(settings: QueueSettings, make: Callable[[], redis.Redis]) -> redis.
         reason = masked(str(exc))
         raise mistake(settings, f"an option in its url cannot be used: {reason}") from None
     return client
-
-
-class NoDatabase(StorageUnavailable):
-    """The server has fewer databases than the number in the settings asks for."""
-
-
-@contextmanager
-def at_start(settings: QueueSettings) -> Iterator[None]:
-    """As `translated`, but raise `ConfigurationError` for errors that do not pass by themselves."""
-    try:
-        with translated():
-            yield
-    except NoDatabase as exc:
-        raise mistake(settings, str(exc)) from None
-    except redis.exceptions.ResponseError as exc:
-        reason = masked(str(exc))
-        raise mistake(settings, f"the server refuses to serve a queue: {reason}") from None
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Translate errors of redis in the block into the errors of the storage contract."""
-    try:
-        yield
-    except redis.exceptions.ResponseError as exc:
-        kind, _, detail = str(exc).partition(" ")
-        if kind == "UNKNOWN":
-            raise UnknownTask(f"no task {detail} in this queue") from None
-        if kind == "WRONGTYPE":
-            raise WrongKind(str(exc)) from exc
-        if kind in _TEMPORARY:
-            raise StorageUnavailable(masked(str(exc))) from shown(exc)
-        if "DB index" in str(exc):
-            raise NoDatabase("the server has no database of this number") from exc
-        raise
-    except (redis.exceptions.RedisError, OSError) as exc:
-        raise StorageUnavailable(masked(f"{type(exc).__name__}: {exc}")) from shown(exc)
-
-
-#: Error replies of a server that is up but cannot carry out the command right now.
-_TEMPORARY = frozenset(
-    {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM"}
-    | {"READONLY", "WRONGPASS", "TRYAGAIN", "UNBLOCKED"}
-)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages.facts import Facts
-from collective.taskqueue.storages.redis.connection import at_start
 from collective.taskqueue.storages.redis.connection import Server
+from collective.taskqueue.storages.redis.errors import at_start
 from contextlib import closing
 import time
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.storages.notifier import Notices
 from collective.taskqueue.storages.redis.connection import Server
-from collective.taskqueue.storages.redis.connection import translated
+from collective.taskqueue.storages.redis.errors import translated
 from collective.taskqueue.storages.redis.wire import packed
 from collective.taskqueue.storages.redis.wire import unpacked
 from collective.taskqueue.task import LINGER

@@ -24,8 +24,8 @@ from collective.taskqueue.storages.redis.admin import RedisAdmin
 from collective.taskqueue.storages.redis.connection import BLOCK
 from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.connection import SHORTEST_BLOCK
-from collective.taskqueue.storages.redis.connection import translated
-from collective.taskqueue.storages.redis.connection import WrongKind
+from collective.taskqueue.storages.redis.errors import translated
+from collective.taskqueue.storages.redis.errors import WrongKind
 from collective.taskqueue.storages.redis.failover import Batch
 from collective.taskqueue.storages.redis.failover import Promoted
 from collective.taskqueue.storages.redis.script import decoded

@@ -73,6 +73,17 @@ def _fourth(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE taskqueue_task ADD COLUMN slot TEXT"))
 
 
+def _fifth(connection: Connection) -> None:
+    """Add the indexes of searches, and the number to that of the finished tasks."""
+    indexes = {str(index.name): index for index in TASK.indexes}
+    known = {index["name"]: index for index in inspect(connection).get_indexes(TASK.name)}
+    finished = known.get("taskqueue_finished")
+    if finished is not None and "number" not in finished["column_names"]:
+        connection.execute(text("DROP INDEX taskqueue_finished"))
+    for name in ("finished", "moved", "person_rare", "rare"):
+        indexes[f"taskqueue_{name}"].create(connection, checkfirst=True)
+
+
 def _rows(connection: Connection, table: Table, *columns: str) -> Iterator[Any]:
     key = table.c.queue, table.c.id
     query = select(*key, *(table.c[name] for name in columns)).order_by(*key).limit(PORTION)
@@ -114,4 +125,4 @@ def _staged(batch: bytes) -> list[Any]:
 
 
 #: Step n migrates version n - 1 to version n. Steps are added, never changed.
-STEPS: list[Callable[[Connection], None]] = [_first, _second, install, _fourth]
+STEPS: list[Callable[[Connection], None]] = [_first, _second, install, _fourth, _fifth]

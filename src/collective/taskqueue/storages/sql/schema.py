@@ -25,7 +25,10 @@ and ``key`` are digests if they are long; see `indexed`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collective.taskqueue.task import CANCELLED
+from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import FINISHED
+from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
 from hashlib import blake2b
@@ -47,6 +50,12 @@ from sqlalchemy import Text
 
 #: All places are larger, unless they are damaged.
 FIRST = "-9000000000000000000"
+
+#: All numbers are smaller, unless they are damaged.
+LAST = "4611686018427387904"
+
+#: States that a task enters on no usual road; their tasks have an index by number.
+RARE: tuple[State, ...] = (SCHEDULED, FAILED, CANCELLED)
 
 #: Most bytes of a text that is stored in an index as it is.
 LONGEST = 500
@@ -205,7 +214,9 @@ _partial("waiting", f"state = 'queued' AND place > {FIRST}", "place")
 _partial("scheduled", f"state = 'scheduled' AND place != {FIRST}", "due", "place")
 _partial("running", "state = 'running'", "expires")
 _partial(
-    "finished", f"state IN ({_names(FINISHED)}) AND place != {FIRST}", "state", "place", "size"
+    "finished",
+    f"state IN ({_names(FINISHED)}) AND place != {FIRST}",
+    *("state", "place", "size", "number"),
 )
 _partial("expiry", "forget_at IS NOT NULL", "forget_at", "state")
 _partial("key", "key IS NOT NULL AND state IN ('queued', 'scheduled', 'running')", "key")
@@ -217,4 +228,10 @@ _partial(
     *("user", "person", "due", "place"),
 )
 _partial("strange", f"state NOT IN ({_names(STATES)}) OR place <= {FIRST}", "place")
+# The order of searches, see candidates.py. A task that waits, runs and succeeds is in none of them,
+# unless it is moved. The bound on `number` keeps planners from using them for anything else.
+_RARE = f"state IN ({_names(RARE)}) AND number < {LAST}"
+_partial("rare", _RARE, "state", "number")
+_partial("moved", f"state = 'queued' AND place != number AND number < {LAST}", "number")
+_partial("person_rare", f'"user" IS NOT NULL AND {_RARE}', "user", "person", "state", "number")
 Index("taskqueue_number_of_task", TASK.c.queue, TASK.c.number)
