@@ -56,10 +56,11 @@ endef
 IDLE_POOLER := $$SUDO systemctl disable --quiet --now pgbouncer 2>/dev/null || true
 
 .PHONY: services
-services: ## The servers that the tests start, from Debian's packages: Redis, PostgreSQL, PgBouncer
+services: ## What the tests start, from Debian's packages: Redis, PostgreSQL, PgBouncer, systemd's check
 	$(call service,command -v redis-server >/dev/null,redis-server)
 	$(call service,ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null,postgresql)
 	$(call service,PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null,pgbouncer,$(IDLE_POOLER))
+	$(call service,command -v systemd-analyze >/dev/null,systemd)
 
 .PHONY: quick
 quick: $(STAMP) ## The unit tests, in less than a minute; they need no server
@@ -86,11 +87,12 @@ crash: $(STAMP) services ## Kill processes at every step, a thousand times, and 
 	PYTHONPATH=tests $(BIN)/python -m crash
 
 .PHONY: lint
-lint: $(STAMP) ## Style, types, who imports whom, and declared dependencies
+lint: $(STAMP) ## Style, types, who imports whom, declared dependencies, and the examples
 	$(BIN)/ruff check src tests benchmarks docs examples setup.py
 	$(BIN)/ruff format --check src tests benchmarks docs examples setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/kubernetes-validate --strict --quiet examples/kubernetes/*.yaml
 	$(MAKE) dependencies
 
 # Not among the dependencies: what the extras redis, sql and postgresql bring, imported where a

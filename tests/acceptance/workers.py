@@ -42,6 +42,9 @@ SNIPPET = """\
 </taskqueue>
 """
 
+#: Of the Redis server of the examples of deployments.
+PASSWORD = "s3cret-of-redis"
+
 #: What any process of the fixture is called that a test starts as a worker.
 COMMAND = (sys.executable, "-c", "from collective.taskqueue.cli.worker import worker; worker()")
 

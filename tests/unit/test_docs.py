@@ -4,10 +4,10 @@ from collective.taskqueue import config
 from collective.taskqueue.cli.main import COMMANDS
 from collective.taskqueue.cli.main import taskqueue
 from collective.taskqueue.cli.settings import VARIABLE
-from collective.taskqueue.cli.worker import worker
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.worker.options import worker_options
+from commandlines import options_of
 from contextlib import chdir
 from docutils import nodes
 from docutils.core import publish_doctree
@@ -154,23 +154,11 @@ def check_command(text, folder):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("taskqueue worker "):
-            check_worker(line.split()[2:], folder)
+            assert options_of(line.split()[2:], folder)
             continue
         target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=\S+)*", line)
         assert target, line
         assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
-
-
-def check_worker(words, folder):
-    """The command line is that of a worker."""
-    ini = folder / "zope.ini"
-    ini.touch()
-    values = dict(worker.make_context("worker", [str(ini), *words[1:]]).params)
-    variables = values.pop("variables")
-    texts = {name: value if isinstance(value, tuple) else [] for name, value in values.items()}
-    texts |= {name: [value] for name, value in values.items() if isinstance(value, str)}
-    del texts["ini"]
-    assert worker_options(str(ini), variables, texts)
 
 
 def check_ini(text, folder):
