@@ -154,11 +154,14 @@ versions.cfg: constraints.txt
 	  sed -nE -e '/^zc-/s/-/./g' -e 's/^(\S+)==(\S+)$$/\1 = \2/p' $< && \
 	  sed -nE 's/^(\S+)==(\S+) ; (.+)$$/\n[versions:\3]\n\1 = \2/p' $<; } > $@
 
+# Paths are those of this folder, wherever the file is: eggs, parts and bin are shared.
+CONFIG ?= buildout.cfg
+
 .PHONY: buildout
-buildout: versions.cfg ## Build an instance with buildout, as an integrator would; takes minutes
+buildout: versions.cfg ## Build an instance with buildout, as an integrator would; CONFIG=examples/buildout/…
 	test -x .cache/buildout/bin/buildout || $(PYTHON) -m venv .cache/buildout
 	.cache/buildout/bin/python -m pip install --quiet -r requirements-buildout.txt
-	.cache/buildout/bin/buildout
+	.cache/buildout/bin/buildout -c $(CONFIG) buildout:directory=$(CURDIR)
 
 .PHONY: constraints
 constraints: $(STAMP) ## Resolve all versions anew; test before you commit them
