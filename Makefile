@@ -144,7 +144,7 @@ locales: $(STAMP) ## Bring the catalogues up to date with the code; then transla
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
 	missed=0; for part in benchmarks benchmarks.shared benchmarks.web benchmarks.sql benchmarks.slots \
-	    benchmarks.lists; do \
+	    benchmarks.lists benchmarks.threads; do \
 	  $(BIN)/python -m $$part || missed=1; done; exit $$missed
 
 # Versions that only some machines need become sections with the same condition. Buildout

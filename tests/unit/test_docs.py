@@ -41,6 +41,14 @@ DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"
 QUOTED = [path for kind in ("py", "zcml", "xml") for path in sorted(DEMO.rglob(f"*.{kind}"))]
 QUOTED += sorted((ROOT / "tests").rglob("test_example_*.py"))
 
+#: Examples of deployments; other tests use them.
+DEPLOYMENTS = [
+    path
+    for kind in ("buildout", "cookiecutter", "kubernetes", "systemd")
+    for path in sorted((ROOT / "examples" / kind).rglob("*.*"))
+    if path.is_file()
+]
+
 #: Requests and responses, as they were; see `tests/rest/test_recordings.py`.
 RECORDINGS = {
     path.read_text(encoding="utf-8") for path in (ROOT / "tests/rest/recordings").glob("*.http")
@@ -156,9 +164,11 @@ def check_command(text, folder):
         if line.startswith("taskqueue worker "):
             assert options_of(line.split()[2:], folder)
             continue
-        target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=\S+)*", line)
+        target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=(?P<value>\S+))*", line)
         assert target, line
         assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
+        if target["value"] and target["value"].startswith("examples/"):
+            assert (ROOT / target["value"]).is_file(), line
 
 
 def check_ini(text, folder):
@@ -239,6 +249,13 @@ def check_drawing(text, folder):
         assert f".{name}`` " in walks, name
 
 
+def check_example(text, folder):
+    """It stands word for word, indented or not, in a file that is an example of a deployment."""
+    sources = [path.read_text(encoding="utf-8") for path in DEPLOYMENTS]
+    spellings = [f"{indent(text, ' ' * width)}\n" for width in range(0, 13, 2)]
+    assert any(f"\n{spelling}" in source for spelling in spellings for source in sources), text
+
+
 CHECKS = {
     "python": check_quotation,
     "xml": check_quotation,
@@ -249,6 +266,9 @@ CHECKS = {
     "sh": check_environment,
     "bash": check_command_line,
     "cfg": check_installation,
+    "buildout": check_example,
+    "systemd": check_example,
+    "yaml": check_example,
     "ini": check_ini,
     "text": check_drawing,
     "": check_outline,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from App.config import getConfiguration
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from collective.taskqueue import config
 from collective.taskqueue.config import QueueSettings
@@ -64,6 +65,8 @@ class _Process:
 
     def __init__(self) -> None:
         self.database: Any = None
+        #: Variables that win over those of zope.conf and of the environment.
+        self.chosen: dict[str, str] = {}
         #: Of zope.conf and the environment, when the database was opened.
         self.settings = Settings()
         #: Detects lost transactions by what the main database had when it was opened.
@@ -82,6 +85,11 @@ class _Process:
 _process = _Process()
 
 
+def choose(variables: Mapping[str, str]) -> None:
+    """Let these variables win over those of zope.conf; called before Zope is loaded."""
+    _process.chosen = dict(variables)
+
+
 @adapter(IDatabaseOpenedWithRoot)
 def build_queues(event: IDatabaseOpenedWithRoot) -> None:
     """Register a utility for each queue; scripts may enqueue from now on.
@@ -91,7 +99,7 @@ def build_queues(event: IDatabaseOpenedWithRoot) -> None:
     """
     report.install()
     sections = getattr(getConfiguration(), "product_config", None) or {}
-    _process.settings = config.resolve(sections, os.environ)
+    _process.settings = config.resolve(sections, {**os.environ, **_process.chosen})
     _process.database = event.database
     main = event.database.databases.get(MAIN)
     _process.restored = None if main is None else indoubt.Restored(main, time.time())

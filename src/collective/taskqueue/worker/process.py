@@ -42,7 +42,11 @@ def choose_consumers(options: WorkerOptions) -> None:
     """Let Zope, which is not loaded yet, start the consumers of ``--queue``."""
     consumers = options.consumers()
     if consumers is not None:
+        from collective.taskqueue import startup
+
         os.environ[CONSUMERS] = consumers
+        # The section <environment> of zope.conf replaces that of the process.
+        startup.choose({CONSUMERS: consumers})
 
 
 def load(options: WorkerOptions) -> None:
