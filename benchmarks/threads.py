@@ -46,9 +46,9 @@ def measure(queue: TaskQueue, rounds: int, size: int) -> Iterator[tuple[str, str
             ratio = median(each[number] / each[0] for each in speeds)
             yield f"{kind}, throughput of {limit} threads ÷ 1", f"{ratio:.2f}"
     alone = _page(queue, size, 0)
-    for limit in THREADS[:2]:
+    for limit, what in ((1, "one task computes"), (2, "two tasks compute")):
         ratio = median(_page(queue, size, limit) / alone for _ in range(rounds))
-        yield f"a page while {limit} × a task computes ÷ while none runs", f"{ratio:.2f}"
+        yield f"time of a page while {what} ÷ while none does", f"{ratio:.2f}"
     yield "memory of the process", f"{psutil.Process().memory_info().rss / MB:.0f} MB"
 
 

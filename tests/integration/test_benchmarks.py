@@ -119,7 +119,7 @@ def test_what_slots_cost():
 
 
 def test_what_threads_earn():
-    """The lines of the page, which quotes the figures of another run, and how busy the machine is."""
+    """The lines of the page, whose figures are of another run, and how busy the machine is."""
     done = bench("--rounds", "1", "--size", "2", module="benchmarks.threads")
     assert done.returncode == 0, done.stderr
     *lines, load = done.stdout.splitlines()
