@@ -56,10 +56,11 @@ endef
 IDLE_POOLER := $$SUDO systemctl disable --quiet --now pgbouncer 2>/dev/null || true
 
 .PHONY: services
-services: ## The servers that the tests start, from Debian's packages: Redis, PostgreSQL, PgBouncer
+services: ## What the tests start, from Debian's packages: Redis, PostgreSQL, PgBouncer, systemd's check
 	$(call service,command -v redis-server >/dev/null,redis-server)
 	$(call service,ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null,postgresql)
 	$(call service,PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null,pgbouncer,$(IDLE_POOLER))
+	$(call service,command -v systemd-analyze >/dev/null,systemd)
 
 .PHONY: quick
 quick: $(STAMP) ## The unit tests, in less than a minute; they need no server
@@ -86,11 +87,12 @@ crash: $(STAMP) services ## Kill processes at every step, a thousand times, and 
 	PYTHONPATH=tests $(BIN)/python -m crash
 
 .PHONY: lint
-lint: $(STAMP) ## Style, types, who imports whom, and declared dependencies
+lint: $(STAMP) ## Style, types, who imports whom, declared dependencies, and the examples
 	$(BIN)/ruff check src tests benchmarks docs examples setup.py
 	$(BIN)/ruff format --check src tests benchmarks docs examples setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/kubernetes-validate --strict --quiet examples/kubernetes/*.yaml
 	$(MAKE) dependencies
 
 # Not among the dependencies: what the extras redis, sql and postgresql bring, imported where a
@@ -142,7 +144,7 @@ locales: $(STAMP) ## Bring the catalogues up to date with the code; then transla
 .PHONY: bench
 bench: $(STAMP) services ## Measure: ratios against a baseline or a peer in the same run
 	missed=0; for part in benchmarks benchmarks.shared benchmarks.web benchmarks.sql benchmarks.slots \
-	    benchmarks.lists benchmarks.start; do \
+	    benchmarks.lists benchmarks.start benchmarks.threads; do \
 	  $(BIN)/python -m $$part || missed=1; done; exit $$missed
 
 # Versions that only some machines need become sections with the same condition. Buildout
@@ -152,11 +154,14 @@ versions.cfg: constraints.txt
 	  sed -nE -e '/^zc-/s/-/./g' -e 's/^(\S+)==(\S+)$$/\1 = \2/p' $< && \
 	  sed -nE 's/^(\S+)==(\S+) ; (.+)$$/\n[versions:\3]\n\1 = \2/p' $<; } > $@
 
+# Paths are those of this folder, wherever the file is: eggs, parts and bin are shared.
+CONFIG ?= buildout.cfg
+
 .PHONY: buildout
-buildout: versions.cfg ## Build an instance with buildout, as an integrator would; takes minutes
+buildout: versions.cfg ## Build an instance with buildout, as an integrator would; CONFIG=examples/buildout/…
 	test -x .cache/buildout/bin/buildout || $(PYTHON) -m venv .cache/buildout
 	.cache/buildout/bin/python -m pip install --quiet -r requirements-buildout.txt
-	.cache/buildout/bin/buildout
+	.cache/buildout/bin/buildout -c $(CONFIG) buildout:directory=$(CURDIR)
 
 .PHONY: constraints
 constraints: $(STAMP) ## Resolve all versions anew; test before you commit them

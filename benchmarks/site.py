@@ -75,19 +75,23 @@ def plone_site(home: Path) -> Iterator[TaskQueue]:
 
 
 def make_consumer(
-    queue: TaskQueue, told: Callable[[str], None] = lambda state: None, slots: bool = True
+    queue: TaskQueue,
+    told: Callable[[str], None] = lambda state: None,
+    slots: bool = True,
+    limit: int = 1,
 ) -> Consumer:
     """Return what `<taskqueue-server />` starts; not started.
 
     `told` is called with each state that a task enters. Without `slots`, a task whose commit was
-    not reported may run twice.
+    not reported may run twice. `limit` tasks run at the same time.
     """
 
     def notify(state: str, task_id: str) -> None:
         queue.publish_event(state, task_id)
         told(state)
 
-    consumer = Consumer(queue.storage, publish, ServerSettings(queue=queue.name), notify)
+    settings = ServerSettings(queue=queue.name, concurrent_limit=limit)
+    consumer = Consumer(queue.storage, publish, settings, notify)
     if slots and IRemoteStorage.providedBy(queue.storage):
         consumer.use_slots(Slots(Zope2.DB), queue.settings.max_deliveries)
     return consumer

@@ -76,7 +76,7 @@ def throughputs(
     starts, and ends when the result of the last one is stored. All run as the same member, by
     the cookie of a session and by the plugin, or all as Anonymous.
     """
-    environ = _environ(queues[0], url)
+    environ = environ_of(queues[0], url)
     if member is not None:
         with logged_in(member) as cookie:
             environ["HTTP_COOKIE"] = cookie
@@ -88,14 +88,14 @@ def throughputs(
         for consumer in consumers:
             consumer.start()
             stack.callback(consumer.stop)
-        bare.append(_timed(_bare, environ, SLICE, member))
+        bare.append(_timed(answer, environ, SLICE, member))
         # The first round warms up.
         for _ in range(slices + 1):
             for queue, run in zip(queues, runs, strict=True):
                 run.begin(SLICE)
                 _fill(queue, SLICE, member, url)
                 ours.append(run.seconds())
-                bare.append(_timed(_bare, environ, SLICE, member))
+                bare.append(_timed(answer, environ, SLICE, member))
     around = [(before + after) / 2 for before, after in pairwise(bare)]
     ratios = [a / b for a, b in zip(around, ours, strict=True)]
     each = [slice(number + len(queues), None, len(queues)) for number in range(len(queues))]
@@ -142,8 +142,8 @@ def _timed(function: Any, *args: Any) -> float:
     return perf_counter() - started
 
 
-def _environ(queue: TaskQueue, url: str) -> dict[str, Any]:
-    """The environment of a task, less the task."""
+def environ_of(queue: TaskQueue, url: str) -> dict[str, Any]:
+    """Return the environment of a task, less the task."""
     task_id = queue.add(url)
     transaction.commit()
     task = queue.status(task_id).task
@@ -154,7 +154,8 @@ def _environ(queue: TaskQueue, url: str) -> dict[str, Any]:
     return environ
 
 
-def _bare(environ: dict[str, Any], size: int, member: str | None) -> None:
+def answer(environ: dict[str, Any], size: int, member: str | None) -> None:
+    """Let the publisher answer so many requests, as this member."""
     answers = []
     for _ in range(size):
         current = {**environ, "wsgi.input": BytesIO()}

@@ -9,11 +9,34 @@ import time
 stamps: SimpleQueue[float] = SimpleQueue()
 
 
+#: Seconds that `Wait` waits.
+WAIT = 0.02
+
+
 class Noop(BrowserView):
     """Does nothing."""
 
     def __call__(self) -> str:
         return "nothing"
+
+
+class Read(BrowserView):
+    """Reads all brains a few times: computes, and waits for nothing."""
+
+    def __call__(self) -> str:
+        catalog = self.context.portal_catalog
+        for _ in range(10):
+            brains = catalog.unrestrictedSearchResults(sort_on="id")
+            titles = [brain.Title for brain in brains]
+        return f"{len(titles)} titles"
+
+
+class Wait(BrowserView):
+    """Waits, as for a remote server."""
+
+    def __call__(self) -> str:
+        time.sleep(WAIT)
+        return "waited"
 
 
 class Stamp(BrowserView):

@@ -5,7 +5,10 @@ from acceptance.instance import SNIPPET
 from acceptance.instance import ZOPE_ZCML
 from acceptance.life import Life
 from acceptance.life import LIFE_QUEUES
+from acceptance.workers import PASSWORD
 from acceptance.workers import Worker
+from acceptance.workers import ZEO
+from crash.databases import ZEOServer
 from pathlib import Path
 from services import RedisServer
 import pytest
@@ -185,3 +188,19 @@ def worker(tmp_path, redis_of_worker):
     made = Worker(tmp_path, redis_of_worker)
     yield made
     made.kill()
+
+
+@pytest.fixture
+def deployed(tmp_path, short):
+    """A worker for the examples of deployments, not started yet: a database on a ZEO server, a
+    Redis that wants a password, and a zope.conf without a word of queues."""
+    redis = RedisServer(short, users={"default": PASSWORD}).start()
+    zeo = ZEOServer(short).start()
+    storage = ZEO.format(address=zeo.address)
+    made = Worker(tmp_path, redis, storage, snippet="", password=PASSWORD)
+    # Two processes that make the root of an empty database would be in conflict.
+    made.instance.script("pass")
+    yield made
+    made.kill()
+    zeo.stop()
+    redis.stop()

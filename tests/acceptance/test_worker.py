@@ -170,6 +170,17 @@ def test_its_queues(worker):
     assert worker.queue.counts()["queued"] == 1
 
 
+def test_its_queues_win_over_the_environment_of_zope_conf(worker):
+    """A buildout writes `environment-vars` there, for all processes of an instance."""
+    conf = worker.instance.conf
+    section = "<environment>\n  TASKQUEUE_CONSUMERS off\n</environment>\n"
+    conf.write_text(f"{conf.read_text()}\n{section}")
+    worker.start("--queue", "default")
+    (task_id,) = worker.put("/@@fixture-record")
+    wait_for(lambda: worker.queue.status(task_id).state == "succeeded", "the task")
+    assert worker.instance.stop() == 0
+
+
 def test_it_leaves_after_some_tasks(worker):
     """The others wait for the process that replaces it; no attempt of theirs is lost."""
     ids = worker.put("/@@fixture-record", 40)

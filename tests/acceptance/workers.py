@@ -42,6 +42,9 @@ SNIPPET = """\
 </taskqueue>
 """
 
+#: Of the Redis server of the examples of deployments.
+PASSWORD = "s3cret-of-redis"
+
 #: What any process of the fixture is called that a test starts as a worker.
 COMMAND = (sys.executable, "-c", "from collective.taskqueue.cli.worker import worker; worker()")
 
@@ -68,17 +71,24 @@ RELSTORAGE = """\
 class Worker:
     """A worker of bare Zope; tasks are put into its queue from here."""
 
-    def __init__(self, home: Path, redis: RedisServer, storage: str = FILE_STORAGE) -> None:
+    def __init__(
+        self,
+        home: Path,
+        redis: RedisServer,
+        storage: str = FILE_STORAGE,
+        snippet: str = SNIPPET,
+        password: str = "",
+    ) -> None:
         environ = {"FIXTURE_REDIS": redis.socket}
-        self.instance = Instance(home, SNIPPET, ZOPE_ZCML, storage, environ)
+        self.instance = Instance(home, snippet, ZOPE_ZCML, storage, environ)
         self.ini = home / "etc" / "zope.ini"
-        self.queue = self._queue("default", redis)
-        self.mail = self._queue("mail", redis)
+        self._where = {"unix_socket_path": redis.socket, "password": password}
+        self.queue = self._queue("default")
+        self.mail = self._queue("mail")
         self.probe_port = free_port()
 
-    @staticmethod
-    def _queue(name: str, redis: RedisServer) -> TaskQueue:
-        settings = QueueSettings(queue=name, type="redis", unix_socket_path=redis.socket)
+    def _queue(self, name: str) -> TaskQueue:
+        settings = QueueSettings(queue=name, type="redis", **self._where)
         return TaskQueue(settings, RedisStorage(settings))
 
     def start(self, *options: object, command: Sequence[object] = COMMAND) -> Worker:

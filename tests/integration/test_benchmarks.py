@@ -118,6 +118,18 @@ def test_what_slots_cost():
     ]
 
 
+def test_what_threads_earn():
+    """The lines of the page, whose figures are of another run, and how busy the machine is."""
+    done = bench("--rounds", "1", "--size", "2", module="benchmarks.threads")
+    assert done.returncode == 0, done.stderr
+    *lines, load = done.stdout.splitlines()
+    page = (ROOT / "docs" / "explanation" / "processes.rst").read_text()
+    quoted = page.partition("\n.. threads\n")[2].strip().split("\n\n")[0]
+    rows = [each.children[0].astext() for each in publish_doctree(quoted).findall(row)]
+    assert [line.rpartition(": ")[0] for line in lines] == rows[1:]
+    assert re.fullmatch(r"load average: \d+\.\d, \d+ cores", load)
+
+
 def test_without_redis_it_says_what_to_type(tmp_path):
     done = bench(PATH=str(tmp_path))
     assert done.returncode == 1

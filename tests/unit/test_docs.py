@@ -4,10 +4,10 @@ from collective.taskqueue import config
 from collective.taskqueue.cli.main import COMMANDS
 from collective.taskqueue.cli.main import taskqueue
 from collective.taskqueue.cli.settings import VARIABLE
-from collective.taskqueue.cli.worker import worker
 from collective.taskqueue.consumer.consumer import Consumer
 from collective.taskqueue.interfaces import ITaskStorage
 from collective.taskqueue.worker.options import worker_options
+from commandlines import options_of
 from contextlib import chdir
 from docutils import nodes
 from docutils.core import publish_doctree
@@ -40,6 +40,14 @@ DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"
 #: What may be quoted: the demo add-on and the tests that are examples themselves.
 QUOTED = [path for kind in ("py", "zcml", "xml") for path in sorted(DEMO.rglob(f"*.{kind}"))]
 QUOTED += sorted((ROOT / "tests").rglob("test_example_*.py"))
+
+#: Examples of deployments; other tests use them.
+DEPLOYMENTS = [
+    path
+    for kind in ("buildout", "cookiecutter", "kubernetes", "systemd")
+    for path in sorted((ROOT / "examples" / kind).rglob("*.*"))
+    if path.is_file()
+]
 
 #: Requests and responses, as they were; see `tests/rest/test_recordings.py`.
 RECORDINGS = {
@@ -154,23 +162,13 @@ def check_command(text, folder):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("taskqueue worker "):
-            check_worker(line.split()[2:], folder)
+            assert options_of(line.split()[2:], folder)
             continue
-        target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=\S+)*", line)
+        target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=(?P<value>\S+))*", line)
         assert target, line
         assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
-
-
-def check_worker(words, folder):
-    """The command line is that of a worker."""
-    ini = folder / "zope.ini"
-    ini.touch()
-    values = dict(worker.make_context("worker", [str(ini), *words[1:]]).params)
-    variables = values.pop("variables")
-    texts = {name: value if isinstance(value, tuple) else [] for name, value in values.items()}
-    texts |= {name: [value] for name, value in values.items() if isinstance(value, str)}
-    del texts["ini"]
-    assert worker_options(str(ini), variables, texts)
+        if target["value"] and target["value"].startswith("examples/"):
+            assert (ROOT / target["value"]).is_file(), line
 
 
 def check_ini(text, folder):
@@ -251,6 +249,13 @@ def check_drawing(text, folder):
         assert f".{name}`` " in walks, name
 
 
+def check_example(text, folder):
+    """It stands word for word, indented or not, in a file that is an example of a deployment."""
+    sources = [path.read_text(encoding="utf-8") for path in DEPLOYMENTS]
+    spellings = [f"{indent(text, ' ' * width)}\n" for width in range(0, 13, 2)]
+    assert any(f"\n{spelling}" in source for spelling in spellings for source in sources), text
+
+
 CHECKS = {
     "python": check_quotation,
     "xml": check_quotation,
@@ -261,6 +266,9 @@ CHECKS = {
     "sh": check_environment,
     "bash": check_command_line,
     "cfg": check_installation,
+    "buildout": check_example,
+    "systemd": check_example,
+    "yaml": check_example,
     "ini": check_ini,
     "text": check_drawing,
     "": check_outline,

@@ -6,9 +6,12 @@ from collective.taskqueue.worker.health import Health
 from collective.taskqueue.worker.notifier import Notifier
 from collective.taskqueue.worker.options import WorkerOptions
 from collective.taskqueue.worker.signals import Command
+from collective.taskqueue.worker.supervisor import SOON
 from collective.taskqueue.worker.supervisor import Supervisor
+from selectors import DefaultSelector
 import pytest
 import signal
+import socket
 import time
 
 
@@ -21,7 +24,7 @@ class Child:
         self.pid = len(self.made) + 1
         self.made.append(self)
         self.started = self.heard = time.monotonic()
-        self.loaded = self.ends = self.killed = self.closed = False
+        self.loaded = self.ends = self.killed = self.closed = self.silenced = False
         self.health = Health()
         self.finished = self.failed = 0
         self.exit = None
@@ -180,3 +183,23 @@ def test_a_stop_while_the_processes_start(make, loaded, code, exits):
     made[0].exit = made[1].exit = code
     turn(supervisor)
     assert supervisor._exit_code() is exits
+
+
+def test_a_process_that_ends_does_not_keep_the_supervisor_busy(make, monkeypatch):
+    """Its socket would be ready at once, again and again, until the process is gone."""
+    supervisor, made = make()
+    waited = []
+
+    class Selector(DefaultSelector):
+        def select(self, timeout):
+            waited.append((set(self.get_map()), timeout))
+            return []
+
+    monkeypatch.setattr(module.selectors, "DefaultSelector", Selector)
+    wakeup, lives, ends = (socket.socket(socket.AF_UNIX) for _ in range(3))
+    with wakeup, lives, ends:
+        for child, end in zip(made, (lives, ends), strict=True):
+            child.socket, child.read = end, lambda: None
+        made[1].silenced = True
+        supervisor._step(wakeup)
+        assert waited == [({wakeup.fileno(), lives.fileno()}, SOON)]

@@ -48,6 +48,8 @@ class Child:
         self.health = Health(unready=("Zope is being loaded",))
         #: How many attempts have finished in it, and how many tasks have failed.
         self.finished = self.failed = 0
+        #: Whether nothing more will come from it: it ends.
+        self.silenced = False
         self._unread = b""
 
     @property
@@ -68,9 +70,15 @@ class Child:
 
     def read(self) -> None:
         """Take the reports that have come; never waits."""
-        with suppress(OSError):
+        try:
             while data := self.socket.recv(65536):
                 self._unread += data
+            self.silenced = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            # It has ended without reading all that it was told.
+            self.silenced = True
         *lines, rest = self._unread.split(b"\n")
         self._unread = rest[-LONGEST_LINE:]
         if lines:

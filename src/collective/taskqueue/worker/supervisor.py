@@ -31,6 +31,9 @@ logger = logging.getLogger("collective.taskqueue")
 #: Seconds between two looks at the processes; what they say is heard at once.
 INTERVAL = 1.0
 
+#: Seconds between two looks while a process ends, which nothing tells us.
+SOON = 0.05
+
 #: Seconds after a second signal in which the processes have to end.
 LAST_MOMENT = 10.0
 
@@ -95,7 +98,9 @@ class Supervisor:
         with selectors.DefaultSelector() as selector:
             selector.register(wakeup, selectors.EVENT_READ)
             for child in self._children():
-                selector.register(child.socket, selectors.EVENT_READ)
+                # The socket of one that ends would be ready for ever.
+                if not child.silenced:
+                    selector.register(child.socket, selectors.EVENT_READ)
             for key, _ in selector.select(self._pause()):
                 if key.fileobj is wakeup:
                     wakeup.recv(4096)
@@ -114,6 +119,8 @@ class Supervisor:
                 slot.child = self._spawn()
 
     def _pause(self) -> float:
+        if any(child.silenced for child in self._children()):
+            return SOON
         watchdog = self._notifier.watchdog
         return INTERVAL if watchdog is None else min(INTERVAL, watchdog / 3)
 
