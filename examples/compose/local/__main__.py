@@ -47,7 +47,9 @@ def main() -> int:
     database = os.environ.get("DATABASE") or DATABASES[0]
     if database not in DATABASES:
         sys.exit(f"DATABASE is one of {', '.join(DATABASES)}, not {database!r}.")
-    signal.signal(signal.SIGTERM, lambda *args: sys.exit(1))
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        # Workers have to hear HUP, also if this program was started by nohup.
+        signal.signal(each, lambda *args: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="compose-"))
     cluster = Cluster(folder, database)
     story = Story(cluster)

@@ -12,8 +12,8 @@ import re
 #: Milliseconds that a task takes.
 MILLISECONDS = 200
 
-#: Seconds between two requests.
-PAUSE = 0.25
+#: Seconds over which the requests are spread, about as long as all restarts together take.
+SPAN = 50.0
 
 
 class Visitor:
@@ -43,12 +43,15 @@ class Visitor:
         """Queue what is left without a pause, and return when that is done."""
         self._hurry.set()
         self._thread.join()
+        if self.error is not None:
+            raise RuntimeError(f"the visitor: {self.error}") from self.error
 
     def leave(self) -> None:
         """Queue no more tasks."""
         self._over.set()
+        self._hurry.set()
         if self._thread.is_alive():
-            self.hurry()
+            self._thread.join()
 
     def queue(self, number: int, milliseconds: int = MILLISECONDS) -> None:
         """Queue tasks by one request."""
@@ -72,7 +75,7 @@ class Visitor:
         try:
             while self.queued < self.total and not self._over.is_set():
                 self.queue(1)
-                self._hurry.wait(PAUSE)
+                self._hurry.wait(SPAN / self.total)
         except Exception as exc:  # raised again by the main thread
             self.error = exc
 
