@@ -109,6 +109,7 @@ def test_services_of_a_database(services):
     servers = {"postgres", "zeo"} & set(services)
     assert len(servers) == 1
     assert set(services) == {"proxy", "redis", "site", "web", "worker", *servers}
+    assert {name for name in services if services[name].restarts} == set(services) - {"site"}
     for name in ("site", "web", "worker"):
         needed = SERVICES[name]["depends_on"]
         assert {*servers, "redis"} <= set(needed)

@@ -53,19 +53,21 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="compose-"))
     cluster = Cluster(folder, database)
     story = Story(cluster)
-    succeeded = False
+    succeeded, keep = False, True
     try:
         succeeded = story.play(number)
+        keep = not succeeded
     except RuntimeError as exc:
         story.tell(str(exc))
     except KeyboardInterrupt:
-        print()
+        keep = False
+        story.tell("Interrupted; ending all processes ...")
     finally:
         cluster.stop()
-        if succeeded:
-            shutil.rmtree(folder)
-        else:
+        if keep:
             story.tell(f"Look into the logs: {folder}/*/log")
+        else:
+            shutil.rmtree(folder)
     return 0 if succeeded else 1
 
 

@@ -41,11 +41,11 @@ def read_services(folder: Path, variables: Mapping[str, str]) -> dict[str, Servi
     """Return the services that these variables choose, by name."""
     text = (folder / "docker-compose.yml").read_text(encoding="utf-8")
     services = yaml.safe_load(_interpolate(text, variables))["services"]
+    profiles = {variables["DATABASE"], "setup"}
     return {
         name: _service(folder, name, values)
         for name, values in services.items()
-        if variables["DATABASE"] in values.get("profiles", [variables["DATABASE"], "setup"])
-        or values.get("profiles") == ["setup"]
+        if "profiles" not in values or profiles & set(values["profiles"])
     }
 
 

@@ -18,6 +18,9 @@ import sys
 #: Seconds: Zope starts in ten of them, and a busy machine is given more.
 TIMEOUT = 300.0
 
+#: How often a container may end by itself: more than it is killed or told to leave here.
+MOST_ENDS = 10
+
 #: What stands for /app in the image, without the files that the Dockerfile adds.
 SKELETON = Path(__file__).parent / "app"
 
@@ -119,6 +122,8 @@ class Container:
         if self._wanted and self.process.poll() is not None:
             self.ends += 1
             self.exit_code = self.process.returncode
+            if not self._service.restarts or self.ends > MOST_ENDS:
+                raise RuntimeError(f"{self.name} has ended, and stays so; see {self.log}")
             self.start()
 
     def _run(self, command: list[str], folder: Path) -> str:
