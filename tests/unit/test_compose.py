@@ -16,6 +16,7 @@ import os
 import pytest
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import yaml
@@ -88,6 +89,12 @@ def test_docker_waits_longer_than_a_consumer(services, secrets):
     """Else Docker would kill tasks that have time left."""
     (consumer,) = settings(services["worker"], secrets).servers
     assert services["worker"].grace > consumer.grace
+
+
+def test_how_they_are_asked_to_stop(services):
+    """Only SIGINT ends runwsgi as the first process of a container; a worker hears SIGTERM."""
+    assert services["web"].stop_signal == signal.SIGINT
+    assert services["worker"].stop_signal == signal.SIGTERM
 
 
 def test_the_command_of_the_worker(services, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 import json
 import re
+import signal
 import yaml
 
 
@@ -22,7 +23,8 @@ class Service:
     environ: dict[str, str]
     replicas: int
     restarts: bool
-    #: Seconds between TERM and KILL.
+    #: What asks it to end, and the seconds after which it is killed.
+    stop_signal: int
     grace: float
     #: What answers with 200 when the container is healthy.
     probe: str
@@ -73,6 +75,7 @@ def _service(folder: Path, name: str, values: dict[str, Any]) -> Service:
         environ={key: str(value) for key, value in environ.items()},
         replicas=values.get("deploy", {}).get("replicas", 1),
         restarts=values.get("restart") == "unless-stopped",
+        stop_signal=signal.Signals[values.get("stop_signal", "SIGTERM")],
         grace=float(values.get("stop_grace_period", "10s").removesuffix("s")),
         probe=next(iter(re.findall(r"http://\S+", test)), ""),
     )

@@ -101,13 +101,13 @@ class Container:
         self.process.send_signal(number)
 
     def ask_to_end(self) -> None:
-        """Send TERM, and do not wait; from now on it is not started again."""
+        """Send `stop_signal`, and do not wait; from now on it is not started again."""
         self._wanted = False
         if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(self._service.stop_signal)
 
     def stop(self) -> None:
-        """Send TERM, wait, and kill the process after `stop_grace_period`."""
+        """Send `stop_signal`, wait, and kill the process after `stop_grace_period`."""
         self.ask_to_end()
         if self.process is None:
             return
