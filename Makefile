@@ -26,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
 
 .PHONY: install
 install: $(STAMP) ## Create the environment; a second time it is re-used
@@ -42,6 +42,10 @@ $(STAMP): pyproject.toml setup.py examples/demo/setup.py $(CONSTRAINTS) $(CATALO
 .PHONY: demo
 demo: $(STAMP) ## A Plone site that queues and runs tasks before your eyes; ONCE=1, STORAGE=sql|redis
 	STORAGE=$(STORAGE) $(BIN)/python examples/demo/show.py $(if $(ONCE),--once)
+
+.PHONY: example-compose-local
+example-compose-local: $(STAMP) services ## The processes of examples/compose, without Docker; DATABASE=zeo
+	DATABASE=$(DATABASE) PYTHONPATH=tests:examples/demo $(BIN)/python examples/compose/local
 
 # A package of Debian: $(1) has to be there, $(2) is its name; $(3) follows its installation.
 define service
@@ -93,6 +97,8 @@ lint: $(STAMP) ## Style, types, who imports whom, declared dependencies, and the
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/kubernetes-validate --strict --quiet examples/kubernetes/*.yaml
+	$(BIN)/hadolint examples/compose/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec examples/compose/docker-compose.yml
 	$(MAKE) dependencies
 
 # Not among the dependencies: what the extras redis, sql and postgresql bring, imported where a

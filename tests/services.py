@@ -206,12 +206,12 @@ def _ponged(port: int) -> bool:
 class PostgresServer(Server):
     """A PostgreSQL server on a unix socket, with a folder and databases of its own.
 
-    With `tcp` on a port of the loopback, too.
+    With `tcp` on a port of the loopback, too. With a `password`, its user `postgres` needs that.
     """
 
     end = signal.SIGINT
 
-    def __init__(self, durable: bool = False, tcp: bool = False) -> None:
+    def __init__(self, durable: bool = False, tcp: bool = False, password: str = "") -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
         path = found[-1] if found else Path(shutil.which("postgres") or "")
         if not path.name:
@@ -227,7 +227,11 @@ class PostgresServer(Server):
         if not durable:
             self._command += ["-c", "fsync=off", "-c", "full_page_writes=off"]
         self._databases = 0
-        self._run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "-N")
+        login = ["-A", "trust"]
+        if password:
+            (self.folder / "password").write_text(password)
+            login = ["-A", "scram-sha-256", f"--pwfile={self.folder / 'password'}"]
+        self._run("initdb", "-D", data, *login, "-U", "postgres", "-E", "UTF8", "-N")
         if tcp:
             self.port = free_port()
         self._command += ["-c", f"listen_addresses={LOOPBACK if tcp else ''}", "-p", str(self.port)]

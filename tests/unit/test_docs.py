@@ -27,6 +27,7 @@ import re
 import shlex
 import subprocess
 import sys
+import yaml
 import ZConfig
 import Zope2.Startup
 
@@ -34,6 +35,7 @@ import Zope2.Startup
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.rst", "CONTRIBUTING.rst", "RELEASING.rst", "CHANGES.rst")]
 PAGES += [*sorted((ROOT / "docs").rglob("*.rst")), ROOT / "news" / "README.rst"]
+PAGES += sorted((ROOT / "examples").rglob("README.rst"))
 
 DEMO = ROOT / "examples" / "demo" / "src" / "taskqueue_demo"
 
@@ -158,17 +160,37 @@ def check_environment(text, folder):
 
 
 def check_command(text, folder):
-    """It calls targets that the Makefile has, or options that a worker has."""
+    """It calls targets that the Makefile has, options that a worker has, or Docker Compose."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("taskqueue worker "):
             assert options_of(line.split()[2:], folder)
+            continue
+        if line.startswith("docker compose "):
+            check_docker_compose(line, folder)
+            continue
+        if line.startswith(("mkdir ", "openssl ")):
+            subprocess.run(["bash", "-euc", line], cwd=folder, check=True, timeout=60)
             continue
         target = re.fullmatch(r"make ([a-z-]+)(?: [A-Z]+=(?P<value>\S+))*", line)
         assert target, line
         assert re.search(rf"^{target[1]}:.*## ", makefile, re.MULTILINE), line
         if target["value"] and target["value"].startswith("examples/"):
             assert (ROOT / target["value"]).is_file(), line
+
+
+def check_docker_compose(line, folder):
+    """The service is one of examples/compose, and a call of `taskqueue` in it is good."""
+    found = re.fullmatch(
+        r"docker compose (build|exec|ps|run|up)((?: --\w+(?:=\S+)?)*)(?: ([a-z]+))?(?: (.+))?", line
+    )
+    assert found, line
+    name, _, service, command = found.groups()
+    text = (ROOT / "examples" / "compose" / "docker-compose.yml").read_text(encoding="utf-8")
+    assert (name in ("exec", "run")) == bool(service)
+    assert service is None or service in yaml.safe_load(text)["services"]
+    if command and "taskqueue" in command:
+        check_command_line(command.removeprefix("/app/bin/"), folder)
 
 
 def check_ini(text, folder):
