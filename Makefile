@@ -5,9 +5,24 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# make test PLONE=6.1 PYTHON=python3.12: the line of Plone chooses the versions of all packages, and
+# each combination has an environment of its own.
+PLONE ?= 6.2
 PYTHON ?= python3
-CONSTRAINTS ?= constraints.txt
+CONSTRAINTS := constraints$(if $(PLONE:6.2=),-$(PLONE)).txt
+
+# PYTHON is a command or a path. Without such a command, it is looked for where pyenv and uv install.
+INSTALLED := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/$(PYTHON) \
+	$(or $(UV_PYTHON_INSTALL_DIR),$(HOME)/.local/share/uv/python)/*/bin/$(PYTHON))
+INTERPRETER = $(or $(shell for found in $(PYTHON) $(INSTALLED); do \
+	"$$found" -c '' 2>/dev/null && { echo "$$found"; break; }; done), \
+	$(error $(PYTHON) is not found; CONTRIBUTING.rst says where to get it))
+ifeq ($(PLONE) $(PYTHON),6.2 python3)
 VENV ?= .venv
+else
+VENV ?= .venvs/plone$(PLONE)-python$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+VENV := $(VENV)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := demo,test,lint,bench,docs,release
@@ -29,11 +44,11 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
 
 .PHONY: install
-install: $(STAMP) ## Create the environment; a second time it is re-used
+install: $(STAMP) ## Create the environment; PLONE=6.1 and PYTHON=python3.12 choose another one
 
 $(STAMP): pyproject.toml setup.py examples/demo/setup.py $(CONSTRAINTS) $(CATALOGUES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INTERPRETER) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(INTERPRETER) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) \
 		--editable '.[$(EXTRAS)]' --editable examples/demo
@@ -134,7 +149,7 @@ dist: $(STAMP) ## Build what is released into dist/; check, install and import i
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/towncrier build --draft --version 0 > /dev/null
-	$(PYTHON) -m venv .cache/dist
+	$(BIN)/python -m venv .cache/dist
 	$(BIN)/uv pip install --quiet --python .cache/dist/bin/python --constraint $(CONSTRAINTS) \
 		"$$(echo dist/*.whl)[redis,sql,postgresql]"
 	@cd .cache/dist && bin/python -c '$(IMPORT_ALL)'
@@ -165,16 +180,25 @@ CONFIG ?= buildout.cfg
 
 .PHONY: buildout
 buildout: versions.cfg ## Build an instance with buildout, as an integrator would; CONFIG=examples/buildout/…
-	test -x .cache/buildout/bin/buildout || $(PYTHON) -m venv .cache/buildout
+	test -x .cache/buildout/bin/buildout || $(INTERPRETER) -m venv .cache/buildout
 	.cache/buildout/bin/python -m pip install --quiet -r requirements-buildout.txt
 	.cache/buildout/bin/buildout -c $(CONFIG) buildout:directory=$(CURDIR)
 
+# Another line of Plone has the versions of constraints.txt, but for what its own file rules out.
+RESOLVE := uv pip compile --quiet --no-annotate --no-header --python-version 3.11 --universal \
+	--all-extras --output-file
+
 .PHONY: constraints
-constraints: $(STAMP) ## Resolve all versions anew; test before you commit them
-	$(BIN)/uv pip compile --quiet --upgrade --no-annotate --python-version 3.11 --universal \
-		--all-extras --output-file $(CONSTRAINTS) pyproject.toml constraints.in
+constraints: ## Resolve all versions anew, or those of PLONE=6.1; test before you commit them
+	test -x .venv/bin/uv || $(MAKE) install PLONE=6.2 VENV=.venv
+ifeq ($(PLONE),6.2)
+	.venv/bin/$(RESOLVE) $(CONSTRAINTS) --upgrade pyproject.toml constraints.in
 	$(MAKE) versions.cfg
+else
+	cp constraints.txt $(CONSTRAINTS)
+	.venv/bin/$(RESOLVE) $(CONSTRAINTS) pyproject.toml $(CONSTRAINTS:.txt=.in)
+endif
 
 .PHONY: clean
 clean: ## Remove all that can be made again
-	rm -rf $(VENV) .cache .demo .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv .venvs .cache .demo .tox build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*

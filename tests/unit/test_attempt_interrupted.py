@@ -144,6 +144,24 @@ def test_a_task_whose_time_is_up_is_not_begun():
     assert not attempt.interrupt()
 
 
+def test_a_lock_for_which_the_task_waited_is_released():
+    """Since Python 3.14, an exception can be raised between a lock and the block under it."""
+    attempt, lock = make_attempt(), threading.Lock()
+
+    def block():
+        with lock:
+            spin()
+
+    with lock:
+        running = Running(attempt, block)
+        wait_for_line(running.thread, "block")
+        interrupted = attempt.interrupt()
+    if not interrupted:
+        interrupt(attempt)
+    assert isinstance(running.end(), TaskTimeout)
+    assert not lock.locked()
+
+
 def test_a_timeout_that_comes_at_the_very_end_does_not_strike_the_next_task():
     attempt = make_attempt()
     latch, entered = threading.Lock(), threading.Event()
@@ -169,7 +187,7 @@ def test_a_timeout_that_comes_at_the_very_end_does_not_strike_the_next_task():
         attempt._overdue = True
         assert _set_async_exc(running.thread, id(TaskTimeout)) == 1
     assert running.end() == sum(range(100_000))
-    assert not attempt._gate.locked()
+    assert not taken(attempt._gate)
     assert attempt._thread is None
 
 

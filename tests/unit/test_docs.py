@@ -46,7 +46,7 @@ QUOTED += sorted((ROOT / "tests").rglob("test_example_*.py"))
 #: Examples of deployments; other tests use them.
 DEPLOYMENTS = [
     path
-    for kind in ("buildout", "cookiecutter", "kubernetes", "systemd")
+    for kind in ("buildout", "compose", "cookiecutter", "kubernetes", "systemd")
     for path in sorted((ROOT / "examples" / kind).rglob("*.*"))
     if path.is_file()
 ]

@@ -3,9 +3,11 @@
 from docutils import nodes
 from docutils.core import publish_doctree
 from email.parser import Parser
+from itertools import product
 from pathlib import Path
 from zipfile import ZipFile
 import json
+import os
 import pytest
 import re
 import shutil
@@ -108,7 +110,7 @@ def test_the_links_of_a_release_lead_to_its_own_files(tmp_path):
 
 
 def test_what_is_declared_is_what_is_tested():
-    """Classifiers, tox and CI name the same versions of Python and Plone."""
+    """Classifiers, tox, CI and the table of the reference name the same versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     classifiers = "\n".join(project["classifiers"])
     python = re.findall(r"Python :: (3\.\d+)$", classifiers, re.MULTILINE)
@@ -117,12 +119,93 @@ def test_what_is_declared_is_what_is_tested():
     assert f"Products.CMFPlone >= {plone[0]}" in project["dependencies"]
 
     tox = (ROOT / "tox.ini").read_text(encoding="utf-8")
-    (matrix,) = set(re.findall(r"py\{([\d,]+)\}-plone(\d+)", tox))
-    assert matrix == (",".join(python).replace(".", ""), "".join(plone).replace(".", ""))
+    (listed,) = re.findall(r"^env_list =\n((?:    .+\n)+)", tox, re.MULTILINE)
+    tested = {
+        (f"{line[0]}.{line[1:]}", f"3.{version.removeprefix('3')}")
+        for versions, line in re.findall(r"py\{([\d,]+)\}-plone(\d+)", listed)
+        for version in versions.split(",")
+    }
+    assert {pair[0] for pair in tested} == set(plone)
+    assert {pair[1] for pair in tested} == set(python)
+    assert matrix_of_ci() == tested
+    page = (ROOT / "docs/reference/versions.rst").read_text(encoding="utf-8")
+    assert set(re.findall(r"^(\d\.\d)\.\d+ +(\d\.\d+)\.\d+ ", page, re.MULTILINE)) == tested
 
+
+def matrix_of_ci():
+    """Return each combination of Plone and Python that the workflow runs."""
     workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
-    assert f"        python: {json.dumps(python)}\n" in workflow
-    assert f"        plone: {json.dumps(plone)}\n" in workflow
+    plone, python = (
+        json.loads(re.search(rf"^        {axis}: (\[.+\])$", workflow, re.MULTILINE)[1])
+        for axis in ("plone", "python")
+    )
+    more = re.findall(r'- plone: "([\d.]+)"\n +python: "([\d.]+)"', workflow)
+    return {*product(plone, python), *more}
+
+
+def test_the_tested_plone_is_the_one_that_is_resolved():
+    """The table of the reference names the release of each line of Plone."""
+    page = (ROOT / "docs/reference/versions.rst").read_text(encoding="utf-8")
+    releases = set(re.findall(r"^(\d\.\d\.\d+) +\d\.\d+\.\d+ ", page, re.MULTILINE))
+    names = [path.name for path in ROOT.glob("constraints*.txt")]
+    pins = [re.search(r"^products-cmfplone==(.+)$", (ROOT / n).read_text(), re.M)[1] for n in names]
+    assert releases == set(pins)
+    assert len(names) == len(releases)
+
+
+COMBINATIONS = {
+    "PLONE=6.2 PYTHON=python3": ("constraints.txt", ".venv"),
+    "PLONE=6.1 PYTHON=python3": ("constraints-6.1.txt", ".venvs/plone6.1-python{minor}"),
+    "PLONE=6.2 PYTHON={path}": ("constraints.txt", ".venvs/plone6.2-python{minor}"),
+    "PLONE=6.1 PYTHON={path}": ("constraints-6.1.txt", ".venvs/plone6.1-python{minor}"),
+    "PLONE=6.1 PYTHON={path} VENV=here": ("constraints-6.1.txt", "here"),
+}
+
+
+def make(*arguments, **environ):
+    """Return what make would run in a fresh clone."""
+    inherited = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    return subprocess.run(
+        ["make", "--dry-run", "--always-make", "install", *arguments],
+        cwd=ROOT,
+        env={**inherited, **environ},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", COMBINATIONS)
+def test_each_combination_has_an_environment_of_its_own(tmp_path, arguments):
+    (tmp_path / "python3").symlink_to(sys.executable)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    constraints, folder = COMBINATIONS[arguments]
+    done = make(*arguments.format(path=sys.executable).split(), PATH=path)
+    assert done.returncode == 0, done.stderr
+    used = re.findall(r"--constraint (\S+)", done.stdout)
+    assert set(used) == {constraints}
+    minor = "{}.{}".format(*sys.version_info)
+    assert f"-m venv {folder.format(minor=minor)}\n" in done.stdout
+
+
+@pytest.mark.parametrize("tool", ["pyenv", "uv"])
+def test_make_finds_an_interpreter_that_is_not_on_the_path(tmp_path, tool):
+    folder = tmp_path / "versions" / "3.99.1" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python3.99").symlink_to(sys.executable)
+    variable = {
+        "pyenv": {"PYENV_ROOT": str(tmp_path)},
+        "uv": {"UV_PYTHON_INSTALL_DIR": str(tmp_path / "versions")},
+    }
+    done = make("PYTHON=python3.99", **variable[tool])
+    assert f"{folder}/python3.99 -m venv" in done.stdout
+
+
+def test_make_says_where_to_get_an_interpreter():
+    done = make("PYTHON=python3.99")
+    assert done.returncode != 0
+    assert "python3.99 is not found; CONTRIBUTING.rst says where to get it" in done.stderr
 
 
 def test_tox_calls_targets_of_the_makefile():

@@ -17,6 +17,7 @@ from collective.taskqueue.task import Lease
 from collective.taskqueue.task import Progress
 from collective.taskqueue.task import Task
 from contextlib import contextmanager
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 import logging
@@ -60,7 +61,7 @@ class Attempt:
         #: The last report has failed, and that was logged.
         self._report_failed = False
         self._pending: Progress | None = None
-        self._gate = threading.Lock()
+        self._gate = threading.RLock()
         self._thread: int | None = None
         self._overdue = False
         self._cut: Callable[[], None] | None = None
@@ -177,8 +178,10 @@ class Attempt:
                 raise_pending()
                 return overdue
             except TaskTimeout:
-                # The exception was raised just here; the next round is undisturbed.
-                continue
+                # The exception was raised just here; the next round is undisturbed. Since Python
+                # 3.14, it may have been raised when the gate was taken and no block was entered.
+                with suppress(RuntimeError):
+                    self._gate.release()
 
     def _ask(self, now: float, progress: Progress | None = None) -> None:
         self._asked = now

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import CodeType
 from types import FrameType
 import ctypes
+import dis
 import sys
 import threading
 
@@ -33,6 +34,10 @@ CRITICAL_MODULES = (
 
 #: Functions that take a lock for their caller, or whose exceptions Python ignores.
 CRITICAL_FUNCTIONS = frozenset({"__del__", "__enter__", "__exit__", "acquire", "release"})
+
+#: Since Python 3.14, a `with` statement enters its block by these two instructions, and an
+#: exception can be raised after the second one, before it is sure that the block is left again.
+_LOAD_ENTER, _ENTER = dis.opmap.get("LOAD_SPECIAL"), dis.opmap["CALL"]
 
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = (ctypes.c_ulong, ctypes.c_void_p)
@@ -106,7 +111,13 @@ def _can_be_left(top: FrameType, base: CodeType) -> bool:
         if frame.f_code.co_name in CRITICAL_FUNCTIONS or _is_critical(module):
             return False
         frame = frame.f_back
-    return frame is not None and frame is not top
+    return frame is not None and frame is not top and not _enters_block(top)
+
+
+def _enters_block(frame: FrameType) -> bool:
+    """Return whether a `with` statement of the frame is about to take, or has taken, a lock."""
+    code, place = frame.f_code.co_code, frame.f_lasti
+    return place >= 2 and code[place] == _ENTER and code[place - 2] == _LOAD_ENTER
 
 
 def _is_critical(module: str) -> bool:

@@ -19,6 +19,14 @@ import time
 #: Most bytes of one report that are kept until its line is complete.
 LONGEST_LINE = 1_000_000
 
+#: In Plone 6.1, the interpreter may begin with a namespace `collective` made by a file of
+#: pkg_resources, which knows one folder only and need not be the one of an editable installation.
+RUN = """\
+import runpy, sys
+sys.modules.pop("collective", None)
+runpy.run_module("collective.taskqueue.worker", run_name="__main__")
+"""
+
 
 class Child:
     """One process; all times are monotonic."""
@@ -28,7 +36,7 @@ class Child:
         with theirs:
             self._process = subprocess.Popen(
                 # Without the current folder in its path: it need not be one of ours.
-                [sys.executable, "-P", "-m", "collective.taskqueue.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-c", RUN, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.DEVNULL,
