@@ -529,3 +529,15 @@ class ITaskFailed(ITaskEvent):
 
 class ITaskCancelled(ITaskEvent):
     """The task was cancelled, by a person or by a newer task of its key."""
+
+
+class ITaskScheduleMissed(Interface):
+    """Some ticks of a schedule got no task: no process was there, or the last task has not ended.
+
+    Published in one process, in the thread that looks at schedules, without a site or a user.
+    """
+
+    schedule: str = Attribute("The name of the schedule.")
+    queue: str = Attribute("The name of its queue.")
+    number: int = Attribute("How many ticks, at most 1000.")
+    reason: str = Attribute("Why, in one sentence.")

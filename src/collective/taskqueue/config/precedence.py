@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.config import product
+from collective.taskqueue.config import schedules
 from collective.taskqueue.config.check import by_name
 from collective.taskqueue.config.check import check
 from collective.taskqueue.config.environment import CONSUMERS
@@ -21,6 +22,7 @@ from collective.taskqueue.config.environment import variables
 from collective.taskqueue.config.refusal import refuse
 from collective.taskqueue.config.settings import given_values
 from collective.taskqueue.config.settings import QueueSettings
+from collective.taskqueue.config.settings import ScheduleSettings
 from collective.taskqueue.config.settings import ServerSettings
 from collective.taskqueue.config.settings import Settings
 from collective.taskqueue.config.settings import STORAGES
@@ -32,7 +34,7 @@ from typing import Any
 from typing import TypeVar
 
 
-S = TypeVar("S", QueueSettings, ServerSettings)
+S = TypeVar("S", QueueSettings, ServerSettings, ScheduleSettings)
 
 
 def resolve(product_config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -44,17 +46,21 @@ def resolve(product_config: Mapping[str, Any], environ: Mapping[str, str]) -> Se
     mapping = product_config.get(product.NAME)
     # A section of ours may have that name.
     lower = product.settings_of(mapping) if isinstance(mapping, Mapping) else []
-    queues, servers = by_name(product_config)
-    lower_queues, lower_servers = by_name(lower)
-    found = _merged(lower_queues, queues)
+    higher, lowest = by_name(product_config), by_name(lower)
+    found = _merged(lowest.queues, higher.queues)
     said = variables(environ)
     for variable in sorted(said.keys, key=lambda variable: variable.key != "url"):
         _apply(variable, found)
-    merged = _merged(lower_servers, servers)
+    merged = _merged(lowest.servers, higher.servers)
     each = [part for server in merged.values() for part in _parts(server)]
-    check([*found.values(), *each])
+    planned = _merged(lowest.schedules, higher.schedules)
+    for change in said.schedules:
+        _change(change, planned)
+    check([*found.values(), *each, *planned.values()])
     consumers = _consumers(said, found, each)
-    return Settings(queues=tuple(found.values()), servers=consumers)
+    return Settings(
+        queues=tuple(found.values()), servers=consumers, schedules=tuple(planned.values())
+    )
 
 
 def _merged(lower: Mapping[Any, S], higher: Mapping[Any, S]) -> dict[Any, S]:
@@ -117,6 +123,21 @@ def _apply(variable: Variable, queues: dict[str, QueueSettings]) -> None:
     )
 
 
+def _change(variable: Variable, planned: dict[str, ScheduleSettings]) -> None:
+    name = _match(variable.queue, planned, variable.place)
+    if name is None:
+        known = ", ".join(sorted(planned)) or "none"
+        refuse(variable.place, f"there is no such schedule (known: {known})")
+    settings = planned[name]
+    values = given_values(settings)
+    if variable.key in ("cron", "period"):
+        values = {key: value for key, value in values.items() if key not in ("cron", "period")}
+    values[variable.key] = variable.value
+    place = f"{settings.place} with {variable.name} of the environment"
+    origin = {"section": settings.section, "place": place, "given": frozenset(values)}
+    planned[name] = schedules.made({"name": name, **values, **origin})
+
+
 def _of_url(variable: Variable, settings: QueueSettings) -> dict[str, Any]:
     if settings.type not in STORAGES and type_of(variable.value) is None:
         return {"url": variable.value, "type": settings.type}
@@ -128,7 +149,7 @@ def _match(name: str, queues: Iterable[str], where: str) -> str | None:
     found = [each for each in queues if folded(each) == folded(name)]
     if len(found) > 1:
         both = " and ".join(sorted(found))
-        refuse(where, f"the queues {both} are written alike in a variable; rename one of them")
+        refuse(where, f"the names {both} are written alike in a variable; rename one of them")
     return found[0] if found else None
 
 
