@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from collective.taskqueue.config import schedules as config
 from collective.taskqueue.config.settings import ScheduleSettings
 from collective.taskqueue.config.timing import Timing
+from collective.taskqueue.enqueue.protocols import Queue
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskScheduleMissed
-from collective.taskqueue.queue import TaskQueue
 from collective.taskqueue.schedule import ScheduleState
 from collective.taskqueue.schedules.due import due
 from collective.taskqueue.storages.outage import outage_of
@@ -58,7 +58,7 @@ class Entry:
     """A schedule that this process ticks: `make` returns the task of a tick."""
 
     def __init__(
-        self, settings: ScheduleSettings, queue: TaskQueue, make: Callable[[float], Task]
+        self, settings: ScheduleSettings, queue: Queue, make: Callable[[float], Task]
     ) -> None:
         self.settings = settings
         self.timing: Timing = config.timing(settings)
