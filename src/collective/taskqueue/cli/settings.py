@@ -22,7 +22,7 @@ PLACES = ("etc/zope.conf", "instance/etc/zope.conf", "parts/instance/etc/zope.co
 
 @dataclass(frozen=True)
 class Settings:
-    """What the configuration says of queues, consumers and schedules; `source` is the file, if any."""
+    """What the configuration says; `source` is the file, if any."""
 
     source: Path | None
     queues: dict[str, QueueSettings]

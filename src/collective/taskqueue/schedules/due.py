@@ -42,10 +42,8 @@ def due(settings: ScheduleSettings, timing: Timing, last: float | None, now: flo
     oldest = now - (LATE if settings.catch_up == "none" else max(settings.misfire, LATE))
     runs: tuple[float, ...] = ()
     if settings.catch_up == "all":
-        runs = tuple(tick for tick in islice(_ticks(timing, last, now), MOST) if tick >= oldest)
-        if not runs and newest >= oldest:
-            # More than that were missed before.
-            runs = tuple(islice(_ticks(timing, oldest - 1.0, now), MOST))
+        # The oldest one, too.
+        runs = tuple(islice(_ticks(timing, max(last, oldest - 0.001), now), MOST))
     elif newest >= oldest:
         runs = (newest,)
     before = runs[0] if runs else newest + 1.0
