@@ -2,7 +2,7 @@
 
 The environment wins over the sections of zope.conf, these over its `<product-config>`, and this
 over the defaults: key by key. But the keys in `WHERE` together say where a storage is: a source
-that has one of them replaces all of them, and the password.
+that has one of them replaces all of them, and the password. So it is with `WHEN`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from dataclasses import replace
 from typing import Any
 from typing import TypeVar
 
+
+#: The keys that together say when a schedule is due: one of them replaces the other.
+WHEN = frozenset({"cron", "period"})
 
 S = TypeVar("S", QueueSettings, ServerSettings, ScheduleSettings)
 
@@ -95,6 +98,8 @@ def _replaced(lower: dict[str, Any], higher: dict[str, Any]) -> dict[str, Any]:
     if higher.keys() & WHERE:
         # A password must not be sent to another server than it was written for.
         lower = {key: value for key, value in lower.items() if key not in {*WHERE, "password"}}
+    if higher.keys() & WHEN:
+        lower = {key: value for key, value in lower.items() if key not in WHEN}
     return {**lower, **higher}
 
 
@@ -124,18 +129,15 @@ def _apply(variable: Variable, queues: dict[str, QueueSettings]) -> None:
 
 
 def _change(variable: Variable, planned: dict[str, ScheduleSettings]) -> None:
-    name = _match(variable.queue, planned, variable.place)
+    name = _match(variable.queue, planned, variable.place, "schedules")
     if name is None:
         known = ", ".join(sorted(planned)) or "none"
         refuse(variable.place, f"there is no such schedule (known: {known})")
     settings = planned[name]
-    values = given_values(settings)
-    if variable.key in ("cron", "period"):
-        values = {key: value for key, value in values.items() if key not in ("cron", "period")}
-    values[variable.key] = variable.value
+    values = _replaced(given_values(settings), {variable.key: variable.value})
     place = f"{settings.place} with {variable.name} of the environment"
     origin = {"section": settings.section, "place": place, "given": frozenset(values)}
-    planned[name] = schedules.made({"name": name, **values, **origin})
+    planned[name] = schedules.made({**values, **origin})
 
 
 def _of_url(variable: Variable, settings: QueueSettings) -> dict[str, Any]:
@@ -144,12 +146,12 @@ def _of_url(variable: Variable, settings: QueueSettings) -> dict[str, Any]:
     return typed({"url": variable.value}, variable.place)
 
 
-def _match(name: str, queues: Iterable[str], where: str) -> str | None:
-    """Return the queue whose name is written so in a variable, or None if there is none."""
+def _match(name: str, queues: Iterable[str], where: str, kind: str = "queues") -> str | None:
+    """Return the queue or schedule whose name is written so in a variable; None if there is none."""
     found = [each for each in queues if folded(each) == folded(name)]
     if len(found) > 1:
         both = " and ".join(sorted(found))
-        refuse(where, f"the names {both} are written alike in a variable; rename one of them")
+        refuse(where, f"the {kind} {both} are written alike in a variable; rename one of them")
     return found[0] if found else None
 
 

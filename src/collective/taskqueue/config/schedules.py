@@ -49,7 +49,9 @@ def of_clock_server(values: dict[str, Any]) -> ScheduleSettings:
         logger.warning("%s: its password is not used, remove it", place)
     url = _checked(schedule_url, path, place)
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", _public(url, place).url).strip("-.") or "root"
-    host = f"http://{values['host']}" if values["host"] else ""
+    # The path of virtual hosting says what the public sees; the key often names this machine.
+    is_virtual = "/VirtualHost" in url
+    host = f"http://{values['host']}" if values["host"] and not is_virtual else ""
     return made(
         {
             "name": f"{words[:80]}-{values['period']:g}",
@@ -78,6 +80,7 @@ def made(values: dict[str, Any]) -> ScheduleSettings:
         values = {**values, "root": public.root}
     # A key without a default that is not there is None.
     said = {key: value for key, value in values.items() if value is not None}
+    said["given"] = values.get("given", frozenset(said)) | {"name"}
     settings = ScheduleSettings(**{**said, "url": public.url})
     _checked(lambda _: timing(settings), "", place)
     if settings.url.startswith("http") and settings.user:
