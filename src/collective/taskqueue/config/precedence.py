@@ -147,7 +147,7 @@ def _of_url(variable: Variable, settings: QueueSettings) -> dict[str, Any]:
 
 
 def _match(name: str, queues: Iterable[str], where: str, kind: str = "queues") -> str | None:
-    """Return the queue or schedule whose name is written so in a variable; None if there is none."""
+    """Return the queue or schedule whose name a variable has; None if there is none."""
     found = [each for each in queues if folded(each) == folded(name)]
     if len(found) > 1:
         both = " and ".join(sorted(found))

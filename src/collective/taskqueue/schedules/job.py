@@ -9,6 +9,7 @@ from collective.taskqueue.config.settings import ScheduleSettings
 from collective.taskqueue.enqueue.capture import make_task
 from collective.taskqueue.interfaces import ITaskQueue
 from collective.taskqueue.pasplugin.identity import identity_in
+from collective.taskqueue.publisher.target import stands_at
 from collective.taskqueue.schedules.ticker import Entry
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import Origin
@@ -46,11 +47,11 @@ def job(
     task = make_task(queue, settings.url, settings.method, payload=None, **_options(settings))
     task_id = str(uuid4()) if by_hand else str(uuid5(NAMESPACE_URL, _name(settings, tick)))
     task = replace(task, id=task_id, created=tick if not by_hand else task.created)
-    if task.is_hook:
-        return _later(task, settings, tick, by_hand)
-    with _root(database) as root:
-        user = _user(root, settings) if settings.user else None
-        origin = _origin(root, settings) if settings.host else None
+    user = origin = None
+    if not task.is_hook:
+        with _root(database) as root:
+            user = _user(root, settings) if settings.user else None
+            origin = _origin(root, settings) if settings.host else None
     return _later(replace(task, user=user, origin=origin), settings, tick, by_hand)
 
 
@@ -97,14 +98,13 @@ def _root(database: DB) -> Iterator[Any]:
 
 def _objects(root: Any, url: str) -> list[Any]:
     """Return the objects on the path of a url, from the root on; a view ends them."""
+    names = tuple(name for name in unquote(url.partition("?")[0]).split("/") if name)
     found = [root]
-    for name in unquote(url.partition("?")[0]).split("/"):
-        base = aq_base(found[-1])
-        if not name:
-            continue
-        if name.startswith("@@") or not getattr(base, "has_key", lambda key: False)(name):
+    for number, name in enumerate(names, start=1):
+        item = None if name.startswith(("@@", "++")) else stands_at(root, names[:number])
+        if item is None:
             break
-        found.append(found[-1]._getOb(name))
+        found.append(item)
     return found
 
 
