@@ -115,7 +115,7 @@ def test_public_urls(queue, make, who, portal):
     transaction.commit()
     status = outcome(queue, make(who, host="https://www.example.org/cms"))
     assert status.result.body == b"None https://www.example.org/cms"
-    task = make(who, host="https://www.example.org", root="/")
+    task = make(who, TICK + 60, host="https://www.example.org", root="/")
     status = outcome(queue, task)
     path = "/".join(portal.getPhysicalPath())
     assert status.result.body == f"None https://www.example.org{path}".encode()
