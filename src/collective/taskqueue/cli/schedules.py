@@ -45,7 +45,7 @@ RUN_COLUMNS = (
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
 def schedules(queues: Queues, name: str | None, pause: bool, resume: bool, as_json: bool) -> None:
-    """List schedules: what is queued at times, when, and how the last task has ended.
+    """List schedules: what is queued at times, and how the last tasks have ended.
 
     With the NAME of one, show its last runs, or pause or resume it. A schedule that an add-on
     registers is known to Zope only.
