@@ -2,6 +2,7 @@
 
 from collective.taskqueue import interfaces
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.config.keys import SECTION_TYPES
 from collective.taskqueue.consumer.batcher import PATIENCE
 from collective.taskqueue.consumer.batcher import WINDOW
 from collective.taskqueue.enqueue.fields import FIELDS
@@ -34,7 +35,7 @@ COMPONENT = PACKAGE / "component.xml"
 OPENAPI = json.loads((PACKAGE / "services" / "openapi.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("section", ["taskqueue", "taskqueue-server"])
+@pytest.mark.parametrize("section", SECTION_TYPES)
 def test_configuration_table(section):
     """Every key with its default, described in the words of component.xml."""
     must_show("configuration.rst", section, configuration_table(section))

@@ -25,6 +25,10 @@ class UnknownQueue(TaskQueueError, LookupError):
     """A queue was named that is not configured; nothing was queued or deleted."""
 
 
+class UnknownSchedule(TaskQueueError, LookupError):
+    """A schedule was named that is not configured; nothing was changed."""
+
+
 class UnknownTask(TaskQueueError, LookupError):
     """No task with that id is known: never queued, removed, or no longer kept."""
 

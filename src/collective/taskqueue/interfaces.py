@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
+from collective.taskqueue.schedule import ScheduleState
 from collective.taskqueue.task import Action
 from collective.taskqueue.task import BulkResult
 from collective.taskqueue.task import ConsumerStatus
@@ -289,6 +290,29 @@ class ITaskAdmin(Interface):
     def paused() -> bool:
         """Return whether the queue is paused."""
 
+    def tick(schedule: str, at: float, task: Task | None = None, moves: bool = True) -> bool:
+        """Queue the task of a tick of a schedule, unless another call has; return whether it did.
+
+        `at` is the time of the tick. In one atomic act the last tick of the schedule becomes
+        `at`, and the task is queued as `promote` does it. Nothing happens if the last tick is not
+        earlier, if `at` is in the future by the clock of the storage, or if the schedule is
+        paused. Without a task the tick is only noted.
+
+        With `moves` false, the task is queued in any case, and the last tick stays: a person
+        wants it now. A task that is known already is not queued again.
+
+        What is kept of a schedule survives `clear` and `purge`.
+        """
+
+    def schedule(name: str) -> ScheduleState:
+        """Return what is kept of a schedule, and the time; an unknown one has never ticked."""
+
+    def pause_schedule(name: str) -> None:
+        """Let a schedule have no more ticks until `resume_schedule`."""
+
+    def resume_schedule(name: str) -> None:
+        """Let a schedule tick again, from now on: ticks in the meantime are left out."""
+
 
 class IRemoteStorage(Interface):
     """Optional, for a storage whose round trips take much longer than the work they request."""
@@ -505,3 +529,15 @@ class ITaskFailed(ITaskEvent):
 
 class ITaskCancelled(ITaskEvent):
     """The task was cancelled, by a person or by a newer task of its key."""
+
+
+class ITaskScheduleMissed(Interface):
+    """Some ticks of a schedule got no task: no process was there, or the last task has not ended.
+
+    Published in one process, in the thread that looks at schedules, without a site or a user.
+    """
+
+    schedule: str = Attribute("The name of the schedule.")
+    queue: str = Attribute("The name of its queue.")
+    number: int = Attribute("How many ticks, at most 1000.")
+    reason: str = Attribute("Why, in one sentence.")

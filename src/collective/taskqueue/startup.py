@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from App.config import getConfiguration
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Sequence
 from collective.taskqueue import config
 from collective.taskqueue.config import QueueSettings
@@ -28,6 +29,8 @@ from collective.taskqueue.publisher.place import MAIN
 from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.publisher.slot import Slots
 from collective.taskqueue.queue import TaskQueue
+from collective.taskqueue.schedules.job import entry
+from collective.taskqueue.schedules.ticker import Ticker
 from collective.taskqueue.storages import outage
 from collective.taskqueue.storages.factory import make_storage
 from collective.taskqueue.task import Outcome
@@ -71,6 +74,8 @@ class _Process:
         self.consumers: list[Consumer] = []
         #: Consumers that were told to stop, and wait for their tasks.
         self.leaving: list[Consumer] = []
+        #: Queues the tasks of schedules; None without any.
+        self.ticker: Ticker | None = None
         self.lock = threading.Lock()
         self.forked = False
         self.hooked = False
@@ -152,6 +157,9 @@ def _warn_of_queues_without_consumer(servers: Sequence[ServerSettings]) -> None:
 def stop_consumers() -> None:
     """Stop taking tasks and let running tasks finish; called at exit and on SIGTERM."""
     _process.leaving, _process.consumers = _process.consumers, []
+    ticker, _process.ticker = _process.ticker, None
+    if ticker is not None:
+        ticker.begin_stop()
     # All consumers are told first and waited for afterwards, so that together they take no
     # longer than the longest grace period. In this thread: at exit no other can be started.
     for consumer in _process.leaving:
@@ -159,6 +167,8 @@ def stop_consumers() -> None:
     for consumer in _process.leaving:
         consumer.end_stop()
     _process.leaving = []
+    if ticker is not None:
+        ticker.end_stop()
     events.flush()
 
 
@@ -239,6 +249,20 @@ def _start(servers: Sequence[ServerSettings]) -> None:
     # An earlier queue of an order has its turn before a later one takes its first task.
     for consumer in _process.consumers:
         consumer.start()
+    _start_ticker({server.queue for server in servers})
+
+
+def _start_ticker(queues: Collection[str]) -> None:
+    """Tick the schedules of the queues that this process consumes."""
+    mine = [
+        settings
+        for settings in _process.settings.schedules
+        if settings.enabled and settings.queue in queues
+    ]
+    if mine:
+        _process.ticker = Ticker(entry(settings, _process.database) for settings in mine)
+        _process.ticker.start()
+        logger.info("schedules: %s", ", ".join(settings.name for settings in mine))
 
 
 def _slots(queue: TaskQueue) -> Slots | None:
@@ -279,6 +303,7 @@ def _after_fork() -> None:
     _process.lock = threading.Lock()
     _process.consumers = []
     _process.leaving = []
+    _process.ticker = None
     _process.forked = _process.serving
     events.after_fork()
     outbox.after_fork()

@@ -24,6 +24,7 @@ COMMANDS = {
     "tasks": ("tasks", "List tasks."),
     "show": ("show", "Show all that is known of a task, but no secrets."),
     "consumers": ("consumers", "List the consumers of the last hour."),
+    "schedules": ("schedules", "List schedules: what is queued at times."),
     "check": ("check", "Check the configuration and every storage, and change nothing."),
     "schema": ("schema", "Show the version of the tables of SQL queues."),
     "worker": ("worker", "Run tasks, in a process that answers no browser."),

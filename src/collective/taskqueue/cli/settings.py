@@ -1,4 +1,4 @@
-"""The settings of queues and consumers, read without starting Zope."""
+"""The settings of queues, consumers and schedules, read without starting Zope."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.config import ServerSettings
 from collective.taskqueue.config.environment import CONFIG
 from collective.taskqueue.config.load import load
+from collective.taskqueue.config.settings import ScheduleSettings
 from dataclasses import dataclass
 from pathlib import Path
 from ZConfig import ConfigurationError
@@ -21,11 +22,12 @@ PLACES = ("etc/zope.conf", "instance/etc/zope.conf", "parts/instance/etc/zope.co
 
 @dataclass(frozen=True)
 class Settings:
-    """What the configuration says of queues and consumers; `source` is the file, if any."""
+    """What the configuration says; `source` is the file, if any."""
 
     source: Path | None
     queues: dict[str, QueueSettings]
     servers: tuple[ServerSettings, ...]
+    schedules: tuple[ScheduleSettings, ...] = ()
 
 
 def read(path: str | None) -> Settings:
@@ -45,7 +47,8 @@ def read(path: str | None) -> Settings:
         raise Stop(f"{source} cannot be read: {type(exc).__name__}: {exc}", CONFIGURATION) from None
     if not found.queues:
         raise Stop(_without_queue(source), CONFIGURATION)
-    return Settings(source, {each.queue: each for each in found.queues}, found.servers)
+    queues = {each.queue: each for each in found.queues}
+    return Settings(source, queues, found.servers, found.schedules)
 
 
 def _usual_place() -> Path | None:

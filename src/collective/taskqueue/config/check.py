@@ -1,12 +1,14 @@
-"""The checks across queues and consumers."""
+"""The checks across queues, consumers and schedules."""
 
 from __future__ import annotations
 
 from collective.taskqueue.config.refusal import refuse
 from collective.taskqueue.config.settings import QueueSettings
+from collective.taskqueue.config.settings import ScheduleSettings
 from collective.taskqueue.config.settings import ServerSettings
 from collective.taskqueue.config.where import has_password
 from typing import Any
+from typing import NamedTuple
 
 
 def check(sections: Any) -> None:
@@ -14,37 +16,52 @@ def check(sections: Any) -> None:
 
     Takes settings, in a list or as the values of a mapping; other values are ignored. Raises
     ZConfig's `ConfigurationError`, in one sentence that names the place, for two queues of one
-    name, for a server without its queue, for two consumers of one name on one queue, and for a
-    queue whose keys contradict each other.
+    name, for a server without its queue, for two consumers of one name on one queue, for a queue
+    whose keys contradict each other, for two schedules of one name, and for a schedule without its
+    queue.
     """
-    queues, servers = by_name(sections)
+    queues, servers, schedules = by_name(sections)
     for settings in queues.values():
         _check_queue(settings)
     for server in servers.values():
         if server.queue not in queues:
             known = ", ".join(sorted(queues)) or "none"
             refuse(server.place, f"there is no queue {server.queue!r} (known: {known})")
+    for schedule in schedules.values():
+        if schedule.queue not in queues:
+            known = ", ".join(sorted(queues)) or "none"
+            refuse(schedule.place, f"there is no queue {schedule.queue!r} (known: {known})")
 
 
-def by_name(
-    sections: Any,
-) -> tuple[dict[str, QueueSettings], dict[tuple[str, str], ServerSettings]]:
-    """Return the queues by name, and the consumers by queue and name; refuse two of one name."""
+class Sections(NamedTuple):
+    """Settings by name: of queues, of consumers by queue and name, and of schedules."""
+
+    queues: dict[str, QueueSettings]
+    servers: dict[tuple[str, str], ServerSettings]
+    schedules: dict[str, ScheduleSettings]
+
+
+def by_name(sections: Any) -> Sections:
+    """Return the settings by name; refuse two of one name."""
     values = sections.values() if hasattr(sections, "values") else sections
-    queues: dict[str, QueueSettings] = {}
-    servers: dict[tuple[str, str], ServerSettings] = {}
+    found = Sections({}, {}, {})
     for settings in values:
         if isinstance(settings, QueueSettings):
-            if settings.queue in queues:
-                other = queues[settings.queue].place
-                refuse(settings.place, f"queue {settings.queue!r} is already defined by {other}")
-            queues[settings.queue] = settings
+            _put(found.queues, settings.queue, settings, f"queue {settings.queue!r}")
         elif isinstance(settings, ServerSettings):
             key = " ".join(settings.queues or [settings.queue]), settings.name
-            if key in servers:
-                refuse(settings.place, f"{servers[key].place} has the same queue and name")
-            servers[key] = settings
-    return queues, servers
+            if key in found.servers:
+                refuse(settings.place, f"{found.servers[key].place} has the same queue and name")
+            found.servers[key] = settings
+        elif isinstance(settings, ScheduleSettings):
+            _put(found.schedules, settings.name, settings, f"schedule {settings.name!r}")
+    return found
+
+
+def _put(known: dict[str, Any], name: str, settings: Any, what: str) -> None:
+    if name in known:
+        refuse(settings.place, f"{what} is already defined by {known[name].place}")
+    known[name] = settings
 
 
 def _check_queue(settings: QueueSettings) -> None:

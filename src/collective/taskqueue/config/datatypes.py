@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collective.taskqueue.config.refusal import nearest
 from collective.taskqueue.config.settings import STORAGES
+from collective.taskqueue.config.timing import zone
+from urllib.parse import urlsplit
 import math
 import re
 
@@ -16,6 +18,11 @@ DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 #: Units of a size, in bytes.
 SIZES = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3, "tb": 1024**4}
+
+#: Values of keys of a schedule.
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+CATCH_UPS = ("none", "latest", "all")
+OVERLAPS = ("skip", "queue", "parallel")
 
 _DURATION = "seconds, or a duration such as 500ms, 90s, 10m, 2h or 1d"
 _NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)"
@@ -137,3 +144,59 @@ def header_names(value: str) -> tuple[str, ...]:
             raise ValueError(f"{name!r} is not the name of a header, nor its beginning and *")
     # WSGI does not distinguish an underscore from a dash.
     return tuple(name.lower().replace("_", "-") for name in value.split())
+
+
+def timezone(value: str) -> str:
+    """Datatype: the name of a time zone."""
+    zone(value)
+    return value
+
+
+def http_method(value: str) -> str:
+    """Datatype: a method of HTTP that a task can have."""
+    return _one_of(value.upper(), METHODS, "method")
+
+
+def catch_up(value: str) -> str:
+    """Datatype: which missed ticks are made up for."""
+    return _one_of(value.lower(), CATCH_UPS, "catch_up")
+
+
+def overlap(value: str) -> str:
+    """Datatype: what happens to a tick while the task of the last one has not ended."""
+    return _one_of(value.lower(), OVERLAPS, "overlap")
+
+
+def physical_path(value: str) -> str:
+    """Datatype: a path from the root of Zope."""
+    if not value.startswith("/") or {"..", "."} & set(value.split("/")):
+        raise ValueError(f"{value!r} is no path from the root of Zope, such as /Plone/acl_users")
+    return value.rstrip("/") or "/"
+
+
+def schedule_url(value: str) -> str:
+    """Datatype: a path from the root of Zope, or an absolute url."""
+    if value.startswith(("http://", "https://")):
+        return value
+    physical_path(value.partition("?")[0])
+    if re.search(r"\s", value):
+        raise ValueError("a url has no blanks; write %20")
+    return value
+
+
+def public_host(value: str) -> str:
+    """Datatype: what public urls begin with."""
+    parts = urlsplit(value)
+    try:
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("it begins with http:// or https://, such as https://www.example.org")
+    return value.rstrip("/")
+
+
+def _one_of(value: str, known: tuple[str, ...], key: str) -> str:
+    if value not in known:
+        raise ValueError(f"{key} is {', '.join(known[:-1])} or {known[-1]}{nearest(value, known)}")
+    return value

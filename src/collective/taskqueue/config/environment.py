@@ -9,6 +9,7 @@ from collective.taskqueue.config.refusal import refuse
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 import re
 
 
@@ -23,6 +24,11 @@ CONFIG = "TASKQUEUE_CONFIG"
 #: Keys of a queue that a variable may set: the last word of its name.
 KEYS = {"URL": "url", "PASSWORD": "password", "SECRET": "secret"}
 
+#: Keys of a schedule that a variable may set.
+SCHEDULE_KEYS = ("CRON", "PERIOD", "ENABLED")
+
+_OF_SCHEDULE = re.compile(rf"TASKQUEUE_SCHEDULE_(\w+)_({'|'.join(SCHEDULE_KEYS)})")
+
 _FORM = re.compile(rf"TASKQUEUE(?:_(\w+))?_({'|'.join(KEYS)})(_FILE)?")
 
 #: Kubernetes sets these for a service whose name begins with `taskqueue`.
@@ -33,13 +39,13 @@ _OF_KUBERNETES = re.compile(
 _KNOWN = (
     f"known are {CONFIG}, {CONSUMERS}, TASKQUEUE_URL, TASKQUEUE_PASSWORD, TASKQUEUE_SECRET, the"
     " last three also with the name of a queue, such as TASKQUEUE_<QUEUE>_URL, and with _FILE at"
-    " the end"
+    " the end, and TASKQUEUE_SCHEDULE_<NAME>_CRON, _PERIOD and _ENABLED"
 )
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable that sets a key of a queue."""
+    """A variable that sets a key of a queue, or of a schedule."""
 
     #: Its name.
     name: str
@@ -47,7 +53,7 @@ class Variable:
     queue: str
     key: str
     #: May be or contain a password.
-    value: str = field(repr=False)
+    value: Any = field(repr=False)
 
     @property
     def place(self) -> str:
@@ -62,6 +68,8 @@ class Variables:
     keys: tuple[Variable, ...]
     #: Names of queues, each with the limit of its consumer or None; None without the variable.
     consumers: tuple[tuple[str, int | None], ...] | None
+    #: Changes of schedules: `queue` of each is the name of the schedule.
+    schedules: tuple[Variable, ...] = ()
 
 
 def variables(environ: Mapping[str, str]) -> Variables:
@@ -72,12 +80,18 @@ def variables(environ: Mapping[str, str]) -> Variables:
     """
     found: dict[tuple[str, str], Variable] = {}
     consumers = None
+    schedules: list[Variable] = []
     for name in sorted(environ):
         if (
             not name.startswith(PREFIX)
             or name == CONFIG
             or _OF_KUBERNETES.fullmatch(name.removeprefix(PREFIX))
         ):
+            continue
+        planned = _OF_SCHEDULE.fullmatch(name.upper())
+        if planned is not None:
+            if environ[name]:
+                schedules.append(_of_schedule(name, planned, environ[name]))
             continue
         form = _FORM.fullmatch(name.upper())
         if name.upper() != CONSUMERS and form is None:
@@ -93,7 +107,7 @@ def variables(environ: Mapping[str, str]) -> Variables:
         text = _content(environ[name], place(name)) if form[3] else environ[name]
         value = converted("taskqueue", key, text, place(name))
         found[queue, key] = Variable(name, queue, key, value)
-    return Variables(tuple(found.values()), consumers)
+    return Variables(tuple(found.values()), consumers, tuple(schedules))
 
 
 def folded(name: str) -> str:
@@ -104,6 +118,12 @@ def folded(name: str) -> str:
 def place(name: str) -> str:
     """Return what the sentence of an error of this variable begins with."""
     return f"{name} in the environment"
+
+
+def _of_schedule(name: str, form: re.Match[str], text: str) -> Variable:
+    key = form[2].lower()
+    value = converted("taskqueue-schedule", key, text, place(name))
+    return Variable(name, form[1], key, value)
 
 
 def _suggestion(name: str) -> str:

@@ -13,7 +13,7 @@ from ZConfig import loadSchemaFile
 
 
 #: Section types of component.xml.
-SECTION_TYPES = ("taskqueue", "taskqueue-server")
+SECTION_TYPES = ("taskqueue", "taskqueue-server", "taskqueue-schedule", "clock-server")
 
 _SCHEMA = """\
 <schema>

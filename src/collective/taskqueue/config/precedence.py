@@ -3,7 +3,7 @@
 The command line of a worker wins over the environment, this over the sections of zope.conf, these
 over its `<product-config>`, and this over the defaults: key by key. But the keys in `WHERE`
 together say where a storage is: a source that has one of them replaces all of them, and the
-password.
+password. So it is with `WHEN`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collective.taskqueue.config import command
 from collective.taskqueue.config import product
+from collective.taskqueue.config import schedules
 from collective.taskqueue.config.check import by_name
 from collective.taskqueue.config.check import check
 from collective.taskqueue.config.environment import CONSUMERS
@@ -22,6 +23,7 @@ from collective.taskqueue.config.environment import variables
 from collective.taskqueue.config.refusal import refuse
 from collective.taskqueue.config.settings import given_values
 from collective.taskqueue.config.settings import QueueSettings
+from collective.taskqueue.config.settings import ScheduleSettings
 from collective.taskqueue.config.settings import ServerSettings
 from collective.taskqueue.config.settings import Settings
 from collective.taskqueue.config.settings import STORAGES
@@ -33,7 +35,10 @@ from typing import Any
 from typing import TypeVar
 
 
-S = TypeVar("S", QueueSettings, ServerSettings)
+#: The keys that together say when a schedule is due: one of them replaces the other.
+WHEN = frozenset({"cron", "period"})
+
+S = TypeVar("S", QueueSettings, ServerSettings, ScheduleSettings)
 
 
 def resolve(product_config: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -45,20 +50,26 @@ def resolve(product_config: Mapping[str, Any], environ: Mapping[str, str]) -> Se
     mapping = product_config.get(product.NAME)
     # A section of ours may have that name.
     lower = product.settings_of(mapping) if isinstance(mapping, Mapping) else []
-    queues, servers = by_name(product_config)
-    lower_queues, lower_servers = by_name(lower)
-    found = _merged(lower_queues, queues)
+    higher, lowest = by_name(product_config), by_name(lower)
+    found = _merged(lowest.queues, higher.queues)
     said = variables(environ)
     for variable in sorted(said.keys, key=lambda variable: variable.key != "url"):
         _apply(variable, found)
-    merged = _merged(lower_servers, servers)
+    merged = _merged(lowest.servers, higher.servers)
     each = [part for server in merged.values() for part in _parts(server)]
-    check([*found.values(), *each])
+    planned = _merged(lowest.schedules, higher.schedules)
+    for change in said.schedules:
+        _change(change, planned)
+    check([*found.values(), *each, *planned.values()])
     chosen, where = command.chosen_consumers(), command.PLACE
     if chosen is None:
         chosen, where = said.consumers, place(CONSUMERS)
     consumers = each if chosen is None else _chosen(chosen, where, found, each)
-    return Settings(queues=tuple(found.values()), servers=tuple(consumers))
+    return Settings(
+        queues=tuple(found.values()),
+        servers=tuple(consumers),
+        schedules=tuple(planned.values()),
+    )
 
 
 def _merged(lower: Mapping[Any, S], higher: Mapping[Any, S]) -> dict[Any, S]:
@@ -93,6 +104,8 @@ def _replaced(lower: dict[str, Any], higher: dict[str, Any]) -> dict[str, Any]:
     if higher.keys() & WHERE:
         # A password must not be sent to another server than it was written for.
         lower = {key: value for key, value in lower.items() if key not in {*WHERE, "password"}}
+    if higher.keys() & WHEN:
+        lower = {key: value for key, value in lower.items() if key not in WHEN}
     return {**lower, **higher}
 
 
@@ -121,18 +134,30 @@ def _apply(variable: Variable, queues: dict[str, QueueSettings]) -> None:
     )
 
 
+def _change(variable: Variable, planned: dict[str, ScheduleSettings]) -> None:
+    name = _match(variable.queue, planned, variable.place, "schedules")
+    if name is None:
+        known = ", ".join(sorted(planned)) or "none"
+        refuse(variable.place, f"there is no such schedule (known: {known})")
+    settings = planned[name]
+    values = _replaced(given_values(settings), {variable.key: variable.value})
+    place = f"{settings.place} with {variable.name} of the environment"
+    origin = {"section": settings.section, "place": place, "given": frozenset(values)}
+    planned[name] = schedules.made({**values, **origin})
+
+
 def _of_url(variable: Variable, settings: QueueSettings) -> dict[str, Any]:
     if settings.type not in STORAGES and type_of(variable.value) is None:
         return {"url": variable.value, "type": settings.type}
     return typed({"url": variable.value}, variable.place)
 
 
-def _match(name: str, queues: Iterable[str], where: str) -> str | None:
-    """Return the queue whose name is written so in a variable, or None if there is none."""
+def _match(name: str, queues: Iterable[str], where: str, kind: str = "queues") -> str | None:
+    """Return the queue or schedule whose name a variable has; None if there is none."""
     found = [each for each in queues if folded(each) == folded(name)]
     if len(found) > 1:
         both = " and ".join(sorted(found))
-        refuse(where, f"the queues {both} are written alike in a variable; rename one of them")
+        refuse(where, f"the {kind} {both} are written alike in a variable; rename one of them")
     return found[0] if found else None
 
 

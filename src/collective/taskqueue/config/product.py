@@ -4,13 +4,15 @@ Tools that write zope.conf, and know only sections of Zope, can write these::
 
     queue.default.url redis://localhost
     consumer.default.concurrent_limit 2
+    schedule.nightly.cron 30 2 * * *
 
-The word in the middle is the name of the queue or of the consumer.
+The word in the middle is the name of the queue, of the consumer or of the schedule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collective.taskqueue.config import schedules
 from collective.taskqueue.config.datatypes import name
 from collective.taskqueue.config.keys import converted
 from collective.taskqueue.config.keys import datatypes
@@ -19,6 +21,7 @@ from collective.taskqueue.config.refusal import refuse
 from collective.taskqueue.config.refusal import unknown
 from collective.taskqueue.config.refusal import without_url
 from collective.taskqueue.config.settings import QueueSettings
+from collective.taskqueue.config.settings import ScheduleSettings
 from collective.taskqueue.config.settings import ServerSettings
 from collective.taskqueue.config.where import typed
 from typing import Any
@@ -28,13 +31,19 @@ from typing import Any
 NAME = "collective.taskqueue"
 
 #: The section types that the first word of a key stands for.
-KINDS = {"queue": "taskqueue", "consumer": "taskqueue-server"}
+KINDS = {
+    "queue": "taskqueue",
+    "consumer": "taskqueue-server",
+    "schedule": "taskqueue-schedule",
+}
 
 PLACE = f"<product-config {NAME}>"
 
 
-def settings_of(mapping: Mapping[str, str]) -> list[QueueSettings | ServerSettings]:
-    """Return the queues, then the consumers, that the keys of the section describe.
+def settings_of(
+    mapping: Mapping[str, str],
+) -> list[QueueSettings | ServerSettings | ScheduleSettings]:
+    """Return the queues, the consumers and the schedules that the keys of the section describe.
 
     Raises ZConfig's `ConfigurationError` for a key that is not known and for a bad value; the
     sentence names the section and the key.
@@ -47,7 +56,8 @@ def settings_of(mapping: Mapping[str, str]) -> list[QueueSettings | ServerSettin
     queues = [_queue(label, values) for label, values in found["queue"].items()]
     names = {queue.queue for queue in queues}
     servers = [_server(label, values, names) for label, values in found["consumer"].items()]
-    return [*queues, *servers]
+    schedules = [_schedule(label, values) for label, values in found["schedule"].items()]
+    return [*queues, *servers, *schedules]
 
 
 def _parts(key: str) -> tuple[str, str, str]:
@@ -55,7 +65,7 @@ def _parts(key: str) -> tuple[str, str, str]:
     label, _, last = rest.rpartition(".")
     if kind not in KINDS or not label:
         reason = f"{key!r} is not a known key name{_suggestion(key)}"
-        forms = "queue.<name>.<key> or consumer.<name>.<key>"
+        forms = " or ".join(f"{kind}.<name>.<key>" for kind in KINDS)
         refuse(PLACE, without_url(f"{reason}; a key has the form {forms}", key))
     try:
         name(label)
@@ -92,3 +102,9 @@ def _server(label: str, values: dict[str, Any], queues: set[str]) -> ServerSetti
         refuse(place, f"which queue? write consumer.{label}.queue {label}")
     found = {"name": label, **values}
     return ServerSettings(**found, section=f"consumer.{label}", place=place, given=frozenset(found))
+
+
+def _schedule(label: str, values: dict[str, Any]) -> ScheduleSettings:
+    place = f"{PLACE}: schedule.{label}"
+    origin = {"section": f"schedule.{label}", "place": place, "given": frozenset(values)}
+    return schedules.made({"name": label, **values, **origin})

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collective.taskqueue.config import product
 from collective.taskqueue.config import report
+from collective.taskqueue.config import schedules
 from collective.taskqueue.config.keys import SECTION_TYPES
 from collective.taskqueue.config.precedence import resolve
 from collective.taskqueue.config.refusal import marked
@@ -17,6 +18,7 @@ from collective.taskqueue.config.refusal import refuse
 from collective.taskqueue.config.refusal import unknown
 from collective.taskqueue.config.refusal import without_url
 from collective.taskqueue.config.settings import QueueSettings
+from collective.taskqueue.config.settings import ScheduleSettings
 from collective.taskqueue.config.settings import ServerSettings
 from collective.taskqueue.config.where import typed
 from contextlib import contextmanager
@@ -61,6 +63,16 @@ def queue_settings(section: Any) -> QueueSettings:
 def server_settings(section: Any) -> ServerSettings:
     """Datatype of the section `taskqueue-server`."""
     return ServerSettings(**_values(section))
+
+
+def schedule_settings(section: Any) -> ScheduleSettings:
+    """Datatype of the section `taskqueue-schedule`."""
+    return schedules.of_section(_values(section))
+
+
+def clock_server(section: Any) -> ScheduleSettings:
+    """Datatype of the section `clock-server`."""
+    return schedules.of_clock_server(_values(section))
 
 
 def _values(section: Any) -> dict[str, Any]:

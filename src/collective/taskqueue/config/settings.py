@@ -1,4 +1,4 @@
-"""The settings of queues and consumers: frozen, with the defaults of component.xml."""
+"""The settings of queues, consumers and schedules: frozen, with the defaults of component.xml."""
 
 from __future__ import annotations
 
@@ -89,18 +89,54 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """A `<taskqueue-schedule>` section; the keys are described in component.xml."""
+
+    name: str
+    cron: str = ""
+    period: float | None = None
+    timezone: str = "UTC"
+    url: str = ""
+    method: str = "GET"
+    user: str = ""
+    #: Physical path; empty: the nearest user folder above the url that knows the user.
+    user_folder: str = ""
+    #: Scheme, host and port of public urls; empty for none.
+    host: str = ""
+    #: Physical path that `host` leads to; empty: that of the nearest site above the url.
+    root: str = ""
+    queue: str = "default"
+    catch_up: str = "latest"
+    misfire: float = 3600.0
+    overlap: str = "skip"
+    jitter: float = 0.0
+    enabled: bool = True
+    description: str = ""
+    max_attempts: int | None = None
+    timeout: float | None = None
+    section: str = "taskqueue-schedule"
+    place: str = "<taskqueue-schedule>"
+    given: frozenset[str] | None = field(default=None, repr=False, compare=False)
+
+    def getSectionName(self) -> str:
+        """The key in `product_config`; called by Zope."""
+        return self.section
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All queues and consumers of a process, each with its effective settings."""
+    """All queues, consumers and schedules of a process, each with its effective settings."""
 
     queues: tuple[QueueSettings, ...] = ()
     servers: tuple[ServerSettings, ...] = ()
+    schedules: tuple[ScheduleSettings, ...] = ()
 
 
 #: What says where settings come from, and is no key.
 ORIGIN = frozenset({"section", "place", "order", "given"})
 
 
-def given_values(settings: QueueSettings | ServerSettings) -> dict[str, Any]:
+def given_values(settings: QueueSettings | ServerSettings | ScheduleSettings) -> dict[str, Any]:
     """Return the keys that the configuration gives, with their values.
 
     Of settings that code has made: those that differ from the defaults.

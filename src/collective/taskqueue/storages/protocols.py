@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.schedule import ScheduleState
 from collective.taskqueue.task import Action
 from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Identity
@@ -73,6 +74,16 @@ class Admin(Protocol):
     def resume(self) -> None: ...
 
     def paused(self) -> bool: ...
+
+    def tick(
+        self, schedule: str, at: float, task: Task | None = None, moves: bool = True
+    ) -> bool: ...
+
+    def schedule(self, name: str) -> ScheduleState: ...
+
+    def pause_schedule(self, name: str) -> None: ...
+
+    def resume_schedule(self, name: str) -> None: ...
 
 
 class Storage(Protocol):

@@ -10,6 +10,7 @@ from collective.taskqueue import task as states
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskAdmin
+from collective.taskqueue.schedule import ScheduleState
 from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.local.board import Notices
 from collective.taskqueue.storages.local.memory import Memory
@@ -23,6 +24,7 @@ from collective.taskqueue.task import ConsumerStatus
 from collective.taskqueue.task import Identity
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
+from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
@@ -261,6 +263,32 @@ class LocalAdmin:
 
     def paused(self) -> bool:
         return self._memory.paused
+
+    def tick(self, schedule: str, at: float, task: Task | None = None, moves: bool = True) -> bool:
+        notices: Notices = []
+        with self._memory.changed:
+            state, now = self._memory.schedules[schedule], self._memory.clock()
+            if moves and not state.may_tick(at, now):
+                return False
+            self._memory.schedules[schedule] = state.ticked(at, task, moves)
+            if task is not None:
+                self._board.promote(task, None, now, notices)
+                self._memory.changed.notify()
+        self._publish(notices)
+        return True
+
+    def schedule(self, name: str) -> ScheduleState:
+        with self._memory.changed:
+            return self._memory.schedules[name]._replace(now=self._memory.clock())
+
+    def pause_schedule(self, name: str) -> None:
+        with self._memory.changed:
+            self._memory.schedules[name] = self._memory.schedules[name]._replace(paused=True)
+
+    def resume_schedule(self, name: str) -> None:
+        with self._memory.changed:
+            state = self._memory.schedules[name]
+            self._memory.schedules[name] = state.resumed(self._memory.clock())
 
     def _record(self, task_id: str) -> Record:
         record = self._board.records.get(self._board.aliases.get(task_id, task_id))

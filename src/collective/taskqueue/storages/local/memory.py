@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections import defaultdict
 from collections import OrderedDict
 from collections.abc import Callable
 from collective.taskqueue import task as states
 from collective.taskqueue.config import QueueSettings
+from collective.taskqueue.schedule import ScheduleState
 from collective.taskqueue.storages.local.board import Board
 from collective.taskqueue.storages.local.board import Notices
 from collective.taskqueue.task import is_lost_for_good
@@ -45,6 +47,7 @@ class Memory:
         #: By consumer: the time of its last call, and how many of its calls of `reserve` block.
         self.seen: dict[str, float] = {}
         self.blocked: Counter[str] = Counter()
+        self.schedules: defaultdict[str, ScheduleState] = defaultdict(ScheduleState)
 
     def recover(self, notices: Notices) -> list[str]:
         """Move the tasks whose lease expired to the front; return their ids. Needs the lock."""

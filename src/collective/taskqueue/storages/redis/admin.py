@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from collective.taskqueue.config import QueueSettings
 from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.interfaces import ITaskAdmin
+from collective.taskqueue.schedule import ScheduleState
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages.redis import wire
 from collective.taskqueue.storages.redis.connection import Server
 from collective.taskqueue.storages.redis.errors import at_start
 from collective.taskqueue.storages.redis.errors import translated
+from collective.taskqueue.storages.redis.schedules import Schedules
 from collective.taskqueue.storages.redis.script import decoded
 from collective.taskqueue.storages.redis.script import Script
 from collective.taskqueue.storages.search import cursor_at
@@ -26,6 +28,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
@@ -49,13 +52,20 @@ class RedisAdmin:
     """See `ITaskAdmin`. `prefix` begins the keys of the queue, `process` names this process."""
 
     def __init__(
-        self, settings: QueueSettings, server: Server, script: Script, prefix: str, process: str
+        self,
+        settings: QueueSettings,
+        server: Server,
+        script: Script,
+        prefix: str,
+        process: str,
+        schedules: Schedules,
     ) -> None:
         self._settings = settings
         self._server = server
         self._call = script.call
         self._prefix = prefix
         self._process = process
+        self._schedules = schedules
 
     def check(self) -> None:
         with at_start(self._settings):
@@ -224,6 +234,18 @@ class RedisAdmin:
     def paused(self) -> bool:
         with translated():
             return bool(self._server.client.exists(f"{self._prefix}:paused"))
+
+    def tick(self, schedule: str, at: float, task: Task | None = None, moves: bool = True) -> bool:
+        return self._schedules.tick(schedule, at, task, moves)
+
+    def schedule(self, name: str) -> ScheduleState:
+        return self._schedules.state(name)
+
+    def pause_schedule(self, name: str) -> None:
+        self._schedules.pause(name)
+
+    def resume_schedule(self, name: str) -> None:
+        self._schedules.resume(name)
 
 
 def _whose(user: str | Identity | None) -> dict[str, str]:

@@ -44,6 +44,8 @@
 --     P:number              string  the last number that the queue gave out
 --     P:incarnation         string  when the queue was first used; differs after a loss of data
 --     P:paused              string  exists while the queue is paused
+--     P:schedules           hash    name → a schedule: a map with last (the time of its last tick),
+--                                   paused and runs (pairs of a tick and a task), in msgpack
 --     P:wake                list    markers; an idle consumer blocks on it
 --     P:wake:<process>      list    markers for the threads of one process; expires
 --

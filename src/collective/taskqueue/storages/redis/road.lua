@@ -74,6 +74,64 @@ function operation.promote(of)
   return 1
 end
 
+-- the ticks of schedules
+
+local function schedule_of(name)
+  local found = unpacked(call('HGET', P .. ':schedules', name) or '') or {}
+  local runs = {}
+  for _, run in ipairs(type(found.runs) == 'table' and found.runs or {}) do
+    if type(run) == 'table' and num(run[1]) and type(run[2]) == 'string' then
+      runs[#runs + 1] = { run[1], run[2] }
+    end
+  end
+  return { last = num(found.last), paused = found.paused == true, runs = runs }
+end
+
+local function keep_schedule(name, schedule)
+  call('HSET', P .. ':schedules', name, cmsgpack.pack(schedule))
+end
+
+function operation.tick(of)
+  -- Returns whether this call has moved the last tick, or queued the task without that.
+  local schedule, tasks = schedule_of(of.schedule), {}
+  local last = schedule.last
+  if of.moves then
+    if schedule.paused or of.at > now or (last and last >= of.at) then return false end
+    schedule.last = of.at
+  end
+  if ARGV[TASKS] then add_tasks(tasks, ARGV[TASKS]) end
+  for _, task in ipairs(tasks) do
+    table.insert(schedule.runs, 1, { of.at, task.id })
+    schedule.runs[of.most + 1] = nil
+  end
+  -- Before the task, so that the tick is not repeated if the rest fails.
+  keep_schedule(of.schedule, schedule)
+  for _, task in ipairs(tasks) do
+    if is_there(task.id) then note('known', task.id) else promote(task) end
+  end
+  wake(#tasks)
+  return true
+end
+
+function operation.schedule(of)
+  local schedule = schedule_of(of.schedule)
+  schedule.now = now
+  return schedule
+end
+
+function operation.pause_schedule(of)
+  local schedule = schedule_of(of.schedule)
+  schedule.paused = true
+  keep_schedule(of.schedule, schedule)
+end
+
+function operation.resume_schedule(of)
+  local schedule = schedule_of(of.schedule)
+  if not schedule.paused then return end
+  schedule.paused, schedule.last = false, math.max(now, schedule.last or now)
+  keep_schedule(of.schedule, schedule)
+end
+
 -- To create the functions of all that follows takes longer than a small call of `promote` does.
 if operation[ARGV[1]] then return answer() end
 

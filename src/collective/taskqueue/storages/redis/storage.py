@@ -28,6 +28,7 @@ from collective.taskqueue.storages.redis.errors import translated
 from collective.taskqueue.storages.redis.errors import WrongKind
 from collective.taskqueue.storages.redis.failover import Batch
 from collective.taskqueue.storages.redis.failover import Promoted
+from collective.taskqueue.storages.redis.schedules import Schedules
 from collective.taskqueue.storages.redis.script import decoded
 from collective.taskqueue.storages.redis.script import Script
 from collective.taskqueue.storages.redis.sentinels import Sentinels
@@ -87,7 +88,10 @@ class RedisStorage:
         if self._server.sentinels is not None:
             self._promoted = Promoted()
             self._call = partial(self._call_and_verify, self._server.sentinels, self._promoted)
-        self.admin = RedisAdmin(self.settings, self._server, admin, self._prefix, self._process)
+        schedules = Schedules(lambda *args, **given: self._call(*args, **given))
+        self.admin = RedisAdmin(
+            self.settings, self._server, admin, self._prefix, self._process, schedules
+        )
         self._wakes = 0
         self._incarnation = b""
         self._adopted: set[str] = set()

@@ -9,6 +9,7 @@ from collective.taskqueue.errors import ForbiddenTransition
 from collective.taskqueue.errors import TaskDecodeError
 from collective.taskqueue.errors import UnknownTask
 from collective.taskqueue.interfaces import ITaskAdmin
+from collective.taskqueue.schedule import ScheduleState
 from collective.taskqueue.storages import codec
 from collective.taskqueue.storages import processes
 from collective.taskqueue.storages.sql import transitions
@@ -22,6 +23,7 @@ from collective.taskqueue.storages.sql.damage import shown
 from collective.taskqueue.storages.sql.pages import BRIEF
 from collective.taskqueue.storages.sql.recover import Recovery
 from collective.taskqueue.storages.sql.rows import status_of
+from collective.taskqueue.storages.sql.schedules import Schedules
 from collective.taskqueue.storages.sql.schema import indexed
 from collective.taskqueue.storages.sql.schema import QUEUE
 from collective.taskqueue.storages.sql.schema import TASK
@@ -41,6 +43,7 @@ from collective.taskqueue.task import SCHEDULED
 from collective.taskqueue.task import StagedBatch
 from collective.taskqueue.task import State
 from collective.taskqueue.task import STATES
+from collective.taskqueue.task import Task
 from collective.taskqueue.task import TaskFilter
 from collective.taskqueue.task import TaskPage
 from collective.taskqueue.task import TaskStatus
@@ -71,6 +74,7 @@ class SqlAdmin:
         self._recovery = recovery
         self._changed = aftermath.changed
         self._search = Search(session)
+        self._schedules = Schedules(session, aftermath)
         self._changes = Changes(session, aftermath.changed)
         self._here = TASK.c.queue == session.settings.queue
         self._mine = QUEUE.c.name == session.settings.queue
@@ -271,6 +275,18 @@ class SqlAdmin:
 
     def paused(self) -> bool:
         return any(row.paused for row in self._read(select(QUEUE.c.paused).where(self._mine)))
+
+    def tick(self, schedule: str, at: float, task: Task | None = None, moves: bool = True) -> bool:
+        return self._schedules.tick(schedule, at, task, moves)
+
+    def schedule(self, name: str) -> ScheduleState:
+        return self._schedules.state(name)
+
+    def pause_schedule(self, name: str) -> None:
+        self._schedules.pause(name)
+
+    def resume_schedule(self, name: str) -> None:
+        self._schedules.resume(name)
 
     def _counters(self, connection: Connection) -> dict[State, int] | None:
         """Return how many tasks are in each state; None if a counter is missing or damaged."""

@@ -10,6 +10,7 @@ from collective.taskqueue.storages.sql.counters import install
 from collective.taskqueue.storages.sql.schema import BATCH
 from collective.taskqueue.storages.sql.schema import indexed
 from collective.taskqueue.storages.sql.schema import METADATA
+from collective.taskqueue.storages.sql.schema import SCHEDULE
 from collective.taskqueue.storages.sql.schema import TASK
 from contextlib import suppress
 from sqlalchemy import and_
@@ -84,6 +85,11 @@ def _fifth(connection: Connection) -> None:
         indexes[f"taskqueue_{name}"].create(connection, checkfirst=True)
 
 
+def _sixth(connection: Connection) -> None:
+    """Add the table of schedules."""
+    SCHEDULE.create(connection, checkfirst=True)
+
+
 def _rows(connection: Connection, table: Table, *columns: str) -> Iterator[Any]:
     key = table.c.queue, table.c.id
     query = select(*key, *(table.c[name] for name in columns)).order_by(*key).limit(PORTION)
@@ -125,4 +131,7 @@ def _staged(batch: bytes) -> list[Any]:
 
 
 #: Step n migrates version n - 1 to version n. Steps are added, never changed.
-STEPS: list[Callable[[Connection], None]] = [_first, _second, install, _fourth, _fifth]
+STEPS: list[Callable[[Connection], None]] = [
+    *(_first, _second, install, _fourth),
+    *(_fifth, _sixth),
+]

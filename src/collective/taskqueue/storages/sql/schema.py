@@ -8,6 +8,7 @@ taskqueue_consumer  consumers, and when each was last seen of
 taskqueue_ended     how many tasks reached each final state, by minute, for one hour
 taskqueue_queue     a row for each queue: whether it is paused, and SQLite's numbers
 taskqueue_count     how many tasks are in each state; see counters.py
+taskqueue_schedule  schedules: the last tick, whether it is paused, and the last runs as JSON
 taskqueue_schema    one row: the version of these tables
 
 Many queues share the tables. Times are seconds since the epoch by the clock of the database.
@@ -170,6 +171,16 @@ ENDED = Table(
     Column("minute", BigInteger, primary_key=True),
     Column("state", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
+)
+
+SCHEDULE = Table(
+    "taskqueue_schedule",
+    METADATA,
+    Column("queue", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("last", Double),
+    Column("paused", Boolean, nullable=False),
+    Column("runs", Text, nullable=False),
 )
 
 #: Each database has a form of its own of this table; see counters.py.

@@ -31,7 +31,7 @@ import pytest
 # Before these modules are imported, so that a failing assert in them shows its values.
 _PARTS = (
     *("base", "committing", "reserving", "finishing", "ahead", "keys", "steering", "reading"),
-    *("keeping", "persons", "races", "slots", "searching"),
+    *("keeping", "persons", "races", "slots", "searching", "ticking"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -48,6 +48,7 @@ from collective.taskqueue.testing.contract.reserving import Reserving  # noqa: E
 from collective.taskqueue.testing.contract.searching import Searching  # noqa: E402
 from collective.taskqueue.testing.contract.slots import Slots  # noqa: E402
 from collective.taskqueue.testing.contract.steering import Steering  # noqa: E402
+from collective.taskqueue.testing.contract.ticking import Ticking  # noqa: E402
 
 
 __all__ = ["ManualClock", "StorageContract"]
@@ -66,5 +67,6 @@ class StorageContract(
     Races,
     Slots,
     Searching,
+    Ticking,
 ):
     """All tests, see the module. A subclass named `Test…` provides `clock` and `make_storage`."""

@@ -1,0 +1,1 @@
+Schedules: ``<taskqueue-schedule nightly>`` in zope.conf queues a task at times, once for each tick in all processes, as a person and without a password. ``<clock-server>`` sections of old configurations work as they are. ``taskqueue schedules`` lists, pauses and resumes them.
