@@ -15,26 +15,26 @@ BERLIN = "Europe/Berlin"
 #: Expression, time zone, a time, and the ticks after it.
 NIGHTS = """
 # At 2:30 is no 2:30 in spring; in autumn there are two.
-30 2 * * *      | BERLIN    | 2026-03-28T03:00+01:00 | 2026-03-29T03:00+02:00 2026-03-30T02:30+02:00
-30 2 * * *      | BERLIN    | 2026-10-24T03:00+02:00 | 2026-10-25T02:30+02:00 2026-10-26T02:30+01:00
-30 2 * * *      | NEW_YORK  | 2026-03-07T03:00-05:00 | 2026-03-08T03:00-04:00 2026-03-09T02:30-04:00
-30 1 * * *      | NEW_YORK  | 2026-10-31T03:00-04:00 | 2026-11-01T01:30-04:00 2026-11-02T01:30-05:00
+30 2 * * *      | BERLIN    | 2026-03-28_03:00+01:00 | 2026-03-29_03:00+02:00 2026-03-30_02:30+02:00
+30 2 * * *      | BERLIN    | 2026-10-24_03:00+02:00 | 2026-10-25_02:30+02:00 2026-10-26_02:30+01:00
+30 2 * * *      | NEW_YORK  | 2026-03-07_03:00-05:00 | 2026-03-08_03:00-04:00 2026-03-09_02:30-04:00
+30 1 * * *      | NEW_YORK  | 2026-10-31_03:00-04:00 | 2026-11-01_01:30-04:00 2026-11-02_01:30-05:00
 # Half an hour is left out, and is repeated.
-15 2 * * *      | LORD_HOWE | 2026-10-03T03:00+10:30 | 2026-10-04T02:30+11:00 2026-10-05T02:15+11:00
-45 1 * * *      | LORD_HOWE | 2026-04-04T03:00+11:00 | 2026-04-05T01:45+11:00 2026-04-06T01:45+10:30
+15 2 * * *      | LORD_HOWE | 2026-10-03_03:00+10:30 | 2026-10-04_02:30+11:00 2026-10-05_02:15+11:00
+45 1 * * *      | LORD_HOWE | 2026-04-04_03:00+11:00 | 2026-04-05_01:45+11:00 2026-04-06_01:45+10:30
 # In the repeated hour both times, in the one that is left out not at all.
-*/30 * * * *    | BERLIN    | 2026-10-25T02:15+02:00 | 2026-10-25T02:30+02:00 2026-10-25T02:00+01:00
-*/30 * * * *    | BERLIN    | 2026-10-25T02:15+01:00 | 2026-10-25T02:30+01:00 2026-10-25T03:00+01:00
-*/30 * * * *    | BERLIN    | 2026-03-29T01:15+01:00 | 2026-03-29T01:30+01:00 2026-03-29T03:00+02:00
+*/30 * * * *    | BERLIN    | 2026-10-25_02:15+02:00 | 2026-10-25_02:30+02:00 2026-10-25_02:00+01:00
+*/30 * * * *    | BERLIN    | 2026-10-25_02:15+01:00 | 2026-10-25_02:30+01:00 2026-10-25_03:00+01:00
+*/30 * * * *    | BERLIN    | 2026-03-29_01:15+01:00 | 2026-03-29_01:30+01:00 2026-03-29_03:00+02:00
 # No summer time.
-30 2 * * *      | KOLKATA   | 2026-03-28T03:00+05:30 | 2026-03-29T02:30+05:30 2026-03-30T02:30+05:30
-30 2 * * *      | UTC       | 2026-10-24T03:00+00:00 | 2026-10-25T02:30+00:00 2026-10-26T02:30+00:00
+30 2 * * *      | KOLKATA   | 2026-03-28_03:00+05:30 | 2026-03-29_02:30+05:30 2026-03-30_02:30+05:30
+30 2 * * *      | UTC       | 2026-10-24_03:00+00:00 | 2026-10-25_02:30+00:00 2026-10-26_02:30+00:00
 # Leap days, and the last day of a month.
-0 12 29 2 *     | UTC       | 2026-01-01T00:00+00:00 | 2028-02-29T12:00+00:00 2032-02-29T12:00+00:00
-0 12 L * *      | UTC       | 2027-01-31T13:00+00:00 | 2027-02-28T12:00+00:00 2027-03-31T12:00+00:00
+0 12 29 2 *     | UTC       | 2026-01-01_00:00+00:00 | 2028-02-29_12:00+00:00 2032-02-29_12:00+00:00
+0 12 L * *      | UTC       | 2027-01-31_13:00+00:00 | 2027-02-28_12:00+00:00 2027-03-31_12:00+00:00
 # Names.
-0 9 * * mon-fri | BERLIN    | 2026-11-27T10:00+01:00 | 2026-11-30T09:00+01:00 2026-12-01T09:00+01:00
-@daily          | BERLIN    | 2026-11-27T10:00+01:00 | 2026-11-28T00:00+01:00 2026-11-29T00:00+01:00
+0 9 * * mon-fri | BERLIN    | 2026-11-27_10:00+01:00 | 2026-11-30_09:00+01:00 2026-12-01_09:00+01:00
+@daily          | BERLIN    | 2026-11-27_10:00+01:00 | 2026-11-28_00:00+01:00 2026-11-29_00:00+01:00
 """
 
 ZONES = {
@@ -65,7 +65,7 @@ def test_ticks(expression, name, after, ticks):
     for tick in ticks.split():
         following = cron.next(moment)
         shown = datetime.fromtimestamp(following, ZoneInfo(timezone))
-        assert shown.isoformat(timespec="minutes") == tick
+        assert shown.isoformat("_", timespec="minutes") == tick
         # From both sides: the last tick before the next one is that before it.
         assert cron.latest(following) == following
         assert cron.latest(following - 0.001) < following
@@ -78,7 +78,7 @@ def test_ticks(expression, name, after, ticks):
 @pytest.mark.parametrize("expression", ["30 2 * * *", "@hourly", "5,35 1-3 * * *"])
 def test_forwards_and_backwards_are_the_same_ticks(expression, timezone, window):
     cron = Cron(expression, timezone)
-    now, end = (seconds(f"{day}T00:00+00:00") for day in window)
+    now, end = (seconds(f"{day}_00:00+00:00") for day in window)
     forwards = []
     while (now := cron.next(now)) < end:
         forwards.append(now)
@@ -93,7 +93,7 @@ def test_forwards_and_backwards_are_the_same_ticks(expression, timezone, window)
 
 def test_once_in_each_night_of_a_year():
     cron = Cron("30 2 * * *", BERLIN)
-    moment = seconds("2026-01-01T00:00+01:00")
+    moment = seconds("2026-01-01_00:00+01:00")
     days = []
     for _ in range(365):
         moment = cron.next(moment)
@@ -131,10 +131,10 @@ def test_short_forms(short):
 def test_a_period_is_counted_from_the_epoch():
     """All processes have the same ticks, whenever they were started."""
     ten = Period(600)
-    assert ten.next(seconds("2026-11-30T12:03+00:00")) == seconds("2026-11-30T12:10+00:00")
-    assert ten.next(seconds("2026-11-30T12:10+00:00")) == seconds("2026-11-30T12:20+00:00")
-    assert ten.latest(seconds("2026-11-30T12:10+00:00")) == seconds("2026-11-30T12:10+00:00")
-    assert ten.latest(seconds("2026-11-30T12:19+00:00")) == seconds("2026-11-30T12:10+00:00")
+    assert ten.next(seconds("2026-11-30_12:03+00:00")) == seconds("2026-11-30_12:10+00:00")
+    assert ten.next(seconds("2026-11-30_12:10+00:00")) == seconds("2026-11-30_12:20+00:00")
+    assert ten.latest(seconds("2026-11-30_12:10+00:00")) == seconds("2026-11-30_12:10+00:00")
+    assert ten.latest(seconds("2026-11-30_12:19+00:00")) == seconds("2026-11-30_12:10+00:00")
 
 
 @pytest.mark.parametrize("period", [0.1, 0.3, 1.0, 7.0, 1e6 / 3])
