@@ -216,9 +216,10 @@ def _parts(state: State, which: int | None) -> list[Select[Any]]:
         rare = rare.where(TASK.c.state.in_([name_of(each) for each in RARE]))
         return [_portion(rare.order_by(_NUMBER))]
     if state == RUNNING:
-        # Sort by an expression, so that no index is used for the order: few tasks run.
-        order = _NUMBER + literal_column("0")
-        return [_portion(numbers.where(one_of(RUNNING), *_LATER).order_by(order))]
+        # An expression, so that no index by number is used: few tasks run.
+        number = _NUMBER + literal_column("0")
+        later = (number > _AFTER, number < literal_column(LAST))
+        return [_portion(numbers.where(one_of(RUNNING), *later).order_by(number))]
     if state == QUEUED and which is None:
         place = TASK.c.place
         queue = select(_NUMBER, place).where(HERE, one_of(QUEUED), place > _AFTER).order_by(place)

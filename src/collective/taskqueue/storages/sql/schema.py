@@ -243,6 +243,6 @@ _partial("strange", f"state NOT IN ({_names(STATES)}) OR place <= {FIRST}", "pla
 # unless it is moved. The bound on `number` keeps planners from using them for anything else.
 _RARE = f"state IN ({_names(RARE)}) AND number < {LAST}"
 _partial("rare", _RARE, "state", "number")
-_partial("moved", f"state = 'queued' AND place != number AND number < {LAST}", "number")
+_partial("moved", f"state = 'queued' AND place != number AND number < {LAST}", "state", "number")
 _partial("person_rare", f'"user" IS NOT NULL AND {_RARE}', "user", "person", "state", "number")
 Index("taskqueue_number_of_task", TASK.c.queue, TASK.c.number)
