@@ -42,10 +42,11 @@ MAX_RATIO = 1.2
 #: Tasks of one transaction while a queue is filled.
 PORTION = 1000
 
-#: Tasks of the person who looks; and tasks, half of them of that person, that are cancelled: more
-#: than a search examines in one call.
+#: Tasks of the person who looks; and tasks, half of them of that person, that are cancelled. In a
+#: SQL database these are more than a search examines in one call.
 MINE = 200
-CANCELLED_TASKS = 2400
+CANCELLED_TASKS = {"sql": 2400}
+FEW_CANCELLED_TASKS = 100
 
 JANE = Identity("/Plone/acl_users", "jane")
 
@@ -66,11 +67,12 @@ def fill(storage: Any, number: int) -> None:
         for start in range(first, number, PORTION):
             rest = range(start, min(start + PORTION, number))
             _commit(storage, [_task(others(n), n % 2 == 1) for n in rest])
-    unwanted = [_task(JANE if n % 2 else others(n), False) for n in range(CANCELLED_TASKS)]
-    for start in range(0, CANCELLED_TASKS, PORTION):
+    cancelled = CANCELLED_TASKS.get(storage.settings.type, FEW_CANCELLED_TASKS)
+    unwanted = [_task(JANE if n % 2 else others(n), False) for n in range(cancelled)]
+    for start in range(0, cancelled, PORTION):
         _commit(storage, unwanted[start : start + PORTION])
     ids = [task.id for task in unwanted]
-    for start in range(0, CANCELLED_TASKS, CHANGES):
+    for start in range(0, cancelled, CHANGES):
         storage.admin.change("cancel", ids[start : start + CHANGES], (QUEUED,))
 
 
