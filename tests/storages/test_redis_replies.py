@@ -199,6 +199,31 @@ def test_what_does_not_pass_by_itself(error):
         raise error
 
 
+def test_a_database_that_is_not_there(tmp_path):
+    """Its number is in the settings."""
+    (tmp_path / "tcp").mkdir()
+    server = RedisServer(tmp_path / "tcp", tcp=True).start()
+    storage = RedisStorage(QueueSettings(type="redis", url=f"redis://127.0.0.1:{server.port}/99"))
+    try:
+        with pytest.raises(ConfigurationError, match="the server has no database of this number"):
+            storage.admin.check()
+        with pytest.raises(StorageUnavailable, match="the server has no database of this number"):
+            add_one(storage)
+    finally:
+        storage.close()
+        server.stop()
+
+
+def test_what_the_server_calls_err_may_begin_with_a_large_word(client):
+    """The client takes the ERR away, and what is left looks like a code."""
+    with pytest.raises(redis.exceptions.ResponseError) as caught:
+        client.execute_command("CONFIG", "SET", "maxmemory", "much")
+    assert str(caught.value).startswith("CONFIG SET failed")
+    assert code_of(caught.value)[0] == "ERR"
+    with pytest.raises(redis.exceptions.ResponseError), translated():
+        raise caught.value
+
+
 def test_a_fault_of_a_call_is_not_hidden():
     """What the server calls ERR is no state of it, and is raised as it is."""
     error = redis.exceptions.ResponseError("ERR unknown command 'x'")

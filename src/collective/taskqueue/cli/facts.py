@@ -45,7 +45,10 @@ def missing_tables(facts: Facts) -> str | None:
     if known is None or found == known:
         return None
     if found is None:
-        return "its database has no tables yet; Zope makes them, or taskqueue migrate"
+        return (
+            "its database has no tables yet; Zope makes them when it starts, or call taskqueue"
+            " migrate"
+        )
     if found < known:
         return (
             f"its tables are of version {found}, this package needs {known}; stop all older"

@@ -17,7 +17,7 @@ import redis.exceptions
 #: What the client puts before the error of one command of a pipeline.
 _PIPELINE = re.compile(r"Command # \d+ .*? of pipeline caused error: ", re.DOTALL)
 
-#: The first word of an error reply, if the server gave it a code of its own.
+#: The first word of an error reply, if the server gave it a code.
 _CODE = re.compile(r"[A-Z]+(?= |$)")
 
 #: The client removes the code from the text of these errors; some versions keep it nowhere else.
@@ -38,6 +38,9 @@ _TEMPORARY = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOREPLICAS", "OOM"}
     | {"READONLY", "WRONGPASS", "TRYAGAIN", "UNBLOCKED"}
 )
+
+#: What our scripts answer, and what a command in them may.
+_OURS = frozenset({"UNKNOWN", "WRONGTYPE", "NOPERM"})
 
 
 class WrongKind(Exception):
@@ -77,7 +80,7 @@ def translated() -> Iterator[None]:
             raise WrongKind(str(exc)) from exc
         if code in _TEMPORARY:
             raise StorageUnavailable(masked(f"{code} {detail}")) from shown(exc)
-        if "DB index" in detail:
+        if "DB index" in str(exc):
             raise _Mistaken("the server has no database of this number") from exc
         if code in ("", "ERR"):
             raise
@@ -91,9 +94,13 @@ def code_of(exc: redis.exceptions.ResponseError) -> tuple[str, str]:
     text = _PIPELINE.sub("", str(exc), count=1)
     for kind, code in _CODES:
         if isinstance(exc, kind):
-            return code, text
+            return code, text.removeprefix(f"{code} ")
     found = _CODE.match(text)
     code = found[0] if found else ""
+    # Newer versions of the client keep an ERR here. Servers put it before the code of a command in
+    # a script, too.
+    if getattr(exc, "status_code", None) == "ERR" and code not in _TEMPORARY | _OURS:
+        return "ERR", text
     return code, text[len(code) :].strip()
 
 
