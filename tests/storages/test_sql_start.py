@@ -168,9 +168,9 @@ def test_tables_of_a_newer_version_are_refused(url, monkeypatch):
         add_one(first)
         first.close()
     second = storage(url)
-    with pytest.raises(ConfigurationError, match="of version 6, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 7, made by a newer"):
         second.admin.check()
-    with pytest.raises(ConfigurationError, match="of version 6, made by a newer"):
+    with pytest.raises(ConfigurationError, match="of version 7, made by a newer"):
         add_one(second)
     second.close()
 
