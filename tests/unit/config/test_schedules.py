@@ -106,7 +106,7 @@ WRONG = [
     ("cron @daily\njitter -1", "not negative"),
     ("cron @daily\nenabled perhaps", "neither on nor off"),
     ("cron @daily\ncorn @daily", "do you mean cron"),
-    ("cron @daily\nuser jane\nurl https://example.org/hook", "a web hook runs as nobody"),
+    ("cron @daily\nuser jane\nurl https://example.org/hook", "a web hook runs as no user"),
     ("cron @daily\nurl /VirtualHostBase/http/x", "no path of virtual hosting"),
 ]
 
@@ -168,6 +168,19 @@ def test_the_environment_wins(load):
     assert (nightly.cron, nightly.period) == ("", 600.0)
     environ = {"TASKQUEUE_SCHEDULE_NIGHTLY_ENABLED": "off"}
     assert not schedules_of(load, NIGHTLY, environ)["nightly"].enabled
+
+
+def test_what_a_path_of_virtual_hosting_says_stays(load):
+    """Another source changes when it is due, and nothing else."""
+    path = "/VirtualHostBase/https/a.org:443/Plone/VirtualHostRoot/@@nightly"
+    text = NIGHTLY.replace("/Plone/@@nightly?days=3", path).replace("  host", "  # host")
+    environ = {"TASKQUEUE_SCHEDULE_NIGHTLY_CRON": "@daily"}
+    (nightly,) = schedules_of(load, text, environ).values()
+    assert (nightly.url, nightly.host, nightly.root) == (
+        "/Plone/@@nightly",
+        "https://a.org",
+        "/Plone",
+    )
 
 
 @pytest.mark.parametrize(

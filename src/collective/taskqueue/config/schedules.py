@@ -74,17 +74,15 @@ def made(values: dict[str, Any]) -> ScheduleSettings:
     if not values.get("url"):
         refuse(place, "there is no url: what is called")
     public = _public(values["url"], place)
-    if public.host and not values.get("host"):
-        values = {**values, "host": public.host}
-    if public.root and not values.get("root"):
-        values = {**values, "root": public.root}
-    # A key without a default that is not there is None.
+    # A key without a default that is not there is None. What the path says is as good as a key.
     said = {key: value for key, value in values.items() if value is not None}
-    said["given"] = values.get("given", frozenset(said)) | {"name"}
-    settings = ScheduleSettings(**{**said, "url": public.url})
+    path = {key: value for key in ("host", "root") if (value := getattr(public, key))}
+    path = {key: value for key, value in path.items() if not said.get(key)}
+    said["given"] = values.get("given", frozenset(said)) | {"name", *path}
+    settings = ScheduleSettings(**{**said, **path, "url": public.url})
     _checked(lambda _: timing(settings), "", place)
     if settings.url.startswith("http") and settings.user:
-        refuse(place, "a web hook runs as nobody of this site; remove user, or call a path")
+        refuse(place, "a web hook runs as no user of this site; remove user, or call a path")
     return settings
 
 
