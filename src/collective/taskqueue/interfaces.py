@@ -490,6 +490,13 @@ class ITaskQueue(Interface):
         Called by the data manager.
         """
 
+    def tick(schedule: str, at: float, task: Task) -> bool:
+        """Queue the task of a tick, unless another process has; return whether it did.
+
+        See `ITaskAdmin.tick`. Publishes `ITaskQueued` if it did, before this process publishes
+        any other event of the task.
+        """
+
 
 class ITaskEvent(Interface):
     """A change in the life of a task.

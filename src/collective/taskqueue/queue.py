@@ -313,6 +313,20 @@ class TaskQueue:
         for task_id in task_ids:
             self._arrivals.publish(self.storage, task_id)
 
+    def tick(self, schedule: str, at: float, task: Task) -> bool:
+        ids = (task.id,)
+        # Before: a consumer of this process may begin the task at once.
+        self._arrivals.expect(ids)
+        is_queued = False
+        try:
+            is_queued = self.storage.admin.tick(schedule, at, task)
+        finally:
+            if not is_queued:
+                self._arrivals.forget(ids)
+        if is_queued:
+            self._arrivals.publish(self.storage, task.id)
+        return is_queued
+
 
 def _check_number(name: str, number: int) -> None:
     if type(number) is not int or not 1 <= number <= MOST:

@@ -15,6 +15,7 @@ from collective.taskqueue.enqueue.capture import make_task
 from collective.taskqueue.errors import StorageUnavailable
 from collective.taskqueue.publisher.request import publish
 from collective.taskqueue.storages.local import LocalStorage
+from collective.taskqueue.storages.local.admin import LocalAdmin
 from collective.taskqueue.task import FAILED
 from collective.taskqueue.task import Outcome
 from collective.taskqueue.task import QUEUED
@@ -36,6 +37,32 @@ def test_order_of_a_transaction(told, url):
     assert [event.status.id for event in told[:5]] == ids
     assert {type(event) for event in told[:5]} == {TaskQueued}
     assert [event.status.id for event in told[5:]] == [i for i in ids for _ in range(2)]
+
+
+class FastAdmin(LocalAdmin):
+    """An admin whose consumer finishes the task before `tick` returns."""
+
+    def tick(self, *args, **kwargs):
+        won = super().tick(*args, **kwargs)
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        thread.join(PATIENCE)
+        return won
+
+
+def test_the_task_of_a_tick_is_queued_before_it_starts(told, url, queue):
+    """Of a tick that another process has had, no event is published."""
+    storage = queue.storage = Fast(queue, queue.publish_event)
+    storage.admin = FastAdmin(storage._memory, storage._publish)
+    storage.admin.run = storage.run
+    at = storage.admin.schedule("nightly").now - 1
+    won, lost = (make_task(queue.settings, url) for _ in range(2))
+    assert queue.tick("nightly", at, won)
+    assert not queue.tick("nightly", at, lost)
+    storage.consumer.stop()
+    assert told.of(won.id) == [TaskQueued, TaskStarted, TaskSucceeded]
+    assert told.of(lost.id) == []
+    assert not queue._arrivals._expected
 
 
 class Fast(LocalStorage):

@@ -24,9 +24,9 @@ TICK = 1_749_999_600.0
 def make(queue, portal):
     """Return the task of a tick, with the view of the test as the url."""
 
-    def make(url, tick=TICK, by_hand=False, **fields):
+    def make(url, tick=TICK, **fields):
         settings = ScheduleSettings(name="nightly", url=url, period=60.0, **fields)
-        return job(settings, queue.settings, portal._p_jar.db(), tick, by_hand)
+        return job(settings, queue.settings, portal._p_jar.db(), tick)
 
     return make
 
@@ -59,7 +59,6 @@ def test_the_same_id_in_all_processes(make, who):
     assert make(who).id == make(who).id
     ids = {make(who, tick).id for tick in (TICK, TICK + 60, TICK + 0.5)}
     assert len(ids) == 3
-    assert make(who, by_hand=True).id != make(who, by_hand=True).id
 
 
 def test_without_a_user_it_is_anonymous(queue, make, who):
@@ -141,7 +140,7 @@ def test_jitter(make, who):
     assert all(0 <= delay <= 30 for delay in delays)
     assert len(set(delays)) == 20
     assert make(who, jitter=30.0).due == dues[0]
-    assert make(who, jitter=30.0, by_hand=True).due is None
+    assert make(who).due is None
 
 
 def test_a_web_hook(make):

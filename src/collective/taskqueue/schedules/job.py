@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL
-from uuid import uuid4
 from uuid import uuid5
 from ZODB.DB import DB
 from zope.component import getUtility
@@ -35,30 +34,26 @@ APPLICATION = "Application"
 _CONFLICTS = {"skip": "skip", "queue": "after_running"}
 
 
-def job(
-    settings: ScheduleSettings, queue: QueueSettings, database: DB, tick: float, by_hand: bool
-) -> Task:
+def job(settings: ScheduleSettings, queue: QueueSettings, database: DB, tick: float) -> Task:
     """Return the task of a tick, in seconds since the epoch; the id is the same in all processes.
 
-    Looks in the database who has the user id of the schedule now, and where its site is. `by_hand`:
-    a person wants it now, beside all ticks. Raises `ValueError` for a url that no task can have,
-    and what an unavailable database raises.
+    Looks in the database who has the user id of the schedule now, and where its site is. Raises
+    `ValueError` for a url that no task can have, and what an unavailable database raises.
     """
     task = make_task(queue, settings.url, settings.method, payload=None, **_options(settings))
-    task_id = str(uuid4()) if by_hand else str(uuid5(NAMESPACE_URL, _name(settings, tick)))
-    task = replace(task, id=task_id, created=tick if not by_hand else task.created)
+    task = replace(task, id=str(uuid5(NAMESPACE_URL, _name(settings, tick))), created=tick)
     user = origin = None
     if not task.is_hook:
         with _root(database) as root:
             user = _user(root, settings) if settings.user else None
             origin = _origin(root, settings) if settings.host else None
-    return _later(replace(task, user=user, origin=origin), settings, tick, by_hand)
+    return _later(replace(task, user=user, origin=origin), settings, tick)
 
 
 def entry(settings: ScheduleSettings, database: DB) -> Entry:
     """Return what ticks a schedule in this process."""
     queue = getUtility(ITaskQueue, name=settings.queue)
-    return Entry(settings, queue, lambda at: job(settings, queue.settings, database, at, False))
+    return Entry(settings, queue, lambda at: job(settings, queue.settings, database, at))
 
 
 def _options(settings: ScheduleSettings) -> dict[str, Any]:
@@ -73,8 +68,8 @@ def _options(settings: ScheduleSettings) -> dict[str, Any]:
     return options
 
 
-def _later(task: Task, settings: ScheduleSettings, tick: float, by_hand: bool) -> Task:
-    if not settings.jitter or by_hand:
+def _later(task: Task, settings: ScheduleSettings, tick: float) -> Task:
+    if not settings.jitter:
         return task
     # Random, and the same in all processes.
     share = int(task.id.replace("-", "")[:8], 16) / 0xFFFFFFFF

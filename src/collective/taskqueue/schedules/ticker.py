@@ -18,7 +18,6 @@ from collective.taskqueue.task import Task
 from dataclasses import dataclass
 from datetime import datetime
 from datetime import UTC
-from typing import Any
 from zope.interface import implementer
 import logging
 import threading
@@ -33,6 +32,7 @@ LOOK = 60.0
 #: Seconds after a tick at which its task is queued.
 MARGIN = 0.01
 
+#: Why ticks that are made up for no more got no task.
 LATE_REASON = "no process was there in time"
 
 #: Seconds before the next try after an error.
@@ -93,12 +93,10 @@ class Entry:
                 self._missed(missed + 1, "the task of the last tick has not ended")
             return
         task = self._make(at)
-        if not self._outage.call(self._admin.tick, self._name, at, task):
+        if not self._outage.call(self._queue.tick, self._name, at, task):
             # Another process was first.
             return
         logger.info("task %s: queued by schedule %s for %s", task.id, self._name, _shown(at))
-        with self._queue.promoting((task.id,)):
-            pass
         if missed:
             self._missed(missed, LATE_REASON)
 
@@ -123,7 +121,7 @@ class Entry:
 
 
 class Ticker:
-    """Ticks schedules in a thread of its own; `wait` sleeps, and returns whether it was stopped."""
+    """Ticks schedules in a thread of its own."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._entries = tuple(entries)
@@ -171,5 +169,5 @@ class Ticker:
             wait = self.step()
 
 
-def _shown(moment: float) -> Any:
+def _shown(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
