@@ -7,6 +7,7 @@ are the types of the wire form.
 
 from __future__ import annotations
 
+from collective.taskqueue.config.datatypes import METHODS
 from dataclasses import dataclass
 from typing import get_args
 from typing import Literal
@@ -63,7 +64,7 @@ _ROWS = (
         "choice",
         "By default GET, and POST for a web hook.",
         option=False,
-        choices=("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"),
+        choices=METHODS,
     ),
     Field(
         "params",

@@ -48,7 +48,7 @@ class WrongKind(Exception):
 
 
 class _Mistaken(StorageUnavailable):
-    """The server does not serve a queue with these settings, until somebody changes one of both."""
+    """The server does not serve a queue with these settings, until one of both is changed."""
 
 
 @contextmanager

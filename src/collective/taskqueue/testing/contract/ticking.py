@@ -1,4 +1,4 @@
-"""Schedules: each tick is queued once, whoever calls, and whatever happens to the tasks."""
+"""Schedules: of all calls for a tick one queues a task, whatever happens to tasks later."""
 
 from __future__ import annotations
 
