@@ -3,9 +3,12 @@
 from collective.taskqueue import taskqueue
 from collective.taskqueue.consumer.attempt import Attempt
 from collective.taskqueue.publisher.request import publish
+from collective.taskqueue.publisher.slot import find
 from collective.taskqueue.publisher.slot import Reference
 from collective.taskqueue.publisher.slot import Slots
+from contextlib import contextmanager
 from persistent.mapping import PersistentMapping
+from zope.component import getGlobalSiteManager
 import transaction
 
 
@@ -38,3 +41,18 @@ def take_place(portal, lease):
     oid = bytes.fromhex(Reference.parse(lease.slot).slot.oid)
     with portal._p_jar.db().transaction() as connection:
         connection._add(PersistentMapping(), oid)
+
+
+@contextmanager
+def subscriber(function, event):
+    """Call the function for each event of the publisher."""
+    registry = getGlobalSiteManager()
+    registry.registerHandler(function, (event,))
+    try:
+        yield
+    finally:
+        registry.unregisterHandler(function, (event,))
+
+
+def found(portal, lease):
+    return find(portal._p_jar.db(), Reference.parse(lease.slot), lease.task)
